@@ -1,0 +1,2 @@
+//! The binary `valetkey`.
+fn main() {}

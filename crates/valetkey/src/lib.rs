@@ -1,0 +1,13 @@
+//! Valet Key: a self-hosted credential broker for AI agents, as a library.
+//!
+//! A person or a site connects an outside account once. Agents then act through grants that can be narrowed,
+//! explained, limited in time and taken back. Nobody but the broker ever holds the keys.
+
+pub mod clock;
+pub mod error;
+pub mod id;
+pub mod provider;
+pub mod secret;
+pub mod upstream;
+
+pub use error::{Code, Error, Result};
