@@ -166,7 +166,8 @@ fn check_platform_id(text: &str, what: &str) -> Result<()> {
         return refuse("it is made of A-Z, a-z, 0-9 and ._~@:+- only");
     }
     let digits = text.strip_prefix('-').unwrap_or(text);
-    if digits.bytes().all(|b| b.is_ascii_digit()) && (digits.len() != text.len() || digits.starts_with('0') || digits.is_empty()) {
+    if digits.bytes().all(|b| b.is_ascii_digit()) && (digits.len() != text.len() || digits.starts_with('0') || digits.is_empty())
+    {
         return refuse("a number is positive and has no leading zero");
     }
     Ok(())

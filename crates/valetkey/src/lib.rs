@@ -4,6 +4,7 @@
 //! explained, limited in time and taken back. Nobody but the broker ever holds the keys.
 
 pub mod clock;
+pub mod db;
 pub mod error;
 pub mod id;
 pub mod provider;

@@ -1,0 +1,98 @@
+//! Migrations: one folder per database, the same file names, each file in one transaction.
+//!
+//! Two processes that start at once take turns: on PostgreSQL by an advisory lock, on SQLite by
+//! `BEGIN IMMEDIATE`. Each migration states the oldest release that can still run on its schema, so that one
+//! replica can be rolled back, and a release that is too old refuses to start instead of writing nonsense.
+
+use crate::{
+    error::{Code, Error, Result},
+    on,
+};
+
+use super::{Db, Either, Target as _};
+
+struct Migration {
+    name: &'static str,
+    sqlite: &'static str,
+    postgres: &'static str,
+    /// The oldest schema number a release must know to run on this one.
+    admits: i64,
+}
+
+macro_rules! migration {
+    ($name:literal, admits $admits:literal) => {
+        Migration {
+            name: $name,
+            sqlite: include_str!(concat!("../../migrations/sqlite/", $name, ".sql")),
+            postgres: include_str!(concat!("../../migrations/postgres/", $name, ".sql")),
+            admits: $admits,
+        }
+    };
+}
+
+/// In order; never edited after a release.
+const MIGRATIONS: &[Migration] = &[migration!("0001_first", admits 1)];
+
+/// "valetkey" as a number: the advisory lock that migrating processes take.
+const LOCK: i64 = 0x7661_6c65_746b_6579;
+
+pub(super) async fn run(db: &Db) -> Result<()> {
+    let mut tx = db.begin().await?;
+    if let Either::Postgres(c) = (&mut tx).split() {
+        sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(c).await?;
+    }
+    let ledger = match (&mut tx).split() {
+        Either::Sqlite(c) => sqlx::raw_sql(
+            "CREATE TABLE IF NOT EXISTS schema_migrations (
+                 number INTEGER NOT NULL PRIMARY KEY, name TEXT NOT NULL, admits INTEGER NOT NULL
+             ) STRICT",
+        )
+        .execute(c)
+        .await
+        .map(|_| ()),
+        Either::Postgres(c) => sqlx::raw_sql(
+            "CREATE TABLE IF NOT EXISTS schema_migrations (
+                 number BIGINT NOT NULL PRIMARY KEY, name TEXT COLLATE \"C\" NOT NULL, admits BIGINT NOT NULL
+             )",
+        )
+        .execute(c)
+        .await
+        .map(|_| ()),
+    };
+    ledger?;
+    let done: Vec<(i64, String, i64)> =
+        on!(&mut tx, |c| sqlx::query_as("SELECT number, name, admits FROM schema_migrations ORDER BY number")
+            .fetch_all(c)
+            .await?);
+    let known = i64::try_from(MIGRATIONS.len()).map_err(Error::internal)?;
+    for (number, name, admits) in &done {
+        if *number > known && *admits > known {
+            return Err(Error::new(
+                Code::InvalidConfig,
+                format!(
+                    "the database was brought to schema {number} by a newer release, which this one cannot run on; install that release"
+                ),
+            ));
+        }
+        let ours = usize::try_from(*number - 1).ok().and_then(|i| MIGRATIONS.get(i));
+        if ours.is_some_and(|m| m.name != name) {
+            return Err(Error::new(Code::InvalidConfig, format!("the database holds a migration `{name}` that is not ours")));
+        }
+    }
+    for (index, migration) in MIGRATIONS.iter().enumerate().skip(done.len()) {
+        match (&mut tx).split() {
+            Either::Sqlite(c) => sqlx::raw_sql(migration.sqlite).execute(c).await.map(|_| ())?,
+            Either::Postgres(c) => sqlx::raw_sql(migration.postgres).execute(c).await.map(|_| ())?,
+        }
+        let number = i64::try_from(index + 1).map_err(Error::internal)?;
+        on!(&mut tx, |c| sqlx::query("INSERT INTO schema_migrations (number, name, admits) VALUES ($1, $2, $3)")
+            .bind(number)
+            .bind(migration.name)
+            .bind(migration.admits)
+            .execute(c)
+            .await
+            .map(|_| ())?);
+        tracing::info!(migration.name, "the schema was brought up to date");
+    }
+    tx.commit().await
+}

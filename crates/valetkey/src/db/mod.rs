@@ -1,0 +1,235 @@
+//! One `Db` over SQLite and PostgreSQL, and one SQL text for both.
+//!
+//! `on!` runs one body against whichever database is behind a `&Db` (reads) or a `&mut Tx` (reads and writes).
+//! Every write goes through a [`Tx`]. On SQLite that is `BEGIN IMMEDIATE` on the only writing connection, so a
+//! read-then-write never fails half way; on PostgreSQL it is an ordinary transaction, and races are settled by
+//! compare-and-set, checked with `rows_affected`.
+//!
+//! The *epoch* serves the authority cache (decisions 2): it moves after every commit that may change what
+//! somebody is allowed to do, and before the committing caller goes on.
+
+mod lock;
+mod migrate;
+mod open;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use sqlx::{Executor, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
+
+pub use lock::{DataLock, holder};
+pub use open::{DbConfig, MIN_SQLITE};
+
+use crate::error::{Error, Result};
+
+/// Runs one body against the database behind a target, which is a `&Db` or a `&mut Tx`.
+#[macro_export]
+macro_rules! on {
+    ($target:expr, |$conn:ident| $body:expr) => {
+        match $crate::db::Target::split($target) {
+            $crate::db::Either::Sqlite($conn) => $body,
+            $crate::db::Either::Postgres($conn) => $body,
+        }
+    };
+}
+
+/// A row of named columns for both databases: the struct and its `FromRow`.
+///
+/// sqlx's derive would build every driver a second time for the host; this is the same thing without it.
+#[macro_export]
+macro_rules! row {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$fmeta:meta])* $fvis:vis $field:ident : $ty:ty,)* }) => {
+        $(#[$meta])*
+        $vis struct $name { $($(#[$fmeta])* $fvis $field: $ty,)* }
+
+        impl<'r, R: sqlx::Row> sqlx::FromRow<'r, R> for $name
+        where
+            &'static str: sqlx::ColumnIndex<R>,
+            $($ty: sqlx::Decode<'r, R::Database> + sqlx::Type<R::Database>,)*
+        {
+            fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+                Ok(Self { $($field: row.try_get(stringify!($field))?,)* })
+            }
+        }
+    };
+}
+
+/// One of the two databases, or of what they give.
+#[derive(Debug)]
+pub enum Either<S, P> {
+    /// SQLite's.
+    Sqlite(S),
+    /// PostgreSQL's.
+    Postgres(P),
+}
+
+/// What `on!` can run a body against.
+pub trait Target<'c> {
+    /// SQLite's executor.
+    type Sqlite: Executor<'c, Database = Sqlite>;
+    /// PostgreSQL's executor.
+    type Postgres: Executor<'c, Database = Postgres>;
+
+    /// The executor of whichever database it is.
+    fn split(self) -> Either<Self::Sqlite, Self::Postgres>;
+}
+
+/// A handle to the database; clones share it.
+#[derive(Clone, Debug)]
+pub struct Db(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    pools: Pools,
+    epoch: AtomicU64,
+    /// Held as long as the database is open; nobody else writes meanwhile.
+    _lock: Option<DataLock>,
+}
+
+#[derive(Debug)]
+enum Pools {
+    /// A pool that reads, and the one connection that writes.
+    Sqlite {
+        read: SqlitePool,
+        write: SqlitePool,
+    },
+    Postgres(PgPool),
+}
+
+impl Db {
+    /// Whether this is the embedded database, of which this process is the only writer.
+    pub fn is_sqlite(&self) -> bool {
+        matches!(self.0.pools, Pools::Sqlite { .. })
+    }
+
+    /// Begins a transaction that may write.
+    pub async fn begin(&self) -> Result<Tx> {
+        let inner = match &self.0.pools {
+            Pools::Sqlite { write, .. } => TxInner::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
+            Pools::Postgres(pool) => TxInner::Postgres(pool.begin().await?),
+        };
+        Ok(Tx { inner, db: self.clone(), authority: true, after_commit: Vec::new() })
+    }
+
+    /// Begins a transaction that changes nobody's authority: audit rows, last-used times, leases. It leaves the
+    /// epoch alone, so that the authority cache stays warm.
+    pub async fn begin_bookkeeping(&self) -> Result<Tx> {
+        let mut tx = self.begin().await?;
+        tx.authority = false;
+        Ok(tx)
+    }
+
+    /// The present epoch. What was loaded after reading it counts only while it is still the same.
+    pub fn epoch(&self) -> u64 {
+        self.0.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Moves the epoch: everything cached before is void.
+    pub fn bump_epoch(&self) {
+        self.0.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Checks that the database answers, and that it is one we may write to.
+    pub async fn ping(&self) -> Result<()> {
+        let one: (i64,) = on!(self, |c| sqlx::query_as("SELECT CAST(1 AS BIGINT)").fetch_one(c).await?);
+        if one.0 == 1 { Ok(()) } else { Err(Error::internal("the database cannot count to one")) }
+    }
+
+    /// The PostgreSQL pool, for what only PostgreSQL has (`LISTEN`); absent on SQLite.
+    pub fn postgres(&self) -> Option<&PgPool> {
+        match &self.0.pools {
+            Pools::Postgres(pool) => Some(pool),
+            Pools::Sqlite { .. } => None,
+        }
+    }
+
+    /// Closes every connection; on SQLite the write-ahead log is folded in.
+    pub async fn close(&self) {
+        match &self.0.pools {
+            Pools::Sqlite { read, write } => {
+                read.close().await;
+                write.close().await;
+            }
+            Pools::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
+impl<'c> Target<'c> for &'c Db {
+    type Sqlite = &'c SqlitePool;
+    type Postgres = &'c PgPool;
+
+    fn split(self) -> Either<Self::Sqlite, Self::Postgres> {
+        match &self.0.pools {
+            Pools::Sqlite { read, .. } => Either::Sqlite(read),
+            Pools::Postgres(pool) => Either::Postgres(pool),
+        }
+    }
+}
+
+/// A transaction. Dropped without [`Tx::commit`], it never happened.
+pub struct Tx {
+    inner: TxInner,
+    db: Db,
+    authority: bool,
+    after_commit: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+enum TxInner {
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Postgres(sqlx::Transaction<'static, Postgres>),
+}
+
+impl Tx {
+    /// The database this transaction belongs to.
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Something to do once the commit succeeded, such as advancing the head of an audit chain.
+    pub fn after_commit(&mut self, action: impl FnOnce() + Send + 'static) {
+        self.after_commit.push(Box::new(action));
+    }
+
+    /// Commits, then moves the epoch, then returns.
+    ///
+    /// It runs in a task of its own: a caller who leaves in the middle must not leave a committed change behind
+    /// an epoch that did not move.
+    pub async fn commit(self) -> Result<()> {
+        let task = tokio::spawn(async move {
+            let outcome = match self.inner {
+                TxInner::Sqlite(tx) => tx.commit().await,
+                TxInner::Postgres(tx) => tx.commit().await,
+            };
+            // Also after a failure: a lost connection may hide a commit that happened.
+            if self.authority {
+                self.db.bump_epoch();
+            }
+            outcome?;
+            self.after_commit.into_iter().for_each(|action| action());
+            Ok(())
+        });
+        task.await.map_err(Error::internal)?
+    }
+}
+
+impl<'c> Target<'c> for &'c mut Tx {
+    type Sqlite = &'c mut SqliteConnection;
+    type Postgres = &'c mut PgConnection;
+
+    fn split(self) -> Either<Self::Sqlite, Self::Postgres> {
+        match &mut self.inner {
+            TxInner::Sqlite(tx) => Either::Sqlite(tx),
+            TxInner::Postgres(tx) => Either::Postgres(tx),
+        }
+    }
+}
+
+/// Whether an insert hit a unique key. On SQLite the constraint has no name, so map by operation.
+pub fn is_unique_violation(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|e| e.is_unique_violation())
+}

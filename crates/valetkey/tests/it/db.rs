@@ -1,0 +1,128 @@
+//! Storage: what holds on both databases alike.
+
+use valetkey::{
+    db::{Db, DbConfig, testing},
+    on, on_each_db,
+    secret::Secret,
+};
+
+on_each_db! {
+    async fn an_uncommitted_transaction_never_happened(db: Db) {
+        let mut tx = db.begin().await.unwrap();
+        add_site(&mut tx, "a").await;
+        drop(tx);
+        assert_eq!(sites(&db).await, 0);
+    }
+
+    async fn a_commit_moves_the_epoch_and_bookkeeping_does_not(db: Db) {
+        let before = db.epoch();
+        let tx = db.begin_bookkeeping().await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(db.epoch(), before);
+        let tx = db.begin().await.unwrap();
+        tx.commit().await.unwrap();
+        assert!(db.epoch() > before);
+    }
+
+    async fn two_hundred_writers_at_once_lose_nothing(db: Db) {
+        let tasks: Vec<_> = (0..200)
+            .map(|n| {
+                let db = db.clone();
+                tokio::spawn(async move {
+                    let mut tx = db.begin().await.unwrap();
+                    add_site(&mut tx, &format!("s{n}")).await;
+                    tx.commit().await.unwrap();
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(sites(&db).await, 200);
+    }
+}
+
+async fn add_site(tx: &mut valetkey::db::Tx, id: &str) {
+    on!(tx, |c| sqlx::query("INSERT INTO sites (id, title, return_to, created_at) VALUES ($1, $1, '[]', 0)")
+        .bind(id)
+        .execute(c)
+        .await
+        .map(|_| ())
+        .unwrap());
+}
+
+async fn sites(db: &Db) -> i64 {
+    let (n,): (i64,) = on!(db, |c| sqlx::query_as("SELECT COUNT(*) FROM sites").fetch_one(c).await.unwrap());
+    n
+}
+
+#[tokio::test]
+async fn two_processes_that_start_at_once_both_find_the_schema_ready() {
+    let url = testing::postgres_url().await;
+    let (a, b) = tokio::join!(testing::open_postgres(&url), testing::open_postgres(&url));
+    assert_eq!((sites(&a).await, sites(&b).await), (0, 0));
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_folder_is_told_who_holds_it() {
+    let (_db, dir) = testing::sqlite().await;
+    let config = DbConfig::Sqlite { dir: dir.path().to_owned(), patience: std::time::Duration::from_millis(100) };
+    let error = Db::open(&config).await.unwrap_err();
+    assert!(error.message().contains(&format!("process {}", std::process::id())), "{error}");
+}
+
+#[tokio::test]
+async fn a_bad_database_url_is_refused_without_repeating_it() {
+    let config = DbConfig::Postgres { url: Secret::new("postgres://u:canary-password@[bad"), max_connections: 1 };
+    let error = Db::open(&config).await.unwrap_err();
+    assert!(!format!("{error:?}").contains("canary"), "{error:?}");
+}
+
+#[tokio::test]
+async fn sqlite_runs_with_the_settings_that_the_promises_need() {
+    let (db, _dir) = testing::sqlite().await;
+    for (pragma, expected) in [("PRAGMA synchronous", 2), ("PRAGMA foreign_keys", 1), ("PRAGMA mmap_size", 0)] {
+        let (value,): (i64,) = match valetkey::db::Target::split(&db) {
+            valetkey::db::Either::Sqlite(c) => sqlx::query_as(pragma).fetch_one(c).await.unwrap_or((0,)),
+            valetkey::db::Either::Postgres(_) => unreachable!(),
+        };
+        assert_eq!(value, expected, "{pragma}");
+    }
+}
+
+/// Both schemas have the same tables and columns with the same nullability, in the same kinds of type.
+#[tokio::test]
+async fn the_two_schemas_are_the_same() {
+    let (lite, _dir) = testing::sqlite().await;
+    let postgres = testing::postgres().await;
+    let valetkey::db::Either::Sqlite(c) = valetkey::db::Target::split(&lite) else { unreachable!() };
+    let lite: Vec<(String, String, String, i64)> = sqlx::query_as(
+        "SELECT m.name, p.name, p.type, p.\"notnull\" FROM sqlite_schema m JOIN pragma_table_info(m.name) p
+         WHERE m.type = 'table' AND m.name NOT GLOB 'sqlite_*' ORDER BY 1, 2",
+    )
+    .fetch_all(c)
+    .await
+    .unwrap();
+    let postgres: Vec<(String, String, String, i64)> = sqlx::query_as(
+        "SELECT table_name::text, column_name::text,
+                CASE data_type WHEN 'bigint' THEN 'INTEGER' WHEN 'text' THEN 'TEXT' WHEN 'bytea' THEN 'BLOB' ELSE data_type END,
+                CASE is_nullable WHEN 'NO' THEN 1 ELSE 0 END::bigint
+         FROM information_schema.columns WHERE table_schema = 'public' ORDER BY 1, 2",
+    )
+    .fetch_all(postgres.postgres().unwrap())
+    .await
+    .unwrap();
+    assert!(lite.len() > 100);
+    assert_eq!(lite, postgres);
+}
+
+#[test]
+fn the_two_migration_folders_hold_the_same_file_names() {
+    let names = |kind: &str| {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(kind);
+        let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("sqlite"), names("postgres"));
+}

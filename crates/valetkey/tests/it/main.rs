@@ -1,0 +1,3 @@
+//! The library against both databases.
+
+mod db;
