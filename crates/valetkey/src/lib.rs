@@ -8,6 +8,7 @@ pub mod db;
 pub mod error;
 pub mod id;
 pub mod provider;
+pub mod seal;
 pub mod secret;
 pub mod upstream;
 
