@@ -80,7 +80,7 @@ impl RootKey {
 
     /// The line that stands for this key in a file or a variable.
     pub fn to_line(&self) -> Secret {
-        let body = Zeroizing::new(URL_SAFE_NO_PAD.encode(&*self.key));
+        let body = Zeroizing::new(URL_SAFE_NO_PAD.encode(self.key.as_slice()));
         Secret::new(format!("{PREFIX}{}_{}", *body, checksum_of(&self.key)))
     }
 
