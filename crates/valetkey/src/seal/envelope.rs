@@ -17,33 +17,82 @@ use aws_lc_rs::{
 };
 use zeroize::Zeroizing;
 
+use super::store::Table;
 use crate::{
     error::{Code, Error, Result},
-    id::{self, DataKeyId},
+    id::{self, AccountName, AppConfigId, ConnectionId, DataKeyId, FlowId, PlatformKeyId, ProviderName, RevocationId, SiteId},
     secret::SecretBytes,
 };
 
 /// Where a value is sealed: the whole identity of its row. All of it is bound to the ciphertext, so a row whose owner
 /// or name changes is sealed again.
+///
+/// Made by one function per table, so that whoever seals, opens or re-seals a row means the same place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place<'a> {
-    /// The tenant.
-    pub site: &'a str,
-    /// The provider's name, or a name of ours that begins with `_` and so can be no provider's.
-    pub provider: &'a str,
-    /// The owner as stored; empty where the row has none.
-    pub owner: &'a str,
-    /// The account's stored name; empty where the row has none.
-    pub name: &'a str,
-    /// The table.
-    pub table: &'a str,
-    /// The row's id.
-    pub row: &'a str,
-    /// What is sealed there.
-    pub field: &'a str,
+    pub(super) site: &'a str,
+    /// A provider's name, or a name of ours that begins with `_` and so can be no provider's.
+    pub(super) provider: &'a str,
+    /// Empty where the row has none.
+    pub(super) owner: &'a str,
+    /// Empty where the row has none.
+    pub(super) name: &'a str,
+    pub(super) table: &'a str,
+    pub(super) row: &'a str,
+    pub(super) field: &'a str,
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    /// The account of a connection.
+    pub fn connection(
+        site: &'a SiteId,
+        provider: &'a ProviderName,
+        owner: &'a str,
+        name: &'a AccountName,
+        id: &'a ConnectionId,
+    ) -> Self {
+        Table::Connections.place(site.as_str(), provider.as_str(), owner, name.as_stored(), id.as_str())
+    }
+
+    /// The values of an app configuration.
+    pub fn app_config(site: &'a SiteId, provider: &'a ProviderName, owner: &'a str, id: &'a AppConfigId) -> Self {
+        Table::AppConfigs.place(site.as_str(), provider.as_str(), owner, "", id.as_str())
+    }
+
+    /// What a connect flow keeps until its callback: verifier or temporary secret, and the fields that were entered.
+    pub fn flow(site: &'a SiteId, provider: &'a ProviderName, owner: &'a str, name: &'a AccountName, id: &'a FlowId) -> Self {
+        Table::Flows.place(site.as_str(), provider.as_str(), owner, name.as_stored(), id.as_str())
+    }
+
+    /// The secret by which a platform signs its assertions. Its data key is that of [`Place::PLATFORM`].
+    pub fn platform_key(site: &'a SiteId, id: &'a PlatformKeyId) -> Self {
+        Table::PlatformKeys.place(site.as_str(), Self::PLATFORM, "", "", id.as_str())
+    }
+
+    /// What an upstream revocation still needs.
+    pub fn revocation(
+        site: &'a SiteId,
+        provider: &'a ProviderName,
+        owner: &'a str,
+        name: &'a AccountName,
+        id: &'a RevocationId,
+    ) -> Self {
+        Table::Revocations.place(site.as_str(), provider.as_str(), owner, name.as_stored(), id.as_str())
+    }
+
+    /// Stands for the provider where a sealed value belongs to none.
+    pub const PLATFORM: &'static str = "_platform";
+
+    /// The site whose data key seals here.
+    pub fn site(&self) -> &'a str {
+        self.site
+    }
+
+    /// The provider whose data key seals here.
+    pub fn provider(&self) -> &'a str {
+        self.provider
+    }
+
     /// The header and the place, each part after its length; and where in it the table and the row stand.
     fn bound(&self, header: &[u8; HEADER]) -> (Vec<u8>, std::ops::Range<usize>) {
         let parts = [self.site, self.provider, self.owner, self.name, self.table, self.row, self.field];

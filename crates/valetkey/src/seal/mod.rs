@@ -12,7 +12,10 @@
 //! whoever holds both the database and a root key can open everything: keep their backups apart.
 
 mod envelope;
+pub mod ring;
 pub mod root;
+mod store;
 
 pub use envelope::Place;
+pub use ring::{KeyRing, Started, start};
 pub use root::{RootKey, RootKeyId, RootKeys, RootSource};
