@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod db;
+pub mod deliver;
 pub mod error;
 pub mod id;
 pub mod provider;

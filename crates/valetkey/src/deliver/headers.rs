@@ -1,0 +1,350 @@
+//! Which headers pass the proxy, in each direction. Trailers obey the same rules.
+//!
+//! Everything passes with its value unchanged, except what the functions here name. A name counts as the same with
+//! `_` in place of `-`, because CGI-like servers cannot tell the two apart.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header, request, response};
+
+use super::echo::Needles;
+use crate::error::{Code, Error, Result};
+
+/// Prepares a caller's headers for the provider.
+///
+/// Removed: hop-by-hop headers and those that `Connection` names (RFC 9110 section 7.6.1), `Host`, our own
+/// `Authorization` and `Valet-*`, `Cookie`, `Expect`, what tells of other hops (`Via`, `Forwarded`, `X-Forwarded-*`,
+/// ...), what makes some servers see another URL (`X-Original-URL`, ...), and every header of `injected`: the
+/// definition sets those, after this.
+///
+/// Errors: `upgrade_refused` where an upgrade is asked for; `invalid_request` for lengths that contradict each other.
+pub fn clean_request(headers: &mut HeaderMap, injected: &[HeaderName]) -> Result<()> {
+    if headers.contains_key(header::UPGRADE) || headers.contains_key("http2-settings") {
+        return Err(Error::new(Code::UpgradeRefused, "protocol upgrades are not proxied"));
+    }
+    check_length(headers)?;
+    let trailers_welcome = headers.get_all(header::TE).iter().any(|value| {
+        let codings = value.to_str().unwrap_or_default();
+        codings.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+    });
+    let named = named_by_connection(headers);
+    let refused = |name: &HeaderName| named.contains(name) || is_refused_in_request(name, injected);
+    remove(headers, &refused);
+    if trailers_welcome {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    announce(headers, &|name| is_refused_in_request(name, injected) || is_framing(name));
+    Ok(())
+}
+
+/// Prepares the trailers of a caller's body.
+pub fn clean_request_trailers(trailers: &mut HeaderMap, injected: &[HeaderName]) {
+    remove(trailers, &|name| is_refused_in_request(name, injected) || is_framing(name));
+}
+
+/// Prepares the head of a provider's answer for the caller.
+///
+/// Removed: hop-by-hop headers and those that `Connection` names, what would act on our own origin (`Set-Cookie`,
+/// `Clear-Site-Data`, `Access-Control-*`, HSTS, ...), `Valet-*`, and every header that holds an injected secret.
+/// Set: `Content-Security-Policy: sandbox` and `X-Content-Type-Options: nosniff`, so that a provider's page does not
+/// run on our origin. A redirect goes to the caller as it is; nobody follows it with the credential.
+///
+/// What hyper noted beside the headers (a reason phrase, which could hold a secret too) is dropped.
+pub fn clean_response(parts: &mut response::Parts, needles: &Needles) {
+    let headers = &mut parts.headers;
+    let named = named_by_connection(headers);
+    remove(headers, &|name| named.contains(name) || is_refused_in_response(name));
+    remove_echoes(headers, needles);
+    announce(headers, &|name| is_refused_in_response(name) || is_framing(name));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    parts.extensions.clear();
+}
+
+/// Prepares the trailers of a provider's body.
+pub fn clean_response_trailers(trailers: &mut HeaderMap, needles: &Needles) {
+    remove(trailers, &|name| is_refused_in_response(name) || is_framing(name));
+    remove_echoes(trailers, needles);
+}
+
+/// Removes a header and everything that a careless server would take for it.
+pub(super) fn remove_named(parts: &mut request::Parts, name: &HeaderName) {
+    let folded = folded_name(name).into_owned();
+    remove(&mut parts.headers, &|other| folded_name(other) == folded);
+}
+
+/// A header's name with `-` for `_`.
+pub(super) fn folded_name(name: &HeaderName) -> Cow<'_, str> {
+    let name = name.as_str();
+    if name.contains('_') { Cow::Owned(name.replace('_', "-")) } else { Cow::Borrowed(name) }
+}
+
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(name, "connection" | "keep-alive" | "te" | "transfer-encoding" | "upgrade" | "http2-settings")
+        || name.starts_with("proxy-")
+}
+
+fn is_refused_in_request(name: &HeaderName, injected: &[HeaderName]) -> bool {
+    let folded = folded_name(name);
+    let name = &*folded;
+    is_hop_by_hop(name)
+        || matches!(
+            name,
+            "host" | "authorization" | "cookie" | "cookie2" | "expect" | "forwarded" | "via"
+            // Who the client is: said by proxies that we are not.
+            | "x-real-ip" | "x-client-ip" | "x-cluster-client-ip" | "true-client-ip" | "cf-connecting-ip" | "client-ip"
+            // Another URL or host than the one that was checked.
+            | "x-original-url" | "x-original-uri" | "x-original-host" | "x-rewrite-url" | "x-host" | "x-http-host-override"
+        )
+        || name.starts_with("x-forwarded")
+        || name.starts_with("valet-")
+        || injected.iter().any(|own| folded_name(own) == name)
+}
+
+fn is_refused_in_response(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    is_hop_by_hop(name)
+        || matches!(
+            name,
+            "set-cookie"
+                | "set-cookie2"
+                | "clear-site-data"
+                | "strict-transport-security"
+                | "public-key-pins"
+                | "public-key-pins-report-only"
+                | "expect-ct"
+                | "alt-svc"
+                | "service-worker-allowed"
+                | "nel"
+                | "report-to"
+                | "reporting-endpoints"
+                | "content-security-policy"
+                | "content-security-policy-report-only"
+                | "x-content-type-options"
+        )
+        || name.starts_with("access-control-")
+        || name.starts_with("valet-")
+}
+
+/// What frames a message: nothing a trailer may say (RFC 9110 section 6.5.1).
+fn is_framing(name: &HeaderName) -> bool {
+    matches!(
+        &*folded_name(name),
+        "content-length" | "content-encoding" | "content-type" | "content-range" | "host" | "trailer" | "location"
+    )
+}
+
+/// The headers that `Connection` declares to be for this hop only.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let names = values.flat_map(|value| value.split(',')).map(str::trim);
+    names
+        .filter(|name| !name.eq_ignore_ascii_case("close") && !name.eq_ignore_ascii_case("keep-alive"))
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        .collect()
+}
+
+fn remove(headers: &mut HeaderMap, refused: &dyn Fn(&HeaderName) -> bool) {
+    let names: Vec<_> = headers.keys().filter(|name| refused(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+fn remove_echoes(headers: &mut HeaderMap, needles: &Needles) {
+    let echoing = headers.iter().filter(|(_, value)| needles.are_in(value.as_bytes()));
+    let names: Vec<_> = echoing.map(|(name, _)| name.clone()).collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// Keeps of `Trailer` the names that may follow. HTTP/1.1 needs the announcement: our own client and server send
+/// only trailers that it names.
+fn announce(headers: &mut HeaderMap, refused: &dyn Fn(&HeaderName) -> bool) {
+    if !headers.contains_key(header::TRAILER) {
+        return;
+    }
+    let values = headers.get_all(header::TRAILER).iter().filter_map(|value| value.to_str().ok());
+    let names = values.flat_map(|value| value.split(',')).filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok());
+    let kept: Vec<_> = names.filter(|name| !refused(name)).map(|name| name.as_str().to_owned()).collect();
+    headers.remove(header::TRAILER);
+    if let (false, Ok(value)) = (kept.is_empty(), HeaderValue::from_str(&kept.join(", "))) {
+        headers.insert(header::TRAILER, value);
+    }
+}
+
+/// Contradicting lengths are how requests are smuggled past a proxy.
+fn check_length(headers: &mut HeaderMap) -> Result<()> {
+    let odd = || Error::new(Code::InvalidRequest, "the request contradicts itself about its length");
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next().cloned() else { return Ok(()) };
+    let digits = !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit);
+    if !digits || lengths.any(|other| *other != first) || headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err(odd());
+    }
+    headers.insert(header::CONTENT_LENGTH, first);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    fn map(rows: &[(&str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in rows {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        headers
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn cleaned(rows: &[(&str, &str)], secret: &str) -> HeaderMap {
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        parts.headers = map(rows);
+        clean_response(&mut parts, &Needles::new([&Secret::new(secret)]));
+        parts.headers
+    }
+
+    #[test]
+    fn what_belongs_to_this_hop_or_to_us_does_not_go_on() {
+        let mut headers = map(&[
+            ("connection", "X-Hop, close , content-type"),
+            ("connection", "x-second"),
+            ("x-hop", "1"),
+            ("x-second", "1"),
+            ("content-type", "text/plain"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "Basic x"),
+            ("proxy-connection", "close"),
+            ("te", "gzip, Trailers"),
+            ("host", "broker.example"),
+            ("authorization", "Bearer vk_ours"),
+            ("cookie", "session=ours"),
+            ("forwarded", "for=1.2.3.4"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("x_forwarded_host", "evil"),
+            ("x-real-ip", "1.2.3.4"),
+            ("x-original-url", "/admin"),
+            ("x_rewrite_url", "/admin"),
+            ("via", "1.1 x"),
+            ("valet-person", "bob"),
+            ("expect", "100-continue"),
+            ("accept", "a"),
+            ("accept", "b"),
+            ("x-odd", "\u{e9}"),
+        ]);
+        clean_request(&mut headers, &[]).unwrap();
+        assert_eq!(names(&headers), ["accept", "te", "x-odd"]);
+        assert_eq!(headers["te"], "trailers");
+        assert_eq!(headers.get_all("accept").iter().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(headers["x-odd"].as_bytes(), "\u{e9}".as_bytes());
+    }
+
+    #[test]
+    fn a_caller_cannot_send_a_header_that_the_definition_injects() {
+        let injected = [HeaderName::from_static("x-api-key")];
+        for name in ["x-api-key", "X_Api_Key", "x-api_key"] {
+            let mut headers = map(&[(name, "evil"), ("x-other", "1")]);
+            clean_request(&mut headers, &injected).unwrap();
+            assert_eq!(names(&headers), ["x-other"]);
+            let mut trailers = map(&[(name, "evil"), ("x-other", "1")]);
+            clean_request_trailers(&mut trailers, &injected);
+            assert_eq!(names(&trailers), ["x-other"]);
+        }
+    }
+
+    #[test]
+    fn upgrades_have_their_own_code() {
+        for rows in [[("upgrade", "websocket"), ("connection", "upgrade")], [("http2-settings", "x"), ("upgrade", "h2c")]] {
+            assert_eq!(clean_request(&mut map(&rows), &[]).unwrap_err().code(), Code::UpgradeRefused);
+        }
+    }
+
+    #[test]
+    fn contradicting_lengths_are_refused() {
+        for rows in [
+            &[("content-length", "5"), ("content-length", "6")][..],
+            &[("content-length", "5"), ("transfer-encoding", "chunked")],
+            &[("content-length", "+5")],
+            &[("content-length", "5, 5")],
+            &[("content-length", "")],
+        ] {
+            assert_eq!(clean_request(&mut map(rows), &[]).unwrap_err().code(), Code::InvalidRequest);
+        }
+        let mut same = map(&[("content-length", "5"), ("content-length", "5")]);
+        clean_request(&mut same, &[]).unwrap();
+        assert_eq!(same.get_all("content-length").iter().count(), 1);
+    }
+
+    #[test]
+    fn trailers_obey_the_header_rules() {
+        let mut headers = map(&[("trailer", "X-Sum, Authorization, Content-Length"), ("trailer", "grpc-status")]);
+        clean_request(&mut headers, &[]).unwrap();
+        assert_eq!(headers["trailer"], "x-sum, grpc-status");
+        let mut trailers =
+            map(&[("x-sum", "1"), ("authorization", "x"), ("cookie", "x"), ("content-length", "1"), ("host", "x")]);
+        clean_request_trailers(&mut trailers, &[]);
+        assert_eq!(names(&trailers), ["x-sum"]);
+
+        let mut trailers = map(&[("x-sum", "1"), ("set-cookie", "x"), ("x-echo", "Bearer secret-token-1")]);
+        clean_response_trailers(&mut trailers, &Needles::new([&Secret::new("secret-token-1")]));
+        assert_eq!(names(&trailers), ["x-sum"]);
+    }
+
+    #[test]
+    fn what_would_act_on_our_origin_does_not_come_back() {
+        let headers = cleaned(
+            &[
+                ("connection", "x-hop"),
+                ("x-hop", "1"),
+                ("transfer-encoding", "chunked"),
+                ("set-cookie", "a=1"),
+                ("set-cookie", "b=1"),
+                ("clear-site-data", "*"),
+                ("access-control-allow-origin", "*"),
+                ("access-control-allow-credentials", "true"),
+                ("strict-transport-security", "max-age=1"),
+                ("alt-svc", "h3=\":443\""),
+                ("service-worker-allowed", "/"),
+                ("nel", "{}"),
+                ("report-to", "{}"),
+                ("content-security-policy", "default-src *"),
+                ("content-security-policy", "script-src *"),
+                ("content-security-policy-report-only", "x"),
+                ("x-content-type-options", "off"),
+                ("valet-error", "spoofed"),
+                ("content-type", "text/html"),
+                ("etag", "\"1\""),
+                ("location", "https://elsewhere.example/"),
+            ],
+            "secret-token-1",
+        );
+        assert_eq!(names(&headers), ["content-security-policy", "content-type", "etag", "location", "x-content-type-options"]);
+        assert_eq!(headers["content-security-policy"], "sandbox");
+        assert_eq!(headers.get_all("content-security-policy").iter().count(), 1);
+        assert_eq!(headers["x-content-type-options"], "nosniff");
+    }
+
+    #[test]
+    fn an_echoed_credential_is_removed_with_its_header() {
+        let headers = cleaned(
+            &[
+                ("x-debug", "got Bearer secret-token-1"),
+                ("location", "https://x.example/?t=secret%2Dtoken%2D1"),
+                ("x-many", "fine"),
+                ("x-many", "secret-token-1"),
+                ("etag", "\"1\""),
+            ],
+            "secret-token-1",
+        );
+        assert_eq!(names(&headers), ["content-security-policy", "etag", "x-content-type-options"]);
+    }
+}
