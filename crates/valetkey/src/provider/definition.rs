@@ -1,0 +1,552 @@
+//! The definition of one provider, as the rest of the broker sees it: complete and valid.
+//!
+//! What a file leaves out is filled in at load: the standard members of a token request, the headers of every call,
+//! the defaults. So a step can be rendered as it stands, and no engine asks "and if this is missing".
+
+use std::{path::PathBuf, time::Duration};
+
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
+
+use super::{
+    field::Field,
+    pattern::PathPattern,
+    step::{OutPaths, Step},
+    template::{Template, Vars},
+    url_template::UrlTemplate,
+    words::{
+        ClientAuth, FieldLevel, Flow, JwtAlg, Kills, Kind, OAuth1Signature, Pkce, PkceEncoding, RedirectRule, RefreshStrategy,
+        Role, Rotation,
+    },
+};
+use crate::{
+    error::{Code, Error, Result},
+    id::ProviderName,
+};
+
+/// What we know of one provider. Holds no secret.
+#[derive(Clone, Debug, Serialize)]
+pub struct Definition {
+    /// Its name: the file's name without `.toml`.
+    pub name: ProviderName,
+    /// Its name for people.
+    pub title: String,
+    /// Which engine connects it.
+    pub kind: Kind,
+    /// The definition this one builds on.
+    pub extends: Option<ProviderName>,
+    /// Where an app is registered, or a key made.
+    pub setup_url: Option<String>,
+    /// The version that URLs and headers name.
+    pub api_version: Option<String>,
+    /// What a person or an operator enters, in the order of the file.
+    pub fields: Vec<Field>,
+    /// By which field constants are chosen, such as a region's hosts.
+    pub variants: Option<Variants>,
+    /// For `oauth2`.
+    pub oauth2: Option<OAuth2>,
+    /// For `oauth1`.
+    pub oauth1: Option<OAuth1>,
+    /// For `jwt_bearer`: the assertion.
+    pub jwt: Option<Jwt>,
+    /// For `jwt_bearer`: the exchange of the assertion for a token.
+    pub mint: Option<Step>,
+    /// For `session`.
+    pub session: Option<Session>,
+    /// For `mail`.
+    pub mail: Option<Mail>,
+    /// How a client is registered at an instance before the first connect.
+    pub register: Option<Step>,
+    /// How tokens are renewed.
+    pub refresh: Refresh,
+    /// How tokens are revoked at the provider.
+    pub revoke: Option<Revoke>,
+    /// How a token's state is asked for.
+    pub introspect: Option<Step>,
+    /// Who the account is.
+    pub identity: Identity,
+    /// How the granted scopes are listed.
+    pub scope_check: Option<Step>,
+    /// A harmless call that shows whether a key works.
+    pub verify: Option<Step>,
+    /// Lists to choose from: pages, properties, accounts.
+    #[serde(serialize_with = "as_map")]
+    pub resources: Vec<(String, Step)>,
+    /// Further tokens of one connection.
+    #[serde(serialize_with = "as_map")]
+    pub slots: Vec<(String, Slot)>,
+    /// How calls are proxied; absent where there is nothing to call.
+    pub proxy: Option<Proxy>,
+    /// Where the definition came from.
+    pub source: Source,
+}
+
+impl Definition {
+    /// The scopes that a new connection asks for: the defaults, then those that unlock a refresh token.
+    pub fn needed_scopes(&self) -> Vec<String> {
+        match &self.oauth2 {
+            Some(oauth2) => oauth2.scopes.default.iter().chain(&oauth2.scopes.offline).cloned().collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Whether this build can connect an account in the browser: OAuth 2.0 with the code flow.
+    ///
+    /// Other kinds load, list and validate; this says plainly that connecting them is not built.
+    pub fn is_connectable(&self) -> Result<()> {
+        match &self.oauth2 {
+            Some(oauth2) if oauth2.flows.contains(&Flow::Code) => Ok(()),
+            Some(_) => Err(Error::new(
+                Code::EngineMissing,
+                format!("connecting {} is not built yet: it has no authorization code flow", self.title),
+            )),
+            None => Err(Error::new(
+                Code::EngineMissing,
+                format!("connecting {} is not built yet: its kind is {}", self.title, self.kind),
+            )),
+        }
+    }
+
+    /// The fields of one level, in order.
+    pub fn fields_of(&self, level: FieldLevel) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(move |field| field.level == level)
+    }
+
+    /// The field with this name.
+    pub fn field(&self, name: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// The first field with this role.
+    pub fn field_with_role(&self, role: Role) -> Option<&Field> {
+        self.fields.iter().find(|field| field.role == Some(role))
+    }
+
+    /// The fields as JSON: an object by name, each with its label, type and rules; for forms and `--json`.
+    pub fn field_definitions(&self) -> serde_json::Value {
+        let members = self.fields.iter().filter_map(|field| Some((field.name.clone(), serde_json::to_value(field).ok()?)));
+        serde_json::Value::Object(members.collect())
+    }
+
+    /// The whole definition as JSON, for `provider show --json`.
+    pub fn to_json(&self) -> Result<serde_json::Value> {
+        serde_json::to_value(self).map_err(Error::internal)
+    }
+}
+
+/// OAuth 2.0 at this provider.
+#[derive(Clone, Debug, Serialize)]
+pub struct OAuth2 {
+    /// Where the browser goes; present with the code flow. Never holds a secret.
+    pub authorize_url: Option<UrlTemplate>,
+    /// The token endpoint.
+    pub token_url: UrlTemplate,
+    /// The expected `iss` (RFC 9207), where the provider is known to send one.
+    pub issuer: Option<String>,
+    /// Whether the provider always sends `iss`: then its absence is an error.
+    pub iss_supported: bool,
+    /// The ways to a token.
+    pub flows: Vec<Flow>,
+    /// How the client authenticates.
+    pub client_auth: ClientAuth,
+    /// What the provider calls `client_id`, in the authorization request as in the token request.
+    pub client_id_param: String,
+    /// What the provider calls `client_secret`.
+    pub client_secret_param: String,
+    /// Whether a challenge is sent.
+    pub pkce: Pkce,
+    /// How the challenge is written.
+    pub pkce_encoding: PkceEncoding,
+    /// What stands between scopes in a request.
+    pub scope_separator: String,
+    /// What stands between scopes in an answer. White space separates them always.
+    pub scope_separator_out: String,
+    /// The name of the scope parameter.
+    pub scope_param: String,
+    /// Further scope parameters of the authorization request, each with the slot whose scopes it carries.
+    #[serde(serialize_with = "as_map")]
+    pub scope_params: Vec<(String, String)>,
+    /// The scopes asked for.
+    pub scopes: Scopes,
+    /// Further parameters of the authorization request. Never hold a secret.
+    #[serde(serialize_with = "as_map")]
+    pub authorize_params: Vec<(String, Template)>,
+    /// What the provider appends to the code and must be cut off.
+    pub code_strip_suffix: Option<String>,
+    /// Which redirect URIs are taken.
+    pub redirect_rule: RedirectRule,
+    /// The token request. With the code flow it carries `grant_type`, `code`, `redirect_uri` and `code_verifier`; with
+    /// client credentials `grant_type` and `scope`.
+    pub token: Step,
+    /// Second-stage exchanges, in order, after the token request.
+    pub exchange: Vec<(String, Step)>,
+}
+
+impl OAuth2 {
+    /// Scopes in the form in which a request carries them.
+    pub fn join_scopes<S: AsRef<str>>(&self, scopes: &[S]) -> String {
+        scopes.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(&self.scope_separator)
+    }
+}
+
+/// The scopes asked for.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Scopes {
+    /// Always.
+    pub default: Vec<String>,
+    /// To be given a refresh token.
+    pub offline: Vec<String>,
+}
+
+/// OAuth 1.0a at this provider (RFC 5849).
+#[derive(Clone, Debug, Serialize)]
+pub struct OAuth1 {
+    /// The temporary credential request; signed by whoever sends it.
+    pub request: Step,
+    /// Where the browser goes.
+    pub authorize_url: UrlTemplate,
+    /// The token request; signed by whoever sends it.
+    pub token: Step,
+    /// The signature method.
+    pub signature: OAuth1Signature,
+    /// How long the temporary secret is kept.
+    pub temp_ttl: Duration,
+    /// The callback parameter that says the person refused.
+    pub denied_param: Option<String>,
+}
+
+/// The assertion of a `jwt_bearer` provider.
+#[derive(Clone, Debug, Serialize)]
+pub struct Jwt {
+    /// How it is signed.
+    pub alg: JwtAlg,
+    /// The private key, PEM.
+    pub key: Template,
+    /// The claims beside `iat` and `exp`; one that renders empty is left out.
+    #[serde(serialize_with = "as_map")]
+    pub claims: Vec<(String, Template)>,
+    /// How far `iat` lies in the past, against clocks that run behind.
+    pub backdate: Duration,
+    /// From now to `exp`.
+    pub ttl: Duration,
+}
+
+/// A login that gives a session token.
+#[derive(Clone, Debug, Serialize)]
+pub struct Session {
+    /// The login call.
+    pub login: Step,
+}
+
+/// A mailbox.
+#[derive(Clone, Debug, Serialize)]
+pub struct Mail {
+    /// How the account is checked.
+    pub check: Vec<String>,
+    /// What a grant may allow.
+    pub operations: Vec<String>,
+    /// The SASL mechanisms.
+    pub mechanisms: Vec<String>,
+}
+
+/// Constants chosen by a field's value.
+#[derive(Clone, Debug, Serialize)]
+pub struct Variants {
+    /// The name of the field.
+    pub by: String,
+    /// For each value of the field, the constants by name; every value has the same names.
+    pub map: std::collections::BTreeMap<String, std::collections::BTreeMap<String, String>>,
+}
+
+/// How tokens are renewed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Refresh {
+    /// In which way.
+    pub strategy: RefreshStrategy,
+    /// The request; absent only where the strategy is `none`.
+    pub step: Option<Step>,
+    /// How long before the expiry a refresh is due.
+    pub before: Duration,
+    /// The usual life of an access token, where it is known.
+    pub access_ttl: Option<Duration>,
+    /// How old a token must be before the provider renews it.
+    pub min_age: Option<Duration>,
+    /// Whether an expired access token can still be renewed.
+    pub accept_expired: bool,
+    /// Whether the refresh token changes.
+    pub rotation: Rotation,
+    /// Whether using an old refresh token kills all that came from it.
+    pub replay_kills_family: bool,
+    /// How long an old refresh token still answers after a rotation; absent: not at all, or unknown.
+    pub grace: Option<Duration>,
+    /// The life of the refresh token.
+    pub refresh_ttl: Option<Duration>,
+    /// Whether a refresh starts that life anew.
+    pub refresh_ttl_sliding: bool,
+    /// Whether only some apps are given a refresh token: without one the connection simply has none.
+    pub optional: bool,
+    /// Error words that end the connection, beside `invalid_grant`. Lower case.
+    pub terminal_errors: Vec<String>,
+    /// Resource lists to read again after a refresh.
+    pub then: Vec<String>,
+    /// What to try when the refresh token is refused for good.
+    pub fallback: Option<Fallback>,
+}
+
+/// What to try when a refresh is refused for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Fallback {
+    /// `session.login` with the stored login.
+    #[serde(rename = "session.login")]
+    SessionLogin,
+}
+
+/// How tokens are revoked at the provider.
+#[derive(Clone, Debug, Serialize)]
+pub struct Revoke {
+    /// The calls, in order; one whose token the connection does not have is left out (see
+    /// [`Step::applies`]). Refresh token first, then access token (RFC 7009 section 2.1).
+    pub steps: Vec<Step>,
+    /// What dies with it.
+    pub kills: Kills,
+}
+
+/// Who the account is.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// A call answers it.
+    Step(Box<Step>),
+    /// What was entered says it: output names with their templates. `id` is always there.
+    Static(Vec<(String, Template)>),
+    /// Nothing does.
+    None {
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+impl Serialize for Identity {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Identity::Step(step) => step.serialize(serializer),
+            Identity::Static(members) => {
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry("static", &AsMap(members))?;
+                map.end()
+            }
+            Identity::None { reason } => {
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry("none", reason)?;
+                map.end()
+            }
+        }
+    }
+}
+
+/// A further token of a connection.
+#[derive(Clone, Debug, Serialize)]
+pub struct Slot {
+    /// How long it lives; absent: as the answer says, or until revoked.
+    pub ttl: Option<Duration>,
+    /// The scopes asked for it.
+    pub scopes: Vec<String>,
+    /// Where the token answer holds it; empty where a resource list brings it.
+    pub out: OutPaths,
+}
+
+/// How calls are proxied.
+#[derive(Clone, Debug, Serialize)]
+pub struct Proxy {
+    /// What relative paths are added to.
+    pub base_url: Option<UrlTemplate>,
+    /// The hosts a credential may be sent to.
+    pub hosts: Vec<HostRule>,
+    /// For a host named here, the only paths that may be called.
+    pub path_allow: Vec<(String, Vec<PathPattern>)>,
+    /// Headers added to every call where the caller sends none of that name.
+    pub headers: Vec<(String, Template)>,
+    /// Where the credential goes.
+    pub inject: Vec<Inject>,
+    /// Query parameters that a caller may not send; they are cut off.
+    pub strip_query: Vec<String>,
+    /// The slots whose token may be used; empty: the connection's own.
+    pub slots: Vec<String>,
+    /// The provider's own limit.
+    pub rate_limit: Option<RateLimit>,
+    /// The provider's own limit for a day.
+    pub daily_limit: Option<u32>,
+    /// What mints, refreshes, lists or revokes credentials at these hosts: never proxied.
+    pub credential_paths: Vec<PathPattern>,
+    /// Why there is none, where there is none.
+    pub credential_paths_none_reason: Option<String>,
+    /// Query parameters that make an answer hold a credential: never proxied.
+    pub credential_query: Vec<CredentialQuery>,
+    /// Whether `%2F` may stand in a path.
+    pub allow_encoded_slashes: bool,
+    /// Whether method-override headers and queries may pass.
+    pub allow_method_override: bool,
+    /// Whether batch endpoints may be called.
+    pub allow_batch: bool,
+}
+
+impl Proxy {
+    /// The hosts of one connection: host names in lower case, with `:port` where an instance names another than 443.
+    pub fn host_set(&self, vars: &Vars<'_>) -> Result<Vec<String>> {
+        self.hosts.iter().map(|rule| rule.render(vars)).collect()
+    }
+
+    /// Whether this call would mint, refresh, list or revoke a credential. `path` is what is sent, without the query.
+    pub fn is_credential_path(&self, method: &http::Method, host: &str, path: &[u8]) -> bool {
+        self.credential_paths.iter().any(|pattern| pattern.catches(method.as_str(), host, path))
+    }
+
+    /// Whether this query asks for a credential in the answer.
+    pub fn is_credential_query(&self, query: &str) -> bool {
+        self.credential_query.iter().any(|rule| rule.matches(query))
+    }
+
+    /// Whether the path may be called at that host: yes, unless `path_allow` names the host and not the path.
+    pub fn path_is_allowed(&self, method: &http::Method, host: &str, path: &[u8]) -> bool {
+        match self.path_allow.iter().find(|(name, _)| name.eq_ignore_ascii_case(host)) {
+            Some((_, patterns)) => patterns.iter().any(|pattern| pattern.matches(method.as_str(), host, path)),
+            None => true,
+        }
+    }
+}
+
+/// A host that a credential may be sent to.
+#[derive(Clone, Debug)]
+pub enum HostRule {
+    /// This one.
+    Exact(String),
+    /// The host of an instance that was fixed at connect.
+    Instance(Template),
+}
+
+impl HostRule {
+    /// The host name in lower case, with `:port` where the instance names another than 443.
+    pub fn render(&self, vars: &Vars<'_>) -> Result<String> {
+        match self {
+            HostRule::Exact(host) => Ok(host.clone()),
+            HostRule::Instance(template) => match template.render(vars)? {
+                Some(host) => Ok(host.expose().to_ascii_lowercase()),
+                None => Err(Error::new(Code::NotConfigured, "the account has no instance; connect it again")),
+            },
+        }
+    }
+}
+
+impl Serialize for HostRule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            HostRule::Exact(host) => serializer.serialize_str(host),
+            HostRule::Instance(template) => template.serialize(serializer),
+        }
+    }
+}
+
+/// A query parameter that makes an answer hold a credential.
+#[derive(Clone, Debug, Serialize)]
+pub struct CredentialQuery {
+    /// The parameter; compared without regard to ASCII case.
+    pub name: String,
+    /// The word in its value; compared the same way.
+    pub contains: String,
+}
+
+impl CredentialQuery {
+    /// Whether the query holds the word, plain or escaped once or twice.
+    pub fn matches(&self, query: &str) -> bool {
+        let word = self.contains.to_ascii_lowercase();
+        url::form_urlencoded::parse(query.as_bytes()).any(|(name, value)| {
+            // A second round: some servers decode twice.
+            let value = percent_encoding::percent_decode_str(&value).decode_utf8_lossy().to_ascii_lowercase();
+            name.eq_ignore_ascii_case(&self.name) && value.contains(&word)
+        })
+    }
+}
+
+/// Where the credential of a proxied call goes. Injected last.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "in", rename_all = "snake_case")]
+pub enum Inject {
+    /// A header; one of that name that the caller sent is replaced.
+    Header {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Template,
+        /// Whether it is left out when its value is empty, rather than an error.
+        omit_empty: bool,
+    },
+    /// A query parameter.
+    Query {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Template,
+        /// Whether it is left out when its value is empty.
+        omit_empty: bool,
+    },
+    /// A member of a form body.
+    Form {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Template,
+        /// Whether it is left out when its value is empty.
+        omit_empty: bool,
+    },
+    /// A member of a JSON object body.
+    Json {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Template,
+        /// Whether it is left out when its value is empty.
+        omit_empty: bool,
+    },
+    /// HTTP Basic (RFC 7617).
+    Basic {
+        /// The name.
+        user: Template,
+        /// The password.
+        password: Template,
+    },
+    /// An OAuth 1.0a signature over the final request.
+    Oauth1Signature,
+}
+
+/// So many calls in so much time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RateLimit {
+    /// How many.
+    pub count: u32,
+    /// In how much time.
+    pub per: Duration,
+}
+
+/// Where a definition came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// It is built in.
+    Embedded,
+    /// A file of the operator's.
+    File(PathBuf),
+    /// A text handed over by a program, under this name.
+    Text(String),
+}
+
+/// Pairs written as an object.
+struct AsMap<'a, V>(&'a [(String, V)]);
+
+impl<V: Serialize> Serialize for AsMap<'_, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+/// Writes pairs as an object.
+pub(super) fn as_map<V: Serialize, S: Serializer>(pairs: &[(String, V)], serializer: S) -> Result<S::Ok, S::Error> {
+    AsMap(pairs).serialize(serializer)
+}
