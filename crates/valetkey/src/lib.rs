@@ -3,14 +3,25 @@
 //! A person or a site connects an outside account once. Agents then act through grants that can be narrowed,
 //! explained, limited in time and taken back. Nobody but the broker ever holds the keys.
 
+pub mod agent;
+pub mod app_config;
+pub mod audit;
+pub mod base;
 pub mod clock;
+pub mod connection;
 pub mod db;
+pub mod decision;
 pub mod deliver;
 pub mod error;
+pub mod grant;
 pub mod id;
+pub mod platform;
+pub mod principal;
 pub mod provider;
 pub mod seal;
 pub mod secret;
+pub mod site;
+pub mod token;
 pub mod upstream;
 
 pub use error::{Code, Error, Result};

@@ -14,9 +14,12 @@ mod open;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use sqlx::{Executor, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
@@ -112,7 +115,7 @@ impl Db {
             Pools::Sqlite { write, .. } => TxInner::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
             Pools::Postgres(pool) => TxInner::Postgres(pool.begin().await?),
         };
-        Ok(Tx { inner, db: self.clone(), authority: true, after_commit: Vec::new() })
+        Ok(Tx { inner, db: self.clone(), authority: true, after_commit: Vec::new(), slot: None })
     }
 
     /// Begins a transaction that changes nobody's authority: audit rows, last-used times, leases. It leaves the
@@ -177,6 +180,7 @@ pub struct Tx {
     db: Db,
     authority: bool,
     after_commit: Vec<Box<dyn FnOnce() + Send>>,
+    slot: Option<Box<dyn Any + Send>>,
 }
 
 enum TxInner {
@@ -193,6 +197,16 @@ impl Tx {
     /// Something to do once the commit succeeded, such as advancing the head of an audit chain.
     pub fn after_commit(&mut self, action: impl FnOnce() + Send + 'static) {
         self.after_commit.push(Box::new(action));
+    }
+
+    /// What the audit keeps with this transaction.
+    pub(crate) fn slot(&self) -> Option<&(dyn Any + Send)> {
+        self.slot.as_deref()
+    }
+
+    /// Keeps something with this transaction until it ends.
+    pub(crate) fn set_slot(&mut self, value: Box<dyn Any + Send>) {
+        self.slot = Some(value);
     }
 
     /// Commits, then moves the epoch, then returns.

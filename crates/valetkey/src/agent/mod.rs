@@ -1,0 +1,213 @@
+//! Agents, and the roles that people have on them. An agent owns no credential by being an agent.
+
+mod store;
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    audit::Event,
+    base::Base,
+    clock::Timestamp,
+    db::Db,
+    error::{Code, Error, Result},
+    id::{AgentId, SiteId, UserId},
+    principal::Actor,
+};
+
+/// What a person may do with an agent. Each role includes those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// May see it.
+    Viewer,
+    /// May have it act.
+    Operator,
+    /// May change it and who else may.
+    Admin,
+}
+
+impl Role {
+    /// The stored word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Viewer => "viewer",
+            Role::Operator => "operator",
+            Role::Admin => "admin",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "viewer" => Ok(Role::Viewer),
+            "operator" => Ok(Role::Operator),
+            "admin" => Ok(Role::Admin),
+            _ => Err(Error::new(Code::InvalidRequest, "a role is viewer, operator or admin")),
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A principal with a slug, an owner and a lifecycle.
+#[derive(Clone, Debug, Serialize)]
+pub struct Agent {
+    /// Its id.
+    pub id: AgentId,
+    /// What people type. A name, not an identity: two agents may share one.
+    pub slug: String,
+    /// What people read.
+    pub title: String,
+    /// The person it belongs to, who is its admin.
+    pub owner: Option<UserId>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Since when it is disabled.
+    pub disabled_at: Option<Timestamp>,
+}
+
+/// What a new agent is made of.
+#[derive(Clone, Debug)]
+pub struct NewAgent {
+    /// The platform's id for it; a fresh one when absent.
+    pub id: Option<AgentId>,
+    /// 1 to 64 of `a-z0-9_-`.
+    pub slug: String,
+    /// What people read; the slug when empty.
+    pub title: String,
+    /// The person it belongs to.
+    pub owner: Option<UserId>,
+}
+
+/// A person's role on an agent.
+#[derive(Clone, Debug, Serialize)]
+pub struct Access {
+    /// The person.
+    pub user: UserId,
+    /// The role.
+    pub role: Role,
+    /// Since when.
+    pub created_at: Timestamp,
+}
+
+/// Makes an agent. It may do nothing until something is granted to it.
+pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewAgent) -> Result<Agent> {
+    let slug_ok = (1..=64).contains(&new.slug.len())
+        && new.slug.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
+    if !slug_ok {
+        return Err(Error::new(Code::InvalidRequest, "an agent's slug is 1 to 64 of a-z, 0-9, - and _"));
+    }
+    let agent = Agent {
+        id: new.id.unwrap_or_else(AgentId::fresh),
+        title: if new.title.is_empty() { new.slug.clone() } else { new.title },
+        slug: new.slug,
+        owner: new.owner,
+        created_at: base.clock.now(),
+        disabled_at: None,
+    };
+    let mut tx = base.db.begin().await?;
+    store::insert(&mut tx, site, &agent, actor).await?;
+    let event = Event::new(site, actor, "agent.create").agent(&agent.id).facts(json!({ "slug": agent.slug, "owner": agent.owner }));
+    base.audit.record(&mut tx, event).await?;
+    tx.commit().await?;
+    Ok(agent)
+}
+
+/// One agent by id.
+pub async fn get(db: &Db, site: &SiteId, id: &AgentId) -> Result<Option<Agent>> {
+    store::by_id(db, site, id).await
+}
+
+/// One agent by id or, where no id fits, by slug. A slug that fits two is an error that lists both.
+pub async fn find(db: &Db, site: &SiteId, id_or_slug: &str) -> Result<Agent> {
+    if let Ok(id) = id_or_slug.parse::<AgentId>()
+        && let Some(agent) = store::by_id(db, site, &id).await?
+    {
+        return Ok(agent);
+    }
+    let mut agents = store::by_slug(db, site, id_or_slug).await?;
+    match (agents.pop(), agents.is_empty()) {
+        (Some(agent), true) => Ok(agent),
+        (Some(last), false) => {
+            agents.push(last);
+            let ids: Vec<_> = agents.iter().map(|a| a.id.to_string()).collect();
+            Err(Error::new(Code::Ambiguous, format!("{} agents have the slug `{id_or_slug}`; name one by its id", ids.len()))
+                .with_extra(json!({ "choices": ids })))
+        }
+        (None, _) => Err(Error::new(Code::NotFound, format!("there is no agent `{id_or_slug}`"))),
+    }
+}
+
+/// A site's agents, oldest first.
+pub async fn list(db: &Db, site: &SiteId) -> Result<Vec<Agent>> {
+    store::all(db, site).await
+}
+
+/// Disables an agent or lets it act again. Its tokens stop and start with it.
+pub async fn set_disabled(base: &Base, site: &SiteId, actor: &Actor, id: &AgentId, disabled: bool) -> Result<()> {
+    let mut tx = base.db.begin().await?;
+    let at = disabled.then(|| base.clock.now());
+    if !store::set_disabled(&mut tx, site, id, at).await? {
+        return Err(Error::new(Code::NotFound, format!("there is no agent `{id}`")));
+    }
+    let action = if disabled { "agent.disable" } else { "agent.enable" };
+    base.audit.record(&mut tx, Event::new(site, actor, action).agent(id)).await?;
+    tx.commit().await
+}
+
+/// Deletes an agent for good: its tokens and grants count no more. What the audit says of it stays.
+pub async fn delete(base: &Base, site: &SiteId, actor: &Actor, id: &AgentId) -> Result<()> {
+    let mut tx = base.db.begin().await?;
+    if store::delete(&mut tx, site, id, base.clock.now()).await? {
+        base.audit.record(&mut tx, Event::new(site, actor, "agent.delete").agent(id)).await?;
+    }
+    tx.commit().await
+}
+
+/// Gives a person a role on an agent, in place of the one they had.
+pub async fn set_role(base: &Base, site: &SiteId, actor: &Actor, id: &AgentId, user: &UserId, role: Role) -> Result<()> {
+    require(&base.db, site, id).await?;
+    let mut tx = base.db.begin().await?;
+    store::set_role(&mut tx, site, id, user, role, actor, base.clock.now()).await?;
+    let event = Event::new(site, actor, "agent.role").agent(id).facts(json!({ "user": user, "role": role }));
+    base.audit.record(&mut tx, event).await?;
+    tx.commit().await
+}
+
+/// Takes a person's role on an agent away. Doing it again changes nothing.
+pub async fn remove_role(base: &Base, site: &SiteId, actor: &Actor, id: &AgentId, user: &UserId) -> Result<()> {
+    let mut tx = base.db.begin().await?;
+    if store::remove_role(&mut tx, site, id, user).await? {
+        let event = Event::new(site, actor, "agent.role").agent(id).facts(json!({ "user": user, "role": null }));
+        base.audit.record(&mut tx, event).await?;
+    }
+    tx.commit().await
+}
+
+/// Who has which role on an agent, besides its owner.
+pub async fn roles(db: &Db, site: &SiteId, id: &AgentId) -> Result<Vec<Access>> {
+    store::roles(db, site, id).await
+}
+
+/// The live role of a person on an agent: admin for its owner, else the role they were given.
+pub async fn role_of(db: &Db, site: &SiteId, id: &AgentId, user: &UserId) -> Result<Option<Role>> {
+    if require(db, site, id).await?.owner.as_ref() == Some(user) {
+        return Ok(Some(Role::Admin));
+    }
+    Ok(roles(db, site, id).await?.into_iter().find(|access| &access.user == user).map(|access| access.role))
+}
+
+/// One agent that must be there.
+pub async fn require(db: &Db, site: &SiteId, id: &AgentId) -> Result<Agent> {
+    get(db, site, id).await?.ok_or_else(|| Error::new(Code::NotFound, format!("there is no agent `{id}`")))
+}

@@ -1,0 +1,165 @@
+//! The rows of agents and of roles on them.
+
+use super::{Access, Agent, Role};
+use crate::{
+    clock::Timestamp,
+    db::{Db, Tx, is_unique_violation},
+    error::{Code, Error, Result},
+    id::{AgentId, SiteId, UserId},
+    on,
+    principal::Actor,
+    row,
+};
+
+row! {
+    struct AgentRow {
+        id: String,
+        slug: String,
+        title: String,
+        owner_user: Option<String>,
+        created_at: i64,
+        disabled_at: Option<i64>,
+    }
+}
+
+impl TryFrom<AgentRow> for Agent {
+    type Error = Error;
+
+    fn try_from(row: AgentRow) -> Result<Self> {
+        Ok(Self {
+            id: row.id.parse()?,
+            slug: row.slug,
+            title: row.title,
+            owner: row.owner_user.map(|user| user.parse()).transpose()?,
+            created_at: Timestamp(row.created_at),
+            disabled_at: row.disabled_at.map(Timestamp),
+        })
+    }
+}
+
+pub(super) async fn insert(tx: &mut Tx, site: &SiteId, agent: &Agent, actor: &Actor) -> Result<()> {
+    let inserted = on!(tx, |c| sqlx::query(
+        "INSERT INTO agents (site, id, slug, title, owner_user, created_by, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+    )
+    .bind(site.as_str())
+    .bind(agent.id.as_str())
+    .bind(&agent.slug)
+    .bind(&agent.title)
+    .bind(agent.owner.as_ref().map(UserId::as_str))
+    .bind(actor.to_string())
+    .bind(agent.created_at.0)
+    .execute(c)
+    .await
+    .map(|_| ()));
+    match inserted {
+        Err(e) if is_unique_violation(&e) => Err(Error::new(Code::Conflict, format!("there is an agent `{}` already", agent.id))),
+        other => Ok(other?),
+    }
+}
+
+pub(super) async fn by_id(db: &Db, site: &SiteId, id: &AgentId) -> Result<Option<Agent>> {
+    let row: Option<AgentRow> = on!(db, |c| sqlx::query_as(
+        "SELECT id, slug, title, owner_user, created_at, disabled_at FROM agents
+         WHERE site = $1 AND id = $2 AND deleted_at IS NULL"
+    )
+    .bind(site.as_str())
+    .bind(id.as_str())
+    .fetch_optional(c)
+    .await?);
+    row.map(Agent::try_from).transpose()
+}
+
+pub(super) async fn by_slug(db: &Db, site: &SiteId, slug: &str) -> Result<Vec<Agent>> {
+    let rows: Vec<AgentRow> = on!(db, |c| sqlx::query_as(
+        "SELECT id, slug, title, owner_user, created_at, disabled_at FROM agents
+         WHERE site = $1 AND slug = $2 AND deleted_at IS NULL ORDER BY id"
+    )
+    .bind(site.as_str())
+    .bind(slug)
+    .fetch_all(c)
+    .await?);
+    rows.into_iter().map(Agent::try_from).collect()
+}
+
+pub(super) async fn all(db: &Db, site: &SiteId) -> Result<Vec<Agent>> {
+    let rows: Vec<AgentRow> = on!(db, |c| sqlx::query_as(
+        "SELECT id, slug, title, owner_user, created_at, disabled_at FROM agents
+         WHERE site = $1 AND deleted_at IS NULL ORDER BY created_at, id"
+    )
+    .bind(site.as_str())
+    .fetch_all(c)
+    .await?);
+    rows.into_iter().map(Agent::try_from).collect()
+}
+
+pub(super) async fn set_disabled(tx: &mut Tx, site: &SiteId, id: &AgentId, at: Option<Timestamp>) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query("UPDATE agents SET disabled_at = $3 WHERE site = $1 AND id = $2 AND deleted_at IS NULL")
+        .bind(site.as_str())
+        .bind(id.as_str())
+        .bind(at.map(|t| t.0))
+        .execute(c)
+        .await?
+        .rows_affected());
+    Ok(changed == 1)
+}
+
+pub(super) async fn delete(tx: &mut Tx, site: &SiteId, id: &AgentId, at: Timestamp) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query("UPDATE agents SET deleted_at = $3 WHERE site = $1 AND id = $2 AND deleted_at IS NULL")
+        .bind(site.as_str())
+        .bind(id.as_str())
+        .bind(at.0)
+        .execute(c)
+        .await?
+        .rows_affected());
+    Ok(changed == 1)
+}
+
+pub(super) async fn set_role(
+    tx: &mut Tx,
+    site: &SiteId,
+    id: &AgentId,
+    user: &UserId,
+    role: Role,
+    actor: &Actor,
+    now: Timestamp,
+) -> Result<()> {
+    on!(tx, |c| sqlx::query(
+        "INSERT INTO agent_access (site, agent, user_id, role, granted_by, created_at) VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (site, agent, user_id)
+         DO UPDATE SET role = excluded.role, granted_by = excluded.granted_by, created_at = excluded.created_at"
+    )
+    .bind(site.as_str())
+    .bind(id.as_str())
+    .bind(user.as_str())
+    .bind(role.as_str())
+    .bind(actor.to_string())
+    .bind(now.0)
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    Ok(())
+}
+
+pub(super) async fn remove_role(tx: &mut Tx, site: &SiteId, id: &AgentId, user: &UserId) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query("DELETE FROM agent_access WHERE site = $1 AND agent = $2 AND user_id = $3")
+        .bind(site.as_str())
+        .bind(id.as_str())
+        .bind(user.as_str())
+        .execute(c)
+        .await?
+        .rows_affected());
+    Ok(changed == 1)
+}
+
+pub(super) async fn roles(db: &Db, site: &SiteId, id: &AgentId) -> Result<Vec<Access>> {
+    let rows: Vec<(String, String, i64)> = on!(db, |c| sqlx::query_as(
+        "SELECT user_id, role, created_at FROM agent_access WHERE site = $1 AND agent = $2 ORDER BY user_id"
+    )
+    .bind(site.as_str())
+    .bind(id.as_str())
+    .fetch_all(c)
+    .await?);
+    rows.into_iter()
+        .map(|(user, role, created_at)| Ok(Access { user: user.parse()?, role: role.parse()?, created_at: Timestamp(created_at) }))
+        .collect()
+}

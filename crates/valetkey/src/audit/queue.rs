@@ -1,0 +1,126 @@
+//! The bounded queue of uses, and the task that writes it down in batches.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Audit, Event, lock};
+use crate::{
+    clock::Timestamp,
+    db::Db,
+    error::{Code, Error, Result},
+};
+
+/// How many uses may wait to be written.
+const CAPACITY: usize = 16_384;
+/// The most uses in one commit.
+const BATCH: usize = 512;
+/// How long a full queue is waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long uses gather before a commit, in `batched` mode: what a crash can lose.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// When the answer to a use may leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// When its row is in the queue. A crash can lose the last 200 ms of uses.
+    #[default]
+    Batched,
+    /// When its row is committed.
+    Strict,
+}
+
+struct Item {
+    event: Event,
+    at: Timestamp,
+    done: Option<oneshot::Sender<bool>>,
+}
+
+#[derive(Clone)]
+pub(super) struct Queue {
+    mode: Mode,
+    send: Arc<Mutex<Option<mpsc::Sender<Item>>>>,
+    receive: Arc<tokio::sync::Mutex<mpsc::Receiver<Item>>>,
+}
+
+impl Queue {
+    pub(super) fn new(mode: Mode) -> Self {
+        let (send, receive) = mpsc::channel(CAPACITY);
+        Self { mode, send: Arc::new(Mutex::new(Some(send))), receive: Arc::new(tokio::sync::Mutex::new(receive)) }
+    }
+
+    pub(super) async fn push(&self, event: Event, at: Timestamp) -> Result<()> {
+        let full = || Error::new(Code::AuditUnavailable, "the use cannot be recorded now, so it was not allowed; try again");
+        let send = lock(&self.send).clone().ok_or_else(full)?;
+        let (done, wait) = match self.mode {
+            Mode::Batched => (None, None),
+            Mode::Strict => {
+                let (done, wait) = oneshot::channel();
+                (Some(done), Some(wait))
+            }
+        };
+        let item = Item { event, at, done };
+        match send.try_send(item) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(item)) => {
+                send.send_timeout(item, PATIENCE).await.map_err(|_| full().with_retry_after(PATIENCE))?;
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(full()),
+        }
+        match wait {
+            None => Ok(()),
+            Some(wait) => match tokio::time::timeout(Duration::from_secs(10), wait).await {
+                Ok(Ok(true)) => Ok(()),
+                _ => Err(full().with_retry_after(PATIENCE)),
+            },
+        }
+    }
+
+    pub(super) fn close(&self) {
+        lock(&self.send).take();
+    }
+
+    pub(super) async fn run(&self, audit: &Audit, db: &Db) {
+        let mut receive = self.receive.lock().await;
+        let mut batch = Vec::with_capacity(BATCH);
+        while receive.recv_many(&mut batch, BATCH).await > 0 {
+            if self.mode == Mode::Batched && batch.len() < BATCH {
+                // More come meanwhile; one commit serves them all.
+                let until = tokio::time::Instant::now() + GATHER;
+                while batch.len() < BATCH {
+                    let room = BATCH - batch.len();
+                    match tokio::time::timeout_at(until, receive.recv_many(&mut batch, room)).await {
+                        Ok(0) | Err(_) => break,
+                        Ok(_) => {}
+                    }
+                }
+            }
+            // Nothing is dropped: a batch is tried until it is written. Meanwhile the queue fills, and refuses.
+            let mut wait = Duration::from_millis(20);
+            while let Err(error) = write(audit, db, &batch).await {
+                tracing::error!(%error, detail = error.detail(), rows = batch.len(), "audit rows cannot be written; trying again");
+                if batch.iter().all(|item| item.done.as_ref().is_some_and(oneshot::Sender::is_closed)) {
+                    break;
+                }
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(1));
+            }
+            for item in batch.drain(..) {
+                if let Some(done) = item.done {
+                    let _ = done.send(true);
+                }
+            }
+        }
+    }
+}
+
+async fn write(audit: &Audit, db: &Db, batch: &[Item]) -> Result<()> {
+    let mut tx = db.begin_bookkeeping().await?;
+    for item in batch {
+        audit.record_at(&mut tx, &item.event, item.at).await?;
+    }
+    tx.commit().await
+}

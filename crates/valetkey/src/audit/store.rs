@@ -1,0 +1,105 @@
+//! The audit's rows and how they are linked.
+
+use aws_lc_rs::hmac;
+
+use crate::{
+    clock::Timestamp,
+    db::{Db, Tx},
+    error::Result,
+    id::SiteId,
+    on, row,
+};
+
+row! {
+    /// One event as it is stored.
+    #[derive(Clone, Debug)]
+    pub struct Row {
+        /// The site.
+        pub site: String,
+        /// The chain's writer.
+        pub writer: String,
+        /// The place in the chain, from 1.
+        pub seq: i64,
+        /// The event's id.
+        pub id: String,
+        /// When, in microseconds.
+        pub at: i64,
+        /// Who.
+        pub actor: String,
+        /// What, as `noun.verb`.
+        pub action: String,
+        /// `ok`, `denied` or `failed`.
+        pub outcome: String,
+        /// The agent concerned.
+        pub agent: Option<String>,
+        /// The connection concerned.
+        pub connection: Option<String>,
+        /// Further facts: a JSON object.
+        pub facts: String,
+        /// HMAC-SHA-256 over the link before and this row.
+        pub chain: Vec<u8>,
+    }
+}
+
+impl Row {
+    /// The keyed link of this row to the one before: every field with its length in front, so that nothing can
+    /// move from one field to the next.
+    pub fn link(&self, key: &hmac::Key, before: &[u8]) -> Vec<u8> {
+        let mut context = hmac::Context::with_key(key);
+        let mut add = |bytes: &[u8]| {
+            context.update(&(bytes.len() as u64).to_be_bytes());
+            context.update(bytes);
+        };
+        add(before);
+        add(self.site.as_bytes());
+        add(self.writer.as_bytes());
+        add(&self.seq.to_be_bytes());
+        add(self.id.as_bytes());
+        add(&self.at.to_be_bytes());
+        for text in [&self.actor, &self.action, &self.outcome] {
+            add(text.as_bytes());
+        }
+        for text in [&self.agent, &self.connection] {
+            add(&[u8::from(text.is_some())]);
+            add(text.as_deref().unwrap_or_default().as_bytes());
+        }
+        add(self.facts.as_bytes());
+        context.sign().as_ref().to_vec()
+    }
+}
+
+pub(super) async fn insert(tx: &mut Tx, row: &Row) -> Result<()> {
+    on!(tx, |c| sqlx::query(
+        "INSERT INTO audit (site, writer, seq, id, at, actor, action, outcome, agent, connection, facts, chain)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+    )
+    .bind(&row.site)
+    .bind(&row.writer)
+    .bind(row.seq)
+    .bind(&row.id)
+    .bind(row.at)
+    .bind(&row.actor)
+    .bind(&row.action)
+    .bind(&row.outcome)
+    .bind(&row.agent)
+    .bind(&row.connection)
+    .bind(&row.facts)
+    .bind(&row.chain)
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    Ok(())
+}
+
+/// The newest events of a site, newest first; at most `limit`, older than `before` where one is given.
+pub async fn list(db: &Db, site: &SiteId, before: Option<Timestamp>, limit: i64) -> Result<Vec<Row>> {
+    Ok(on!(db, |c| sqlx::query_as(
+        "SELECT site, writer, seq, id, at, actor, action, outcome, agent, connection, facts, chain
+         FROM audit WHERE site = $1 AND at < $2 ORDER BY at DESC, id DESC LIMIT $3"
+    )
+    .bind(site.as_str())
+    .bind(before.map_or(i64::MAX, |t| t.0))
+    .bind(limit)
+    .fetch_all(c)
+    .await?))
+}

@@ -1,0 +1,212 @@
+//! Connections: one outside account of one owner at one provider.
+//!
+//! A row has a *version*, which moves only when its tokens change and is what a refresh spends, and a
+//! *revision*, which moves with every change of the sealed account and is what a merge compares. The lease and
+//! journal of a refresh are columns of their own that touch neither. Status, listing and `is_authenticated`
+//! read plain columns only; nothing here opens a sealed value unless its name says `open` or it takes a key.
+
+mod row;
+mod store;
+mod timing;
+mod write;
+
+use serde::Serialize;
+
+use crate::{
+    base::Base,
+    clock::Timestamp,
+    db::Db,
+    error::{Code, Error, Result},
+    id::{AccountName, AppConfigId, ConnectionId, ProviderName, SiteId},
+    principal::Owner,
+    seal::Place,
+    secret::SecretMap,
+};
+
+pub(crate) use row::ConnectionRow;
+pub use row::Stored;
+pub use store::{Filter, get, list, load, load_in, slot, stored_slot};
+pub use timing::{RefreshWindow, refresh_at};
+pub use write::{Connected, NewConnection, Tokens, erase, insert, replace_account, set_needs_reauth, upsert_connected};
+
+/// Where a connection stands. Expiring and expired are derived from its times.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "status")]
+pub enum Status {
+    /// It can be used.
+    Active,
+    /// The person must connect again; a live access token is still served until it expires.
+    NeedsReauth {
+        /// Why, as a stable word: `invalid_grant`, `answer_lost`, ...
+        reason: String,
+    },
+    /// It is over; connecting again makes another id.
+    Revoked {
+        /// Since when.
+        at: Timestamp,
+    },
+}
+
+/// How sure we are whose account it is upstream (decisions 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// The identity step said so with these tokens.
+    Verified,
+    /// Tokens were written from outside since; agents' grants wait.
+    Unverified,
+    /// The owner says so, or the definition has no identity step.
+    Owner,
+}
+
+impl Identity {
+    /// The stored word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Identity::Verified => "verified",
+            Identity::Unverified => "unverified",
+            Identity::Owner => "owner",
+        }
+    }
+}
+
+/// How a connection's access token is renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Renewal {
+    /// It is not: the token lives until it does not.
+    None,
+    /// By a refresh token (RFC 6749 section 6).
+    RefreshToken,
+    /// By extending the access token itself.
+    Extend,
+    /// By minting anew from long-lived fields.
+    Remint,
+}
+
+impl Renewal {
+    /// The stored word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Renewal::None => "none",
+            Renewal::RefreshToken => "refresh_token",
+            Renewal::Extend => "extend",
+            Renewal::Remint => "remint",
+        }
+    }
+}
+
+/// A connection as everybody who may see it sees it: no secret is among this.
+#[derive(Clone, Debug, Serialize)]
+pub struct Connection {
+    /// Its id.
+    pub id: ConnectionId,
+    /// The site it belongs to.
+    pub site: SiteId,
+    /// Whose it is.
+    pub owner: Owner,
+    /// At which provider.
+    pub provider: ProviderName,
+    /// Which of the owner's accounts there.
+    pub name: AccountName,
+    /// Where it stands.
+    #[serde(flatten)]
+    pub status: Status,
+    /// The version of its tokens; an account's ETag.
+    pub version: i64,
+    /// The revision of its sealed account.
+    #[serde(skip)]
+    pub revision: i64,
+    /// The app configuration whose client minted its tokens.
+    #[serde(skip)]
+    pub app_config: Option<AppConfigId>,
+    /// The client id that minted its tokens.
+    pub client_id: Option<String>,
+    /// The upstream subject.
+    pub subject: Option<String>,
+    /// What the upstream calls the subject.
+    pub subject_name: Option<String>,
+    /// How sure we are of the subject.
+    pub identity: Identity,
+    /// The scopes granted; absent while unknown.
+    pub scopes: Option<Vec<String>>,
+    /// The scopes asked for.
+    pub wanted_scopes: Vec<String>,
+    /// The hosts its credential may go to, as they were when it was connected.
+    pub hosts: Vec<String>,
+    /// How it is renewed.
+    pub renewal: Renewal,
+    /// When the access token ends; absent while unknown.
+    pub expires_at: Option<Timestamp>,
+    /// When the access token was issued.
+    pub issued_at: Option<Timestamp>,
+    /// The life in seconds that the provider usually gives an access token.
+    #[serde(skip)]
+    pub usual_life: Option<i64>,
+    /// When the refresh token ends.
+    pub refresh_expires_at: Option<Timestamp>,
+    /// When it was last refreshed.
+    pub last_refreshed_at: Option<Timestamp>,
+    /// Since when.
+    pub connected_at: Timestamp,
+    /// When anything about it last changed.
+    pub updated_at: Timestamp,
+    /// Failed refreshes in a row.
+    pub failures: i64,
+    /// Not to be tried again before.
+    pub retry_at: Option<Timestamp>,
+    /// The stable word of the last refresh failure.
+    pub last_error: Option<String>,
+}
+
+impl Connection {
+    /// Where its account is sealed.
+    pub fn place<'a>(&'a self, owner: &'a str) -> Place<'a> {
+        Place {
+            site: self.site.as_str(),
+            provider: self.provider.as_str(),
+            owner,
+            name: self.name.as_stored(),
+            table: "connections",
+            row: self.id.as_str(),
+            field: "account",
+        }
+    }
+
+    /// Whether it can serve now or after a refresh, told from plain columns.
+    pub fn is_authenticated(&self, now: Timestamp) -> bool {
+        match self.status {
+            Status::Active => self.renewal != Renewal::None || self.expires_at.is_none_or(|at| at > now),
+            Status::NeedsReauth { .. } => self.expires_at.is_some_and(|at| at > now),
+            Status::Revoked { .. } => false,
+        }
+    }
+
+    /// The word people read: `active`, `expiring`, `expired`, `needs_reauth`, `revoked`.
+    pub fn display_status(&self, now: Timestamp) -> &'static str {
+        match &self.status {
+            Status::Revoked { .. } => "revoked",
+            Status::NeedsReauth { .. } => "needs_reauth",
+            Status::Active => match self.expires_at {
+                Some(at) if at <= now => "expired",
+                Some(at) if self.renewal == Renewal::None && at.since(now).as_secs() < 7 * 86_400 => "expiring",
+                _ => "active",
+            },
+        }
+    }
+}
+
+/// Opens the account a connection seals.
+pub async fn open_account(base: &Base, connection: &Connection, sealed: &[u8]) -> Result<SecretMap> {
+    let owner = connection.owner.to_string();
+    let bytes = base.ring.open(&base.db, &connection.place(&owner), sealed).await?;
+    SecretMap::from_json(&bytes).map_err(|_| Error::new(Code::Unsealable, "a sealed account cannot be read").with_detail("it is no JSON object"))
+}
+
+/// One connection that must be there and not be over.
+pub async fn require(db: &Db, site: &SiteId, id: &ConnectionId) -> Result<Connection> {
+    match get(db, site, id).await? {
+        Some(connection) if !matches!(connection.status, Status::Revoked { .. }) => Ok(connection),
+        _ => Err(Error::new(Code::NotFound, format!("there is no connection `{id}`"))),
+    }
+}

@@ -1,0 +1,119 @@
+//! Reading connections.
+
+use super::{
+    Connection, Stored,
+    row::{ConnectionRow, columns},
+};
+use crate::{
+    db::{Db, Tx},
+    error::Result,
+    id::{AccountName, ConnectionId, ProviderName, SiteId},
+    on,
+    principal::Owner,
+};
+
+/// Which connections to list; absent parts do not narrow.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only at this provider.
+    pub provider: Option<ProviderName>,
+    /// Only this owner's.
+    pub owner: Option<Owner>,
+    /// The revoked ones too.
+    pub revoked: bool,
+}
+
+/// One connection by id, the revoked ones among them; opens nothing.
+pub async fn get(db: &Db, site: &SiteId, id: &ConnectionId) -> Result<Option<Connection>> {
+    Ok(load(db, site, id).await?.map(|stored| stored.connection))
+}
+
+/// One connection by id with its sealed account and refresh state.
+pub async fn load(db: &Db, site: &SiteId, id: &ConnectionId) -> Result<Option<Stored>> {
+    let row: Option<ConnectionRow> = on!(db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM connections WHERE site = $1 AND id = $2"
+    ))
+    .bind(site.as_str())
+    .bind(id.as_str())
+    .fetch_optional(c)
+    .await?);
+    row.map(ConnectionRow::read).transpose()
+}
+
+/// The same inside a transaction.
+pub async fn load_in(tx: &mut Tx, site: &SiteId, id: &ConnectionId) -> Result<Option<Stored>> {
+    let row: Option<ConnectionRow> = on!(tx, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM connections WHERE site = $1 AND id = $2"
+    ))
+    .bind(site.as_str())
+    .bind(id.as_str())
+    .fetch_optional(c)
+    .await?);
+    row.map(ConnectionRow::read).transpose()
+}
+
+/// The live connection in an owner's slot, if there is one.
+pub async fn slot(
+    db: &Db,
+    site: &SiteId,
+    provider: &ProviderName,
+    owner: &Owner,
+    name: &AccountName,
+) -> Result<Option<Connection>> {
+    let row: Option<ConnectionRow> = on!(db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM connections WHERE site = $1 AND provider = $2 AND owner = $3 AND name = $4 AND status <> 'revoked'"
+    ))
+    .bind(site.as_str())
+    .bind(provider.as_str())
+    .bind(owner.to_string())
+    .bind(name.as_stored())
+    .fetch_optional(c)
+    .await?);
+    Ok(row.map(ConnectionRow::read).transpose()?.map(|stored| stored.connection))
+}
+
+/// The live connection in an owner's slot with its sealed account, inside a transaction.
+pub async fn stored_slot(
+    tx: &mut Tx,
+    site: &SiteId,
+    provider: &ProviderName,
+    owner: &Owner,
+    name: &AccountName,
+) -> Result<Option<Stored>> {
+    let row: Option<ConnectionRow> = on!(tx, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM connections WHERE site = $1 AND provider = $2 AND owner = $3 AND name = $4 AND status <> 'revoked'"
+    ))
+    .bind(site.as_str())
+    .bind(provider.as_str())
+    .bind(owner.to_string())
+    .bind(name.as_stored())
+    .fetch_optional(c)
+    .await?);
+    row.map(ConnectionRow::read).transpose()
+}
+
+/// A site's connections, by provider, owner and name; opens nothing.
+pub async fn list(db: &Db, site: &SiteId, filter: &Filter) -> Result<Vec<Connection>> {
+    let rows: Vec<ConnectionRow> = on!(db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM connections
+         WHERE site = $1 AND ($2 = '' OR provider = $2) AND ($3 = '' OR owner = $3) AND ($4 = 1 OR status <> 'revoked')
+         ORDER BY provider, owner, name, id"
+    ))
+    .bind(site.as_str())
+    .bind(filter.provider.as_ref().map_or("", ProviderName::as_str))
+    .bind(filter.owner.as_ref().map(ToString::to_string).unwrap_or_default())
+    .bind(i64::from(filter.revoked))
+    .fetch_all(c)
+    .await?);
+    rows.into_iter().map(|row| Ok(row.read()?.connection)).collect()
+}

@@ -1,0 +1,304 @@
+//! The pure function that decides, with its reasons.
+
+use serde::Serialize;
+
+use super::facts::{Facts, GrantFacts, Parsed};
+use crate::{
+    agent::Role,
+    clock::Timestamp,
+    connection::{Identity, Status},
+    error::{Code, Error},
+    grant::ForWhom,
+    id::{GrantId, UserId},
+    principal::{Ceiling, Delivery, Owner},
+    provider::pattern::PathPattern,
+};
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Request<'a> {
+    /// How the credential is to reach its use.
+    pub delivery: Delivery,
+    /// The operation, where the delivery is the proxy: method, host and path as they will be sent.
+    pub operation: Option<(&'a http::Method, &'a str, &'a [u8])>,
+    /// The caller gave up the token's person for this call. Nothing can name another (decisions 3).
+    pub unattended: bool,
+}
+
+/// Allow or deny.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// It may be done.
+    Allow,
+    /// It may not.
+    Deny,
+}
+
+/// One fact that spoke for or against, and what would change it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Reason {
+    /// A stable word.
+    pub fact: &'static str,
+    /// A sentence for people.
+    pub text: String,
+    /// What would change it; absent where nothing sensible would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<&'static str>,
+}
+
+/// The answer, with the facts that made it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// Allow or deny.
+    pub effect: Effect,
+    /// The code of the refusal; absent when allowed.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "code_text")]
+    pub code: Option<Code>,
+    /// The grant that allows; absent when denied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantId>,
+    /// Whether that grant has a count limit, of which a use must be taken.
+    #[serde(skip)]
+    pub counted: bool,
+    /// For whom the agent acts in this call; absent means unattended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub person: Option<UserId>,
+    /// The deciding facts.
+    pub reasons: Vec<Reason>,
+}
+
+#[expect(clippy::ref_option, reason = "serde hands a reference to the field")]
+fn code_text<S: serde::Serializer>(code: &Option<Code>, serializer: S) -> Result<S::Ok, S::Error> {
+    match code {
+        Some(code) => serializer.serialize_str(code.as_str()),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl Decision {
+    /// Whether it may be done.
+    pub fn allowed(&self) -> bool {
+        self.effect == Effect::Allow
+    }
+
+    /// The error of a refusal: what the agent is told. A dead token learns nothing, a stranger learns that there is nothing.
+    pub fn error(&self) -> Error {
+        match self.code {
+            Some(Code::Unauthenticated) | None => Error::new(Code::Unauthenticated, "the token is not valid"),
+            Some(Code::NotFound) => Error::new(Code::NotFound, "there is no such connection that you may use"),
+            Some(code) => {
+                let text = self.reasons.first().map_or("this is not granted", |reason| reason.text.as_str());
+                Error::new(code, text.to_owned())
+            }
+        }
+    }
+}
+
+/// Decides. Pure: the same facts, request and time give the same answer, everywhere it is asked.
+pub fn decide(facts: &Facts, request: &Request<'_>, now: Timestamp) -> Decision {
+    let person = if request.unattended { None } else { facts.person.as_ref() };
+    let deny = |code: Code, fact: &'static str, text: &str, change: Option<&'static str>| Decision {
+        effect: Effect::Deny,
+        code: Some(code),
+        grant: None,
+        counted: false,
+        person: person.map(|p| p.id.clone()),
+        reasons: vec![Reason { fact, text: text.to_owned(), change }],
+    };
+
+    // Who is asking. Every fault here is one and the same 401 to the caller; the reasons are for `explain`.
+    let dead = |fact, text, change| deny(Code::Unauthenticated, fact, text, change);
+    if facts.site_disabled {
+        return dead("site_disabled", "the site is disabled", None);
+    }
+    if facts.agent.gone {
+        return dead("agent_gone", "the agent is disabled or deleted", Some("enable the agent"));
+    }
+    if facts.agent.owner_gone {
+        return dead("agent_owner_gone", "the agent's owner is disabled", Some("enable the person who owns the agent"));
+    }
+    let mut ceiling = None;
+    if let Some(token) = &facts.token {
+        if token.revoked {
+            return dead("token_revoked", "the token is revoked", Some("mint another token"));
+        }
+        if token.expires_at.is_some_and(|at| at <= now) {
+            return dead("token_expired", "the token is expired", Some("mint another token"));
+        }
+        match &token.ceiling {
+            Some(Parsed::Unreadable) => return dead("ceiling_unreadable", "the token's ceiling cannot be read", Some("mint another token")),
+            Some(Parsed::Read(read)) => ceiling = Some(read),
+            None => {}
+        }
+        if let Some(minter) = &token.minter
+            && (minter.gone || minter.role < Some(Role::Operator))
+        {
+            return dead(
+                "minter_role",
+                "whoever minted the token no longer has a role of operator or more on the agent",
+                Some("give the minter a role again, or mint another token"),
+            );
+        }
+    }
+    // A token for a person dies with that person, also for unattended calls.
+    if let Some(person) = &facts.person {
+        if person.gone {
+            return dead("person_gone", "the person the token acts for is disabled", Some("enable the person"));
+        }
+    }
+
+    // What is asked for.
+    let nothing = |fact, text, change| deny(Code::NotFound, fact, text, change);
+    let Some(connection) = &facts.connection else {
+        return nothing("no_connection", "there is no such connection in this site", None);
+    };
+    let row = &connection.stored.connection;
+    if matches!(row.status, Status::Revoked { .. }) {
+        return nothing("connection_revoked", "the connection is revoked; that is final for its id", Some("connect again and grant anew"));
+    }
+    let mut live = facts.grants.iter().filter(|grant| grant.expires_at.is_none_or(|at| at > now)).peekable();
+    if live.peek().is_none() {
+        return if facts.grants.is_empty() {
+            nothing("no_grant", "the agent has no grant on this connection", Some("grant it"))
+        } else {
+            nothing("grant_expired", "the agent's grant on this connection is expired", Some("ask the owner to grant it anew"))
+        };
+    }
+    if connection.owner_gone {
+        return deny(Code::GrantDenied, "owner_gone", "the person who owns the connection is disabled", Some("enable the person"));
+    }
+    if let Some(person) = person
+        && person.role < Some(Role::Operator)
+    {
+        return deny(
+            Code::GrantDenied,
+            "person_role",
+            "the calling person has no role of operator or more on the agent",
+            Some("give the person a role on the agent, or call unattended where the grant allows that"),
+        );
+    }
+    if let Some(ceiling) = ceiling
+        && let Some(reason) = beyond_ceiling(ceiling, facts, request)
+    {
+        return Decision { reasons: vec![reason], ..deny(Code::GrantDenied, "ceiling", "", None) };
+    }
+
+    // What is granted: the first grant that allows decides; otherwise each says why it does not.
+    let mut reasons = Vec::new();
+    for grant in live {
+        match refuses(grant, facts, request, person.map(|p| &p.id)) {
+            Some(reason) => reasons.push(reason),
+            None => {
+                if row.identity == Identity::Unverified {
+                    return deny(
+                        Code::IdentityUnverified,
+                        "identity_unverified",
+                        "the connection's upstream account was not confirmed since its tokens were written",
+                        Some("connect again, or let the owner confirm the account"),
+                    );
+                }
+                return Decision {
+                    effect: Effect::Allow,
+                    code: None,
+                    grant: Some(grant.id.clone()),
+                    counted: grant.max_uses.is_some(),
+                    person: person.map(|p| p.id.clone()),
+                    reasons: vec![Reason { fact: "grant", text: format!("grant {} allows it", grant.id), change: None }],
+                };
+            }
+        }
+    }
+    Decision { reasons, ..deny(Code::GrantDenied, "", "", None) }
+}
+
+fn beyond_ceiling(ceiling: &Ceiling, facts: &Facts, request: &Request<'_>) -> Option<Reason> {
+    let row = &facts.connection.as_ref()?.stored.connection;
+    let reason = |text: String| Some(Reason { fact: "ceiling", text, change: Some("mint a token with a higher ceiling") });
+    if ceiling.delivery.as_ref().is_some_and(|allowed| !allowed.contains(&request.delivery)) {
+        return reason(format!("the token's ceiling does not allow {}", request.delivery));
+    }
+    if ceiling.connections.as_ref().is_some_and(|allowed| !allowed.contains(&row.id)) {
+        return reason("the token's ceiling does not include this connection".to_owned());
+    }
+    if ceiling.providers.as_ref().is_some_and(|allowed| !allowed.contains(&row.provider)) {
+        return reason(format!("the token's ceiling does not include {}", row.provider));
+    }
+    if ceiling.operations.as_ref().is_some_and(|allowed| !operation_fits(allowed, request)) {
+        return reason("the token's ceiling does not include this operation".to_owned());
+    }
+    None
+}
+
+fn refuses(grant: &GrantFacts, facts: &Facts, request: &Request<'_>, person: Option<&UserId>) -> Option<Reason> {
+    let row = &facts.connection.as_ref()?.stored.connection;
+    let reason = |fact, text: String, change| Some(Reason { fact, text: format!("grant {}: {text}", grant.id), change });
+    let unreadable = |what: &str| {
+        Some(Reason { fact: "grant_unreadable", text: format!("grant {}: its {what} cannot be read", grant.id), change: Some("grant anew") })
+    };
+    if !grant.grantor_may {
+        return reason("grantor", "whoever granted it may no longer dispose of the connection".to_owned(), Some("let its owner grant it"));
+    }
+    let Parsed::Read(for_whom) = &grant.for_whom else { return unreadable("for-whom") };
+    let fits = match (for_whom, person) {
+        (ForWhom::Owner, Some(person)) => matches!(&row.owner, Owner::User(owner) if owner == person),
+        (ForWhom::Unattended, None) => true,
+        (ForWhom::Operators, Some(_)) => facts.person.as_ref().is_some_and(|p| p.role >= Some(Role::Operator)),
+        (ForWhom::People(people), Some(person)) => people.contains(person),
+        (ForWhom::Owner | ForWhom::Operators | ForWhom::People(_), None) | (ForWhom::Unattended, Some(_)) => false,
+    };
+    if !fits {
+        let wanted = match for_whom {
+            ForWhom::Owner => "the connection's owner",
+            ForWhom::Unattended => "calls without a person",
+            ForWhom::Operators => "operators of the agent",
+            ForWhom::People(_) => "certain people",
+        };
+        let asked = person.map_or_else(|| "no person".to_owned(), |p| format!("user {p}"));
+        return reason("for_whom", format!("it is for {wanted}, and {asked} is calling"), Some("grant it for whoever calls"));
+    }
+    let Parsed::Read(delivery) = &grant.delivery else { return unreadable("delivery") };
+    if !delivery.contains(&request.delivery) {
+        return reason("delivery", format!("it does not allow {}", request.delivery), Some("grant that delivery too"));
+    }
+    match &grant.scopes {
+        None => {}
+        Some(Parsed::Unreadable) => return unreadable("scopes"),
+        // A token cannot be narrowed once it is handed out: what it can do upstream must lie within the grant.
+        Some(Parsed::Read(allowed)) if request.delivery == Delivery::Reveal => {
+            let granted = row.scopes.as_ref().unwrap_or(&row.wanted_scopes);
+            if let Some(beyond) = granted.iter().find(|scope| !allowed.contains(*scope)) {
+                return reason(
+                    "scopes",
+                    format!("the account's token can do more than the grant allows ({beyond})"),
+                    Some("connect with fewer scopes, grant that scope, or use the proxy"),
+                );
+            }
+        }
+        Some(Parsed::Read(_)) => {}
+    }
+    match &grant.operations {
+        None => {}
+        Some(Parsed::Unreadable) => return unreadable("operations"),
+        // A revealed token can do every operation.
+        Some(Parsed::Read(_)) if request.delivery == Delivery::Reveal => {
+            return reason("operations", "it names operations, which a revealed token would not obey".to_owned(), Some("use the proxy"));
+        }
+        Some(Parsed::Read(allowed)) if !operation_fits(allowed, request) => {
+            return reason("operations", "it does not include this operation".to_owned(), Some("grant that operation too"));
+        }
+        Some(Parsed::Read(_)) => {}
+    }
+    if grant.max_uses.is_some_and(|most| grant.uses >= most) {
+        return reason("used_up", "it is used up".to_owned(), Some("grant it anew"));
+    }
+    None
+}
+
+/// Whether an operation is among those allowed. A request without one (asking in general) is not held against it.
+fn operation_fits(allowed: &[PathPattern], request: &Request<'_>) -> bool {
+    match request.operation {
+        Some((method, host, path)) => allowed.iter().any(|pattern| pattern.matches(method, host, path)),
+        None => request.delivery == Delivery::Proxy,
+    }
+}

@@ -1,0 +1,322 @@
+//! Everything a decision depends on, loaded by one statement.
+//!
+//! One row comes for each live grant of the agent on the connection, and one without a grant where there is
+//! none. What cannot be read (a ceiling, a for-whom, a list) is kept as unreadable, and denies.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crate::{
+    agent::Role,
+    clock::Timestamp,
+    connection::{Connection, ConnectionRow, Stored},
+    db::Db,
+    error::{Error, Result},
+    grant::ForWhom,
+    id::{AgentId, ConnectionId, GrantId, SiteId, TokenId, UserId},
+    on,
+    principal::{Ceiling, Delivery},
+    provider::pattern::PathPattern,
+    row,
+    token::TokenHash,
+};
+
+/// Something stored as text that may not be readable; unreadable denies (promise 4).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Parsed<T> {
+    /// It was read.
+    Read(T),
+    /// It could not be.
+    Unreadable,
+}
+
+/// All facts of one decision.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The site everything happens in.
+    pub site: SiteId,
+    /// Since when the site is disabled.
+    pub site_disabled: bool,
+    /// The token that was shown; absent when an agent is asked about without one.
+    pub token: Option<TokenFacts>,
+    /// The agent.
+    pub agent: AgentFacts,
+    /// The person the token acts for, with their live role on the agent.
+    pub person: Option<PersonFacts>,
+    /// The connection, where there is one by that id in this site.
+    pub connection: Option<ConnectionFacts>,
+    /// The agent's grants on it that are not revoked, oldest first.
+    pub grants: Vec<GrantFacts>,
+}
+
+/// What a decision needs of a token.
+#[derive(Clone, Debug)]
+pub struct TokenFacts {
+    /// Its id.
+    pub id: TokenId,
+    /// Until when.
+    pub expires_at: Option<Timestamp>,
+    /// Whether it is revoked.
+    pub revoked: bool,
+    /// Its ceiling; absent for none.
+    pub ceiling: Option<Parsed<Ceiling>>,
+    /// The person who minted it, with their live role: its authority includes theirs (decisions 3).
+    pub minter: Option<PersonFacts>,
+}
+
+/// What a decision needs of an agent.
+#[derive(Clone, Debug)]
+pub struct AgentFacts {
+    /// Its id.
+    pub id: AgentId,
+    /// Whether it is disabled or deleted.
+    pub gone: bool,
+    /// Whether its owner is disabled.
+    pub owner_gone: bool,
+}
+
+/// What a decision needs of a person.
+#[derive(Clone, Debug)]
+pub struct PersonFacts {
+    /// Their id.
+    pub id: UserId,
+    /// Whether they are disabled.
+    pub gone: bool,
+    /// Their live role on the agent.
+    pub role: Option<Role>,
+}
+
+/// What a decision and a delivery need of a connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionFacts {
+    /// The row, with its sealed account.
+    pub stored: Arc<Stored>,
+    /// Whether the person who owns it is disabled.
+    pub owner_gone: bool,
+}
+
+/// What a decision needs of a grant.
+#[derive(Clone, Debug)]
+pub struct GrantFacts {
+    /// Its id.
+    pub id: GrantId,
+    /// For whom.
+    pub for_whom: Parsed<ForWhom>,
+    /// How.
+    pub delivery: Parsed<BTreeSet<Delivery>>,
+    /// The most scopes.
+    pub scopes: Option<Parsed<BTreeSet<String>>>,
+    /// The operations.
+    pub operations: Option<Parsed<Vec<PathPattern>>>,
+    /// How often in all.
+    pub max_uses: Option<i64>,
+    /// How often so far.
+    pub uses: i64,
+    /// Until when.
+    pub expires_at: Option<Timestamp>,
+    /// Whether the person who granted it may still dispose of the connection: they live, and it is theirs.
+    pub grantor_may: bool,
+}
+
+row! {
+    struct FactRow {
+        t_site: String,
+        s_disabled: Option<i64>,
+        t_id: Option<String>,
+        t_expires: Option<i64>,
+        t_revoked: Option<i64>,
+        t_ceiling: Option<String>,
+        t_minter: Option<String>,
+        minter_disabled: Option<i64>,
+        minter_role: Option<String>,
+        t_person: Option<String>,
+        person_disabled: Option<i64>,
+        person_role: Option<String>,
+        a_id: String,
+        a_owner: Option<String>,
+        a_disabled: Option<i64>,
+        a_deleted: Option<i64>,
+        a_owner_disabled: Option<i64>,
+        c_owner_disabled: Option<i64>,
+        g_id: Option<String>,
+        g_for_whom: Option<String>,
+        g_delivery: Option<String>,
+        g_scopes: Option<String>,
+        g_operations: Option<String>,
+        g_max_uses: Option<i64>,
+        g_uses: Option<i64>,
+        g_expires: Option<i64>,
+        g_grantor: Option<String>,
+        g_grantor_disabled: Option<i64>,
+        c_id: Option<String>,
+    }
+}
+
+/// What both statements select about the agent, its people and its grants. `t` is the token or what stands for it.
+macro_rules! fact_columns {
+    () => {
+        "t.site AS t_site, s.disabled_at AS s_disabled, t.id AS t_id, t.expires_at AS t_expires, t.revoked_at AS t_revoked,
+         t.ceiling AS t_ceiling, t.minter AS t_minter, pm.disabled_at AS minter_disabled, rm.role AS minter_role,
+         t.person AS t_person, pp.disabled_at AS person_disabled, rp.role AS person_role,
+         a.id AS a_id, a.owner_user AS a_owner, a.disabled_at AS a_disabled, a.deleted_at AS a_deleted,
+         po.disabled_at AS a_owner_disabled, pc.disabled_at AS c_owner_disabled,
+         g.id AS g_id, g.for_whom AS g_for_whom, g.delivery AS g_delivery, g.scopes AS g_scopes, g.operations AS g_operations,
+         g.max_uses AS g_max_uses, g.uses AS g_uses, g.expires_at AS g_expires, g.grantor AS g_grantor,
+         pg.disabled_at AS g_grantor_disabled, c.id AS c_id,
+         c.site, c.provider, c.owner, c.name, c.status, c.status_reason, c.sealed, c.version, c.revision, c.app_config_id,
+         c.client_id, c.subject, c.subject_name, c.identity, c.scopes, c.wanted_scopes, c.hosts, c.renewal, c.access_expires_at,
+         c.access_issued_at, c.usual_life, c.refresh_expires_at, c.last_refreshed_at, c.connected_at, c.updated_at,
+         c.lease_number, c.lease_holder, c.spending_version, c.spending_lease, c.recovered_version, c.failures, c.retry_at,
+         c.last_error, c.forced_at, c.revoked_at, c.id"
+    };
+}
+
+/// The joins both statements share; `$2` is the connection's id.
+macro_rules! fact_joins {
+    () => {
+        "JOIN sites s ON s.id = t.site
+         JOIN agents a ON a.site = t.site AND a.id = t.agent
+         LEFT JOIN people po ON po.site = t.site AND po.id = a.owner_user
+         LEFT JOIN people pp ON pp.site = t.site AND pp.id = t.person
+         LEFT JOIN agent_access rp ON rp.site = t.site AND rp.agent = t.agent AND rp.user_id = t.person
+         LEFT JOIN people pm ON pm.site = t.site AND pm.id = t.minter
+         LEFT JOIN agent_access rm ON rm.site = t.site AND rm.agent = t.agent AND rm.user_id = t.minter
+         LEFT JOIN connections c ON c.site = t.site AND c.id = $2
+         LEFT JOIN people pc ON pc.site = t.site AND c.owner = 'user:' || pc.id AND pc.disabled_at IS NOT NULL
+         LEFT JOIN grants g ON g.site = t.site AND g.agent = t.agent AND g.connection = c.id AND g.revoked_at IS NULL
+         LEFT JOIN people pg ON pg.site = t.site AND pg.id = g.grantor"
+    };
+}
+
+/// A row of facts and, where there is one, the connection's row.
+struct Both {
+    fact: FactRow,
+    connection: Option<ConnectionRow>,
+}
+
+impl<'r, R: sqlx::Row> sqlx::FromRow<'r, R> for Both
+where
+    FactRow: sqlx::FromRow<'r, R>,
+    ConnectionRow: sqlx::FromRow<'r, R>,
+{
+    fn from_row(row: &'r R) -> std::result::Result<Self, sqlx::Error> {
+        let fact = FactRow::from_row(row)?;
+        let connection = fact.c_id.is_some().then(|| ConnectionRow::from_row(row)).transpose()?;
+        Ok(Self { fact, connection })
+    }
+}
+
+/// The facts for a presented token and a connection; nothing when there is no such token.
+pub async fn for_token(db: &Db, token: &TokenHash, connection: &ConnectionId) -> Result<Option<Facts>> {
+    let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        fact_columns!(),
+        " FROM agent_tokens t ",
+        fact_joins!(),
+        " WHERE t.token_hash = $1 ORDER BY g.created_at, g.id"
+    ))
+    .bind(token.as_str())
+    .bind(connection.as_str())
+    .fetch_all(c)
+    .await?);
+    assemble(rows)
+}
+
+/// The facts for an agent as if it held a fresh token for a person (or unattended) without a ceiling of its own.
+pub async fn for_agent(
+    db: &Db,
+    site: &SiteId,
+    agent: &AgentId,
+    person: Option<&UserId>,
+    connection: &ConnectionId,
+) -> Result<Option<Facts>> {
+    let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        fact_columns!(),
+        " FROM (SELECT x.site AS site, x.id AS agent, $4 AS person, CAST(NULL AS TEXT) AS id, CAST(NULL AS BIGINT) AS expires_at,
+                       CAST(NULL AS BIGINT) AS revoked_at, CAST(NULL AS TEXT) AS ceiling, CAST(NULL AS TEXT) AS minter
+                FROM agents x WHERE x.site = $1 AND x.id = $3) t ",
+        fact_joins!(),
+        " ORDER BY g.created_at, g.id"
+    ))
+    .bind(site.as_str())
+    .bind(connection.as_str())
+    .bind(agent.as_str())
+    .bind(person.map(UserId::as_str))
+    .fetch_all(c)
+    .await?);
+    assemble(rows)
+}
+
+fn assemble(rows: Vec<Both>) -> Result<Option<Facts>> {
+    let mut rows = rows.into_iter();
+    let Some(first) = rows.next() else { return Ok(None) };
+    let fact = &first.fact;
+    let owner = fact.a_owner.clone();
+    let person = |id: &Option<String>, disabled: Option<i64>, role: &Option<String>| {
+        id.as_ref().map(|text| {
+            let role = match role {
+                _ if owner.as_ref() == Some(text) => Some(Role::Admin),
+                // A role that cannot be read is no role.
+                Some(role) => role.parse().ok(),
+                None => None,
+            };
+            Ok::<_, Error>(PersonFacts { id: text.parse()?, gone: disabled.is_some(), role })
+        })
+    };
+    let token = match &fact.t_id {
+        None => None,
+        Some(id) => Some(TokenFacts {
+            id: id.parse()?,
+            expires_at: fact.t_expires.map(Timestamp),
+            revoked: fact.t_revoked.is_some(),
+            ceiling: fact.t_ceiling.as_deref().map(parsed),
+            minter: person(&fact.t_minter, fact.minter_disabled, &fact.minter_role).transpose()?,
+        }),
+    };
+    let connection = match first.connection {
+        None => None,
+        Some(row) => Some(ConnectionFacts { stored: Arc::new(row.read()?), owner_gone: fact.c_owner_disabled.is_some() }),
+    };
+    let owner_user = connection.as_ref().map(|c| c.stored.connection.owner.clone());
+    let mut facts = Facts {
+        site: fact.t_site.parse()?,
+        site_disabled: fact.s_disabled.is_some(),
+        token,
+        agent: AgentFacts {
+            id: fact.a_id.parse()?,
+            gone: fact.a_disabled.is_some() || fact.a_deleted.is_some(),
+            owner_gone: fact.a_owner_disabled.is_some(),
+        },
+        person: person(&fact.t_person, fact.person_disabled, &fact.person_role).transpose()?,
+        connection,
+        grants: Vec::new(),
+    };
+    for fact in std::iter::once(first.fact).chain(rows.map(|both| both.fact)) {
+        if let Some(id) = &fact.g_id {
+            let grantor_may = match &fact.g_grantor {
+                // The site itself granted it.
+                None => true,
+                Some(grantor) => {
+                    fact.g_grantor_disabled.is_none()
+                        && owner_user.as_ref().and_then(|o| o.user()).is_some_and(|user| user.as_str() == grantor)
+                }
+            };
+            facts.grants.push(GrantFacts {
+                id: id.parse()?,
+                for_whom: fact.g_for_whom.as_deref().map_or(Parsed::Unreadable, parsed),
+                delivery: fact.g_delivery.as_deref().map_or(Parsed::Unreadable, parsed),
+                scopes: fact.g_scopes.as_deref().map(parsed),
+                operations: fact.g_operations.as_deref().map(parsed),
+                max_uses: fact.g_max_uses,
+                uses: fact.g_uses.unwrap_or(i64::MAX),
+                expires_at: fact.g_expires.map(Timestamp),
+                grantor_may,
+            });
+        }
+    }
+    Ok(Some(facts))
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Parsed<T> {
+    serde_json::from_str(text).map_or(Parsed::Unreadable, Parsed::Read)
+}

@@ -1,0 +1,16 @@
+//! The decision: may this caller do this with that connection?
+//!
+//! 1. [`facts`] loads everything the answer depends on, with one statement on the primary (decisions 2).
+//! 2. [`decide`] answers. It is a pure function of the facts, the request and the time, and every face asks it:
+//!    both deliveries, `explain`, and whatever comes later (promise 6). So what `explain` says is what happens.
+//!
+//! On SQLite, where this process is the only writer, loaded facts are cached together with the epoch that was
+//! read *before* loading; they count only while that epoch is current. PostgreSQL caches no authority.
+
+mod cache;
+mod decide;
+mod facts;
+
+pub use cache::Authority;
+pub use decide::{Decision, Effect, Reason, Request, decide};
+pub use facts::{AgentFacts, ConnectionFacts, Facts, GrantFacts, Parsed, TokenFacts, for_agent, for_token};

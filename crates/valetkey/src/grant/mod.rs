@@ -1,0 +1,201 @@
+//! Grants: an agent's permission to use a connection, for somebody, in some way, for some time.
+//!
+//! A new agent may do nothing. A grant is revoked by its row; nothing cascades by writing: a grant counts only
+//! while its connection, agent, grantor and token count, and the decision's one look-up checks that.
+
+mod store;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    audit::Event,
+    base::Base,
+    clock::Timestamp,
+    db::{Db, Tx},
+    error::{Code, Error, Result},
+    id::{AgentId, ConnectionId, GrantId, SiteId, UserId},
+    principal::{Actor, Delivery},
+    provider::pattern::PathPattern,
+};
+
+/// For whom the agent may use the connection (decisions 3).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ForWhom {
+    /// The proven calling person is the connection's owner.
+    Owner,
+    /// No person is calling: schedules, pipelines.
+    Unattended,
+    /// Anyone with the role of operator or more on the agent.
+    Operators,
+    /// These people.
+    #[serde(untagged)]
+    People(BTreeSet<UserId>),
+}
+
+/// A permission to use a connection.
+#[derive(Clone, Debug, Serialize)]
+pub struct Grant {
+    /// Its id.
+    pub id: GrantId,
+    /// Who may use it.
+    pub agent: AgentId,
+    /// What may be used.
+    pub connection: ConnectionId,
+    /// For whom.
+    pub for_whom: ForWhom,
+    /// How the credential may reach its use.
+    pub delivery: BTreeSet<Delivery>,
+    /// The provider's scopes that are needed at most; absent means those the connection has.
+    pub scopes: Option<BTreeSet<String>>,
+    /// The operations allowed through the proxy; absent means all that the definition allows.
+    pub operations: Option<Vec<PathPattern>>,
+    /// How often it may be used in all.
+    pub max_uses: Option<i64>,
+    /// How often it was used; counted only where there is a limit.
+    pub uses: i64,
+    /// Until when.
+    pub expires_at: Option<Timestamp>,
+    /// Why, in the grantor's words.
+    pub note: String,
+    /// The person who granted it; absent where the site itself did.
+    pub grantor: Option<UserId>,
+    /// Since when.
+    pub created_at: Timestamp,
+    /// Since when it is revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// What a new grant is made of. Whether the caller may dispose of the connection is checked before.
+#[derive(Clone, Debug)]
+pub struct NewGrant {
+    /// Who may use it.
+    pub agent: AgentId,
+    /// What may be used.
+    pub connection: ConnectionId,
+    /// For whom.
+    pub for_whom: ForWhom,
+    /// How; the proxy when empty.
+    pub delivery: BTreeSet<Delivery>,
+    /// The most scopes.
+    pub scopes: Option<BTreeSet<String>>,
+    /// The operations.
+    pub operations: Option<Vec<PathPattern>>,
+    /// How often.
+    pub max_uses: Option<i64>,
+    /// Until when.
+    pub expires_at: Option<Timestamp>,
+    /// Why.
+    pub note: String,
+    /// The person who grants it.
+    pub grantor: Option<UserId>,
+}
+
+impl NewGrant {
+    /// A grant of the proxy only, without limits.
+    pub fn proxy(agent: &AgentId, connection: &ConnectionId, for_whom: ForWhom) -> Self {
+        Self {
+            agent: agent.clone(),
+            connection: connection.clone(),
+            for_whom,
+            delivery: BTreeSet::from([Delivery::Proxy]),
+            scopes: None,
+            operations: None,
+            max_uses: None,
+            expires_at: None,
+            note: String::new(),
+            grantor: None,
+        }
+    }
+}
+
+/// Grants, in a transaction of its own.
+pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewGrant) -> Result<Grant> {
+    let mut tx = base.db.begin().await?;
+    let grant = create_in(base, &mut tx, site, actor, new).await?;
+    tx.commit().await?;
+    Ok(grant)
+}
+
+/// Grants, in the transaction that stores what is granted.
+pub async fn create_in(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, mut new: NewGrant) -> Result<Grant> {
+    let now = base.clock.now();
+    if new.delivery.is_empty() {
+        new.delivery.insert(Delivery::Proxy);
+    }
+    if new.expires_at.is_some_and(|at| at <= now) {
+        return Err(Error::new(Code::InvalidRequest, "expires_at is in the past"));
+    }
+    if new.max_uses.is_some_and(|n| n < 1) {
+        return Err(Error::new(Code::InvalidRequest, "max_uses is at least 1"));
+    }
+    if matches!(&new.for_whom, ForWhom::People(people) if people.is_empty()) {
+        return Err(Error::new(Code::InvalidRequest, "for_whom: a list of people names at least one"));
+    }
+    if !store::both_live(tx, site, &new.agent, &new.connection).await? {
+        return Err(Error::new(Code::NotFound, "there is no such agent or no such connection"));
+    }
+    let grant = Grant {
+        id: GrantId::new(),
+        agent: new.agent,
+        connection: new.connection,
+        for_whom: new.for_whom,
+        delivery: new.delivery,
+        scopes: new.scopes,
+        operations: new.operations,
+        max_uses: new.max_uses,
+        uses: 0,
+        expires_at: new.expires_at,
+        note: new.note,
+        grantor: new.grantor,
+        created_at: now,
+        revoked_at: None,
+    };
+    store::insert(tx, site, &grant, actor).await?;
+    let facts = json!({
+        "grant": grant.id, "for_whom": grant.for_whom, "delivery": grant.delivery, "scopes": grant.scopes,
+        "operations": grant.operations, "max_uses": grant.max_uses, "expires_at": grant.expires_at, "grantor": grant.grantor,
+    });
+    let event = Event::new(site, actor, "grant.create").agent(&grant.agent).connection(&grant.connection).facts(facts);
+    base.audit.record(tx, event).await?;
+    Ok(grant)
+}
+
+/// One grant by id.
+pub async fn get(db: &Db, site: &SiteId, id: &GrantId) -> Result<Option<Grant>> {
+    store::by_id(db, site, id).await
+}
+
+/// The live and ended grants of an agent, a connection, both or all, oldest first.
+pub async fn list(db: &Db, site: &SiteId, agent: Option<&AgentId>, connection: Option<&ConnectionId>) -> Result<Vec<Grant>> {
+    store::list(db, site, agent, connection).await
+}
+
+/// Takes a grant back: no request that arrives after this returned is served by it. Doing it again changes nothing.
+pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &GrantId, reason: &str) -> Result<()> {
+    let Some(grant) = get(&base.db, site, id).await? else {
+        return Err(Error::new(Code::NotFound, format!("there is no grant `{id}`")));
+    };
+    let mut tx = base.db.begin().await?;
+    if store::revoke(&mut tx, site, id, actor, reason, base.clock.now()).await? {
+        let event = Event::new(site, actor, "grant.revoke")
+            .agent(&grant.agent)
+            .connection(&grant.connection)
+            .facts(json!({ "grant": id, "reason": reason }));
+        base.audit.record(&mut tx, event).await?;
+    }
+    tx.commit().await
+}
+
+/// Takes one use of a grant that has a count limit. False means that none is left.
+///
+/// It is one compare-and-set, so that two replicas cannot both take the last one.
+pub async fn take_use(db: &Db, site: &SiteId, id: &GrantId) -> Result<bool> {
+    let mut tx = db.begin().await?;
+    let taken = store::take_use(&mut tx, site, id).await?;
+    tx.commit().await?;
+    Ok(taken)
+}

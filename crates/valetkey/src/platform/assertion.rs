@@ -1,0 +1,99 @@
+//! Signed assertions: how a platform proves that a browser is a certain person's (decisions 6).
+//!
+//! A JSON Web Token signed HS256 with the platform key's assertion secret:
+//! `kid` = the key's id, `sub` = the user id, `aud` = `valetkey:connect`, `sid` = the connect session,
+//! `jti` = at least 16 random characters, `iat`, and `exp` at most sixty seconds after `iat`. It works once.
+
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use super::{place, store};
+use crate::{
+    base::Base,
+    clock::Timestamp,
+    error::{Code, Error, Result},
+    id::{self, ConnectSessionId, PlatformKeyId, SiteId, UserId, sha256_hex},
+    secret::Secret,
+};
+
+const AUDIENCE: &str = "valetkey:connect";
+/// The longest life of an assertion, in seconds.
+const LIFE: i64 = 60;
+/// How far a platform's clock may be off, in seconds.
+const SKEW: i64 = 5;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Claims {
+    sub: String,
+    aud: String,
+    sid: String,
+    jti: String,
+    iat: i64,
+    exp: i64,
+}
+
+/// Signs an assertion, as a platform does. `dev` and the tests use it; platforms use any JWT library.
+pub fn sign(key: &PlatformKeyId, secret: &Secret, user: &UserId, session: &ConnectSessionId, now: Timestamp) -> Result<Secret> {
+    let mut header = Header::new(Algorithm::HS256);
+    header.kid = Some(key.to_string());
+    let iat = now.unix_seconds();
+    let claims = Claims {
+        sub: user.to_string(),
+        aud: AUDIENCE.to_owned(),
+        sid: session.to_string(),
+        jti: id::random_text::<18>()?,
+        iat,
+        exp: iat + LIFE,
+    };
+    let key = EncodingKey::from_secret(secret.expose().as_bytes());
+    jsonwebtoken::encode(&header, &claims, &key).map(Secret::new).map_err(|_| Error::internal("an assertion could not be signed"))
+}
+
+/// The person that an assertion proves, for one connect session; it is used up by this.
+///
+/// Every fault gives the same answer: which part was wrong is nobody's business but the log's.
+pub async fn verify(base: &Base, site: &SiteId, session: &ConnectSessionId, presented: &Secret) -> Result<(PlatformKeyId, UserId)> {
+    let refused = |why: &str| {
+        Error::new(Code::Unauthenticated, "the platform's assertion is not valid; go back to the platform and follow its link again")
+            .with_detail(why)
+    };
+    let now = base.clock.now();
+    if presented.expose().len() > 4096 {
+        return Err(refused("too long"));
+    }
+    let header = jsonwebtoken::decode_header(presented.expose().as_bytes()).map_err(|_| refused("no JWT"))?;
+    let key_id: PlatformKeyId = header.kid.as_deref().unwrap_or_default().parse().map_err(|_| refused("kid"))?;
+    let (key, sealed) = store::by_id(&base.db, site, &key_id).await?.ok_or_else(|| refused("unknown key"))?;
+    if key.revoked_at.is_some() || key.expires_at.is_some_and(|at| at <= now) {
+        return Err(refused("ended key"));
+    }
+    let secret = base.ring.open(&base.db, &place(site, &key_id), &sealed).await?;
+    let mut validation = Validation::new(Algorithm::HS256);
+    validation.set_audience(&[AUDIENCE]);
+    // The times are checked below, by the broker's own clock.
+    validation.validate_exp = false;
+    validation.required_spec_claims.clear();
+    let data = jsonwebtoken::decode::<Claims>(presented.expose().as_bytes(), &DecodingKey::from_secret(secret.expose()), &validation)
+        .map_err(|_| refused("signature or claims"))?;
+    let claims = data.claims;
+    let seconds = now.unix_seconds();
+    if claims.exp <= seconds || claims.iat > seconds + SKEW || claims.exp - claims.iat > LIFE || claims.exp < claims.iat {
+        return Err(refused("time"));
+    }
+    if claims.sid != session.as_str() {
+        return Err(refused("another session"));
+    }
+    if claims.jti.len() < 16 {
+        return Err(refused("jti"));
+    }
+    let user: UserId = claims.sub.parse().map_err(|_| refused("sub"))?;
+    if !key.asserts.allows(&user) {
+        return Err(refused("the key may not speak for this person"));
+    }
+    let until = Timestamp::from_unix_seconds(claims.exp);
+    if !store::use_assertion(&base.db, site, &sha256_hex(claims.jti.as_bytes()), until, now).await? {
+        return Err(refused("used before"));
+    }
+    Ok((key_id, user))
+}

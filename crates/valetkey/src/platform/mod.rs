@@ -1,0 +1,245 @@
+//! Platform keys: how a site's own backend calls us, what it may do, and which people it may speak for.
+//!
+//! A key is shown once, together with the secret by which its platform signs *assertions*: short JSON Web
+//! Tokens (HS256) that say "the browser showing this is user 42", for one connect session, once, for at most
+//! sixty seconds (decisions 6).
+
+mod assertion;
+mod store;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    audit::Event,
+    base::Base,
+    clock::Timestamp,
+    db::Db,
+    error::{Code, Error, Result},
+    id::{self, PlatformKeyId, SiteId, UserId, sha256_hex},
+    principal::Actor,
+    seal::Place,
+    secret::{Secret, SecretBytes},
+    site::SITE_KEY,
+};
+
+pub use assertion::{sign, verify};
+
+const PREFIX: &str = "vkp_";
+
+/// What a platform key may do. None implies another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Scope {
+    /// See accounts and their state, without secrets.
+    #[serde(rename = "accounts:read")]
+    AccountsRead,
+    /// Read the secrets of accounts: a third delivery, which no other scope implies (decisions 5).
+    #[serde(rename = "accounts:reveal")]
+    AccountsReveal,
+    /// Store, change and delete accounts.
+    #[serde(rename = "accounts:write")]
+    AccountsWrite,
+    /// Make connect sessions for the people it may assert.
+    #[serde(rename = "connect")]
+    Connect,
+    /// Manage agents, roles and their tokens.
+    #[serde(rename = "agents")]
+    Agents,
+    /// Grant, list and revoke.
+    #[serde(rename = "grants")]
+    Grants,
+    /// What concerns the site: app configurations, site and agent accounts, settings, keys, audit.
+    #[serde(rename = "admin")]
+    Admin,
+}
+
+impl Scope {
+    /// Every scope.
+    pub const ALL: [Scope; 7] = [
+        Scope::AccountsRead,
+        Scope::AccountsReveal,
+        Scope::AccountsWrite,
+        Scope::Connect,
+        Scope::Agents,
+        Scope::Grants,
+        Scope::Admin,
+    ];
+
+    /// The scope's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scope::AccountsRead => "accounts:read",
+            Scope::AccountsReveal => "accounts:reveal",
+            Scope::AccountsWrite => "accounts:write",
+            Scope::Connect => "connect",
+            Scope::Agents => "agents",
+            Scope::Grants => "grants",
+            Scope::Admin => "admin",
+        }
+    }
+}
+
+impl std::str::FromStr for Scope {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == text).ok_or_else(|| {
+            let all: Vec<_> = Self::ALL.iter().map(|s| s.as_str()).collect();
+            Error::new(Code::InvalidRequest, format!("`{text}` is no scope; there are {}", all.join(", ")))
+        })
+    }
+}
+
+/// Which people a key may speak for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Asserts {
+    /// Nobody.
+    #[default]
+    None,
+    /// Anybody.
+    Any,
+    /// These people.
+    #[serde(untagged)]
+    People(BTreeSet<UserId>),
+}
+
+impl Asserts {
+    /// Whether the key may speak for this person.
+    pub fn allows(&self, user: &UserId) -> bool {
+        match self {
+            Asserts::None => false,
+            Asserts::Any => true,
+            Asserts::People(people) => people.contains(user),
+        }
+    }
+}
+
+/// A platform key as it is listed.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlatformKey {
+    /// Its id, which is no secret.
+    pub id: PlatformKeyId,
+    /// The site it belongs to.
+    pub site: SiteId,
+    /// The first characters of its text.
+    pub prefix: String,
+    /// What somebody called it.
+    pub label: String,
+    /// What it may do.
+    pub scopes: BTreeSet<Scope>,
+    /// For whom it may speak.
+    pub asserts: Asserts,
+    /// Since when.
+    pub created_at: Timestamp,
+    /// Until when.
+    pub expires_at: Option<Timestamp>,
+    /// Since when it is revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// What a new key is made of.
+#[derive(Clone, Debug, Default)]
+pub struct NewKey {
+    /// What to call it.
+    pub label: String,
+    /// What it may do.
+    pub scopes: BTreeSet<Scope>,
+    /// For whom it may speak.
+    pub asserts: Asserts,
+    /// Until when.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A fresh key with what is shown this once.
+#[derive(Debug)]
+pub struct Minted {
+    /// The key as it is listed.
+    pub key: PlatformKey,
+    /// Its text.
+    pub text: Secret,
+    /// The secret by which its platform signs assertions.
+    pub assertion_secret: Secret,
+}
+
+/// Makes a platform key.
+pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewKey) -> Result<Minted> {
+    let now = base.clock.now();
+    if new.scopes.is_empty() {
+        return Err(Error::new(Code::InvalidRequest, "a platform key has at least one scope"));
+    }
+    if new.expires_at.is_some_and(|at| at <= now) {
+        return Err(Error::new(Code::InvalidRequest, "expires_at is in the past"));
+    }
+    let text = Secret::new(format!("{PREFIX}{}", id::random_text::<32>()?));
+    let assertion_secret = Secret::new(id::random_text::<32>()?);
+    let key = PlatformKey {
+        id: PlatformKeyId::new(),
+        site: site.clone(),
+        prefix: text.expose()[..PREFIX.len() + 6].to_owned(),
+        label: new.label,
+        scopes: new.scopes,
+        asserts: new.asserts,
+        created_at: now,
+        expires_at: new.expires_at,
+        revoked_at: None,
+    };
+    let sealed = base.ring.seal_now(&place(site, &key.id), &SecretBytes::new(assertion_secret.expose().as_bytes().to_vec()))?;
+    let mut tx = base.db.begin().await?;
+    store::insert(&mut tx, &key, &sha256_hex(text.expose().as_bytes()), &sealed, actor).await?;
+    let facts = json!({ "key": key.id, "label": key.label, "scopes": key.scopes, "asserts": key.asserts });
+    base.audit.record(&mut tx, Event::new(site, actor, "key.create").facts(facts)).await?;
+    tx.commit().await?;
+    Ok(Minted { key, text, assertion_secret })
+}
+
+/// The live key behind a presented text. Every reason to refuse gives one and the same answer.
+pub async fn authenticate(db: &Db, presented: &str, now: Timestamp) -> Result<PlatformKey> {
+    let refused = || Error::new(Code::Unauthenticated, "the key is not valid");
+    if !presented.starts_with(PREFIX) || presented.len() != PREFIX.len() + 43 {
+        return Err(refused());
+    }
+    let key = store::by_hash(db, &sha256_hex(presented.as_bytes())).await?.ok_or_else(refused)?;
+    if key.revoked_at.is_some() || key.expires_at.is_some_and(|at| at <= now) {
+        return Err(refused());
+    }
+    Ok(key)
+}
+
+/// A site's keys, newest first.
+pub async fn list(db: &Db, site: &SiteId) -> Result<Vec<PlatformKey>> {
+    store::of_site(db, site).await
+}
+
+/// Revokes a key. Doing it again changes nothing.
+pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &PlatformKeyId) -> Result<()> {
+    let mut tx = base.db.begin().await?;
+    if store::revoke(&mut tx, site, id, actor, base.clock.now()).await? {
+        base.audit.record(&mut tx, Event::new(site, actor, "key.revoke").facts(json!({ "key": id }))).await?;
+    }
+    tx.commit().await
+}
+
+/// Disables a person or lets them act again: their tokens, grants and accounts stop and start with them.
+pub async fn set_person_disabled(base: &Base, site: &SiteId, actor: &Actor, user: &UserId, disabled: bool) -> Result<()> {
+    let now = base.clock.now();
+    let mut tx = base.db.begin().await?;
+    store::set_person_disabled(&mut tx, site, user, now, disabled).await?;
+    let action = if disabled { "person.disable" } else { "person.enable" };
+    base.audit.record(&mut tx, Event::new(site, actor, action).facts(json!({ "user": user }))).await?;
+    tx.commit().await
+}
+
+fn place<'a>(site: &'a SiteId, id: &'a PlatformKeyId) -> Place<'a> {
+    Place {
+        site: site.as_str(),
+        provider: SITE_KEY,
+        owner: "site",
+        name: "",
+        table: "platform_keys",
+        row: id.as_str(),
+        field: "assertion",
+    }
+}

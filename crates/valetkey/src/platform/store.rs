@@ -1,0 +1,153 @@
+//! The rows of platform keys, used assertions and people.
+
+use super::PlatformKey;
+use crate::{
+    clock::Timestamp,
+    db::{Db, Tx},
+    error::{Error, Result},
+    id::{PlatformKeyId, SiteId, UserId},
+    on,
+    principal::Actor,
+    row,
+};
+
+row! {
+    struct KeyRow {
+        site: String,
+        id: String,
+        prefix: String,
+        label: String,
+        scopes: String,
+        asserts: String,
+        sealed: Vec<u8>,
+        created_at: i64,
+        expires_at: Option<i64>,
+        revoked_at: Option<i64>,
+    }
+}
+
+impl KeyRow {
+    fn read(self) -> Result<(PlatformKey, Vec<u8>)> {
+        let key = PlatformKey {
+            id: self.id.parse()?,
+            site: self.site.parse()?,
+            prefix: self.prefix,
+            label: self.label,
+            scopes: serde_json::from_str(&self.scopes).map_err(Error::internal)?,
+            asserts: serde_json::from_str(&self.asserts).map_err(Error::internal)?,
+            created_at: Timestamp(self.created_at),
+            expires_at: self.expires_at.map(Timestamp),
+            revoked_at: self.revoked_at.map(Timestamp),
+        };
+        Ok((key, self.sealed))
+    }
+}
+
+pub(super) async fn insert(tx: &mut Tx, key: &PlatformKey, hash: &str, sealed: &[u8], actor: &Actor) -> Result<()> {
+    let scopes = serde_json::to_string(&key.scopes).map_err(Error::internal)?;
+    let asserts = serde_json::to_string(&key.asserts).map_err(Error::internal)?;
+    on!(tx, |c| sqlx::query(
+        "INSERT INTO platform_keys (site, id, key_hash, prefix, label, scopes, asserts, sealed, created_by, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+    )
+    .bind(key.site.as_str())
+    .bind(key.id.as_str())
+    .bind(hash)
+    .bind(&key.prefix)
+    .bind(&key.label)
+    .bind(&scopes)
+    .bind(&asserts)
+    .bind(sealed)
+    .bind(actor.to_string())
+    .bind(key.created_at.0)
+    .bind(key.expires_at.map(|t| t.0))
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    Ok(())
+}
+
+pub(super) async fn by_hash(db: &Db, hash: &str) -> Result<Option<PlatformKey>> {
+    let row: Option<KeyRow> = on!(db, |c| sqlx::query_as(
+        "SELECT site, id, prefix, label, scopes, asserts, sealed, created_at, expires_at, revoked_at
+         FROM platform_keys WHERE key_hash = $1"
+    )
+    .bind(hash)
+    .fetch_optional(c)
+    .await?);
+    Ok(row.map(KeyRow::read).transpose()?.map(|(key, _)| key))
+}
+
+pub(super) async fn by_id(db: &Db, site: &SiteId, id: &PlatformKeyId) -> Result<Option<(PlatformKey, Vec<u8>)>> {
+    let row: Option<KeyRow> = on!(db, |c| sqlx::query_as(
+        "SELECT site, id, prefix, label, scopes, asserts, sealed, created_at, expires_at, revoked_at
+         FROM platform_keys WHERE site = $1 AND id = $2"
+    )
+    .bind(site.as_str())
+    .bind(id.as_str())
+    .fetch_optional(c)
+    .await?);
+    row.map(KeyRow::read).transpose()
+}
+
+pub(super) async fn of_site(db: &Db, site: &SiteId) -> Result<Vec<PlatformKey>> {
+    let rows: Vec<KeyRow> = on!(db, |c| sqlx::query_as(
+        "SELECT site, id, prefix, label, scopes, asserts, sealed, created_at, expires_at, revoked_at
+         FROM platform_keys WHERE site = $1 ORDER BY created_at DESC, id DESC"
+    )
+    .bind(site.as_str())
+    .fetch_all(c)
+    .await?);
+    rows.into_iter().map(|row| row.read().map(|(key, _)| key)).collect()
+}
+
+pub(super) async fn revoke(tx: &mut Tx, site: &SiteId, id: &PlatformKeyId, actor: &Actor, now: Timestamp) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE platform_keys SET revoked_at = $3, revoked_by = $4 WHERE site = $1 AND id = $2 AND revoked_at IS NULL"
+    )
+    .bind(site.as_str())
+    .bind(id.as_str())
+    .bind(now.0)
+    .bind(actor.to_string())
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
+/// Marks an assertion as used; false when it was used before. Expired marks are swept on the way.
+pub(super) async fn use_assertion(db: &Db, site: &SiteId, jti_hash: &str, until: Timestamp, now: Timestamp) -> Result<bool> {
+    let mut tx = db.begin_bookkeeping().await?;
+    on!(&mut tx, |c| sqlx::query("DELETE FROM assertions WHERE site = $1 AND expires_at < $2")
+        .bind(site.as_str())
+        .bind(now.minus(std::time::Duration::from_secs(60)).0)
+        .execute(c)
+        .await
+        .map(|_| ())?);
+    let inserted = on!(&mut tx, |c| sqlx::query(
+        "INSERT INTO assertions (site, jti_hash, expires_at) VALUES ($1, $2, $3) ON CONFLICT (site, jti_hash) DO NOTHING"
+    )
+    .bind(site.as_str())
+    .bind(jti_hash)
+    .bind(until.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    tx.commit().await?;
+    Ok(inserted == 1)
+}
+
+pub(super) async fn set_person_disabled(tx: &mut Tx, site: &SiteId, user: &UserId, now: Timestamp, disabled: bool) -> Result<()> {
+    on!(tx, |c| sqlx::query(
+        "INSERT INTO people (site, id, created_at, disabled_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (site, id) DO UPDATE SET disabled_at = excluded.disabled_at"
+    )
+    .bind(site.as_str())
+    .bind(user.as_str())
+    .bind(now.0)
+    .bind(disabled.then_some(now.0))
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    Ok(())
+}

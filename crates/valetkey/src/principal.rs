@@ -1,0 +1,211 @@
+//! Who is acting, for whom, and how far: one vocabulary for tokens, platforms, operators and people.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Code, Error, Result},
+    id::{AgentId, ConnectionId, PlatformKeyId, ProviderName, SiteId, TokenId, UserId},
+    provider::pattern::PathPattern,
+};
+
+/// Who an outside account belongs to. Always written by the caller; nothing falls back to another owner.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// The site itself: shared accounts, organisations.
+    Site,
+    /// One person.
+    User(UserId),
+    /// One agent.
+    Agent(AgentId),
+}
+
+impl Owner {
+    /// The person who owns it, if a person does.
+    pub fn user(&self) -> Option<&UserId> {
+        match self {
+            Owner::User(user) => Some(user),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Owner::Site => f.write_str("site"),
+            Owner::User(user) => write!(f, "user:{user}"),
+            Owner::Agent(agent) => write!(f, "agent:{agent}"),
+        }
+    }
+}
+
+impl FromStr for Owner {
+    type Err = Error;
+
+    /// Reads `site`, `user:<id>` or `agent:<id>`; splits at the first colon, for ids may hold colons.
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            None if text == "site" => Ok(Owner::Site),
+            Some(("user", id)) => Ok(Owner::User(id.parse()?)),
+            Some(("agent", id)) => Ok(Owner::Agent(id.parse()?)),
+            _ => Err(Error::new(Code::InvalidRequest, "an owner is `site`, `user:<id>` or `agent:<id>`")),
+        }
+    }
+}
+
+impl Serialize for Owner {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Owner {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(|e: Error| serde::de::Error::custom(e.message()))
+    }
+}
+
+/// Who did something, for rows and the audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// Whoever holds the machine: the local socket or the command line itself.
+    Operator,
+    /// The broker's own background work.
+    System,
+    /// A platform by its key, for a person it was allowed to assert or for itself.
+    Platform {
+        /// The key's id.
+        key: PlatformKeyId,
+        /// The person it asserted.
+        user: Option<UserId>,
+    },
+    /// A person in their own browser, proven by an assertion.
+    User(UserId),
+    /// An agent by its token, with the token's person unless the call gave them up.
+    Agent {
+        /// The agent.
+        agent: AgentId,
+        /// The token's id.
+        token: TokenId,
+        /// The proven calling person.
+        user: Option<UserId>,
+    },
+}
+
+impl Actor {
+    /// The proven person behind the act, if there is one.
+    pub fn user(&self) -> Option<&UserId> {
+        match self {
+            Actor::Platform { user, .. } | Actor::Agent { user, .. } => user.as_ref(),
+            Actor::User(user) => Some(user),
+            Actor::Operator | Actor::System => None,
+        }
+    }
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut with_user = |what: fmt::Arguments<'_>, user: &Option<UserId>| match user {
+            Some(user) => write!(f, "{what}/user:{user}"),
+            None => write!(f, "{what}"),
+        };
+        match self {
+            Actor::Operator => f.write_str("operator"),
+            Actor::System => f.write_str("system"),
+            Actor::User(user) => write!(f, "user:{user}"),
+            Actor::Platform { key, user } => with_user(format_args!("platform:{key}"), user),
+            Actor::Agent { agent, token, user } => with_user(format_args!("agent:{agent}/{token}"), user),
+        }
+    }
+}
+
+/// How a credential reaches its use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Delivery {
+    /// We make the call; the agent never sees the secret.
+    Proxy,
+    /// The access token is handed out.
+    Reveal,
+}
+
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Delivery::Proxy => "proxy",
+            Delivery::Reveal => "reveal",
+        })
+    }
+}
+
+/// The most a token may ever do, whatever is granted: each part that is present narrows.
+///
+/// Stored as JSON. A ceiling that cannot be read, or that holds a part we do not know, denies everything
+/// (promise 4): an unknown part may have been meant to narrow.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ceiling {
+    /// Only these ways of delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<BTreeSet<Delivery>>,
+    /// Only these connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<BTreeSet<ConnectionId>>,
+    /// Only connections at these providers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub providers: Option<BTreeSet<ProviderName>>,
+    /// Only these operations; a path pattern with an optional method before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operations: Option<Vec<PathPattern>>,
+}
+
+/// Where a principal's authority comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthSource {
+    /// A bearer token of an agent.
+    AgentToken,
+    /// A person asserted by their platform.
+    Assertion,
+}
+
+/// Who is acting in this request: one type for an agent's token and for a signed-in person (mission document 003).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Principal {
+    /// The site everything happens in.
+    pub site: SiteId,
+    /// The acting agent, if an agent acts.
+    pub agent: Option<AgentId>,
+    /// The proven person, if there is one. Absent is absent: the integer 0 lives in compatibility code only.
+    pub user: Option<UserId>,
+    /// How we know.
+    pub source: AuthSource,
+    /// The token, if one was shown.
+    pub token: Option<TokenId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_splits_at_the_first_colon() {
+        let owner: Owner = "user:did:plc:abc".parse().unwrap();
+        assert_eq!(owner, Owner::User("did:plc:abc".parse().unwrap()));
+        assert_eq!(owner.to_string(), "user:did:plc:abc");
+    }
+
+    #[test]
+    fn an_owner_that_is_not_an_id_is_refused_and_never_the_site() {
+        for text in ["", "Site", "user:", "user:0", "user:-1", "agent:", "42", "site:1"] {
+            assert!(text.parse::<Owner>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_ceiling_with_a_part_we_do_not_know_is_not_read() {
+        assert!(serde_json::from_str::<Ceiling>(r#"{"delivery":["proxy"],"budget":3}"#).is_err());
+    }
+}

@@ -1,0 +1,207 @@
+//! Agent tokens: the bearers by which agents call us. Only their SHA-256 is stored; the text is shown once.
+//!
+//! Ours are `vk_`, 43 characters of URL-safe base64 (256 bits) and, after a `_`, six hex digits that check the
+//! rest, so that a mistyped token is refused before the database is asked. Imported ones keep the form
+//! `datamachine_<slug>_<64 hex>`; the slug in them is not an identity. Who a token acts for is decided in
+//! `decision`, by one look-up on the hash.
+
+mod store;
+
+use serde::Serialize;
+use serde_json::json;
+
+use crate::{
+    agent::{self, Role},
+    audit::Event,
+    base::Base,
+    clock::Timestamp,
+    db::Db,
+    error::{Code, Error, Result},
+    id::{self, AgentId, SiteId, TokenId, UserId, sha256_hex},
+    principal::{Actor, Ceiling},
+    secret::Secret,
+};
+
+const PREFIX: &str = "vk_";
+const BODY: usize = 43;
+const CHECK: usize = 6;
+
+/// The SHA-256 of a token, as it is stored: 64 lower-case hex digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenHash(String);
+
+impl TokenHash {
+    /// The hash of a presented token, or nothing when its form alone shows that it cannot be one.
+    pub fn of_presented(text: &str) -> Option<Self> {
+        let ours = || {
+            let rest = text.strip_prefix(PREFIX)?;
+            (rest.is_ascii() && rest.len() == BODY + 1 + CHECK && rest.as_bytes()[BODY] == b'_').then_some(())?;
+            let (body, check) = (&text[..PREFIX.len() + BODY], &rest[BODY + 1..]);
+            (sha256_hex(body.as_bytes())[..CHECK] == *check).then_some(())
+        };
+        let imported = || {
+            let rest = text.strip_prefix("datamachine_")?;
+            let (slug, secret) = rest.rsplit_once('_')?;
+            (!slug.is_empty() && text.len() <= 400 && secret.len() == 64 && secret.bytes().all(|b| b.is_ascii_hexdigit())).then_some(())
+        };
+        ours().or_else(imported)?;
+        Some(Self(sha256_hex(text.as_bytes())))
+    }
+
+    /// The hash as it is stored.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A token as it is listed: never its text, never its hash.
+#[derive(Clone, Debug, Serialize)]
+pub struct Token {
+    /// Its id, which is no secret.
+    pub id: TokenId,
+    /// The agent that holds it.
+    pub agent: AgentId,
+    /// The first characters of its text, to tell tokens apart.
+    pub prefix: String,
+    /// What somebody called it.
+    pub label: String,
+    /// The person it acts for; absent means unattended.
+    pub person: Option<UserId>,
+    /// The most it may do, besides what is granted.
+    pub ceiling: Option<Ceiling>,
+    /// Since when.
+    pub created_at: Timestamp,
+    /// Until when.
+    pub expires_at: Option<Timestamp>,
+    /// When it was last used, to the minute.
+    pub last_used_at: Option<Timestamp>,
+    /// Since when it is revoked.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// What a new token is made of.
+#[derive(Clone, Debug, Default)]
+pub struct NewToken {
+    /// What to call it.
+    pub label: String,
+    /// The person it acts for; absent means unattended. Whether the caller may name them is checked before.
+    pub person: Option<UserId>,
+    /// The most it may do.
+    pub ceiling: Option<Ceiling>,
+    /// Until when.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Mints a token and returns it with its text, which is shown this once.
+///
+/// A token acts for a person only while that person has a role of operator or more on the agent; it is refused
+/// at once where it could never work.
+pub async fn mint(base: &Base, site: &SiteId, actor: &Actor, agent: &AgentId, new: NewToken) -> Result<(Token, Secret)> {
+    agent::require(&base.db, site, agent).await?;
+    let minter = actor.user().cloned();
+    for user in [&new.person, &minter].into_iter().flatten() {
+        if agent::role_of(&base.db, site, agent, user).await? < Some(Role::Operator) {
+            return Err(Error::new(
+                Code::Forbidden,
+                format!("user {user} has no role of operator or more on this agent, so the token could do nothing; give them one first"),
+            ));
+        }
+    }
+    let now = base.clock.now();
+    if new.expires_at.is_some_and(|at| at <= now) {
+        return Err(Error::new(Code::InvalidRequest, "expires_at is in the past"));
+    }
+    let body = format!("{PREFIX}{}", id::random_text::<32>()?);
+    let text = Secret::new(format!("{body}_{}", &sha256_hex(body.as_bytes())[..CHECK]));
+    let hash = TokenHash(sha256_hex(text.expose().as_bytes()));
+    let token = Token {
+        id: TokenId::new(),
+        agent: agent.clone(),
+        prefix: text.expose()[..PREFIX.len() + 6].to_owned(),
+        label: new.label,
+        person: new.person,
+        ceiling: new.ceiling,
+        created_at: now,
+        expires_at: new.expires_at,
+        last_used_at: None,
+        revoked_at: None,
+    };
+    let mut tx = base.db.begin().await?;
+    store::insert(&mut tx, site, &token, &hash, minter.as_ref(), actor).await?;
+    let facts = json!({ "token": token.id, "label": token.label, "person": token.person, "expires_at": token.expires_at });
+    base.audit.record(&mut tx, Event::new(site, actor, "token.mint").agent(agent).facts(facts)).await?;
+    tx.commit().await?;
+    Ok((token, text))
+}
+
+/// An agent's tokens, newest first, the ended ones among them.
+pub async fn list(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Token>> {
+    store::of_agent(db, site, agent).await
+}
+
+/// Revokes a token: no request that arrives after this returned is served. Doing it again changes nothing.
+pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &TokenId, reason: &str) -> Result<()> {
+    let mut tx = base.db.begin().await?;
+    let Some(agent) = store::agent_of(&mut tx, site, id).await? else {
+        return Err(Error::new(Code::NotFound, format!("there is no token `{id}`")));
+    };
+    if store::revoke(&mut tx, site, id, actor, reason, base.clock.now()).await? {
+        let facts = json!({ "token": id, "reason": reason });
+        base.audit.record(&mut tx, Event::new(site, actor, "token.revoke").agent(&agent).facts(facts)).await?;
+    }
+    tx.commit().await
+}
+
+/// Revokes every token of an agent and says how many lived.
+pub async fn revoke_all(base: &Base, site: &SiteId, actor: &Actor, agent: &AgentId, reason: &str) -> Result<u64> {
+    let mut tx = base.db.begin().await?;
+    let ended = store::revoke_all(&mut tx, site, agent, actor, reason, base.clock.now()).await?;
+    let facts = json!({ "tokens": ended, "reason": reason });
+    base.audit.record(&mut tx, Event::new(site, actor, "token.revoke_all").agent(agent).facts(facts)).await?;
+    tx.commit().await?;
+    Ok(ended)
+}
+
+/// Notes that tokens were used. Called in batches, off the hot path, at most once a minute for each token.
+pub async fn touch(db: &Db, used: &[(SiteId, TokenId, Timestamp)]) -> Result<()> {
+    let mut tx = db.begin_bookkeeping().await?;
+    for (site, id, at) in used {
+        store::touch(&mut tx, site, id, *at).await?;
+    }
+    tx.commit().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ours() -> String {
+        let body = format!("{PREFIX}{}", id::random_text::<32>().unwrap());
+        format!("{body}_{}", &sha256_hex(body.as_bytes())[..CHECK])
+    }
+
+    #[test]
+    fn a_token_with_one_changed_character_is_refused_by_its_form() {
+        let token = ours();
+        assert!(TokenHash::of_presented(&token).is_some());
+        for i in 0..token.len() {
+            let mut bytes = token.clone().into_bytes();
+            bytes[i] = if bytes[i] == b'x' { b'y' } else { b'x' };
+            let changed = String::from_utf8(bytes).unwrap();
+            assert!(TokenHash::of_presented(&changed).is_none(), "{i}");
+        }
+    }
+
+    #[test]
+    fn the_reference_form_is_taken_whole() {
+        let text = format!("datamachine_my_agent_{}", "0a".repeat(32));
+        assert_eq!(TokenHash::of_presented(&text).unwrap().as_str(), sha256_hex(text.as_bytes()));
+    }
+
+    #[test]
+    fn strange_forms_are_no_tokens() {
+        for text in ["", "vk_", "vk_é", "datamachine__", "datamachine_a_00", &"x".repeat(10_000), &format!("datamachine__{}", "00".repeat(32))] {
+            assert!(TokenHash::of_presented(text).is_none(), "{text:.20}");
+        }
+    }
+}

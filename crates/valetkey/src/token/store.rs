@@ -1,0 +1,148 @@
+//! The rows of agent tokens.
+
+use super::{Token, TokenHash};
+use crate::{
+    clock::Timestamp,
+    db::{Db, Tx},
+    error::{Error, Result},
+    id::{AgentId, SiteId, TokenId, UserId},
+    on,
+    principal::Actor,
+    row,
+};
+
+row! {
+    struct TokenRow {
+        id: String,
+        agent: String,
+        prefix: String,
+        label: String,
+        person: Option<String>,
+        ceiling: Option<String>,
+        created_at: i64,
+        expires_at: Option<i64>,
+        last_used_at: Option<i64>,
+        revoked_at: Option<i64>,
+    }
+}
+
+impl TryFrom<TokenRow> for Token {
+    type Error = Error;
+
+    fn try_from(row: TokenRow) -> Result<Self> {
+        Ok(Self {
+            id: row.id.parse()?,
+            agent: row.agent.parse()?,
+            prefix: row.prefix,
+            label: row.label,
+            person: row.person.map(|person| person.parse()).transpose()?,
+            // For display only; the decision reads the row itself and denies what it cannot read.
+            ceiling: row.ceiling.and_then(|text| serde_json::from_str(&text).ok()),
+            created_at: Timestamp(row.created_at),
+            expires_at: row.expires_at.map(Timestamp),
+            last_used_at: row.last_used_at.map(Timestamp),
+            revoked_at: row.revoked_at.map(Timestamp),
+        })
+    }
+}
+
+pub(super) async fn insert(
+    tx: &mut Tx,
+    site: &SiteId,
+    token: &Token,
+    hash: &TokenHash,
+    minter: Option<&UserId>,
+    actor: &Actor,
+) -> Result<()> {
+    let ceiling = token.ceiling.as_ref().map(serde_json::to_string).transpose().map_err(Error::internal)?;
+    on!(tx, |c| sqlx::query(
+        "INSERT INTO agent_tokens (site, id, agent, token_hash, prefix, label, person, minter, ceiling, created_by, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+    )
+    .bind(site.as_str())
+    .bind(token.id.as_str())
+    .bind(token.agent.as_str())
+    .bind(hash.as_str())
+    .bind(&token.prefix)
+    .bind(&token.label)
+    .bind(token.person.as_ref().map(UserId::as_str))
+    .bind(minter.map(UserId::as_str))
+    .bind(&ceiling)
+    .bind(actor.to_string())
+    .bind(token.created_at.0)
+    .bind(token.expires_at.map(|t| t.0))
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    Ok(())
+}
+
+pub(super) async fn of_agent(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Token>> {
+    let rows: Vec<TokenRow> = on!(db, |c| sqlx::query_as(
+        "SELECT id, agent, prefix, label, person, ceiling, created_at, expires_at, last_used_at, revoked_at
+         FROM agent_tokens WHERE site = $1 AND agent = $2 ORDER BY created_at DESC, id DESC"
+    )
+    .bind(site.as_str())
+    .bind(agent.as_str())
+    .fetch_all(c)
+    .await?);
+    rows.into_iter().map(Token::try_from).collect()
+}
+
+pub(super) async fn agent_of(tx: &mut Tx, site: &SiteId, id: &TokenId) -> Result<Option<AgentId>> {
+    let row: Option<(String,)> = on!(tx, |c| sqlx::query_as("SELECT agent FROM agent_tokens WHERE site = $1 AND id = $2")
+        .bind(site.as_str())
+        .bind(id.as_str())
+        .fetch_optional(c)
+        .await?);
+    row.map(|(agent,)| agent.parse()).transpose()
+}
+
+pub(super) async fn revoke(tx: &mut Tx, site: &SiteId, id: &TokenId, actor: &Actor, reason: &str, now: Timestamp) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE agent_tokens SET revoked_at = $3, revoked_by = $4, revoke_reason = $5
+         WHERE site = $1 AND id = $2 AND revoked_at IS NULL"
+    )
+    .bind(site.as_str())
+    .bind(id.as_str())
+    .bind(now.0)
+    .bind(actor.to_string())
+    .bind(reason)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
+pub(super) async fn revoke_all(
+    tx: &mut Tx,
+    site: &SiteId,
+    agent: &AgentId,
+    actor: &Actor,
+    reason: &str,
+    now: Timestamp,
+) -> Result<u64> {
+    Ok(on!(tx, |c| sqlx::query(
+        "UPDATE agent_tokens SET revoked_at = $3, revoked_by = $4, revoke_reason = $5
+         WHERE site = $1 AND agent = $2 AND revoked_at IS NULL"
+    )
+    .bind(site.as_str())
+    .bind(agent.as_str())
+    .bind(now.0)
+    .bind(actor.to_string())
+    .bind(reason)
+    .execute(c)
+    .await?
+    .rows_affected()))
+}
+
+pub(super) async fn touch(tx: &mut Tx, site: &SiteId, id: &TokenId, at: Timestamp) -> Result<()> {
+    on!(tx, |c| sqlx::query("UPDATE agent_tokens SET last_used_at = $3 WHERE site = $1 AND id = $2 AND (last_used_at IS NULL OR last_used_at < $3)")
+        .bind(site.as_str())
+        .bind(id.as_str())
+        .bind(at.0)
+        .execute(c)
+        .await
+        .map(|_| ())?);
+    Ok(())
+}
