@@ -298,7 +298,7 @@ fn refuses(grant: &GrantFacts, facts: &Facts, request: &Request<'_>, person: Opt
 /// Whether an operation is among those allowed. A request without one (asking in general) is not held against it.
 fn operation_fits(allowed: &[PathPattern], request: &Request<'_>) -> bool {
     match request.operation {
-        Some((method, host, path)) => allowed.iter().any(|pattern| pattern.matches(method, host, path)),
+        Some((method, host, path)) => allowed.iter().any(|pattern| pattern.matches(method.as_str(), host, path)),
         None => request.delivery == Delivery::Proxy,
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use crate::{
     agent::Role,
     clock::Timestamp,
-    connection::{Connection, ConnectionRow, Stored},
+    connection::{ConnectionRow, Stored},
     db::Db,
     error::{Error, Result},
     grant::ForWhom,
