@@ -1,6 +1,20 @@
-//! What every room stands on: the database, the key ring, the clock and the audit.
+//! What the rooms stand on: the database, the key ring, the clock and the audit; and, for those that speak to
+//! providers, the way outside.
 
-use crate::{audit::Audit, clock::Clock, db::Db, seal::KeyRing};
+use std::sync::Arc;
+
+use url::Url;
+
+use crate::{
+    audit::Audit,
+    clock::Clock,
+    db::Db,
+    error::{Code, Error, Result},
+    id::ProviderName,
+    provider::{Catalogue, Definition},
+    seal::KeyRing,
+    upstream::Upstream,
+};
 
 /// The ground that every room stands on; clones share it.
 #[derive(Clone)]
@@ -13,4 +27,32 @@ pub struct Base {
     pub clock: Clock,
     /// What happened.
     pub audit: Audit,
+}
+
+/// The ground, with the way to the providers; clones share it.
+#[derive(Clone)]
+pub struct Outside {
+    /// The ground.
+    pub base: Base,
+    /// What is known of the providers.
+    pub catalogue: Arc<Catalogue>,
+    /// The one HTTP client.
+    pub upstream: Upstream,
+    /// Where browsers and agents reach us: an origin, without a path.
+    pub public_url: Url,
+}
+
+impl Outside {
+    /// The definition of a provider that must be there.
+    pub fn definition(&self, name: &ProviderName) -> Result<Arc<Definition>> {
+        self.catalogue.get(name).cloned().ok_or_else(|| {
+            Error::new(Code::NotFound, format!("there is no provider `{name}`; `valetkey provider list` shows those there are"))
+        })
+    }
+
+    /// The callback at which flows of a provider end (RFC 6749 section 3.1.2): one per provider, which is also a
+    /// mix-up defence (RFC 9700 section 4.4).
+    pub fn callback_url(&self, provider: &ProviderName) -> String {
+        format!("{}/callback/{provider}", self.public_url.as_str().trim_end_matches('/'))
+    }
 }

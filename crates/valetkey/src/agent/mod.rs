@@ -117,7 +117,8 @@ pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewAgent) ->
     };
     let mut tx = base.db.begin().await?;
     store::insert(&mut tx, site, &agent, actor).await?;
-    let event = Event::new(site, actor, "agent.create").agent(&agent.id).facts(json!({ "slug": agent.slug, "owner": agent.owner }));
+    let event =
+        Event::new(site, actor, "agent.create").agent(&agent.id).facts(json!({ "slug": agent.slug, "owner": agent.owner }));
     base.audit.record(&mut tx, event).await?;
     tx.commit().await?;
     Ok(agent)

@@ -93,24 +93,26 @@ pub(super) async fn all(db: &Db, site: &SiteId) -> Result<Vec<Agent>> {
 }
 
 pub(super) async fn set_disabled(tx: &mut Tx, site: &SiteId, id: &AgentId, at: Option<Timestamp>) -> Result<bool> {
-    let changed = on!(tx, |c| sqlx::query("UPDATE agents SET disabled_at = $3 WHERE site = $1 AND id = $2 AND deleted_at IS NULL")
-        .bind(site.as_str())
-        .bind(id.as_str())
-        .bind(at.map(|t| t.0))
-        .execute(c)
-        .await?
-        .rows_affected());
+    let changed =
+        on!(tx, |c| sqlx::query("UPDATE agents SET disabled_at = $3 WHERE site = $1 AND id = $2 AND deleted_at IS NULL")
+            .bind(site.as_str())
+            .bind(id.as_str())
+            .bind(at.map(|t| t.0))
+            .execute(c)
+            .await?
+            .rows_affected());
     Ok(changed == 1)
 }
 
 pub(super) async fn delete(tx: &mut Tx, site: &SiteId, id: &AgentId, at: Timestamp) -> Result<bool> {
-    let changed = on!(tx, |c| sqlx::query("UPDATE agents SET deleted_at = $3 WHERE site = $1 AND id = $2 AND deleted_at IS NULL")
-        .bind(site.as_str())
-        .bind(id.as_str())
-        .bind(at.0)
-        .execute(c)
-        .await?
-        .rows_affected());
+    let changed =
+        on!(tx, |c| sqlx::query("UPDATE agents SET deleted_at = $3 WHERE site = $1 AND id = $2 AND deleted_at IS NULL")
+            .bind(site.as_str())
+            .bind(id.as_str())
+            .bind(at.0)
+            .execute(c)
+            .await?
+            .rows_affected());
     Ok(changed == 1)
 }
 
@@ -160,6 +162,8 @@ pub(super) async fn roles(db: &Db, site: &SiteId, id: &AgentId) -> Result<Vec<Ac
     .fetch_all(c)
     .await?);
     rows.into_iter()
-        .map(|(user, role, created_at)| Ok(Access { user: user.parse()?, role: role.parse()?, created_at: Timestamp(created_at) }))
+        .map(|(user, role, created_at)| {
+            Ok(Access { user: user.parse()?, role: role.parse()?, created_at: Timestamp(created_at) })
+        })
         .collect()
 }

@@ -75,7 +75,9 @@ pub async fn set(
         let entered = match given.get(&field.name) {
             Some(Value::String(text)) => text.clone(),
             Some(Value::Number(number)) => number.to_string(),
-            None | Some(Value::Null) if field.secret => old_values.text(&field.name).map(|s| s.expose().to_owned()).unwrap_or_default(),
+            None | Some(Value::Null) if field.secret => {
+                old_values.text(&field.name).map(|s| s.expose().to_owned()).unwrap_or_default()
+            }
             None | Some(Value::Null) => String::new(),
             Some(_) => return Err(Error::new(Code::InvalidRequest, format!("{}: it is a text", field.name))),
         };
@@ -84,8 +86,7 @@ pub async fn set(
             values.expose_mut().insert(field.name.clone(), Value::String(accepted));
         }
     }
-    let client_id =
-        definition.field_with_role(Role::ClientId).and_then(|f| values.text(&f.name)).map(|s| s.expose().to_owned());
+    let client_id = definition.field_with_role(Role::ClientId).and_then(|f| values.text(&f.name)).map(|s| s.expose().to_owned());
     base.ring.ensure(&base.db, site.as_str(), definition.name.as_str()).await?;
     let now = base.clock.now();
     let keep = old.as_ref().filter(|old| old.client_id == client_id);
@@ -146,8 +147,9 @@ pub fn is_configured(definition: &Definition, config: Option<&AppConfig>) -> boo
 pub async fn open(base: &Base, config: &AppConfig) -> Result<SecretMap> {
     let owner = config.owner.to_string();
     let bytes = base.ring.open(&base.db, &place(&config.site, &config.provider, &owner, &config.id), &config.sealed).await?;
-    SecretMap::from_json(&bytes)
-        .map_err(|_| Error::new(Code::Unsealable, "a sealed app configuration cannot be read").with_detail("it is no JSON object"))
+    SecretMap::from_json(&bytes).map_err(|_| {
+        Error::new(Code::Unsealable, "a sealed app configuration cannot be read").with_detail("it is no JSON object")
+    })
 }
 
 /// Deletes a configuration; it stays only as far as connections still need its client. Doing it again changes nothing.

@@ -200,12 +200,8 @@ impl Audit {
         let id = EventId::new();
         let (writer, head) = {
             let borrowed = lock(&shared);
-            let head = borrowed
-                .heads
-                .get(&event.site)
-                .or_else(|| borrowed.writer.heads.get(&event.site))
-                .cloned()
-                .unwrap_or_default();
+            let head =
+                borrowed.heads.get(&event.site).or_else(|| borrowed.writer.heads.get(&event.site)).cloned().unwrap_or_default();
             (borrowed.writer.id.clone(), head)
         };
         let seq = head.seq + 1;

@@ -200,7 +200,8 @@ impl Connection {
 pub async fn open_account(base: &Base, connection: &Connection, sealed: &[u8]) -> Result<SecretMap> {
     let owner = connection.owner.to_string();
     let bytes = base.ring.open(&base.db, &connection.place(&owner), sealed).await?;
-    SecretMap::from_json(&bytes).map_err(|_| Error::new(Code::Unsealable, "a sealed account cannot be read").with_detail("it is no JSON object"))
+    SecretMap::from_json(&bytes)
+        .map_err(|_| Error::new(Code::Unsealable, "a sealed account cannot be read").with_detail("it is no JSON object"))
 }
 
 /// One connection that must be there and not be over.

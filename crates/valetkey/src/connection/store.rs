@@ -30,29 +30,23 @@ pub async fn get(db: &Db, site: &SiteId, id: &ConnectionId) -> Result<Option<Con
 
 /// One connection by id with its sealed account and refresh state.
 pub async fn load(db: &Db, site: &SiteId, id: &ConnectionId) -> Result<Option<Stored>> {
-    let row: Option<ConnectionRow> = on!(db, |c| sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM connections WHERE site = $1 AND id = $2"
-    ))
-    .bind(site.as_str())
-    .bind(id.as_str())
-    .fetch_optional(c)
-    .await?);
+    let row: Option<ConnectionRow> =
+        on!(db, |c| sqlx::query_as(concat!("SELECT ", columns!(), " FROM connections WHERE site = $1 AND id = $2"))
+            .bind(site.as_str())
+            .bind(id.as_str())
+            .fetch_optional(c)
+            .await?);
     row.map(ConnectionRow::read).transpose()
 }
 
 /// The same inside a transaction.
 pub async fn load_in(tx: &mut Tx, site: &SiteId, id: &ConnectionId) -> Result<Option<Stored>> {
-    let row: Option<ConnectionRow> = on!(tx, |c| sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM connections WHERE site = $1 AND id = $2"
-    ))
-    .bind(site.as_str())
-    .bind(id.as_str())
-    .fetch_optional(c)
-    .await?);
+    let row: Option<ConnectionRow> =
+        on!(tx, |c| sqlx::query_as(concat!("SELECT ", columns!(), " FROM connections WHERE site = $1 AND id = $2"))
+            .bind(site.as_str())
+            .bind(id.as_str())
+            .fetch_optional(c)
+            .await?);
     row.map(ConnectionRow::read).transpose()
 }
 

@@ -105,7 +105,8 @@ pub async fn insert(base: &Base, tx: &mut Tx, actor: &Actor, new: &NewConnection
     };
     let sealed = base.ring.seal_now(&place, &new.account.to_json())?;
     let now = base.clock.now();
-    let inserted = on!(&mut *tx, |c| sqlx::query(
+    let inserted = on!(&mut *tx, |c| {
+        sqlx::query(
         "INSERT INTO connections (site, id, provider, owner, name, status, sealed, version, revision, app_config_id, client_id,
             subject, subject_name, identity, scopes, wanted_scopes, hosts, renewal, access_expires_at, access_issued_at, usual_life,
             refresh_expires_at, refresh_at, connected_at, updated_at, created_by, lease_number, failures)
@@ -136,7 +137,8 @@ pub async fn insert(base: &Base, tx: &mut Tx, actor: &Actor, new: &NewConnection
     .bind(actor.to_string())
     .execute(c)
     .await
-    .map(|_| ()));
+    .map(|_| ())
+    });
     match inserted {
         Err(e) if is_unique_violation(&e) => Err(Error::new(Code::Conflict, "that account was connected meanwhile; look again")),
         Err(e) => Err(e.into()),
@@ -150,7 +152,8 @@ pub async fn insert(base: &Base, tx: &mut Tx, actor: &Actor, new: &NewConnection
 pub async fn replace_account(base: &Base, tx: &mut Tx, old: &Connection, new: &NewConnection) -> Result<bool> {
     let owner = old.owner.to_string();
     let sealed = base.ring.seal_now(&old.place(&owner), &new.account.to_json())?;
-    let changed = on!(&mut *tx, |c| sqlx::query(
+    let changed = on!(&mut *tx, |c| {
+        sqlx::query(
         "UPDATE connections SET status = 'active', status_reason = NULL, sealed = $4, version = version + 1, revision = revision + 1,
             app_config_id = $5, client_id = $6, subject = $7, subject_name = $8, identity = $9, scopes = $10, wanted_scopes = $11,
             hosts = $12, renewal = $13, access_expires_at = $14, access_issued_at = $15, usual_life = $16, refresh_expires_at = $17,
@@ -178,7 +181,8 @@ pub async fn replace_account(base: &Base, tx: &mut Tx, old: &Connection, new: &N
     .bind(base.clock.now().0)
     .execute(c)
     .await?
-    .rows_affected());
+    .rows_affected()
+    });
     Ok(changed == 1)
 }
 
@@ -222,7 +226,9 @@ pub async fn upsert_connected(
 
 /// Ends a connection: its sealed account is erased with the same statement. False when it was over already.
 pub async fn erase(tx: &mut Tx, site: &SiteId, id: &ConnectionId, actor: &Actor, reason: &str, now: Timestamp) -> Result<bool> {
-    let changed = on!(tx, |c| sqlx::query(
+    let changed =
+        on!(tx, |c| {
+            sqlx::query(
         "UPDATE connections SET status = 'revoked', sealed = NULL, refresh_at = NULL, revision = revision + 1, revoked_at = $3,
             revoked_by = $4, revoke_reason = $5, updated_at = $3
          WHERE site = $1 AND id = $2 AND status <> 'revoked'"
@@ -234,7 +240,8 @@ pub async fn erase(tx: &mut Tx, site: &SiteId, id: &ConnectionId, actor: &Actor,
     .bind(reason)
     .execute(c)
     .await?
-    .rows_affected());
+    .rows_affected()
+        });
     Ok(changed == 1)
 }
 
@@ -247,7 +254,9 @@ pub async fn set_needs_reauth(
     reason: &str,
     now: Timestamp,
 ) -> Result<bool> {
-    let changed = on!(tx, |c| sqlx::query(
+    let changed =
+        on!(tx, |c| {
+            sqlx::query(
         "UPDATE connections SET status = 'needs_reauth', status_reason = $4, refresh_at = NULL, last_error = $4, updated_at = $5
          WHERE site = $1 AND id = $2 AND version = $3 AND status = 'active'"
     )
@@ -258,6 +267,7 @@ pub async fn set_needs_reauth(
     .bind(now.0)
     .execute(c)
     .await?
-    .rows_affected());
+    .rows_affected()
+        });
     Ok(changed == 1)
 }

@@ -127,7 +127,9 @@ pub fn decide(facts: &Facts, request: &Request<'_>, now: Timestamp) -> Decision 
             return dead("token_expired", "the token is expired", Some("mint another token"));
         }
         match &token.ceiling {
-            Some(Parsed::Unreadable) => return dead("ceiling_unreadable", "the token's ceiling cannot be read", Some("mint another token")),
+            Some(Parsed::Unreadable) => {
+                return dead("ceiling_unreadable", "the token's ceiling cannot be read", Some("mint another token"));
+            }
             Some(Parsed::Read(read)) => ceiling = Some(read),
             None => {}
         }
@@ -155,7 +157,11 @@ pub fn decide(facts: &Facts, request: &Request<'_>, now: Timestamp) -> Decision 
     };
     let row = &connection.stored.connection;
     if matches!(row.status, Status::Revoked { .. }) {
-        return nothing("connection_revoked", "the connection is revoked; that is final for its id", Some("connect again and grant anew"));
+        return nothing(
+            "connection_revoked",
+            "the connection is revoked; that is final for its id",
+            Some("connect again and grant anew"),
+        );
     }
     let mut live = facts.grants.iter().filter(|grant| grant.expires_at.is_none_or(|at| at > now)).peekable();
     if live.peek().is_none() {
@@ -166,7 +172,12 @@ pub fn decide(facts: &Facts, request: &Request<'_>, now: Timestamp) -> Decision 
         };
     }
     if connection.owner_gone {
-        return deny(Code::GrantDenied, "owner_gone", "the person who owns the connection is disabled", Some("enable the person"));
+        return deny(
+            Code::GrantDenied,
+            "owner_gone",
+            "the person who owns the connection is disabled",
+            Some("enable the person"),
+        );
     }
     if let Some(person) = person
         && person.role < Some(Role::Operator)
@@ -234,10 +245,18 @@ fn refuses(grant: &GrantFacts, facts: &Facts, request: &Request<'_>, person: Opt
     let row = &facts.connection.as_ref()?.stored.connection;
     let reason = |fact, text: String, change| Some(Reason { fact, text: format!("grant {}: {text}", grant.id), change });
     let unreadable = |what: &str| {
-        Some(Reason { fact: "grant_unreadable", text: format!("grant {}: its {what} cannot be read", grant.id), change: Some("grant anew") })
+        Some(Reason {
+            fact: "grant_unreadable",
+            text: format!("grant {}: its {what} cannot be read", grant.id),
+            change: Some("grant anew"),
+        })
     };
     if !grant.grantor_may {
-        return reason("grantor", "whoever granted it may no longer dispose of the connection".to_owned(), Some("let its owner grant it"));
+        return reason(
+            "grantor",
+            "whoever granted it may no longer dispose of the connection".to_owned(),
+            Some("let its owner grant it"),
+        );
     }
     let Parsed::Read(for_whom) = &grant.for_whom else { return unreadable("for-whom") };
     let fits = match (for_whom, person) {
@@ -282,7 +301,11 @@ fn refuses(grant: &GrantFacts, facts: &Facts, request: &Request<'_>, person: Opt
         Some(Parsed::Unreadable) => return unreadable("operations"),
         // A revealed token can do every operation.
         Some(Parsed::Read(_)) if request.delivery == Delivery::Reveal => {
-            return reason("operations", "it names operations, which a revealed token would not obey".to_owned(), Some("use the proxy"));
+            return reason(
+                "operations",
+                "it names operations, which a revealed token would not obey".to_owned(),
+                Some("use the proxy"),
+            );
         }
         Some(Parsed::Read(allowed)) if !operation_fits(allowed, request) => {
             return reason("operations", "it does not include this operation".to_owned(), Some("grant that operation too"));

@@ -74,7 +74,8 @@ pub(super) async fn insert(tx: &mut Tx, site: &SiteId, grant: &Grant, actor: &Ac
     let delivery = json(serde_json::to_string(&grant.delivery))?;
     let scopes = grant.scopes.as_ref().map(serde_json::to_string).transpose().map_err(Error::internal)?;
     let operations = grant.operations.as_ref().map(serde_json::to_string).transpose().map_err(Error::internal)?;
-    on!(tx, |c| sqlx::query(
+    on!(tx, |c| {
+        sqlx::query(
         "INSERT INTO grants (site, id, agent, connection, for_whom, delivery, scopes, operations, max_uses, uses, expires_at, note,
                              grantor, created_by, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, $12, $13, $14)"
@@ -95,7 +96,8 @@ pub(super) async fn insert(tx: &mut Tx, site: &SiteId, grant: &Grant, actor: &Ac
     .bind(grant.created_at.0)
     .execute(c)
     .await
-    .map(|_| ())?);
+    .map(|_| ())?
+    });
     Ok(())
 }
 
@@ -132,7 +134,14 @@ pub(super) async fn list(
     rows.into_iter().map(Grant::try_from).collect()
 }
 
-pub(super) async fn revoke(tx: &mut Tx, site: &SiteId, id: &GrantId, actor: &Actor, reason: &str, now: Timestamp) -> Result<bool> {
+pub(super) async fn revoke(
+    tx: &mut Tx,
+    site: &SiteId,
+    id: &GrantId,
+    actor: &Actor,
+    reason: &str,
+    now: Timestamp,
+) -> Result<bool> {
     let changed = on!(tx, |c| sqlx::query(
         "UPDATE grants SET revoked_at = $3, revoked_by = $4, revoke_reason = $5
          WHERE site = $1 AND id = $2 AND revoked_at IS NULL"

@@ -53,10 +53,18 @@ pub fn sign(key: &PlatformKeyId, secret: &Secret, user: &UserId, session: &Conne
 /// The person that an assertion proves, for one connect session; it is used up by this.
 ///
 /// Every fault gives the same answer: which part was wrong is nobody's business but the log's.
-pub async fn verify(base: &Base, site: &SiteId, session: &ConnectSessionId, presented: &Secret) -> Result<(PlatformKeyId, UserId)> {
+pub async fn verify(
+    base: &Base,
+    site: &SiteId,
+    session: &ConnectSessionId,
+    presented: &Secret,
+) -> Result<(PlatformKeyId, UserId)> {
     let refused = |why: &str| {
-        Error::new(Code::Unauthenticated, "the platform's assertion is not valid; go back to the platform and follow its link again")
-            .with_detail(why)
+        Error::new(
+            Code::Unauthenticated,
+            "the platform's assertion is not valid; go back to the platform and follow its link again",
+        )
+        .with_detail(why)
     };
     let now = base.clock.now();
     if presented.expose().len() > 4096 {
@@ -74,8 +82,9 @@ pub async fn verify(base: &Base, site: &SiteId, session: &ConnectSessionId, pres
     // The times are checked below, by the broker's own clock.
     validation.validate_exp = false;
     validation.required_spec_claims.clear();
-    let data = jsonwebtoken::decode::<Claims>(presented.expose().as_bytes(), &DecodingKey::from_secret(secret.expose()), &validation)
-        .map_err(|_| refused("signature or claims"))?;
+    let data =
+        jsonwebtoken::decode::<Claims>(presented.expose().as_bytes(), &DecodingKey::from_secret(secret.expose()), &validation)
+            .map_err(|_| refused("signature or claims"))?;
     let claims = data.claims;
     let seconds = now.unix_seconds();
     if claims.exp <= seconds || claims.iat > seconds + SKEW || claims.exp - claims.iat > LIFE || claims.exp < claims.iat {

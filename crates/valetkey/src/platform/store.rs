@@ -46,7 +46,8 @@ impl KeyRow {
 pub(super) async fn insert(tx: &mut Tx, key: &PlatformKey, hash: &str, sealed: &[u8], actor: &Actor) -> Result<()> {
     let scopes = serde_json::to_string(&key.scopes).map_err(Error::internal)?;
     let asserts = serde_json::to_string(&key.asserts).map_err(Error::internal)?;
-    on!(tx, |c| sqlx::query(
+    on!(tx, |c| {
+        sqlx::query(
         "INSERT INTO platform_keys (site, id, key_hash, prefix, label, scopes, asserts, sealed, created_by, created_at, expires_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
     )
@@ -63,7 +64,8 @@ pub(super) async fn insert(tx: &mut Tx, key: &PlatformKey, hash: &str, sealed: &
     .bind(key.expires_at.map(|t| t.0))
     .execute(c)
     .await
-    .map(|_| ())?);
+    .map(|_| ())?
+    });
     Ok(())
 }
 

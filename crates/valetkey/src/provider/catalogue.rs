@@ -39,3 +39,21 @@ impl fmt::Display for Problem {
         write!(f, ": {}", self.message)
     }
 }
+
+/// Every definition by name.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    definitions: std::collections::BTreeMap<crate::id::ProviderName, Arc<super::Definition>>,
+}
+
+impl Catalogue {
+    /// The definition of a provider.
+    pub fn get(&self, name: &crate::id::ProviderName) -> Option<&Arc<super::Definition>> {
+        self.definitions.get(name)
+    }
+
+    /// Every definition, by name.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<super::Definition>> {
+        self.definitions.values()
+    }
+}

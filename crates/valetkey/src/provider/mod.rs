@@ -23,7 +23,7 @@ mod url_template;
 mod value_path;
 mod words;
 
-pub use catalogue::{Problem, Trust};
+pub use catalogue::{Catalogue, Problem, Trust};
 pub use definition::{
     CredentialQuery, Definition, Fallback, HostRule, Identity, Inject, Jwt, Mail, OAuth1, OAuth2, Proxy, RateLimit, Refresh,
     Revoke, Scopes, Session, Slot, Source, Variants,

@@ -63,13 +63,14 @@ impl TryFrom<SiteRow> for Site {
 pub async fn create(base: &Base, actor: &Actor, id: &SiteId, title: &str) -> Result<Site> {
     let now = base.clock.now();
     let mut tx = base.db.begin().await?;
-    let inserted = on!(&mut tx, |c| sqlx::query("INSERT INTO sites (id, title, return_to, created_at) VALUES ($1, $2, '[]', $3)")
-        .bind(id.as_str())
-        .bind(title)
-        .bind(now.0)
-        .execute(c)
-        .await
-        .map(|_| ()));
+    let inserted =
+        on!(&mut tx, |c| sqlx::query("INSERT INTO sites (id, title, return_to, created_at) VALUES ($1, $2, '[]', $3)")
+            .bind(id.as_str())
+            .bind(title)
+            .bind(now.0)
+            .execute(c)
+            .await
+            .map(|_| ()));
     match inserted {
         Err(e) if is_unique_violation(&e) => {
             return Err(Error::new(Code::Conflict, format!("there is a site `{id}` already")));
@@ -104,7 +105,9 @@ pub async fn get(db: &Db, id: &SiteId) -> Result<Option<Site>> {
 
 /// One site that must be there.
 pub async fn require(db: &Db, id: &SiteId) -> Result<Site> {
-    get(db, id).await?.ok_or_else(|| Error::new(Code::NotFound, format!("there is no site `{id}`; `valetkey site list` shows those there are")))
+    get(db, id)
+        .await?
+        .ok_or_else(|| Error::new(Code::NotFound, format!("there is no site `{id}`; `valetkey site list` shows those there are")))
 }
 
 /// Every site, by id.

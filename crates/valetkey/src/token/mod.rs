@@ -42,7 +42,8 @@ impl TokenHash {
         let imported = || {
             let rest = text.strip_prefix("datamachine_")?;
             let (slug, secret) = rest.rsplit_once('_')?;
-            (!slug.is_empty() && text.len() <= 400 && secret.len() == 64 && secret.bytes().all(|b| b.is_ascii_hexdigit())).then_some(())
+            (!slug.is_empty() && text.len() <= 400 && secret.len() == 64 && secret.bytes().all(|b| b.is_ascii_hexdigit()))
+                .then_some(())
         };
         ours().or_else(imported)?;
         Some(Self(sha256_hex(text.as_bytes())))
@@ -103,7 +104,9 @@ pub async fn mint(base: &Base, site: &SiteId, actor: &Actor, agent: &AgentId, ne
         if agent::role_of(&base.db, site, agent, user).await? < Some(Role::Operator) {
             return Err(Error::new(
                 Code::Forbidden,
-                format!("user {user} has no role of operator or more on this agent, so the token could do nothing; give them one first"),
+                format!(
+                    "user {user} has no role of operator or more on this agent, so the token could do nothing; give them one first"
+                ),
             ));
         }
     }
@@ -200,7 +203,15 @@ mod tests {
 
     #[test]
     fn strange_forms_are_no_tokens() {
-        for text in ["", "vk_", "vk_é", "datamachine__", "datamachine_a_00", &"x".repeat(10_000), &format!("datamachine__{}", "00".repeat(32))] {
+        for text in [
+            "",
+            "vk_",
+            "vk_é",
+            "datamachine__",
+            "datamachine_a_00",
+            &"x".repeat(10_000),
+            &format!("datamachine__{}", "00".repeat(32)),
+        ] {
             assert!(TokenHash::of_presented(text).is_none(), "{text:.20}");
         }
     }

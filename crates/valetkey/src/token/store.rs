@@ -55,7 +55,8 @@ pub(super) async fn insert(
     actor: &Actor,
 ) -> Result<()> {
     let ceiling = token.ceiling.as_ref().map(serde_json::to_string).transpose().map_err(Error::internal)?;
-    on!(tx, |c| sqlx::query(
+    on!(tx, |c| {
+        sqlx::query(
         "INSERT INTO agent_tokens (site, id, agent, token_hash, prefix, label, person, minter, ceiling, created_by, created_at, expires_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
     )
@@ -73,7 +74,8 @@ pub(super) async fn insert(
     .bind(token.expires_at.map(|t| t.0))
     .execute(c)
     .await
-    .map(|_| ())?);
+    .map(|_| ())?
+    });
     Ok(())
 }
 
@@ -98,7 +100,14 @@ pub(super) async fn agent_of(tx: &mut Tx, site: &SiteId, id: &TokenId) -> Result
     row.map(|(agent,)| agent.parse()).transpose()
 }
 
-pub(super) async fn revoke(tx: &mut Tx, site: &SiteId, id: &TokenId, actor: &Actor, reason: &str, now: Timestamp) -> Result<bool> {
+pub(super) async fn revoke(
+    tx: &mut Tx,
+    site: &SiteId,
+    id: &TokenId,
+    actor: &Actor,
+    reason: &str,
+    now: Timestamp,
+) -> Result<bool> {
     let changed = on!(tx, |c| sqlx::query(
         "UPDATE agent_tokens SET revoked_at = $3, revoked_by = $4, revoke_reason = $5
          WHERE site = $1 AND id = $2 AND revoked_at IS NULL"
@@ -137,12 +146,14 @@ pub(super) async fn revoke_all(
 }
 
 pub(super) async fn touch(tx: &mut Tx, site: &SiteId, id: &TokenId, at: Timestamp) -> Result<()> {
-    on!(tx, |c| sqlx::query("UPDATE agent_tokens SET last_used_at = $3 WHERE site = $1 AND id = $2 AND (last_used_at IS NULL OR last_used_at < $3)")
-        .bind(site.as_str())
-        .bind(id.as_str())
-        .bind(at.0)
-        .execute(c)
-        .await
-        .map(|_| ())?);
+    on!(tx, |c| sqlx::query(
+        "UPDATE agent_tokens SET last_used_at = $3 WHERE site = $1 AND id = $2 AND (last_used_at IS NULL OR last_used_at < $3)"
+    )
+    .bind(site.as_str())
+    .bind(id.as_str())
+    .bind(at.0)
+    .execute(c)
+    .await
+    .map(|_| ())?);
     Ok(())
 }
