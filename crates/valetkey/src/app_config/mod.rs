@@ -92,7 +92,7 @@ pub async fn set(
     let keep = old.as_ref().filter(|old| old.client_id == client_id);
     let id = keep.map_or_else(AppConfigId::new, |old| old.id.clone());
     let owner_text = owner.to_string();
-    let sealed = base.ring.seal_now(&place(site, &definition.name, &owner_text, &id), &values.to_json())?;
+    let sealed = base.ring.seal_now(&Place::app_config(site, &definition.name, &owner_text, &id), &values.to_json())?;
     let config = AppConfig {
         id,
         provider: definition.name.clone(),
@@ -146,7 +146,8 @@ pub fn is_configured(definition: &Definition, config: Option<&AppConfig>) -> boo
 /// Opens a configuration's values.
 pub async fn open(base: &Base, config: &AppConfig) -> Result<SecretMap> {
     let owner = config.owner.to_string();
-    let bytes = base.ring.open(&base.db, &place(&config.site, &config.provider, &owner, &config.id), &config.sealed).await?;
+    let bytes =
+        base.ring.open(&base.db, &Place::app_config(&config.site, &config.provider, &owner, &config.id), &config.sealed).await?;
     SecretMap::from_json(&bytes).map_err(|_| {
         Error::new(Code::Unsealable, "a sealed app configuration cannot be read").with_detail("it is no JSON object")
     })
@@ -160,16 +161,4 @@ pub async fn delete(base: &Base, site: &SiteId, actor: &Actor, provider: &Provid
     let facts = json!({ "provider": provider, "owner": owner, "config": config.id });
     base.audit.record(&mut tx, Event::new(site, actor, "app_config.delete").facts(facts)).await?;
     tx.commit().await
-}
-
-fn place<'a>(site: &'a SiteId, provider: &'a ProviderName, owner: &'a str, id: &'a AppConfigId) -> Place<'a> {
-    Place {
-        site: site.as_str(),
-        provider: provider.as_str(),
-        owner,
-        name: "",
-        table: "app_configs",
-        row: id.as_str(),
-        field: "config",
-    }
 }

@@ -36,6 +36,9 @@ use crate::{
 pub use queue::Mode;
 pub use store::{Row, list};
 
+/// Which of a site's derived keys its chains are keyed with.
+pub const AUDIT_LABEL: &str = "audit chain";
+
 /// How many writers a process has: the most changes that can be recorded at the same moment.
 const WRITERS: usize = 8;
 
@@ -195,7 +198,7 @@ impl Audit {
     }
 
     async fn record_at(&self, tx: &mut Tx, event: &Event, at: Timestamp) -> Result<()> {
-        let key = self.ring.derived(tx.db(), &event.site, "audit chain").await?;
+        let key = self.ring.derived(tx.db(), &event.site, AUDIT_LABEL).await?;
         let shared = self.borrow(tx).await;
         let id = EventId::new();
         let (writer, head) = {

@@ -162,15 +162,7 @@ pub struct Connection {
 impl Connection {
     /// Where its account is sealed.
     pub fn place<'a>(&'a self, owner: &'a str) -> Place<'a> {
-        Place {
-            site: self.site.as_str(),
-            provider: self.provider.as_str(),
-            owner,
-            name: self.name.as_stored(),
-            table: "connections",
-            row: self.id.as_str(),
-            field: "account",
-        }
+        Place::connection(&self.site, &self.provider, owner, &self.name, &self.id)
     }
 
     /// Whether it can serve now or after a refresh, told from plain columns.

@@ -94,15 +94,7 @@ impl Connected {
 pub async fn insert(base: &Base, tx: &mut Tx, actor: &Actor, new: &NewConnection) -> Result<ConnectionId> {
     let id = ConnectionId::new();
     let owner = new.owner.to_string();
-    let place = Place {
-        site: new.site.as_str(),
-        provider: new.provider.as_str(),
-        owner: &owner,
-        name: new.name.as_stored(),
-        table: "connections",
-        row: id.as_str(),
-        field: "account",
-    };
+    let place = Place::connection(&new.site, &new.provider, &owner, &new.name, &id);
     let sealed = base.ring.seal_now(&place, &new.account.to_json())?;
     let now = base.clock.now();
     let inserted = on!(&mut *tx, |c| {
@@ -226,9 +218,8 @@ pub async fn upsert_connected(
 
 /// Ends a connection: its sealed account is erased with the same statement. False when it was over already.
 pub async fn erase(tx: &mut Tx, site: &SiteId, id: &ConnectionId, actor: &Actor, reason: &str, now: Timestamp) -> Result<bool> {
-    let changed =
-        on!(tx, |c| {
-            sqlx::query(
+    let changed = on!(tx, |c| {
+        sqlx::query(
         "UPDATE connections SET status = 'revoked', sealed = NULL, refresh_at = NULL, revision = revision + 1, revoked_at = $3,
             revoked_by = $4, revoke_reason = $5, updated_at = $3
          WHERE site = $1 AND id = $2 AND status <> 'revoked'"
@@ -241,7 +232,7 @@ pub async fn erase(tx: &mut Tx, site: &SiteId, id: &ConnectionId, actor: &Actor,
     .execute(c)
     .await?
     .rows_affected()
-        });
+    });
     Ok(changed == 1)
 }
 
@@ -254,9 +245,8 @@ pub async fn set_needs_reauth(
     reason: &str,
     now: Timestamp,
 ) -> Result<bool> {
-    let changed =
-        on!(tx, |c| {
-            sqlx::query(
+    let changed = on!(tx, |c| {
+        sqlx::query(
         "UPDATE connections SET status = 'needs_reauth', status_reason = $4, refresh_at = NULL, last_error = $4, updated_at = $5
          WHERE site = $1 AND id = $2 AND version = $3 AND status = 'active'"
     )
@@ -268,6 +258,6 @@ pub async fn set_needs_reauth(
     .execute(c)
     .await?
     .rows_affected()
-        });
+    });
     Ok(changed == 1)
 }

@@ -7,12 +7,13 @@
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
-use super::{place, store};
+use super::store;
 use crate::{
     base::Base,
     clock::Timestamp,
     error::{Code, Error, Result},
     id::{self, ConnectSessionId, PlatformKeyId, SiteId, UserId, sha256_hex},
+    seal::Place,
     secret::Secret,
 };
 
@@ -76,7 +77,7 @@ pub async fn verify(
     if key.revoked_at.is_some() || key.expires_at.is_some_and(|at| at <= now) {
         return Err(refused("ended key"));
     }
-    let secret = base.ring.open(&base.db, &place(site, &key_id), &sealed).await?;
+    let secret = base.ring.open(&base.db, &Place::platform_key(site, &key_id), &sealed).await?;
     let mut validation = Validation::new(Algorithm::HS256);
     validation.set_audience(&[AUDIENCE]);
     // The times are checked below, by the broker's own clock.

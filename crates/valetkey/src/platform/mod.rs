@@ -22,7 +22,6 @@ use crate::{
     principal::Actor,
     seal::Place,
     secret::{Secret, SecretBytes},
-    site::SITE_KEY,
 };
 
 pub use assertion::{sign, verify};
@@ -186,7 +185,9 @@ pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewKey) -> R
         expires_at: new.expires_at,
         revoked_at: None,
     };
-    let sealed = base.ring.seal_now(&place(site, &key.id), &SecretBytes::new(assertion_secret.expose().as_bytes().to_vec()))?;
+    let sealed = base
+        .ring
+        .seal_now(&Place::platform_key(site, &key.id), &SecretBytes::new(assertion_secret.expose().as_bytes().to_vec()))?;
     let mut tx = base.db.begin().await?;
     store::insert(&mut tx, &key, &sha256_hex(text.expose().as_bytes()), &sealed, actor).await?;
     let facts = json!({ "key": key.id, "label": key.label, "scopes": key.scopes, "asserts": key.asserts });
@@ -230,16 +231,4 @@ pub async fn set_person_disabled(base: &Base, site: &SiteId, actor: &Actor, user
     let action = if disabled { "person.disable" } else { "person.enable" };
     base.audit.record(&mut tx, Event::new(site, actor, action).facts(json!({ "user": user }))).await?;
     tx.commit().await
-}
-
-fn place<'a>(site: &'a SiteId, id: &'a PlatformKeyId) -> Place<'a> {
-    Place {
-        site: site.as_str(),
-        provider: SITE_KEY,
-        owner: "site",
-        name: "",
-        table: "platform_keys",
-        row: id.as_str(),
-        field: "assertion",
-    }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::{
-    audit::Event,
+    audit::{AUDIT_LABEL, Event},
     base::Base,
     clock::Timestamp,
     db::{Db, is_unique_violation},
@@ -13,12 +13,8 @@ use crate::{
     on,
     principal::Actor,
     row,
+    seal::Place,
 };
-
-/// The key that seals what belongs to a site and to no provider.
-pub const SITE_KEY: &str = "_site";
-/// The key that the audit's chains are keyed with.
-pub const AUDIT_KEY: &str = "_audit";
 
 /// A tenant.
 #[derive(Clone, Debug, Serialize)]
@@ -87,10 +83,8 @@ pub async fn create(base: &Base, actor: &Actor, id: &SiteId, title: &str) -> Res
 
 /// Makes the keys that a site needs before anything can be recorded about it. Doing it again changes nothing.
 pub async fn prepare(base: &Base, id: &SiteId) -> Result<()> {
-    for key in [AUDIT_KEY, SITE_KEY] {
-        base.ring.ensure(&base.db, id.as_str(), key).await?;
-    }
-    Ok(())
+    base.ring.derived(&base.db, id, AUDIT_LABEL).await?;
+    base.ring.ensure(&base.db, id.as_str(), Place::PLATFORM).await
 }
 
 /// One site, if there is one by that id.
