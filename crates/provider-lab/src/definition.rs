@@ -1,0 +1,127 @@
+//! The provider definition by which a broker knows this lab.
+
+use serde::Deserialize;
+
+use crate::control::Control;
+
+/// What the definition says beyond the usual. All off is [`Control::definition_toml`].
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DefinitionOptions {
+    /// The short-lived token is exchanged for a long-lived one, which is then extended instead of refreshed.
+    pub exchange: bool,
+    /// There is no identity step.
+    pub without_identity: bool,
+    /// For how long a rotated refresh token still yields its successor, such as `30s`.
+    pub grace: Option<String>,
+    /// A replayed refresh token kills its whole family.
+    pub replay_kills_family: bool,
+    /// How long an access token lives by the definition's word; `1h` when absent.
+    pub access_ttl: Option<String>,
+}
+
+impl Control {
+    /// The definition of this lab as TOML.
+    pub fn definition_toml(&self) -> String {
+        self.definition(&DefinitionOptions::default())
+    }
+
+    /// The definition of this lab as TOML, with options.
+    pub fn definition(&self, options: &DefinitionOptions) -> String {
+        let (origin, host) = (self.origin(), self.addr().to_string());
+        let exchange = if options.exchange { exchange(&origin) } else { String::new() };
+        let refresh = if options.exchange { extend(&origin) } else { refresh(options) };
+        let identity = if options.without_identity { String::new() } else { identity(&origin) };
+        let revoked = if options.exchange { "access_token" } else { "refresh_token" };
+        format!(
+            r#"name = "Lab"
+kind = "oauth2"
+setup_url = "{origin}/"
+
+[fields]
+client_id = {{ label = "Client ID", type = "text", required = true, level = "app", role = "client_id" }}
+client_secret = {{ label = "Client secret", type = "password", required = true, secret = true, level = "app", role = "client_secret" }}
+
+[oauth2]
+authorize_url = "{origin}/authorize"
+token_url = "{origin}/token"
+client_auth = "basic"
+pkce = "required"
+issuer = "{origin}"
+iss_supported = true
+scope_separator = " "
+scopes = {{ default = ["profile", "posts:read", "posts:write"] }}
+{exchange}
+{refresh}
+[revoke]
+method = "POST"
+url = "{origin}/revoke"
+auth = "client"
+form = {{ token = "{{{{token.{revoked}}}}}", token_type_hint = "{revoked}" }}
+
+{identity}[proxy]
+base_url = "{origin}/api"
+hosts = ["{host}"]
+path_allow = {{ "{host}" = ["/api/"] }}
+credential_paths = ["/token", "/revoke", "/introspect", "/exchange", "/api/echo-credential", "/lab/**"]
+inject = [{{ in = "header", name = "Authorization", value = "Bearer {{{{token.access_token}}}}" }}]
+"#
+        )
+    }
+}
+
+fn exchange(origin: &str) -> String {
+    format!(
+        r#"
+[[oauth2.exchange]]
+name = "long_lived"
+method = "GET"
+url = "{origin}/exchange"
+query = {{ grant_type = "lab_exchange_token", client_secret = "{{{{field.client_secret}}}}", access_token = "{{{{token.access_token}}}}" }}
+secret_in_query = true
+out = {{ access_token = "access_token", expires_in = "expires_in" }}
+default_expires_in = "60d"
+"#
+    )
+}
+
+fn extend(origin: &str) -> String {
+    format!(
+        r#"[refresh]
+strategy = "extend"
+method = "GET"
+url = "{origin}/exchange"
+query = {{ grant_type = "lab_extend_token", access_token = "{{{{token.access_token}}}}" }}
+secret_in_query = true
+before = "7d"
+accept_expired = false
+"#
+    )
+}
+
+fn refresh(options: &DefinitionOptions) -> String {
+    let access_ttl = options.access_ttl.as_deref().unwrap_or("1h");
+    let grace = options.grace.as_deref().map_or(String::new(), |grace| format!("grace = \"{grace}\"\n"));
+    let replay = if options.replay_kills_family { "replay_kills_family = true\n" } else { "" };
+    format!(
+        r#"[refresh]
+strategy = "refresh_token"
+rotation = "always"
+before = "5m"
+access_ttl = "{access_ttl}"
+refresh_ttl = "30d"
+{grace}{replay}"#
+    )
+}
+
+fn identity(origin: &str) -> String {
+    format!(
+        r#"[identity]
+method = "GET"
+url = "{origin}/userinfo"
+auth = "bearer"
+out = {{ id = "id", username = "username", display_name = "name", email = "email" }}
+
+"#
+    )
+}
