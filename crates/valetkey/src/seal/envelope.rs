@@ -117,7 +117,6 @@ pub(super) type KeyBytes = [u8; 16];
 
 /// A data key in memory, as the two keys derived from it. Zeroised on drop.
 pub(super) struct DataKey {
-    pub(super) id: DataKeyId,
     pub(super) bytes: KeyBytes,
     pub(super) version: i64,
     rows: Prk,
@@ -126,13 +125,13 @@ pub(super) struct DataKey {
 
 impl DataKey {
     /// Takes the 32 bytes of a data key.
-    pub(super) fn new(id: DataKeyId, version: i64, key: &[u8; 32]) -> Result<Self> {
+    pub(super) fn new(id: &DataKeyId, version: i64, key: &[u8; 32]) -> Result<Self> {
         let extracted = Salt::new(HKDF_SHA256, b"valetkey data key v1").extract(key);
         let part = |label: &'static [u8]| extracted.expand(&[label], HKDF_SHA256).map(Prk::from);
         let (Ok(rows), Ok(derived)) = (part(b"rows"), part(b"derived")) else {
             return Err(Error::internal("the keys of a data key could not be derived"));
         };
-        Ok(Self { bytes: key_bytes(&id)?, id, version, rows, derived })
+        Ok(Self { bytes: key_bytes(id)?, version, rows, derived })
     }
 
     /// Seals bytes at a place.
@@ -267,7 +266,7 @@ mod tests {
     };
 
     fn key() -> DataKey {
-        DataKey::new(DataKeyId::new(), 1, &id::random().unwrap()).unwrap()
+        DataKey::new(&DataKeyId::new(), 1, &id::random().unwrap()).unwrap()
     }
 
     fn secret(text: &str) -> SecretBytes {
@@ -284,8 +283,14 @@ mod tests {
         for text in ["", "{}", &"x".repeat(100_000)] {
             let sealed = key.seal(&HERE, &secret(text)).unwrap();
             assert_eq!(open(&key, &HERE, &sealed).unwrap().expose(), text.as_bytes());
-            assert_eq!(key_id(Envelope::read(&sealed).unwrap().key()), key.id.as_str());
+            assert_eq!(Envelope::read(&sealed).unwrap().key(), key.bytes);
         }
+    }
+
+    #[test]
+    fn the_id_of_a_data_key_and_its_bytes_are_the_same() {
+        let id = DataKeyId::new();
+        assert_eq!(key_id(key_bytes(&id).unwrap()), id.as_str());
     }
 
     #[test]
@@ -325,10 +330,10 @@ mod tests {
     fn another_data_key_does_not_open_it() {
         let bytes = id::random().unwrap();
         let (one, two) = (DataKeyId::new(), DataKeyId::new());
-        let sealed = DataKey::new(one, 1, &bytes).unwrap().seal(&HERE, &secret("canary")).unwrap();
+        let sealed = DataKey::new(&one, 1, &bytes).unwrap().seal(&HERE, &secret("canary")).unwrap();
         assert!(open(&key(), &HERE, &sealed).is_err());
         // The key's id is bound as well: the same bytes under another id do not open an envelope that names the other.
-        let twin = DataKey::new(two, 1, &bytes).unwrap();
+        let twin = DataKey::new(&two, 1, &bytes).unwrap();
         let mut renamed = sealed;
         renamed[1..17].copy_from_slice(&twin.bytes);
         assert!(open(&twin, &HERE, &renamed).is_err());
@@ -365,7 +370,7 @@ mod tests {
     #[test]
     fn an_envelope_of_format_1_still_opens() {
         let id: DataKeyId = "dek_000102030405060708090a0b0c0d0e0f".parse().unwrap();
-        let key = DataKey::new(id, 1, &[7; 32]).unwrap();
+        let key = DataKey::new(&id, 1, &[7; 32]).unwrap();
         let sealed = unhex(KNOWN);
         assert_eq!(open(&key, &HERE, &sealed).unwrap().expose(), br#"{"access_token":"t"}"#);
     }

@@ -340,7 +340,7 @@ impl KeyRing {
     }
 
     /// Opens the data keys that are not in memory yet.
-    fn take(&self, rows: &[DataKeyRow]) -> Result<()> {
+    pub(super) fn take(&self, rows: &[DataKeyRow]) -> Result<()> {
         let roots = self.roots()?;
         let mut opened = Vec::with_capacity(rows.len());
         for row in rows {
@@ -410,7 +410,7 @@ fn open_data_key(roots: &RootKeys, row: &DataKeyRow) -> Result<Arc<DataKey>> {
         .unwrap(&row.slot(), &row.wrapped)
         .ok_or_else(|| unavailable(format!("data key {} was changed in the database; restore it from a backup", row.id)))?;
     let id = row.id.parse().map_err(|_| unavailable(format!("`{}` is no data key's id", row.id)))?;
-    DataKey::new(id, row.version, &key).map(Arc::new)
+    DataKey::new(&id, row.version, &key).map(Arc::new)
 }
 
 impl DataKeyRow {

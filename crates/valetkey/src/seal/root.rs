@@ -33,6 +33,11 @@ use crate::{
 pub struct RootKeyId(String);
 
 impl RootKeyId {
+    /// An id as it stands in the database.
+    pub(super) fn stored(id: String) -> Self {
+        Self(id)
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0
