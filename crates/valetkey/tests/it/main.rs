@@ -1,3 +1,4 @@
 //! The library against both databases.
 
 mod db;
+mod seal;
