@@ -16,7 +16,7 @@ program() { PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" type -P "$1"; }
 postgres_bin() {
   local dir version
   for dir in $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -rV) "$(dirname "$(program initdb || echo /)")"; do
-    [ -x "$dir/initdb" ] && [ -x "$dir/postgres" ] || continue
+    if [ ! -x "$dir/initdb" ] || [ ! -x "$dir/postgres" ]; then continue; fi
     version=$("$dir/postgres" --version | grep -oE '[0-9]+' | head -n 1)
     [ "$version" -ge 15 ] && { printf '%s\n' "$dir"; return 0; }
   done
