@@ -48,7 +48,13 @@ pub struct Started {
 /// [`crate::Code::KeyUnavailable`], saying what to do: no key, a wrong key, a file that others can read.
 pub async fn start(db: &Db, source: &RootSource, create: bool, clock: Clock) -> Result<Started> {
     if let Some(roots) = source.load()? {
-        return Ok(Started { ring: KeyRing::load(db, roots, clock).await?, created: None });
+        let ring = KeyRing::load(db, roots, clock).await?;
+        // A site gets its own key right after its row. A process that died in between left a site that nothing can be
+        // recorded for, and inside the transaction that records, a key cannot be made.
+        for site in store::sites_without(db, AUDIT).await? {
+            ring.ensure(db, &site, AUDIT).await?;
+        }
+        return Ok(Started { ring, created: None });
     }
     let in_use = store::roots_in_use(db).await?;
     if !in_use.is_empty() {

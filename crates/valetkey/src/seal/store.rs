@@ -205,6 +205,20 @@ pub(super) async fn roots_in_use(db: &Db) -> Result<Vec<(String, i64)>> {
         .await?))
 }
 
+/// The sites that have no data key for this provider.
+pub(super) async fn sites_without(db: &Db, provider: &str) -> Result<Vec<String>> {
+    let sites: Vec<(String,)> = on!(db, |c| sqlx::query_as(
+        "SELECT id
+         FROM sites
+         WHERE NOT EXISTS (SELECT 1 FROM data_keys WHERE data_keys.site = sites.id AND data_keys.provider = $1)
+         ORDER BY id"
+    )
+    .bind(provider)
+    .fetch_all(c)
+    .await?);
+    Ok(sites.into_iter().map(|(id,)| id).collect())
+}
+
 /// Adds a data key unless that version is there already; false when it is.
 pub(super) async fn add_data_key(tx: &mut Tx, key: &DataKeyRow) -> Result<bool> {
     Ok(on!(tx, |c| sqlx::query(

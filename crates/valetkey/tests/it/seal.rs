@@ -23,7 +23,7 @@ on_each_db! {
     async fn a_ciphertext_moved_to_another_row_owner_provider_or_site_does_not_open(db: Db) {
         let ring = ring(&db, &roots()).await;
         let home = Home::new(&db, "default", "github", "user:1").await;
-        let mut others = vec![
+        let mut others = [
             Home::new(&db, "default", "github", "user:1").await,
             Home::new(&db, "default", "github", "user:2").await,
             Home::new(&db, "default", "gitlab", "user:1").await,
@@ -316,13 +316,13 @@ on_each_db! {
         assert_eq!(running.root_ids(), [new.clone(), old.clone()]);
         let before = homes[0].read(&db).await;
         assert_eq!(rotate::verify(&db, &running, |_| ()).await.unwrap().old_roots, 2);
-        assert_eq!(rotate::roots_in_use(&db).await.unwrap(), [old.clone()]);
-        assert_eq!(root::drop_others(&path, &[old.clone()]).unwrap_err().code(), Code::KeyUnavailable);
+        assert_eq!(rotate::roots_in_use(&db).await.unwrap(), std::slice::from_ref(&old));
+        assert_eq!(root::drop_others(&path, std::slice::from_ref(&old)).unwrap_err().code(), Code::KeyUnavailable);
 
         assert_eq!(rotate::rewrap(&db, &running).await.unwrap(), 2);
         assert_eq!(rotate::rewrap(&db, &running).await.unwrap(), 0);
         let in_use = rotate::roots_in_use(&db).await.unwrap();
-        assert_eq!(in_use, [new.clone()]);
+        assert_eq!(in_use, [new]);
         assert!(rotate::verify(&db, &running, |_| ()).await.unwrap().is_clean());
         assert_eq!(root::drop_others(&path, &in_use).unwrap(), [old]);
         assert_eq!(homes[0].read(&db).await, before, "rows stay as they are");
@@ -344,6 +344,17 @@ on_each_db! {
         assert_eq!(running.reload_roots(&db, other).await.unwrap_err().code(), Code::KeyUnavailable);
         assert_eq!(running.root_ids(), [parse(&roots).current().id().clone()]);
         home.save(&db, &running, "still works").await;
+    }
+
+    async fn a_start_gives_a_site_the_own_key_that_a_crash_kept_from_it(db: Db) {
+        let site = add_site(&db, "default").await;
+        let ring = start(&db, &RootSource::Text(roots()), false, Clock::System).await.unwrap().ring;
+        assert_eq!(data_keys(&db).await.len(), 1);
+        // So nothing has to be made while a transaction is open, which on SQLite could only wait for itself.
+        let tx = db.begin().await.unwrap();
+        let derived = tokio::time::timeout(Duration::from_secs(5), ring.derived(&db, &site, "audit")).await;
+        derived.unwrap().unwrap();
+        drop(tx);
     }
 
     async fn a_key_derived_for_a_site_is_its_own_and_outlives_every_rotation(db: Db) {
