@@ -69,8 +69,9 @@ pub fn check_batch(method: &Method, path: &str, raw_query: Option<&str>, allowed
     let mut segments = path.split('/').filter(|segment| !segment.is_empty());
     let batch_segment = segments.clone().any(|segment| {
         let decoded = percent_decode_str(segment).decode_utf8_lossy();
-        let name = decoded.split(';').next().unwrap_or_default();
-        BATCH_SEGMENTS.iter().any(|batch| name.eq_ignore_ascii_case(batch))
+        // A definition may let `%2F` pass, and some servers cut `;...` off.
+        let mut names = decoded.split('/').map(|name| name.split(';').next().unwrap_or_default());
+        names.any(|name| BATCH_SEGMENTS.iter().any(|batch| name.eq_ignore_ascii_case(batch)))
     });
     let at_root = match (segments.next(), segments.next()) {
         (None, _) => true,
@@ -84,10 +85,12 @@ pub fn check_batch(method: &Method, path: &str, raw_query: Option<&str>, allowed
     Ok(())
 }
 
-/// `v2`, `v19.0`, `3`.
+/// `v2`, `v19.0`, `3.0`; a bare number is some object's id.
 fn is_version(segment: &str) -> bool {
-    let digits = segment.strip_prefix(['v', 'V']).unwrap_or(segment);
-    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+    let digits = segment.strip_prefix(['v', 'V']);
+    let number = digits.unwrap_or(segment);
+    let numeric = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+    numeric && (digits.is_some() || number.contains('.'))
 }
 
 #[cfg(test)]
@@ -138,6 +141,8 @@ mod tests {
             ("/", None),
             ("/v19.0", None),
             ("/v19.0/", None),
+            ("/3.0", None),
+            ("/a%2Fbatch", None),
             ("/me", Some("batch=[]")),
             ("/me", Some("a=1&%62atch=[]")),
         ] {
@@ -147,5 +152,6 @@ mod tests {
         check_batch(&Method::GET, "/v1/batches/1", None, false).unwrap();
         check_batch(&Method::POST, "/v4/spreadsheets/x:batchUpdate", None, false).unwrap();
         check_batch(&Method::POST, "/v1/posts", Some("q=batch"), false).unwrap();
+        check_batch(&Method::POST, "/123456789", None, false).unwrap();
     }
 }

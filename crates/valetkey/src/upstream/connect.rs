@@ -6,13 +6,17 @@
 //! 3. Every address is checked; one that passed is connected to, exactly that one.
 //! 4. TLS is spoken with the name from the URL. There is no switch to turn verification off.
 
+#[cfg(any(test, feature = "testing"))]
 use std::{
     collections::{HashMap, VecDeque},
+    sync::{Mutex, PoisonError},
+};
+use std::{
     future::Future,
     io::IoSlice,
     net::{IpAddr, SocketAddr},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -49,7 +53,7 @@ pub(super) struct Connector(Arc<Parts>);
 
 struct Parts {
     https: HttpsConnector<Pinned>,
-    timeout: Duration,
+    checked: Arc<Checked>,
 }
 
 /// Which HTTP versions to offer in the TLS handshake.
@@ -61,19 +65,22 @@ pub(super) enum Offer {
 
 impl Connector {
     pub(super) fn new(guard: Guard, resolver: Resolver, tls: ClientConfig, offer: Offer, timeout: Duration) -> Self {
-        let pinned = Pinned(Arc::new(Checked { guard, resolver, timeout }));
+        let checked = Arc::new(Checked { guard, resolver, timeout });
+        let pinned = Pinned(checked.clone());
         let builder = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
         let https = match offer {
             Offer::Http1 => builder.enable_http1().wrap_connector(pinned),
             Offer::Http1AndHttp2 => builder.enable_all_versions().wrap_connector(pinned),
         };
-        Self(Arc::new(Parts { https, timeout }))
+        Self(Arc::new(Parts { https, checked }))
     }
 
     /// Connects to the host of `uri`; nothing of a request is sent.
     pub(super) async fn connect(&self, uri: Uri) -> Result<Stream> {
+        // Asked once more inside, where it counts; here so that TLS is not the first to complain of an odd name.
+        self.0.checked.target(&uri)?;
         let mut https = self.0.https.clone();
-        match tokio::time::timeout(self.0.timeout, https.call(uri)).await {
+        match tokio::time::timeout(self.0.checked.timeout, https.call(uri)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(match error.downcast::<Error>() {
                 Ok(ours) => *ours,
@@ -219,6 +226,7 @@ pub enum Resolver {
     #[default]
     System,
     /// A fixed list, for tests. What it answers is checked like any other answer.
+    #[cfg(any(test, feature = "testing"))]
     Fixed(FixedNames),
 }
 
@@ -227,6 +235,7 @@ impl Resolver {
         match self {
             // The port is put to each address after it was checked.
             Resolver::System => Ok(tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect()),
+            #[cfg(any(test, feature = "testing"))]
             Resolver::Fixed(names) => {
                 names.next(name).ok_or_else(|| std::io::Error::new(std::io::ErrorKind::NotFound, "no such name"))
             }
@@ -234,21 +243,36 @@ impl Resolver {
     }
 }
 
+#[cfg(any(test, feature = "testing"))]
 /// Names with the answers to their first, second, ... look-up; the last answer repeats.
 #[derive(Clone, Debug, Default)]
-pub struct FixedNames(Arc<Mutex<HashMap<String, VecDeque<Vec<IpAddr>>>>>);
+pub struct FixedNames(Arc<Mutex<HashMap<String, Answers>>>);
 
+#[cfg(any(test, feature = "testing"))]
+#[derive(Debug, Default)]
+struct Answers {
+    coming: VecDeque<Vec<IpAddr>>,
+    asked: usize,
+}
+
+#[cfg(any(test, feature = "testing"))]
 impl FixedNames {
     /// Adds a name with its answers, one list of addresses for each look-up.
     pub fn add(&self, name: &str, answers: impl IntoIterator<Item = Vec<IpAddr>>) {
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        names.insert(name.to_owned(), answers.into_iter().collect());
+        let answers = Answers { coming: answers.into_iter().collect(), asked: 0 };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), answers);
+    }
+
+    /// How often a name was looked up.
+    pub fn asked(&self, name: &str) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).map_or(0, |answers| answers.asked)
     }
 
     fn next(&self, name: &str) -> Option<Vec<IpAddr>> {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let answers = names.get_mut(name)?;
-        if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }
+        answers.asked += 1;
+        if answers.coming.len() > 1 { answers.coming.pop_front() } else { answers.coming.front().cloned() }
     }
 }
 

@@ -270,3 +270,257 @@ const V6: &[(Ipv6Addr, u32, Kind)] = &[
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20, Kind::Never),
     (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3, Kind::Public),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(ip: &str) -> Kind {
+        Kind::of(ip.parse().unwrap())
+    }
+
+    /// R43.
+    #[test]
+    fn addresses_of_version_4_are_told_apart() {
+        for ip in ["8.8.8.8", "1.1.1.1", "9.255.255.255", "11.0.0.0", "100.63.255.255", "100.128.0.0", "126.255.255.255"] {
+            assert_eq!(kind(ip), Kind::Public, "{ip}");
+        }
+        for ip in [
+            "128.0.0.1",
+            "169.253.0.1",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.0.1.1",
+            "198.17.0.1",
+            "198.20.0.1",
+            "223.255.255.255",
+        ] {
+            assert_eq!(kind(ip), Kind::Public, "{ip}");
+        }
+        for ip in ["127.0.0.1", "127.0.0.0", "127.255.255.255"] {
+            assert_eq!(kind(ip), Kind::Loopback, "{ip}");
+        }
+        for ip in ["10.0.0.1", "10.255.255.255", "172.16.0.1", "172.31.255.255", "192.168.0.1", "100.64.0.1", "100.100.100.200"] {
+            assert_eq!(kind(ip), Kind::Private, "{ip}");
+        }
+        for ip in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "169.254.169.254",
+            "169.254.0.1",
+            "168.63.129.16",
+            "192.0.0.192",
+            "192.0.2.1",
+            "192.88.99.1",
+            "198.18.0.1",
+            "198.19.255.255",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "239.255.255.255",
+            "240.0.0.1",
+            "255.255.255.255",
+        ] {
+            assert_eq!(kind(ip), Kind::Never, "{ip}");
+        }
+    }
+
+    /// R43.
+    #[test]
+    fn addresses_of_version_6_are_told_apart() {
+        for ip in ["2606:4700::1111", "2a00:1450::1", "2001:4860::8888", "2400::1", "64:ff9b::8.8.8.8"] {
+            assert_eq!(kind(ip), Kind::Public, "{ip}");
+        }
+        assert_eq!(kind("::1"), Kind::Loopback);
+        for ip in ["fc00::1", "fd00:ec2::254", "fdff::1"] {
+            assert_eq!(kind(ip), Kind::Private, "{ip}");
+        }
+        for ip in [
+            "::",
+            "::2",
+            "::127.0.0.1",
+            "::8.8.8.8",
+            "::ffff:127.0.0.1",
+            "::ffff:8.8.8.8",
+            "::ffff:0:127.0.0.1",
+            "fe80::1",
+            "febf::1",
+            "fec0::1",
+            "ff02::1",
+            "100::1",
+            "2001:db8::1",
+            "3fff::1",
+            "2001::1",
+            "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+            "2001:10::1",
+            "2001:2::1",
+            "2002:7f00:1::1",
+            "2002:808:808::1",
+            "5f00::1",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:1::8.8.8.8",
+            "4000::1",
+            "8000::1",
+        ] {
+            assert_eq!(kind(ip), Kind::Never, "{ip}");
+        }
+    }
+
+    /// R43.
+    #[test]
+    fn odd_spellings_of_an_address_are_no_host() {
+        for text in [
+            "2130706433",
+            "0177.0.0.1",
+            "0x7f.0.0.1",
+            "0x7f000001",
+            "127.1",
+            "127.0.1",
+            "127.0.0.0x1",
+            "0",
+            "127.0.0.1.",
+            "127.0.0.256",
+            "1.2.3.4.5",
+            "example.com.",
+            "localhost.",
+            ".example.com",
+            "a..b",
+            "",
+            ".",
+            "[::1",
+            "::1",
+            "[::1%25lo]",
+            "[127.0.0.1]",
+            "[fe80::1%eth0]",
+            "exa mple.com",
+            "ex\u{e4}mple.com",
+            "\u{ff11}27.0.0.1",
+            "a/b",
+            "a@b",
+            "a:b",
+            "[]",
+        ] {
+            let error = text.parse::<Host>().unwrap_err();
+            assert_eq!(error.code(), Code::AddressRefused, "{text}");
+        }
+        for long in ["a".repeat(64), format!("{}.com", "a.".repeat(130))] {
+            assert!(long.parse::<Host>().is_err());
+        }
+        for (text, shown) in
+            [("API.Example.com", "api.example.com"), ("127.0.0.1", "127.0.0.1"), ("[0:0::1]", "[::1]"), ("x_y.de", "x_y.de")]
+        {
+            assert_eq!(text.parse::<Host>().unwrap().to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn private_names_are_refused_before_they_are_looked_up() {
+        let guard = Guard::default();
+        for name in ["localhost", "a.localhost", "db.internal", "printer.local", "x.home.arpa", "metadata", "LOCALHOST", "a.lan"]
+        {
+            assert_eq!(guard.target(true, name, 443).unwrap_err().code(), Code::AddressRefused, "{name}");
+        }
+        for name in ["localhost.com", "internal.example.com", "notlocal.com", "xinternal.io"] {
+            guard.target(true, name, 443).unwrap();
+        }
+        assert!(guard.target(true, "example.com", 0).is_err());
+        assert!(guard.target(false, "example.com", 80).is_err());
+    }
+
+    #[test]
+    fn an_exception_counts_for_its_host_and_port_only() {
+        let guard =
+            Guard::new(vec!["localhost:8080".parse().unwrap(), "10.0.0.5:443".parse().unwrap(), "[::1]:9".parse().unwrap()]);
+        let loopback = "127.0.0.1".parse().unwrap();
+        let target = guard.target(false, "LocalHost", 8080).unwrap();
+        guard.admit(&target, loopback).unwrap();
+        guard.target(true, "[::1]", 9).unwrap();
+        for (host, port) in [("localhost", 8081), ("127.0.0.1", 8080), ("a.localhost", 8080), ("[::ffff:127.0.0.1]", 8080)] {
+            let refused = guard.target(true, host, port).and_then(|target| guard.admit(&target, loopback));
+            assert_eq!(refused.unwrap_err().code(), Code::AddressRefused, "{host}:{port}");
+        }
+        // Plain http stays on the machine (R42); metadata and the like are nobody's provider.
+        let private = "10.0.0.5".parse().unwrap();
+        guard.admit(&guard.target(true, "10.0.0.5", 443).unwrap(), private).unwrap();
+        assert!(guard.admit(&guard.target(false, "10.0.0.5", 443).unwrap(), private).is_err());
+        for never in ["169.254.169.254", "0.0.0.0", "::ffff:127.0.0.1", "64:ff9b::127.0.0.1", "224.0.0.1", "fe80::1"] {
+            assert!(guard.admit(&target, never.parse().unwrap()).is_err(), "{never}");
+        }
+        // A public address over plain http neither.
+        assert!(guard.admit(&target, "8.8.8.8".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_refusal_does_not_tell_the_address() {
+        let guard = Guard::default();
+        let target = guard.target(true, "inside.example.com", 443).unwrap();
+        let error = guard.admit(&target, "10.1.2.3".parse().unwrap()).unwrap_err();
+        assert!(!error.message().contains("10.1.2.3"), "{}", error.message());
+        assert!(error.detail().unwrap().contains("10.1.2.3"));
+    }
+
+    #[test]
+    fn exceptions_are_read_exactly() {
+        for text in ["127.0.0.1:8080", "[::1]:8080", "localhost:1", "db.internal:5432"] {
+            assert_eq!(text.parse::<AllowPrivate>().unwrap().to_string(), text);
+        }
+        for text in [
+            "127.0.0.1",
+            "localhost",
+            "localhost:0",
+            "localhost:+80",
+            "localhost:65536",
+            ":80",
+            "*:80",
+            "127.1:80",
+            "::1:80",
+            "a:b:80",
+            "10.0.0.0/8:80",
+        ] {
+            assert_eq!(text.parse::<AllowPrivate>().unwrap_err().code(), Code::InvalidConfig, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_url_given_by_a_person_is_checked_when_it_is_fixed() {
+        let guard = Guard::new(vec!["127.0.0.1:8080".parse().unwrap()]);
+        let check = |url: &str| guard.check_url(&Url::parse(url).unwrap()).map_err(|error| error.code());
+        for url in [
+            "https://mastodon.social",
+            "https://pds.example.com:8443/",
+            "https://8.8.8.8/",
+            "http://127.0.0.1:8080/",
+            "https://127.0.0.1:8080/",
+        ] {
+            assert_eq!(check(url), Ok(()), "{url}");
+        }
+        for url in ["ftp://a.example/", "https://u@a.example/", "https://u:p@a.example/", "https://a.example/#x", "mailto:a@b.c"]
+        {
+            assert_eq!(check(url), Err(Code::InvalidRequest), "{url}");
+        }
+        for url in [
+            "http://mastodon.social",
+            "https://127.0.0.1/",
+            "http://127.0.0.1:8081/",
+            "https://2130706433/",
+            "https://0177.0.0.1/",
+            "https://0x7f.1/",
+            "https://127.1/",
+            "https://127.0.0.1./",
+            "https://[::ffff:127.0.0.1]/",
+            "https://[::1]/",
+            "https://169.254.169.254/",
+            "https://localhost/",
+            "https://a.internal/",
+            "https://a.example./",
+            "https://\u{ff11}27.0.0.1/",
+            "https://10.0.0.1/",
+            "https://[fd00::1]/",
+            "https://nas/",
+        ] {
+            assert_eq!(check(url), Err(Code::AddressRefused), "{url}");
+        }
+    }
+}

@@ -24,9 +24,11 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 
+#[cfg(any(test, feature = "testing"))]
+pub use self::connect::FixedNames;
 pub use self::{
     body::{Body, BoxError},
-    connect::{FixedNames, Resolver},
+    connect::Resolver,
     exchange::{Answer, Failure, Limits, Sent},
     guard::{AllowPrivate, Guard},
 };
