@@ -62,7 +62,7 @@ form = {{ token = "{{{{token.{revoked}}}}}", token_type_hint = "{revoked}" }}
 {identity}[proxy]
 base_url = "{origin}/api"
 hosts = ["{host}"]
-path_allow = {{ "{host}" = ["/api/"] }}
+path_allow = {{ "{host}" = ["/api/**"] }}
 credential_paths = ["/token", "/revoke", "/introspect", "/exchange", "/api/echo-credential", "/lab/**"]
 inject = [{{ in = "header", name = "Authorization", value = "Bearer {{{{token.access_token}}}}" }}]
 "#

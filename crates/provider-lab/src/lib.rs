@@ -4,7 +4,7 @@
 //! tokens, and every kind of provider that behaves badly:
 //!
 //! 1. [`Lab::start`] binds a loopback address and serves it until [`Lab::stop`] or until the value is dropped.
-//! 2. A broker connects with the definition that [`Lab::definition_toml`] prints, as `lab-client` with the secret
+//! 2. A broker connects with the definition that [`Control::definition_toml`] prints, as `lab-client` with the secret
 //!    `lab-secret` or as any client registered with [`Control::register`].
 //! 3. A test says what shall go wrong ([`Control::misbehave`]), and afterwards asks what happened
 //!    ([`Control::refresh_requests`], [`Control::spends_of_refresh_token`], [`Control::log`], ...).

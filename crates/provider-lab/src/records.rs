@@ -19,7 +19,6 @@ const LOG_LINES: usize = 5_000;
 const SPENDS: usize = 50_000;
 
 /// A map that forgets its oldest entries.
-#[derive(Debug)]
 pub(crate) struct Capped<K, V> {
     map: HashMap<K, V>,
     order: VecDeque<K>,
@@ -171,7 +170,6 @@ pub(crate) struct Call {
     pub(crate) credential_sha256: Option<String>,
 }
 
-#[derive(Debug)]
 pub(crate) struct Records {
     pub(crate) requests: BTreeMap<&'static str, u64>,
     pub(crate) log: VecDeque<LogEntry>,

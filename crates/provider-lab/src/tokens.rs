@@ -74,7 +74,6 @@ pub(crate) struct Consent {
 }
 
 /// Freshly made tokens.
-#[derive(Clone, Debug)]
 pub(crate) struct TokenSet {
     pub(crate) access_token: String,
     pub(crate) refresh_token: Option<String>,
@@ -96,7 +95,6 @@ pub(crate) struct Live {
     pub(crate) long_lived: bool,
 }
 
-#[derive(Debug)]
 struct Code {
     consent: Consent,
     expires_at: u64,
@@ -104,7 +102,6 @@ struct Code {
     family: Option<u64>,
 }
 
-#[derive(Debug)]
 struct Family {
     client_id: String,
     person: &'static Person,
@@ -113,7 +110,6 @@ struct Family {
     refreshes: u64,
 }
 
-#[derive(Debug)]
 struct AccessToken {
     family: u64,
     scope: String,
@@ -122,7 +118,6 @@ struct AccessToken {
     long_lived: bool,
 }
 
-#[derive(Debug)]
 struct RefreshToken {
     family: u64,
     expires_at: u64,
@@ -130,7 +125,6 @@ struct RefreshToken {
     rotated: Option<(u64, String)>,
 }
 
-#[derive(Debug)]
 pub(crate) struct Tokens {
     codes: Capped<String, Code>,
     families: Capped<u64, Family>,

@@ -58,10 +58,10 @@ impl FromRequestParts<Arc<World>> for Caller {
 }
 
 impl Caller {
-    fn needs(&self, scope: &str) -> Result<(), Response> {
+    fn needs(&self, scope: &str) -> Result<(), Refusal> {
         match self.0.scope.split(' ').any(|known| known == scope) {
             true => Ok(()),
-            false => Err(Refusal::new("insufficient_scope", format!("the scope {scope} is needed")).into_response()),
+            false => Err(Refusal::new("insufficient_scope", format!("the scope {scope} is needed"))),
         }
     }
 }
@@ -153,10 +153,12 @@ pub(super) struct OfAuthor {
 }
 
 /// `GET /api/posts?author=`: newest first.
-pub(super) async fn posts(State(world): State<Arc<World>>, caller: Caller, Query(of): Query<OfAuthor>) -> Response {
-    if let Err(refused) = caller.needs("posts:read") {
-        return refused;
-    }
+pub(super) async fn posts(
+    State(world): State<Arc<World>>,
+    caller: Caller,
+    Query(of): Query<OfAuthor>,
+) -> Result<Response, Refusal> {
+    caller.needs("posts:read")?;
     let posts: Vec<Value> = world.with(|state, _| {
         state
             .posts()
@@ -164,7 +166,7 @@ pub(super) async fn posts(State(world): State<Arc<World>>, caller: Caller, Query
             .map(|post| json!(post))
             .collect()
     });
-    answer(StatusCode::OK, &json!({ "posts": posts }))
+    Ok(answer(StatusCode::OK, &json!({ "posts": posts })))
 }
 
 #[derive(Deserialize)]
@@ -174,21 +176,20 @@ struct NewPost {
 }
 
 /// `POST /api/posts` with `{"text": "..."}`.
-pub(super) async fn create_post(State(world): State<Arc<World>>, caller: Caller, request: Request) -> Response {
-    if let Err(refused) = caller.needs("posts:write") {
-        return refused;
-    }
+pub(super) async fn create_post(State(world): State<Arc<World>>, caller: Caller, request: Request) -> Result<Response, Refusal> {
+    caller.needs("posts:write")?;
     let body = axum::body::to_bytes(request.into_body(), LONGEST_JSON).await.unwrap_or_default();
-    match serde_json::from_slice::<NewPost>(&body) {
-        Ok(post) if (1..=LONGEST_POST).contains(&post.text.trim().len()) => {
-            let post = world.with(|state, now| {
-                let via = state.clients.get(&caller.0.client_id).map_or("", |client| client.title()).to_owned();
-                state.post(caller.0.person.username, post.text.trim().to_owned(), via, now)
-            });
-            answer(StatusCode::CREATED, &json!(post))
-        }
-        _ => Refusal::request("send JSON with `text` of 1 to 1000 bytes").into_response(),
+    let wrong = || Refusal::request("send JSON with `text` of 1 to 1000 bytes");
+    let NewPost { text } = serde_json::from_slice(&body).map_err(|_| wrong())?;
+    let text = text.trim();
+    if !(1..=LONGEST_POST).contains(&text.len()) {
+        return Err(wrong());
     }
+    let post = world.with(|state, now| {
+        let via = state.clients.get(&caller.0.client_id).map_or("", |client| client.title()).to_owned();
+        state.post(caller.0.person.username, text.to_owned(), via, now)
+    });
+    Ok(answer(StatusCode::CREATED, &json!(post)))
 }
 
 #[derive(Deserialize)]

@@ -48,29 +48,25 @@ enum OneOrMany {
 }
 
 /// One rule or a list of rules; all of them or none.
-pub(super) async fn misbehave(State(world): Lab, body: Bytes) -> Response {
-    let many = match parse::<OneOrMany>(&body) {
-        Ok(OneOrMany::Many(many)) => many,
-        Ok(OneOrMany::One(one)) => vec![one],
-        Err(refused) => return refused,
+pub(super) async fn misbehave(State(world): Lab, body: Bytes) -> Result<Response, Refusal> {
+    let many = match parse::<OneOrMany>(&body)? {
+        OneOrMany::Many(many) => many,
+        OneOrMany::One(one) => vec![one],
     };
-    let mut rules = Vec::new();
-    for one in many {
-        match serde_json::from_value::<Rule>(one)
-            .map_err(|e| e.to_string())
-            .and_then(|rule| rule.fault_in_rule().map_or(Ok(rule.clone()), |wrong| Err(wrong.to_owned())))
-        {
-            Ok(rule) => rules.push(rule),
-            Err(wrong) => return Refusal::request(wrong).into_response(),
-        }
-    }
+    let rules = many.into_iter().map(rule).collect::<Result<Vec<Rule>, Refusal>>()?;
     world.with(|state, _| {
         if state.rules.len() + rules.len() > MOST {
-            return Refusal::request("too many rules").into_response();
+            return Err(Refusal::request("too many rules"));
         }
         state.rules.extend(rules);
-        answer(StatusCode::OK, &json!({ "rules": state.rules }))
+        Ok(answer(StatusCode::OK, &json!({ "rules": state.rules })))
     })
+}
+
+fn rule(value: Value) -> Result<Rule, Refusal> {
+    let rule: Rule = serde_json::from_value(value).map_err(|wrong| Refusal::request(wrong.to_string()))?;
+    rule.fault_in_rule().map_or(Ok(()), |wrong| Err(Refusal::request(wrong)))?;
+    Ok(rule)
 }
 
 pub(super) async fn behave(State(world): Lab) -> StatusCode {
@@ -116,26 +112,27 @@ pub(super) async fn reset_records(State(world): Lab) -> StatusCode {
 }
 
 pub(super) async fn clients(State(world): Lab) -> Response {
-    shown(&world.with(|state, _| state.clients.values().cloned().collect::<Vec<Client>>()))
+    let mut clients: Vec<Client> = world.with(|state, _| state.clients.values().cloned().collect());
+    for secret in clients.iter_mut().filter_map(|client| client.client_secret.as_mut()) {
+        "[set]".clone_into(secret);
+    }
+    shown(&clients)
 }
 
-pub(super) async fn register(State(world): Lab, body: Bytes) -> Response {
-    let client = match parse::<Client>(&body) {
-        Ok(client) => client,
-        Err(refused) => return refused,
-    };
+pub(super) async fn register(State(world): Lab, body: Bytes) -> Result<StatusCode, Refusal> {
+    let client: Client = parse(&body)?;
     if client.client_id.is_empty() {
-        return Refusal::request("`client_id` is empty").into_response();
+        return Err(Refusal::request("`client_id` is empty"));
     }
     if client.settings.auto_approve.as_deref().is_some_and(|person| Person::named(person).is_none()) {
-        return Refusal::request("`auto_approve` is nobody at the lab").into_response();
+        return Err(Refusal::request("`auto_approve` is nobody at the lab"));
     }
     world.with(|state, _| {
         if state.clients.len() >= MOST && !state.clients.contains_key(&client.client_id) {
-            return Refusal::request("too many clients").into_response();
+            return Err(Refusal::request("too many clients"));
         }
         state.clients.insert(client.client_id.clone(), client);
-        StatusCode::NO_CONTENT.into_response()
+        Ok(StatusCode::NO_CONTENT)
     })
 }
 
@@ -145,11 +142,11 @@ struct Whom {
     person: Option<String>,
 }
 
-pub(super) async fn auto_approve(State(world): Lab, body: Bytes) -> Response {
-    match parse_or_default::<Whom>(&body) {
-        Ok(whom) if Control::new(world).auto_approve(whom.person.as_deref()) => StatusCode::NO_CONTENT.into_response(),
-        Ok(_) => Refusal::request("nobody of that name lives at the lab").into_response(),
-        Err(refused) => refused,
+pub(super) async fn auto_approve(State(world): Lab, body: Bytes) -> Result<StatusCode, Refusal> {
+    let whom: Whom = parse_or_default(&body)?;
+    match Control::new(world).auto_approve(whom.person.as_deref()) {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(Refusal::request("nobody of that name lives at the lab")),
     }
 }
 
@@ -162,23 +159,23 @@ struct Authorization {
     scope: Option<String>,
 }
 
-pub(super) async fn issue(State(world): Lab, body: Bytes) -> Response {
-    let wanted = match parse::<Authorization>(&body) {
-        Ok(wanted) => wanted,
-        Err(refused) => return refused,
-    };
+pub(super) async fn issue(State(world): Lab, body: Bytes) -> Result<Response, Refusal> {
+    let wanted: Authorization = parse(&body)?;
     let scope = wanted.scope.as_deref().unwrap_or("profile");
-    match Control::new(world).issue(&wanted.client_id, &wanted.person, scope) {
-        Some(issued) => shown(&issued),
-        None => Refusal::request("no such client, or nobody of that name").into_response(),
-    }
+    let issued = Control::new(world).issue(&wanted.client_id, &wanted.person, scope);
+    issued.map(|issued| shown(&issued)).ok_or_else(|| Refusal::request("no such client, or nobody of that name"))
 }
 
-pub(super) async fn withdraw(State(world): Lab, body: Bytes) -> Response {
-    match parse::<Authorization>(&body) {
-        Ok(of) => answer(StatusCode::OK, &json!({ "ended": Control::new(world).withdraw(&of.client_id, &of.person) })),
-        Err(refused) => refused,
-    }
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Consenter {
+    client_id: String,
+    person: String,
+}
+
+pub(super) async fn withdraw(State(world): Lab, body: Bytes) -> Result<Response, Refusal> {
+    let of: Consenter = parse(&body)?;
+    Ok(answer(StatusCode::OK, &json!({ "ended": Control::new(world).withdraw(&of.client_id, &of.person) })))
 }
 
 #[derive(Default, Deserialize)]
@@ -187,22 +184,16 @@ struct OfClient {
     client_id: Option<String>,
 }
 
-pub(super) async fn expire_access(State(world): Lab, body: Bytes) -> Response {
-    expire(world, &body, Control::expire_access_tokens)
+pub(super) async fn expire_access(State(world): Lab, body: Bytes) -> Result<StatusCode, Refusal> {
+    let of: OfClient = parse_or_default(&body)?;
+    Control::new(world).expire_access_tokens(of.client_id.as_deref());
+    Ok(StatusCode::NO_CONTENT)
 }
 
-pub(super) async fn expire_refresh(State(world): Lab, body: Bytes) -> Response {
-    expire(world, &body, Control::expire_refresh_tokens)
-}
-
-fn expire(world: Arc<World>, body: &[u8], what: fn(&Control, Option<&str>)) -> Response {
-    match parse_or_default::<OfClient>(body) {
-        Ok(of) => {
-            what(&Control::new(world), of.client_id.as_deref());
-            StatusCode::NO_CONTENT.into_response()
-        }
-        Err(refused) => refused,
-    }
+pub(super) async fn expire_refresh(State(world): Lab, body: Bytes) -> Result<StatusCode, Refusal> {
+    let of: OfClient = parse_or_default(&body)?;
+    Control::new(world).expire_refresh_tokens(of.client_id.as_deref());
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Deserialize)]
@@ -211,14 +202,10 @@ struct By {
     seconds: u64,
 }
 
-pub(super) async fn advance(State(world): Lab, body: Bytes) -> Response {
-    match parse::<By>(&body) {
-        Ok(by) => {
-            Control::new(world).advance(Duration::from_secs(by.seconds));
-            StatusCode::NO_CONTENT.into_response()
-        }
-        Err(refused) => refused,
-    }
+pub(super) async fn advance(State(world): Lab, body: Bytes) -> Result<StatusCode, Refusal> {
+    let by: By = parse(&body)?;
+    Control::new(world).advance(Duration::from_secs(by.seconds));
+    Ok(StatusCode::NO_CONTENT)
 }
 
 pub(super) async fn definition(State(world): Lab, Query(options): Query<DefinitionOptions>) -> Response {
@@ -232,10 +219,10 @@ fn shown(what: &impl Serialize) -> Response {
     }
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Response> {
-    serde_json::from_slice(body).map_err(|wrong| Refusal::request(wrong.to_string()).into_response())
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|wrong| Refusal::request(wrong.to_string()))
 }
 
-fn parse_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Response> {
+fn parse_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Refusal> {
     if body.is_empty() { Ok(T::default()) } else { parse(body) }
 }

@@ -207,7 +207,9 @@ impl Outgoing {
                 outgoing.padding -= length as u64;
                 Bytes::from(vec![b' '; length])
             } else if outgoing.truncated {
-                // An error in the body makes the server close the connection before the body's end.
+                // An error in the body makes the server close the connection before the body's end. The pause lets it
+                // send the first half, which it would otherwise forget.
+                tokio::time::sleep(Duration::from_millis(50)).await;
                 return Some((Err(HangUp), None));
             } else {
                 return None;
