@@ -31,13 +31,19 @@ impl Control {
         let (origin, host) = (self.origin(), self.addr().to_string());
         let exchange = if options.exchange { exchange(&origin) } else { String::new() };
         let refresh = if options.exchange { extend(&origin) } else { refresh(options) };
-        let identity = if options.without_identity { String::new() } else { identity(&origin) };
+        let (identity, no_identity) = match options.without_identity {
+            true => (
+                String::new(),
+                "identity = \"none\"\nidentity_none_reason = \"the lab was asked for a definition without one\"\n",
+            ),
+            false => (identity(&origin), ""),
+        };
         let revoked = if options.exchange { "access_token" } else { "refresh_token" };
         format!(
-            r#"name = "Lab"
+            r#"title = "Lab"
 kind = "oauth2"
 setup_url = "{origin}/"
-
+{no_identity}
 [fields]
 client_id = {{ label = "Client ID", type = "text", required = true, level = "app", role = "client_id" }}
 client_secret = {{ label = "Client secret", type = "password", required = true, secret = true, level = "app", role = "client_secret" }}

@@ -37,7 +37,8 @@ code{background:var(--soft);padding:.1rem .3rem;border-radius:.3rem;overflow-wra
 button{font:inherit;padding:.6rem 1.2rem;border-radius:.6rem;border:1px solid var(--line);background:none;color:inherit;cursor:pointer}
 button.go{background:var(--accent);border-color:var(--accent);color:#fff;flex:1}
 button:focus-visible,input:focus-visible{outline:3px solid var(--accent);outline-offset:2px}
-article{border-bottom:1px solid var(--line);padding:.8rem 0;overflow-wrap:anywhere}
+article{padding:.8rem 0;overflow-wrap:anywhere}
+article+article{border-top:1px solid var(--line)}
 ";
 
 /// The consent page: which app asks, for what, and who signs in.

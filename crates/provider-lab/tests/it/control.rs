@@ -167,7 +167,7 @@ async fn the_definition_names_this_lab() {
             at("proxy.hosts.0").or_else(|| at("proxy.hosts")?.get(0).cloned()),
             Some(caller.lab.addr().to_string().into())
         );
-        assert_eq!(at("identity").is_some(), !options.without_identity);
+        assert_eq!(at("identity").is_some_and(|identity| identity.is_table()), !options.without_identity);
         assert_eq!(at("oauth2.exchange").is_some(), options.exchange);
         assert_eq!(at("refresh.replay_kills_family").is_some(), options.replay_kills_family);
         assert_eq!(at("refresh.grace"), options.grace.clone().map(Into::into));
