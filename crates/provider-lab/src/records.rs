@@ -238,3 +238,32 @@ impl Records {
         self.revoked.push_back(token);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capped_map_forgets_its_oldest_entry() {
+        let mut map = Capped::new(2);
+        for key in ["a", "b", "b", "c"] {
+            *map.find_or_default(key) += 1;
+        }
+        assert_eq!(map.iter().map(|(key, count)| (*key, *count)).collect::<Vec<_>>(), [("b", 2), ("c", 1)]);
+        map.insert("d", 9);
+        assert_eq!((map.find(&"b"), map.find(&"d")), (None, Some(&9)));
+    }
+
+    #[test]
+    fn the_log_is_bounded_and_still_finds_its_entries() {
+        let mut records = Records::new();
+        let call = Call { at: At::Api, method: "GET".to_owned(), path: "/".to_owned(), client_id: None, credential_sha256: None };
+        let numbers: Vec<u64> = (0..LOG_LINES + 2).map(|_| records.arrive(&call, &Plan::default(), 0)).collect();
+        assert_eq!(records.log.len(), LOG_LINES);
+        // The first is forgotten, the third is the oldest that is left.
+        records.answered(numbers[0], 500);
+        records.answered(numbers[2], 204);
+        assert_eq!(records.log.iter().filter_map(|entry| entry.status).collect::<Vec<_>>(), [204]);
+        assert_eq!(records.log[0].number, numbers[2]);
+    }
+}

@@ -191,6 +191,21 @@ async fn rotation_always_spends_the_old_token() {
 }
 
 #[tokio::test]
+async fn of_many_who_spend_one_token_at_once_one_wins() {
+    let caller = Caller::start().await;
+    let token = text(&caller.connect("alice").await, "refresh_token");
+    let requests: Vec<_> = (0..20).map(|_| tokio::spawn(caller.refresh(&token).send())).collect();
+    let mut statuses = Vec::new();
+    for request in requests {
+        statuses.push(request.await.unwrap().unwrap().status().as_u16());
+    }
+    statuses.sort_unstable();
+    assert_eq!((statuses[0], &statuses[1..]), (200, [400; 19].as_slice()));
+    assert_eq!(caller.lab.spends_of_refresh_token(&fingerprint(&token)), 20);
+    assert_eq!(caller.lab.counters().refreshes, 1);
+}
+
+#[tokio::test]
 async fn rotation_never_same_and_maybe() {
     let caller = Caller::start().await;
     let rotate = |rotation| caller.lab.settings("lab-client", |settings| settings.rotation = rotation);
