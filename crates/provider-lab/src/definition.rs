@@ -16,6 +16,8 @@ pub struct DefinitionOptions {
     pub grace: Option<String>,
     /// A replayed refresh token kills its whole family.
     pub replay_kills_family: bool,
+    /// Revoking one token ends everything of the person at this client ([`crate::Settings::revoke_ends_all`]).
+    pub revoke_ends_all: bool,
     /// How long an access token lives by the definition's word; `1h` when absent.
     pub access_ttl: Option<String>,
 }
@@ -39,6 +41,11 @@ impl Control {
             false => (identity(&origin), ""),
         };
         let revoked = if options.exchange { "access_token" } else { "refresh_token" };
+        let kills = match (options.revoke_ends_all, options.exchange) {
+            (true, _) => "grant",
+            (false, true) => "token",
+            (false, false) => "family",
+        };
         format!(
             r#"title = "Lab"
 kind = "oauth2"
@@ -60,6 +67,7 @@ scopes = {{ default = ["profile", "posts:read", "posts:write"] }}
 {exchange}
 {refresh}
 [revoke]
+kills = "{kills}"
 method = "POST"
 url = "{origin}/revoke"
 auth = "client"
