@@ -89,6 +89,7 @@ pub struct Db(Arc<Inner>);
 struct Inner {
     pools: Pools,
     epoch: AtomicU64,
+    changes: tokio::sync::watch::Sender<()>,
     /// Held as long as the database is open; nobody else writes meanwhile.
     _lock: Option<DataLock>,
 }
@@ -134,6 +135,17 @@ impl Db {
     /// Moves the epoch: everything cached before is void.
     pub fn bump_epoch(&self) {
         self.0.epoch.fetch_add(1, Ordering::SeqCst);
+        self.nudge();
+    }
+
+    /// Tells whoever listens to [`Db::changes`] to look again.
+    pub fn nudge(&self) {
+        self.0.changes.send_replace(());
+    }
+
+    /// Changes as soon as the epoch moves.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<()> {
+        self.0.changes.subscribe()
     }
 
     /// Checks that the database answers, and that it is one we may write to.

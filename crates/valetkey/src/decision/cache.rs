@@ -1,11 +1,17 @@
 //! The look-up of facts, with the authority cache of the embedded database.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use quick_cache::sync::Cache;
 
 use super::facts::{self, Facts};
-use crate::{db::Db, error::Result, id::ConnectionId, token::TokenHash};
+use crate::{
+    db::Db,
+    error::Result,
+    id::{ConnectionId, ProviderName, SiteId},
+    on,
+    token::TokenHash,
+};
 
 /// How many (token, connection) pairs are remembered.
 const CAPACITY: usize = 20_000;
@@ -46,4 +52,54 @@ impl Authority {
         cache.insert(key, (epoch, Arc::clone(&loaded)));
         Ok(Some(loaded))
     }
+
+    /// The facts of many pairs at once: on PostgreSQL with one statement, on SQLite from the cache.
+    pub async fn facts_of_many(&self, pairs: &[Key]) -> Result<HashMap<Key, Arc<Facts>>> {
+        if !self.db.is_sqlite() {
+            return facts::for_many(&self.db, pairs).await;
+        }
+        let mut found = HashMap::with_capacity(pairs.len());
+        for (token, connection) in pairs {
+            if let Some(facts) = self.facts(token, connection).await? {
+                found.insert((token.clone(), connection.clone()), facts);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The connections at a provider on which a token's agent has a grant.
+#[derive(Debug)]
+pub struct Candidates {
+    /// The token's site.
+    pub site: SiteId,
+    /// Whether the token has a person.
+    pub person: bool,
+    /// The facts of each.
+    pub facts: Vec<Arc<Facts>>,
+}
+
+/// What a call that names only a provider could mean; nothing when there is no such token.
+pub async fn usable_at(db: &Db, authority: &Authority, token: &TokenHash, provider: &ProviderName) -> Result<Option<Candidates>> {
+    let rows: Vec<(String, Option<String>, Option<String>)> = on!(db, |c| sqlx::query_as(
+        "SELECT DISTINCT t.site, t.person, c.id
+         FROM agent_tokens t
+         LEFT JOIN grants g ON g.site = t.site AND g.agent = t.agent AND g.revoked_at IS NULL
+         LEFT JOIN connections c ON c.site = g.site AND c.id = g.connection AND c.provider = $2 AND c.status <> 'revoked'
+         WHERE t.token_hash = $1 AND t.revoked_at IS NULL ORDER BY c.id"
+    )
+    .bind(token.as_str())
+    .bind(provider.as_str())
+    .fetch_all(c)
+    .await?);
+    let Some((site, person, _)) = rows.first() else { return Ok(None) };
+    let mut candidates = Candidates { site: site.parse()?, person: person.is_some(), facts: Vec::new() };
+    for (_, _, id) in &rows {
+        if let Some(id) = id
+            && let Some(facts) = authority.facts(token, &id.parse()?).await?
+        {
+            candidates.facts.push(facts);
+        }
+    }
+    Ok(Some(candidates))
 }

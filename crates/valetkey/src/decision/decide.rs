@@ -82,6 +82,11 @@ impl Decision {
         self.effect == Effect::Allow
     }
 
+    /// Whether it still may be done by whoever is at it: a count that is used up ends no call that took its use.
+    pub fn effect_ignoring_count(&self) -> bool {
+        self.allowed() || self.reasons.iter().any(|reason| reason.fact == "used_up")
+    }
+
     /// The error of a refusal: what the agent is told. A dead token learns nothing, a stranger learns that there is nothing.
     pub fn error(&self) -> Error {
         match self.code {

@@ -3,7 +3,10 @@
 //! One row comes for each live grant of the agent on the connection, and one without a grant where there is
 //! none. What cannot be read (a ceiling, a for-whom, a list) is kept as unreadable, and denies.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use crate::{
     agent::Role,
@@ -170,9 +173,13 @@ macro_rules! fact_columns {
     };
 }
 
-/// The joins both statements share; `$2` is the connection's id.
+/// The joins the statements share; `$2`, or what is given, is the connection's id.
 macro_rules! fact_joins {
     () => {
+        fact_joins!("$2")
+    };
+    ($wanted:literal) => {
+        concat!(
         "JOIN sites s ON s.id = t.site
          JOIN agents a ON a.site = t.site AND a.id = t.agent
          LEFT JOIN people po ON po.site = t.site AND po.id = a.owner_user
@@ -180,10 +187,13 @@ macro_rules! fact_joins {
          LEFT JOIN agent_access rp ON rp.site = t.site AND rp.agent = t.agent AND rp.user_id = t.person
          LEFT JOIN people pm ON pm.site = t.site AND pm.id = t.minter
          LEFT JOIN agent_access rm ON rm.site = t.site AND rm.agent = t.agent AND rm.user_id = t.minter
-         LEFT JOIN connections c ON c.site = t.site AND c.id = $2
+         LEFT JOIN connections c ON c.site = t.site AND c.id = ",
+            $wanted,
+            "
          LEFT JOIN people pc ON pc.site = t.site AND c.owner = 'user:' || pc.id AND pc.disabled_at IS NOT NULL
          LEFT JOIN grants g ON g.site = t.site AND g.agent = t.agent AND g.connection = c.id AND g.revoked_at IS NULL
          LEFT JOIN people pg ON pg.site = t.site AND pg.id = g.grantor"
+        )
     };
 }
 
@@ -245,6 +255,58 @@ pub async fn for_agent(
     .fetch_all(c)
     .await?);
     assemble(rows)
+}
+
+/// The facts of many (token, connection) pairs, with one statement; for PostgreSQL.
+///
+/// Every token is joined with every connection asked for, and those that were not asked for together fall away.
+pub async fn for_many(db: &Db, pairs: &[(TokenHash, ConnectionId)]) -> Result<HashMap<(TokenHash, ConnectionId), Arc<Facts>>> {
+    let Some(pool) = db.postgres() else { return Err(Error::internal("many facts at once are for PostgreSQL")) };
+    let tokens: Vec<&str> = pairs.iter().map(|(token, _)| token.as_str()).collect();
+    let connections: Vec<&str> = pairs.iter().map(|(_, connection)| connection.as_str()).collect();
+    let rows: Vec<Hashed> = sqlx::query_as(concat!(
+        "SELECT t.token_hash AS t_hash, ",
+        fact_columns!(),
+        " FROM (SELECT DISTINCT x.token, x.wanted FROM UNNEST($1::text[], $2::text[]) AS x (token, wanted)) asked
+          JOIN agent_tokens t ON t.token_hash = asked.token ",
+        fact_joins!("asked.wanted"),
+        " ORDER BY t.token_hash, c.id, g.created_at, g.id"
+    ))
+    .bind(&tokens)
+    .bind(&connections)
+    .fetch_all(pool)
+    .await?;
+    let mut groups: Vec<(String, Vec<Both>)> = Vec::new();
+    for Hashed { hash, both } in rows {
+        let same = |(last, group): &(String, Vec<Both>)| *last == hash && group.last().map(|b| &b.fact.c_id) == Some(&both.fact.c_id);
+        match groups.last_mut() {
+            Some(last) if same(last) => last.1.push(both),
+            _ => groups.push((hash, vec![both])),
+        }
+    }
+    let mut found = HashMap::with_capacity(groups.len());
+    for (hash, group) in groups {
+        let Some(facts) = assemble(group)? else { continue };
+        let pair = pairs.iter().find(|(token, connection)| {
+            token.as_str() == hash && facts.connection.as_ref().is_some_and(|c| &c.stored.connection.id == connection)
+        });
+        if let Some(pair) = pair {
+            found.insert(pair.clone(), Arc::new(facts));
+        }
+    }
+    Ok(found)
+}
+
+/// Facts with the hash of the token they are about.
+struct Hashed {
+    hash: String,
+    both: Both,
+}
+
+impl<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> for Hashed {
+    fn from_row(row: &'r sqlx::postgres::PgRow) -> std::result::Result<Self, sqlx::Error> {
+        Ok(Self { hash: sqlx::Row::try_get(row, "t_hash")?, both: Both::from_row(row)? })
+    }
 }
 
 fn assemble(rows: Vec<Both>) -> Result<Option<Facts>> {

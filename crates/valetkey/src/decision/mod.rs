@@ -11,6 +11,6 @@ mod cache;
 mod decide;
 mod facts;
 
-pub use cache::Authority;
+pub use cache::{Authority, Candidates, usable_at};
 pub use decide::{Decision, Effect, Reason, Request, decide};
-pub use facts::{AgentFacts, ConnectionFacts, Facts, GrantFacts, Parsed, TokenFacts, for_agent, for_token};
+pub use facts::{AgentFacts, ConnectionFacts, Facts, GrantFacts, Parsed, TokenFacts, for_agent, for_many, for_token};

@@ -1,4 +1,9 @@
-//! From an allowed decision to a credential in use.
+//! From an allowed decision to a credential in use: the only room that turns one into the other.
+//!
+//! 1. The facts are loaded and `decide` is asked ([`Deliverer`]). A refusal is recorded and told.
+//! 2. Only then is anything opened or refreshed.
+//! 3. The use is recorded; with an audit that cannot take it, nothing is handed out and nothing is sent.
+//! 4. *Reveal* hands out the access token, never the refresh token. *Proxy* makes the call (see [`proxy`]).
 //!
 //! The pure rules of the proxy (decisions 7), each a function of plain arguments:
 //!
@@ -12,5 +17,284 @@ pub mod echo;
 pub mod headers;
 pub mod inject;
 pub mod path;
+pub mod proxy;
 pub mod query;
 pub mod rules;
+mod streams;
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    app_config,
+    audit::{Event, Outcome},
+    base::Outside,
+    connection::Stored,
+    decision::{Authority, Decision, Facts, Request, decide, usable_at},
+    error::{Code, Error, Result},
+    grant,
+    id::{ConnectionId, ProviderName},
+    principal::{Actor, Delivery, Owner},
+    provider::{Definition, FieldLevel},
+    refresh::{Refresher, Wish},
+    secret::{Secret, SecretMap},
+    token::TokenHash,
+};
+
+pub use streams::Guarded;
+
+/// Who calls: an agent by its token, and whether it gave the token's person up for this call.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The hash of the token that was shown.
+    pub token: TokenHash,
+    /// The call is made without the token's person. Nothing can name another one (decisions 3).
+    pub unattended: bool,
+}
+
+/// What a reveal hands out.
+#[derive(Debug)]
+pub struct Revealed {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Its provider.
+    pub provider: ProviderName,
+    /// The secret members: `access_token` and what belongs to using it, or the fields of a static credential.
+    pub secrets: SecretMap,
+    /// The token's type, where there is a token.
+    pub token_type: Option<String>,
+    /// When it ends; absent while unknown.
+    pub expires_at: Option<crate::clock::Timestamp>,
+    /// The scopes granted upstream.
+    pub scopes: Option<Vec<String>>,
+}
+
+/// Delivers credentials to their uses; clones share everything.
+#[derive(Clone)]
+pub struct Deliverer {
+    outside: Outside,
+    authority: Authority,
+    refresher: Refresher,
+    streams: streams::Streams,
+    /// The providers whose proxied calls carry something of the app configuration.
+    needs_app: Arc<HashSet<ProviderName>>,
+}
+
+/// An allowed use: what was decided, on what.
+struct Allowed {
+    facts: Arc<Facts>,
+    decision: Decision,
+    stored: Arc<Stored>,
+    actor: Actor,
+    epoch: u64,
+}
+
+impl Deliverer {
+    /// A deliverer over everything it needs.
+    pub fn new(outside: Outside, authority: Authority, refresher: Refresher) -> Self {
+        let needs_app = outside.catalogue.iter().filter(|d| carries_app(d)).map(|d| d.name.clone()).collect();
+        let streams = streams::Streams::new(outside.base.clone());
+        Self { outside, authority, refresher, streams, needs_app: Arc::new(needs_app) }
+    }
+
+    /// Ends running streams whose authority ended. One task per process runs this.
+    pub async fn watch_streams(&self, stop: tokio_util::sync::CancellationToken) {
+        self.streams.watch(&self.authority, stop).await;
+    }
+
+    /// Hands out a fresh access token, where a grant says `reveal`.
+    ///
+    /// `min_life` is how long the caller needs it to live; it is a wish, capped so that it makes no refresh storm.
+    pub async fn reveal(&self, caller: &Caller, connection: &ConnectionId, min_life: Option<Duration>) -> Result<Revealed> {
+        let allowed = self.allow(caller, connection, Delivery::Reveal, None).await?;
+        let definition = self.outside.definition(&allowed.stored.connection.provider)?;
+        let served = self.refresher.serve(Arc::clone(&allowed.stored), Wish { min_life, rejected_version: None }).await?;
+        let (secrets, token_type) = revealable(&definition, &served.account)?;
+        self.take_use(&allowed).await?;
+        let event = self.event(&allowed, "connection.reveal").facts(json!({ "grant": allowed.decision.grant }));
+        self.outside.base.audit.record_use(event).await?;
+        metrics::counter!("valetkey_deliveries_total", "delivery" => "reveal").increment(1);
+        Ok(Revealed {
+            connection: served.connection.id,
+            provider: served.connection.provider,
+            secrets,
+            token_type,
+            expires_at: served.connection.expires_at,
+            scopes: served.connection.scopes,
+        })
+    }
+
+    /// The connection that a call means: the id it names, or the only one the caller can use at the provider it names.
+    pub async fn resolve(&self, caller: &Caller, named: &str, delivery: Delivery) -> Result<ConnectionId> {
+        if named.starts_with(ConnectionId::PREFIX) {
+            return named.parse();
+        }
+        let provider: ProviderName = named.parse()?;
+        let candidates = usable_at(&self.outside.base.db, &self.authority, &caller.token, &provider).await?;
+        let Some(candidates) = candidates else { return Err(dead_token()) };
+        let now = self.outside.base.clock.now();
+        let request = Request { delivery, operation: None, unattended: caller.unattended };
+        let mut usable = Vec::new();
+        let mut person = false;
+        for facts in candidates.facts {
+            let decision = decide(&facts, &request, now);
+            if decision.code == Some(Code::Unauthenticated) {
+                return Err(decision.error());
+            }
+            person |= decision.person.is_some();
+            if let (true, Some(connection)) = (decision.allowed(), &facts.connection) {
+                usable.push(connection.stored.connection.clone());
+            }
+        }
+        match usable.as_slice() {
+            [only] => Ok(only.id.clone()),
+            [] => Err(self.nothing_usable(&candidates.site, &provider, person || candidates.person && !caller.unattended).await),
+            several => {
+                let choices: Vec<_> = several
+                    .iter()
+                    .map(|c| json!({ "connection": c.id, "owner": c.owner, "name": c.name, "subject": c.subject_name }))
+                    .collect();
+                Err(Error::new(Code::Ambiguous, format!("{} connections at {provider} can be used; name one by its id", choices.len()))
+                    .with_extra(json!({ "choices": choices })))
+            }
+        }
+    }
+
+    async fn nothing_usable(&self, site: &crate::id::SiteId, provider: &ProviderName, person: bool) -> Error {
+        let definition = match self.outside.definition(provider) {
+            Ok(definition) => definition,
+            Err(error) => return error,
+        };
+        let config = app_config::current(&self.outside.base.db, site, provider, &Owner::Site).await;
+        match config {
+            Err(error) => error,
+            Ok(config) if !app_config::is_configured(&definition, config.as_ref()) => {
+                Error::new(Code::NotConfigured, format!("{} is not configured on this site; its operator enters the app's credentials", definition.title))
+            }
+            Ok(_) if person => Error::new(
+                Code::NoPerUserCredentials,
+                format!("no {} account can be used for this person; they connect one and grant it to the agent", definition.title),
+            ),
+            Ok(_) => Error::new(Code::NoCredentials, format!("no {} account can be used; connect one and grant it to the agent", definition.title)),
+        }
+    }
+
+    /// Loads the facts, decides, and records a refusal.
+    async fn allow(
+        &self,
+        caller: &Caller,
+        connection: &ConnectionId,
+        delivery: Delivery,
+        operation: Option<(&http::Method, &str, &[u8])>,
+    ) -> Result<Allowed> {
+        let epoch = self.outside.base.db.epoch();
+        let Some(facts) = self.authority.facts(&caller.token, connection).await? else {
+            metrics::counter!("valetkey_unknown_tokens_total").increment(1);
+            return Err(dead_token());
+        };
+        let request = Request { delivery, operation, unattended: caller.unattended };
+        let decision = decide(&facts, &request, self.outside.base.clock.now());
+        let actor = actor(&facts, &decision);
+        match (&facts.connection, decision.allowed()) {
+            (Some(connection), true) => {
+                let stored = Arc::clone(&connection.stored);
+                Ok(Allowed { facts, decision, stored, actor, epoch })
+            }
+            _ => Err(self.refuse(&facts, &decision, &actor, connection, delivery).await?),
+        }
+    }
+
+    /// Records a refusal and turns it into what the caller is told.
+    async fn refuse(
+        &self,
+        facts: &Facts,
+        decision: &Decision,
+        actor: &Actor,
+        connection: &ConnectionId,
+        delivery: Delivery,
+    ) -> Result<Error> {
+        let reasons: BTreeSet<_> = decision.reasons.iter().map(|reason| reason.fact).collect();
+        let mut event = Event::new(&facts.site, actor, "connection.use")
+            .agent(&facts.agent.id)
+            .outcome(Outcome::Denied)
+            .facts(json!({ "delivery": delivery, "code": decision.code.map(Code::as_str), "reasons": reasons }));
+        event.connection = Some(connection.clone());
+        self.outside.base.audit.record_use(event).await?;
+        metrics::counter!("valetkey_denials_total", "code" => decision.code.map_or("none", Code::as_str)).increment(1);
+        Ok(decision.error())
+    }
+
+    /// Takes one use where the grant counts them. The last step before the credential leaves, so that a failure
+    /// before it costs nothing.
+    async fn take_use(&self, allowed: &Allowed) -> Result<()> {
+        let (true, Some(id)) = (allowed.decision.counted, &allowed.decision.grant) else { return Ok(()) };
+        if grant::take_use(&self.outside.base.db, &allowed.facts.site, id).await? {
+            return Ok(());
+        }
+        Err(Error::new(Code::GrantDenied, "the grant is used up; ask its owner to grant it anew"))
+    }
+
+    fn event(&self, allowed: &Allowed, action: &'static str) -> Event {
+        Event::new(&allowed.facts.site, &allowed.actor, action).connection(&allowed.stored.connection.id)
+    }
+}
+
+fn dead_token() -> Error {
+    Error::new(Code::Unauthenticated, "the token is not valid")
+}
+
+fn actor(facts: &Facts, decision: &Decision) -> Actor {
+    match &facts.token {
+        Some(token) => Actor::Agent { agent: facts.agent.id.clone(), token: token.id.clone(), user: decision.person.clone() },
+        None => Actor::System,
+    }
+}
+
+/// What of an account is handed out: its access token with its type, or the connection's own fields where the
+/// credential is static. Never a refresh token, never what mints another.
+fn revealable(definition: &Definition, account: &SecretMap) -> Result<(SecretMap, Option<String>)> {
+    let mut shown = Map::new();
+    let text = |key: &str| account.text(key).map(|secret: Secret| Value::String(secret.expose().to_owned()));
+    if let Some(token) = text("access_token") {
+        shown.insert("access_token".to_owned(), token);
+        // The second half of an OAuth 1.0a token is of no use without the app's secret, which stays here.
+        let token_type = account.text("token_type").map(|t| t.expose().to_owned()).unwrap_or_else(|| "Bearer".to_owned());
+        return Ok((SecretMap::new(shown), Some(token_type)));
+    }
+    for field in definition.fields_of(FieldLevel::Connection) {
+        if let Some(value) = account.expose().get(&field.name) {
+            shown.insert(field.name.clone(), value.clone());
+        }
+    }
+    if shown.is_empty() {
+        return Err(Error::new(Code::NoCredentials, "the connection holds no credential that can be handed out; connect it again"));
+    }
+    Ok((SecretMap::new(shown), None))
+}
+
+/// Whether a definition's proxied calls carry a field of the app configuration, such as a name in the User-Agent.
+fn carries_app(definition: &Definition) -> bool {
+    let Some(proxy) = &definition.proxy else { return false };
+    let Ok(text) = serde_json::to_string(proxy) else { return true };
+    definition.fields_of(FieldLevel::App).any(|field| text.contains(&format!("field.{}", field.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refresh_token_is_never_revealed() {
+        let definition = crate::provider::Catalogue::embedded().unwrap().get(&"reddit".parse().unwrap()).unwrap().clone();
+        let mut account = SecretMap::default();
+        account.set_text("access_token", &Secret::new("at"));
+        account.set_text("refresh_token", &Secret::new("rt"));
+        let (secrets, _) = revealable(&definition, &account).unwrap();
+        assert_eq!(secrets.expose().keys().collect::<Vec<_>>(), ["access_token"]);
+    }
+}

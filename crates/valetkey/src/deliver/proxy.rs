@@ -1,0 +1,323 @@
+//! The proxy: we make the call, and the agent never sees the secret (decisions 7).
+//!
+//! 1. The path and what else the rules name are refused or passed, exactly as they will be sent.
+//! 2. The host is the definition's base, or another one that was fixed for the connection; never the caller's.
+//! 3. The decision is asked for this operation, on the bytes that will be sent.
+//! 4. The access token is served or refreshed; the use is recorded.
+//! 5. Headers are cleaned, the credential is injected last, and the call goes out once.
+//! 6. Status, header values, body bytes and trailers come back as a stream, except what decisions 7 names.
+//!
+//! A 401 forces a refresh where the token used is still the current one, once per connection and minute. A call
+//! without a body is then made once more with the new token; any other is the caller's to repeat.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, Uri, header, request::Parts, uri::Authority, uri::Scheme};
+use http_body::Body;
+use serde_json::json;
+
+use super::{
+    Allowed, Caller, Deliverer, Guarded,
+    echo::Needles,
+    headers,
+    inject::{self, Injection},
+    path::CleanPath,
+    query, rules,
+    streams::{Operation, Upload},
+};
+use crate::{
+    app_config,
+    connection::{Connection, open_account},
+    decision::{Request, decide},
+    error::{Code, Error, Result},
+    id::ConnectionId,
+    principal::Delivery,
+    provider::{self, Definition, Inject, Vars},
+    refresh::{Served, Wish},
+    secret::{Secret, SecretMap},
+    upstream,
+};
+
+/// Where a call goes, as the caller wrote it.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Another of the connection's hosts than the base's (`/~host/...`).
+    pub host: Option<&'a str>,
+    /// The raw path, from its first `/`.
+    pub path: &'a str,
+    /// The raw query.
+    pub query: Option<&'a str>,
+}
+
+impl Deliverer {
+    /// Makes a call with a connection's credential and streams its answer.
+    pub async fn proxy<B>(
+        &self,
+        caller: &Caller,
+        connection: &ConnectionId,
+        target: Target<'_>,
+        mut parts: Parts,
+        body: B,
+    ) -> Result<http::Response<Guarded>>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<upstream::BoxError>,
+    {
+        rules::check_method(&parts.method)?;
+        let allowed = self.allow(caller, connection, Delivery::Proxy, None).await?;
+        let row = &allowed.stored.connection;
+        let definition = self.outside.definition(&row.provider)?;
+        let proxy = definition
+            .proxy
+            .as_ref()
+            .ok_or_else(|| Error::new(Code::InvalidRequest, format!("{} is not reached through the proxy", definition.title)))?;
+        if proxy.inject.iter().any(|inject| matches!(inject, Inject::Oauth1Signature)) {
+            return Err(Error::new(Code::EngineMissing, "calls signed by OAuth 1.0a are not built yet"));
+        }
+        let app = self.app(&allowed, &definition).await?;
+
+        // The URL and the rules that read it.
+        let clean = CleanPath::parse(target.path, proxy.allow_encoded_slashes)?;
+        if let Some(raw) = target.query {
+            query::check(raw)?;
+        }
+        rules::check_override(&parts.headers, target.query, proxy.allow_method_override)?;
+        let uri = match fixed_base(&definition) {
+            Some(base) => url_of(row, base, &clean, target)?,
+            None => {
+                // The host is in the sealed account: it is opened only now that the agent may use the connection.
+                let sealed = allowed.stored.sealed.as_deref().ok_or_else(|| Error::internal("an active connection without account"))?;
+                let account = open_account(&self.outside.base, row, sealed).await?;
+                let vars = self.vars(row, &account, app.as_ref());
+                let base = match &proxy.base_url {
+                    Some(template) => template.render(&vars)?,
+                    None => format!("https://{}", row.hosts.first().map(String::as_str).unwrap_or_default()),
+                };
+                url_of(row, &base, &clean, target)?
+            }
+        };
+        let host = uri.authority().map(|a| a.as_str().to_ascii_lowercase()).unwrap_or_default();
+        rules::check_batch(&parts.method, uri.path(), target.query, proxy.allow_batch)?;
+        let credential_query = target.query.is_some_and(|raw| proxy.is_credential_query(raw));
+        if credential_query || proxy.is_credential_path(&parts.method, &host, uri.path().as_bytes()) {
+            return Err(Error::new(Code::CredentialPath, "this path deals in credentials; it is never proxied, whatever is granted"));
+        }
+        if !proxy.path_is_allowed(&parts.method, &host, uri.path().as_bytes()) {
+            return Err(Error::new(Code::PathRefused, format!("the definition of {} does not allow this path at {host}", definition.title)));
+        }
+
+        // The decision for exactly this operation.
+        let operation = (&parts.method, host.as_str(), uri.path().as_bytes());
+        let request = Request { delivery: Delivery::Proxy, operation: Some(operation), unattended: caller.unattended };
+        let decision = decide(&allowed.facts, &request, self.outside.base.clock.now());
+        if !decision.allowed() {
+            return Err(self.refuse(&allowed.facts, &decision, &allowed.actor, connection, Delivery::Proxy).await?);
+        }
+        let allowed = Allowed { decision, ..allowed };
+
+        let served = self.refresher.serve(Arc::clone(&allowed.stored), Wish::default()).await?;
+        let injections = self.injections(&definition, &served, app.as_ref())?;
+        let injected: Vec<HeaderName> = injections.iter().filter_map(Injection::header_name).collect();
+        headers::clean_request(&mut parts.headers, &injected)?;
+        self.add_headers(&mut parts, &definition, &served, app.as_ref())?;
+
+        self.take_use(&allowed).await?;
+        let facts = json!({ "grant": allowed.decision.grant, "method": parts.method.as_str(), "host": host, "path": uri.path() });
+        self.outside.base.audit.record_use(self.event(&allowed, "connection.proxy").facts(facts)).await?;
+        metrics::counter!("valetkey_deliveries_total", "delivery" => "proxy").increment(1);
+
+        let op = Operation { method: parts.method.clone(), host, path: uri.path().to_owned() };
+        let ticket = Arc::new(self.streams.register(caller, connection, op, allowed.epoch));
+        parts.uri = uri;
+        let strip: Vec<&str> = proxy.strip_query.iter().map(String::as_str).collect();
+        let again = body.is_end_stream().then(|| (parts.method.clone(), parts.uri.clone(), parts.headers.clone()));
+
+        inject::into_head(&mut parts, &injections, &strip)?;
+        let body = if injections.iter().any(Injection::needs_body) {
+            let whole = inject::buffer(body).await?;
+            upstream::Body::from(inject::into_body(&mut parts.headers, whole, &injections)?)
+        } else if body.is_end_stream() {
+            upstream::Body::empty()
+        } else {
+            upstream::Body::stream(Upload { inner: body, injected, ended: Box::pin(ticket.end.clone().cancelled_owned()) })
+        };
+        let answer = self.send(&ticket, http::Request::from_parts(parts, body)).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED
+            && let Some(fresh) = self.after_rejection(&allowed, &served).await
+            && let Some((method, uri, headers)) = again
+        {
+            let injections = self.injections(&definition, &fresh, app.as_ref())?;
+            let (mut parts, ()) = http::Request::new(()).into_parts();
+            (parts.method, parts.uri, parts.headers) = (method, uri, headers);
+            inject::into_head(&mut parts, &injections, &strip)?;
+            let body = if injections.iter().any(Injection::needs_body) {
+                upstream::Body::from(inject::into_body(&mut parts.headers, Bytes::new(), &injections)?)
+            } else {
+                upstream::Body::empty()
+            };
+            let answer = self.send(&ticket, http::Request::from_parts(parts, body)).await?;
+            return Ok(cleaned(answer, &injections, ticket));
+        }
+        Ok(cleaned(answer, &injections, ticket))
+    }
+
+    /// Sends, and gives up at once when the permission is taken back meanwhile.
+    async fn send(
+        &self,
+        ticket: &Arc<super::streams::Ticket>,
+        request: http::Request<upstream::Body>,
+    ) -> Result<http::Response<hyper::body::Incoming>> {
+        tokio::select! {
+            answer = self.outside.upstream.forward(request) => answer,
+            () = ticket.end.cancelled() => Err(Error::new(Code::GrantDenied, "the permission for this call was taken back")),
+        }
+    }
+
+    /// A newer token after an upstream 401, where a refresh is due for it; nothing when the 401 stands.
+    async fn after_rejection(&self, allowed: &Allowed, served: &Served) -> Option<Served> {
+        let wish = Wish { min_life: None, rejected_version: Some(served.connection.version) };
+        match self.refresher.serve(Arc::clone(&allowed.stored), wish).await {
+            Ok(fresh) if fresh.connection.version != served.connection.version => Some(fresh),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::info!(connection.id = %served.connection.id, %error, "the provider refused the token, and no newer one was had");
+                None
+            }
+        }
+    }
+
+    /// The app configuration's values, where this provider's calls carry one of them.
+    async fn app(&self, allowed: &Allowed, definition: &Definition) -> Result<Option<SecretMap>> {
+        if !self.needs_app.contains(&definition.name) {
+            return Ok(None);
+        }
+        let base = &self.outside.base;
+        let Some(id) = &allowed.stored.connection.app_config else { return Ok(None) };
+        let Some(config) = app_config::get(&base.db, &allowed.facts.site, id).await? else { return Ok(None) };
+        app_config::open(base, &config).await.map(Some)
+    }
+
+    fn vars<'a>(&'a self, row: &'a Connection, account: &'a SecretMap, app: Option<&'a SecretMap>) -> Vars<'a> {
+        Vars {
+            app,
+            fields: Some(account),
+            account: Some(account),
+            id: row.subject.as_deref(),
+            broker: provider::Broker { url: self.outside.public_url.as_str(), ..provider::Broker::default() },
+            ..Vars::default()
+        }
+    }
+
+    fn injections(&self, definition: &Definition, served: &Served, app: Option<&SecretMap>) -> Result<Vec<Injection>> {
+        let vars = self.vars(&served.connection, &served.account, app);
+        let missing = || Error::new(Code::NotAuthenticated, "the account lacks what its calls must carry; connect it again");
+        let mut injections = Vec::new();
+        let injects = definition.proxy.as_ref().map(|proxy| proxy.inject.as_slice()).unwrap_or_default();
+        for inject in injects {
+            let (value, omit) = match inject {
+                Inject::Header { value, omit_empty, .. }
+                | Inject::Query { value, omit_empty, .. }
+                | Inject::Form { value, omit_empty, .. }
+                | Inject::Json { value, omit_empty, .. } => (value.render(&vars)?, *omit_empty),
+                Inject::Basic { user, password } => {
+                    let user = user.render(&vars)?.ok_or_else(missing)?;
+                    let password = password.render(&vars)?.ok_or_else(missing)?;
+                    injections.push(Injection::Basic { user, password });
+                    continue;
+                }
+                Inject::Oauth1Signature => return Err(Error::new(Code::EngineMissing, "calls signed by OAuth 1.0a are not built yet")),
+            };
+            let Some(value) = value.filter(|value: &Secret| !value.is_empty()) else {
+                if omit {
+                    continue;
+                }
+                return Err(missing());
+            };
+            injections.push(match inject {
+                Inject::Header { name, .. } => {
+                    Injection::Header { name: HeaderName::from_bytes(name.as_bytes()).map_err(Error::internal)?, value }
+                }
+                Inject::Query { name, .. } => Injection::Query { name: name.clone(), value },
+                Inject::Form { name, .. } => Injection::Form { name: name.clone(), value },
+                Inject::Json { name, .. } => Injection::Json { name: name.clone(), value },
+                Inject::Basic { .. } | Inject::Oauth1Signature => continue,
+            });
+        }
+        Ok(injections)
+    }
+
+    /// The definition's own headers, where the caller sent none of that name.
+    fn add_headers(&self, parts: &mut Parts, definition: &Definition, served: &Served, app: Option<&SecretMap>) -> Result<()> {
+        let Some(proxy) = &definition.proxy else { return Ok(()) };
+        if proxy.headers.is_empty() {
+            return Ok(());
+        }
+        let vars = self.vars(&served.connection, &served.account, app);
+        for (name, value) in &proxy.headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(Error::internal)?;
+            // A User-Agent is the provider's condition for service, and the agent's library sends one of its own.
+            if parts.headers.contains_key(&name) && name != header::USER_AGENT {
+                continue;
+            }
+            if let Some(value) = value.render(&vars)? {
+                let value = HeaderValue::from_str(value.expose())
+                    .map_err(|_| Error::new(Code::NotConfigured, format!("the header {name} cannot hold what is configured for it")))?;
+                parts.headers.insert(name, value);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The base URL where it holds no template.
+fn fixed_base(definition: &Definition) -> Option<&str> {
+    let base = definition.proxy.as_ref()?.base_url.as_ref()?;
+    (!base.as_str().contains("{{")).then(|| base.as_str())
+}
+
+/// The URL of a call. Its host is one that was fixed for the connection.
+fn url_of(row: &Connection, base: &str, clean: &CleanPath<'_>, target: Target<'_>) -> Result<Uri> {
+    let base: Uri = base.parse().map_err(|_| Error::new(Code::NotConfigured, "the provider's base URL cannot be read"))?;
+    let base_authority = base.authority().ok_or_else(|| Error::internal("a base URL without authority"))?;
+    let is_ours = |host: &str| row.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host));
+    let refused = || {
+        Error::new(Code::HostRefused, format!("this connection's credential goes to {} only", row.hosts.join(", ")))
+    };
+    let scheme = base.scheme().cloned().unwrap_or(Scheme::HTTPS);
+    let (scheme, authority, base_path) = match target.host {
+        None => (scheme, base_authority.clone(), base.path()),
+        Some(host) => {
+            let authority: Authority = host.parse().map_err(|_| refused())?;
+            if authority.as_str().contains('@') {
+                return Err(refused());
+            }
+            // Plain HTTP only where the base itself is, which is a stand-in on this machine.
+            let scheme = if authority.host() == base_authority.host() { scheme } else { Scheme::HTTPS };
+            (scheme, authority, "")
+        }
+    };
+    if !is_ours(authority.as_str()) {
+        return Err(refused());
+    }
+    clean.under(scheme, authority, base_path, target.query)
+}
+
+fn cleaned(
+    answer: http::Response<hyper::body::Incoming>,
+    injections: &[Injection],
+    ticket: Arc<super::streams::Ticket>,
+) -> http::Response<Guarded> {
+    let secrets = injections.iter().flat_map(|injection| match injection {
+        Injection::Header { value, .. } | Injection::Query { value, .. } | Injection::Form { value, .. } | Injection::Json { value, .. } => {
+            let bare = value.expose().split_once(' ').map(|(_, bare)| Secret::new(bare));
+            vec![Some(value.clone()), bare]
+        }
+        Injection::Basic { user: _, password } => vec![Some(password.clone())],
+    });
+    let secrets: Vec<Secret> = secrets.flatten().collect();
+    let needles = Arc::new(Needles::new(&secrets));
+    let (mut parts, body) = answer.into_parts();
+    headers::clean_response(&mut parts, &needles);
+    http::Response::from_parts(parts, Guarded::new(body, needles, ticket))
+}
