@@ -18,6 +18,7 @@ pub mod id;
 pub mod platform;
 pub mod principal;
 pub mod provider;
+pub mod refresh;
 pub mod seal;
 pub mod secret;
 pub mod site;

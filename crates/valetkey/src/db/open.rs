@@ -89,7 +89,12 @@ async fn open_sqlite(dir: &std::path::Path, patience: Duration) -> Result<Db> {
         .max_lifetime(None)
         .connect_with(options.pragma("query_only", "ON"))
         .await?;
-    Ok(Db(Arc::new(Inner { pools: Pools::Sqlite { read, write }, epoch: 1.into(), changes: tokio::sync::watch::Sender::new(()), _lock: Some(lock) })))
+    Ok(Db(Arc::new(Inner {
+        pools: Pools::Sqlite { read, write },
+        epoch: 1.into(),
+        changes: tokio::sync::watch::Sender::new(()),
+        _lock: Some(lock),
+    })))
 }
 
 async fn open_postgres(url: &Secret, max_connections: u32) -> Result<Db> {
@@ -134,7 +139,12 @@ async fn open_postgres(url: &Secret, max_connections: u32) -> Result<Db> {
     if setting("server_encoding").await? != "UTF8" {
         return Err(Error::new(Code::InvalidConfig, "the database's encoding is not UTF8; create it with ENCODING 'UTF8'"));
     }
-    Ok(Db(Arc::new(Inner { pools: Pools::Postgres(pool), epoch: 1.into(), changes: tokio::sync::watch::Sender::new(()), _lock: None })))
+    Ok(Db(Arc::new(Inner {
+        pools: Pools::Postgres(pool),
+        epoch: 1.into(),
+        changes: tokio::sync::watch::Sender::new(()),
+        _lock: None,
+    })))
 }
 
 fn make_private_dir(dir: &std::path::Path) -> Result<()> {

@@ -180,7 +180,7 @@ macro_rules! fact_joins {
     };
     ($wanted:literal) => {
         concat!(
-        "JOIN sites s ON s.id = t.site
+            "JOIN sites s ON s.id = t.site
          JOIN agents a ON a.site = t.site AND a.id = t.agent
          LEFT JOIN people po ON po.site = t.site AND po.id = a.owner_user
          LEFT JOIN people pp ON pp.site = t.site AND pp.id = t.person
@@ -278,7 +278,8 @@ pub async fn for_many(db: &Db, pairs: &[(TokenHash, ConnectionId)]) -> Result<Ha
     .await?;
     let mut groups: Vec<(String, Vec<Both>)> = Vec::new();
     for Hashed { hash, both } in rows {
-        let same = |(last, group): &(String, Vec<Both>)| *last == hash && group.last().map(|b| &b.fact.c_id) == Some(&both.fact.c_id);
+        let same =
+            |(last, group): &(String, Vec<Both>)| *last == hash && group.last().map(|b| &b.fact.c_id) == Some(&both.fact.c_id);
         match groups.last_mut() {
             Some(last) if same(last) => last.1.push(both),
             _ => groups.push((hash, vec![both])),

@@ -159,8 +159,11 @@ impl Deliverer {
                     .iter()
                     .map(|c| json!({ "connection": c.id, "owner": c.owner, "name": c.name, "subject": c.subject_name }))
                     .collect();
-                Err(Error::new(Code::Ambiguous, format!("{} connections at {provider} can be used; name one by its id", choices.len()))
-                    .with_extra(json!({ "choices": choices })))
+                Err(Error::new(
+                    Code::Ambiguous,
+                    format!("{} connections at {provider} can be used; name one by its id", choices.len()),
+                )
+                .with_extra(json!({ "choices": choices })))
             }
         }
     }
@@ -173,14 +176,21 @@ impl Deliverer {
         let config = app_config::current(&self.outside.base.db, site, provider, &Owner::Site).await;
         match config {
             Err(error) => error,
-            Ok(config) if !app_config::is_configured(&definition, config.as_ref()) => {
-                Error::new(Code::NotConfigured, format!("{} is not configured on this site; its operator enters the app's credentials", definition.title))
-            }
+            Ok(config) if !app_config::is_configured(&definition, config.as_ref()) => Error::new(
+                Code::NotConfigured,
+                format!("{} is not configured on this site; its operator enters the app's credentials", definition.title),
+            ),
             Ok(_) if person => Error::new(
                 Code::NoPerUserCredentials,
-                format!("no {} account can be used for this person; they connect one and grant it to the agent", definition.title),
+                format!(
+                    "no {} account can be used for this person; they connect one and grant it to the agent",
+                    definition.title
+                ),
             ),
-            Ok(_) => Error::new(Code::NoCredentials, format!("no {} account can be used; connect one and grant it to the agent", definition.title)),
+            Ok(_) => Error::new(
+                Code::NoCredentials,
+                format!("no {} account can be used; connect one and grant it to the agent", definition.title),
+            ),
         }
     }
 
@@ -272,7 +282,10 @@ fn revealable(definition: &Definition, account: &SecretMap) -> Result<(SecretMap
         }
     }
     if shown.is_empty() {
-        return Err(Error::new(Code::NoCredentials, "the connection holds no credential that can be handed out; connect it again"));
+        return Err(Error::new(
+            Code::NoCredentials,
+            "the connection holds no credential that can be handed out; connect it again",
+        ));
     }
     Ok((SecretMap::new(shown), None))
 }
@@ -282,19 +295,4 @@ fn carries_app(definition: &Definition) -> bool {
     let Some(proxy) = &definition.proxy else { return false };
     let Ok(text) = serde_json::to_string(proxy) else { return true };
     definition.fields_of(FieldLevel::App).any(|field| text.contains(&format!("field.{}", field.name)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refresh_token_is_never_revealed() {
-        let definition = crate::provider::Catalogue::embedded().unwrap().get(&"reddit".parse().unwrap()).unwrap().clone();
-        let mut account = SecretMap::default();
-        account.set_text("access_token", &Secret::new("at"));
-        account.set_text("refresh_token", &Secret::new("rt"));
-        let (secrets, _) = revealable(&definition, &account).unwrap();
-        assert_eq!(secrets.expose().keys().collect::<Vec<_>>(), ["access_token"]);
-    }
 }

@@ -87,7 +87,8 @@ impl Deliverer {
             Some(base) => url_of(row, base, &clean, target)?,
             None => {
                 // The host is in the sealed account: it is opened only now that the agent may use the connection.
-                let sealed = allowed.stored.sealed.as_deref().ok_or_else(|| Error::internal("an active connection without account"))?;
+                let sealed =
+                    allowed.stored.sealed.as_deref().ok_or_else(|| Error::internal("an active connection without account"))?;
                 let account = open_account(&self.outside.base, row, sealed).await?;
                 let vars = self.vars(row, &account, app.as_ref());
                 let base = match &proxy.base_url {
@@ -101,10 +102,16 @@ impl Deliverer {
         rules::check_batch(&parts.method, uri.path(), target.query, proxy.allow_batch)?;
         let credential_query = target.query.is_some_and(|raw| proxy.is_credential_query(raw));
         if credential_query || proxy.is_credential_path(&parts.method, &host, uri.path().as_bytes()) {
-            return Err(Error::new(Code::CredentialPath, "this path deals in credentials; it is never proxied, whatever is granted"));
+            return Err(Error::new(
+                Code::CredentialPath,
+                "this path deals in credentials; it is never proxied, whatever is granted",
+            ));
         }
         if !proxy.path_is_allowed(&parts.method, &host, uri.path().as_bytes()) {
-            return Err(Error::new(Code::PathRefused, format!("the definition of {} does not allow this path at {host}", definition.title)));
+            return Err(Error::new(
+                Code::PathRefused,
+                format!("the definition of {} does not allow this path at {host}", definition.title),
+            ));
         }
 
         // The decision for exactly this operation.
@@ -226,7 +233,9 @@ impl Deliverer {
                     injections.push(Injection::Basic { user, password });
                     continue;
                 }
-                Inject::Oauth1Signature => return Err(Error::new(Code::EngineMissing, "calls signed by OAuth 1.0a are not built yet")),
+                Inject::Oauth1Signature => {
+                    return Err(Error::new(Code::EngineMissing, "calls signed by OAuth 1.0a are not built yet"));
+                }
             };
             let Some(value) = value.filter(|value: &Secret| !value.is_empty()) else {
                 if omit {
@@ -261,8 +270,9 @@ impl Deliverer {
                 continue;
             }
             if let Some(value) = value.render(&vars)? {
-                let value = HeaderValue::from_str(value.expose())
-                    .map_err(|_| Error::new(Code::NotConfigured, format!("the header {name} cannot hold what is configured for it")))?;
+                let value = HeaderValue::from_str(value.expose()).map_err(|_| {
+                    Error::new(Code::NotConfigured, format!("the header {name} cannot hold what is configured for it"))
+                })?;
                 parts.headers.insert(name, value);
             }
         }
@@ -281,9 +291,7 @@ fn url_of(row: &Connection, base: &str, clean: &CleanPath<'_>, target: Target<'_
     let base: Uri = base.parse().map_err(|_| Error::new(Code::NotConfigured, "the provider's base URL cannot be read"))?;
     let base_authority = base.authority().ok_or_else(|| Error::internal("a base URL without authority"))?;
     let is_ours = |host: &str| row.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host));
-    let refused = || {
-        Error::new(Code::HostRefused, format!("this connection's credential goes to {} only", row.hosts.join(", ")))
-    };
+    let refused = || Error::new(Code::HostRefused, format!("this connection's credential goes to {} only", row.hosts.join(", ")));
     let scheme = base.scheme().cloned().unwrap_or(Scheme::HTTPS);
     let (scheme, authority, base_path) = match target.host {
         None => (scheme, base_authority.clone(), base.path()),
@@ -309,7 +317,10 @@ fn cleaned(
     ticket: Arc<super::streams::Ticket>,
 ) -> http::Response<Guarded> {
     let secrets = injections.iter().flat_map(|injection| match injection {
-        Injection::Header { value, .. } | Injection::Query { value, .. } | Injection::Form { value, .. } | Injection::Json { value, .. } => {
+        Injection::Header { value, .. }
+        | Injection::Query { value, .. }
+        | Injection::Form { value, .. }
+        | Injection::Json { value, .. } => {
             let bare = value.expose().split_once(' ').map(|(_, bare)| Secret::new(bare));
             vec![Some(value.clone()), bare]
         }

@@ -181,9 +181,9 @@ impl Body for Guarded {
         }
         match std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             None => Poll::Ready(None),
-            Some(Err(error)) => Poll::Ready(Some(Err(
-                Error::new(Code::UpstreamInvalid, "the provider broke its answer off").with_detail(error),
-            ))),
+            Some(Err(error)) => {
+                Poll::Ready(Some(Err(Error::new(Code::UpstreamInvalid, "the provider broke its answer off").with_detail(error))))
+            }
             Some(Ok(frame)) => match frame.into_trailers() {
                 Ok(mut trailers) => {
                     headers::clean_response_trailers(&mut trailers, &self.needles);

@@ -185,9 +185,8 @@ pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewKey) -> R
         expires_at: new.expires_at,
         revoked_at: None,
     };
-    let sealed = base
-        .ring
-        .seal_now(&Place::platform_key(site, &key.id), &SecretBytes::new(assertion_secret.expose().as_bytes().to_vec()))?;
+    let secret = SecretBytes::new(assertion_secret.expose().as_bytes().to_vec());
+    let sealed = base.ring.seal(&base.db, &Place::platform_key(site, &key.id), &secret).await?;
     let mut tx = base.db.begin().await?;
     store::insert(&mut tx, &key, &sha256_hex(text.expose().as_bytes()), &sealed, actor).await?;
     let facts = json!({ "key": key.id, "label": key.label, "scopes": key.scopes, "asserts": key.asserts });

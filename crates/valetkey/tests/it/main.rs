@@ -2,5 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop; clippy knows test functions, not what they call")]
 
+mod arrows;
+mod audit;
 mod db;
+mod decision;
 mod seal;
+mod support;

@@ -1,0 +1,146 @@
+//! The audit: recorded with what it describes, chained, and never silently short.
+
+use std::{collections::HashMap, time::Duration};
+
+use aws_lc_rs::hmac;
+use serde_json::json;
+use valetkey::{
+    audit::{self, AUDIT_LABEL, Audit, Event, Mode, Row},
+    error::Code,
+    on, on_each_db,
+    principal::Actor,
+};
+
+use crate::support::House;
+
+on_each_db! {
+    async fn a_change_that_did_not_happen_is_not_recorded(db: Db) {
+        let house = House::new(&db).await;
+        let before = rows(&house).await.len();
+        let mut tx = db.begin().await.unwrap();
+        house.base.audit.record(&mut tx, Event::new(&house.site, &Actor::System, "test.lost")).await.unwrap();
+        drop(tx);
+        let mut tx = db.begin().await.unwrap();
+        house.base.audit.record(&mut tx, Event::new(&house.site, &Actor::System, "test.kept")).await.unwrap();
+        tx.commit().await.unwrap();
+        let after = rows(&house).await;
+        assert_eq!(after.len(), before + 1);
+        verify(&house, &after).await;
+    }
+
+    async fn changes_at_once_are_all_recorded_in_unbroken_chains(db: Db) {
+        let house = House::new(&db).await;
+        let before = rows(&house).await.len();
+        let tasks: Vec<_> = (0..100)
+            .map(|n| {
+                let (base, site) = (house.base.clone(), house.site.clone());
+                tokio::spawn(async move {
+                    let mut tx = base.db.begin().await.unwrap();
+                    for part in 0..2 {
+                        let event = Event::new(&site, &Actor::System, "test.change").facts(json!({ "n": n, "part": part }));
+                        base.audit.record(&mut tx, event).await.unwrap();
+                    }
+                    // Every tenth is taken back, which must leave no gap.
+                    if n % 10 != 0 {
+                        tx.commit().await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let after = rows(&house).await;
+        assert_eq!(after.len(), before + 180);
+        verify(&house, &after).await;
+    }
+
+    async fn an_edited_row_breaks_its_chain(db: Db) {
+        let house = House::new(&db).await;
+        let mut rows = rows(&house).await;
+        verify(&house, &rows).await;
+        rows[0].facts = json!({ "forged": true }).to_string();
+        assert!(!links(&house, &rows).await);
+    }
+
+    async fn batched_uses_are_written_when_the_queue_is_closed(db: Db) {
+        let house = House::new(&db).await;
+        let audit = Audit::new(house.base.clock.clone(), house.base.ring.clone(), Mode::Batched);
+        let runner = tokio::spawn({
+            let (audit, db) = (audit.clone(), db.clone());
+            async move { audit.run(db).await }
+        });
+        let before = rows(&house).await.len();
+        for _ in 0..1_000 {
+            audit.record_use(Event::new(&house.site, &Actor::System, "test.use")).await.unwrap();
+        }
+        audit.close();
+        runner.await.unwrap();
+        let after = rows(&house).await;
+        assert_eq!(after.len(), before + 1_000);
+        verify(&house, &after).await;
+        let refused = audit.record_use(Event::new(&house.site, &Actor::System, "test.use")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::AuditUnavailable);
+    }
+
+    async fn a_strict_use_is_committed_before_the_answer_may_leave(db: Db) {
+        let house = House::new(&db).await;
+        let audit = Audit::new(house.base.clock.clone(), house.base.ring.clone(), Mode::Strict);
+        tokio::spawn({
+            let (audit, db) = (audit.clone(), db.clone());
+            async move { audit.run(db).await }
+        });
+        for n in 1..=5 {
+            let before = rows(&house).await.len();
+            audit.record_use(Event::new(&house.site, &Actor::System, "test.use").facts(json!({ "n": n }))).await.unwrap();
+            assert_eq!(rows(&house).await.len(), before + 1);
+        }
+    }
+
+    async fn a_queue_that_stays_full_refuses_and_drops_nothing(db: Db) {
+        let house = House::new(&db).await;
+        // Nobody empties this queue.
+        let audit = Audit::new(house.base.clock.clone(), house.base.ring.clone(), Mode::Batched);
+        let event = || Event::new(&house.site, &Actor::System, "test.use");
+        let mut taken = 0;
+        let refused = loop {
+            match tokio::time::timeout(Duration::from_secs(5), audit.record_use(event())).await.expect("it hangs") {
+                Ok(()) => taken += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused.code(), Code::AuditUnavailable);
+        let before = rows(&house).await.len();
+        audit.close();
+        audit.run(db.clone()).await;
+        assert_eq!(rows(&house).await.len(), before + taken);
+    }
+}
+
+async fn rows(house: &House) -> Vec<Row> {
+    let rows: Vec<Row> = on!(&house.base.db, |c| {
+        sqlx::query_as(
+        "SELECT site, writer, seq, id, at, actor, action, outcome, agent, connection, facts, chain FROM audit ORDER BY writer, seq"
+    )
+    .fetch_all(c)
+    .await
+    .unwrap()
+    });
+    assert!(audit::list(&house.base.db, &house.site, None, 10).await.unwrap().len() <= rows.len());
+    rows
+}
+
+async fn verify(house: &House, rows: &[Row]) {
+    assert!(links(house, rows).await);
+}
+
+async fn links(house: &House, rows: &[Row]) -> bool {
+    let key = house.base.ring.derived(&house.base.db, &house.site, AUDIT_LABEL).await.unwrap();
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
+    let mut heads: HashMap<&str, (i64, &[u8])> = HashMap::new();
+    rows.iter().all(|row| {
+        let (seq, before) = heads.get(row.writer.as_str()).copied().unwrap_or((0, &[]));
+        heads.insert(&row.writer, (row.seq, &row.chain));
+        row.seq == seq + 1 && row.link(&key, before) == row.chain
+    })
+}
