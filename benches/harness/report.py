@@ -1,0 +1,143 @@
+"""The results as a table and a picture in docs/performance.md, between two markers."""
+
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import subprocess
+from html import escape
+
+REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
+RESULTS = REPOSITORY / "benches" / "results.json"
+PAGE = REPOSITORY / "docs" / "performance.md"
+PICTURE = REPOSITORY / "docs" / "performance.svg"
+BEGIN, END = "<!-- written by benches/run: begin -->", "<!-- written by benches/run: end -->"
+
+
+class Results:
+    """What was measured, by section, so that one section can be measured again without the others."""
+
+    def __init__(self):
+        self.sections = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+    def section(self, name: str, rows: list[dict], machine: dict) -> None:
+        self.sections[name] = {"machine": machine, "rows": rows}
+        RESULTS.write_text(json.dumps(self.sections, indent=1) + "\n")
+
+    def rows(self):
+        for section in self.sections.values():
+            yield from section["rows"]
+
+
+def row(what: str, value: float, unit: str, target: float | None, better: str, detail: str, command: str = "") -> dict:
+    """`better` is "higher" or "lower"; `target` is what was asked for, where something was."""
+    return locals()
+
+
+def met(found: dict) -> bool | None:
+    if found["target"] is None:
+        return None
+    return found["value"] >= found["target"] if found["better"] == "higher" else found["value"] <= found["target"]
+
+
+def machine() -> dict:
+    def said(*arguments: str) -> str:
+        try:
+            done = subprocess.run(arguments, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=REPOSITORY)
+        except FileNotFoundError:
+            return "unknown"
+        return (done.stdout + done.stderr).strip()
+
+    cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    memory = re.search(r"MemTotal:\s*(\d+)", pathlib.Path("/proc/meminfo").read_text())
+    nginx = said(shutil.which("nginx") or "/usr/sbin/nginx", "-v")
+    changed = bool(said("git", "status", "--porcelain", "--", "crates", "Cargo.toml", "Cargo.lock", "providers"))
+    return {
+        "day": said("date", "-u", "+%Y-%m-%d"),
+        "commit": said("git", "rev-parse", "--short=10", "HEAD") + (" with changes" if changed else ""),
+        "cpu": cpu.group(1) if cpu else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": f"{int(memory.group(1)) / 1048576:.0f} GiB" if memory else "unknown",
+        "kernel": platform.release(),
+        "rustc": said("rustc", "--version").split(" (")[0],
+        "nginx": nginx.rsplit("/", 1)[-1],
+        "wrk": next(iter(re.findall(r"\d+\.\d+\.\d+", said("wrk", "-v"))), "unknown"),
+    }
+
+
+def number(value: float, unit: str) -> str:
+    if unit == "ratio":
+        return f"{value:.2f}"
+    if unit in ("µs", "requests/s"):
+        return f"{value:,.0f} {unit}"
+    return f"{value:.2f} {unit}" if unit == "s" else f"{value:.1f} {unit}"
+
+
+def write(results: Results) -> None:
+    PICTURE.write_text(picture([found for found in results.rows() if found["unit"] == "ratio"]))
+    lines = [BEGIN, "", "![Ratios, with what was asked for](performance.svg)", ""]
+    for section in results.sections.values():
+        lines += table(section)
+    lines.append(END)
+    page = PAGE.read_text()
+    before, _, rest = page.partition(BEGIN)
+    _, found, after = rest.partition(END)
+    if not found:
+        raise RuntimeError(f"{PAGE} has lost its markers")
+    PAGE.write_text(before + "\n".join(lines) + after)
+
+
+def table(section: dict) -> list[str]:
+    at = section["machine"]
+    lines = ["| | measured | asked for | | detail |", "|---|---:|---:|---|---|"]
+    commands = []
+    for found in section["rows"]:
+        sign = "≥" if found["better"] == "higher" else "≤"
+        asked = f"{sign} {number(found['target'], found['unit'])}" if found["target"] is not None else ""
+        word = {True: "met", False: "**missed**", None: ""}[met(found)]
+        lines.append(f"| {found['what']} | {number(found['value'], found['unit'])} | {asked} | {word} | {found['detail']} |")
+        if found["command"] and found["command"] not in commands:
+            commands.append(found["command"])
+    if commands:
+        lines += ["", "```sh", *commands, "```"]
+    lines += [
+        "",
+        f"{at['day']}, commit {at['commit']}; {at['cores']} cores of {at['cpu']}, {at['memory']}, Linux {at['kernel']}; "
+        f"{at['rustc']}, nginx {at['nginx']}, wrk {at['wrk']}.",
+        "",
+    ]
+    return lines
+
+
+def picture(rows: list[dict]) -> str:
+    """A bar for each ratio, and a mark where it was asked to be."""
+    width, left, top, step, right = 860, 400, 34, 26, 70
+    height = top + step * len(rows) + 20
+    largest = max([1.0, *(found["value"] for found in rows), *(found["target"] or 0 for found in rows)]) * 1.05
+    across = width - left - right
+
+    def x(value: float) -> float:
+        return left + across * value / largest
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
+        "<title>Ratios to the yardstick, with what was asked for</title>",
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        f'<text x="{left}" y="20" fill="#57606a">ratio to the yardstick; the mark is what was asked for, the line is 1</text>',
+        f'<line x1="{x(1):.1f}" y1="{top - 6}" x2="{x(1):.1f}" y2="{height - 14}" stroke="#8c959f" stroke-dasharray="3 3"/>',
+    ]
+    for index, found in enumerate(rows):
+        y = top + step * index
+        good = met(found)
+        color = {True: "#2da44e", False: "#cf222e", None: "#6e7781"}[good]
+        parts.append(f'<text x="{left - 10}" y="{y + 14}" text-anchor="end" fill="#24292f">{escape(found["what"])}</text>')
+        bar = max(1.0, x(found["value"]) - left)
+        parts.append(f'<rect x="{left}" y="{y}" width="{bar:.1f}" height="18" fill="{color}"/>')
+        parts.append(f'<text x="{x(found["value"]) + 6:.1f}" y="{y + 14}" fill="#24292f">{found["value"]:.2f}</text>')
+        if found["target"] is not None:
+            at = x(found["target"])
+            parts.append(f'<line x1="{at:.1f}" y1="{y - 3}" x2="{at:.1f}" y2="{y + 21}" stroke="#000000" stroke-width="2"/>')
+    parts.append("</svg>")
+    return "\n".join(parts) + "\n"

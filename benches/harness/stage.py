@@ -1,0 +1,175 @@
+"""What is on the stage while something is measured: binaries, filled databases, the upstream, and targets to aim at."""
+
+import http.client
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from . import load, servers
+
+RELEASE = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", servers.REPOSITORY / "target")) / "release"
+PROVIDER = "bench"
+
+
+def build() -> None:
+    for arguments in (
+        ["-p", "valetkey-cli", "--bin", "valetkey"],
+        ["-p", "valetkey", "--example", "bench_seed"],
+        ["-p", "valetkey-http", "--example", "hello"],
+    ):
+        subprocess.run(["cargo", "build", "--release", "--locked", *arguments], cwd=servers.REPOSITORY, check=True, stdin=subprocess.DEVNULL)
+
+
+@dataclass
+class Seeded:
+    """A filled database: how to open it, and who may use what is in it."""
+
+    arguments: list[str]
+    token: str
+    ids: pathlib.Path
+
+
+class Stage:
+    """Holds what several sections share; databases are filled when first asked for."""
+
+    def __init__(self, folder: pathlib.Path, quick: bool):
+        self.folder, self.quick = folder, quick
+        self.pairs, self.seconds = (2, 1) if quick else (5, 5)
+        self.few, self.many = (100, 2_000) if quick else (1_000, 1_000_000)
+        self._peers = None
+        self._seeded: dict[tuple[str, int], Seeded] = {}
+
+    def __enter__(self):
+        self.upstream = servers.static_upstream(self.folder)
+        self.providers = self.folder / "providers"
+        self.providers.mkdir()
+        (self.providers / f"{PROVIDER}.toml").write_text(definition(self.upstream))
+        return self
+
+    def __exit__(self, *_):
+        self.upstream.stop()
+        if self._peers:
+            self._peers.stop()
+
+    def peers(self) -> servers.Peers:
+        if self._peers is None:
+            self._peers = servers.Peers(self.folder / "peers.log")
+        return self._peers
+
+    def hello(self) -> servers.Server:
+        port = servers.free_port()
+        return servers.Server("hello", [RELEASE / "examples" / "hello", f"127.0.0.1:{port}"], port, self.folder / "hello.log")
+
+    def seeded(self, database: str, count: int) -> Seeded:
+        """A database with so many connections; the same one when asked again."""
+        if (database, count) not in self._seeded:
+            self._seeded[database, count] = self._seed(database, count)
+        return self._seeded[database, count]
+
+    def _seed(self, database: str, count: int) -> Seeded:
+        print(f"  filling {database} with {count:,} connections", file=sys.stderr, flush=True)
+        if database == "SQLite":
+            arguments = ["--data", str(self.folder / f"sqlite-{count}")]
+        else:
+            # PostgreSQL does not get a root key made for it: take the one that SQLite made.
+            sqlite = self.seeded("SQLite", self.few)
+            key = f"{sqlite.arguments[1]}/root.key"
+            arguments = ["--database", self.peers().database(f"bench_{count}"), "--root-key-file", key]
+        ids = self.folder / f"{database}-{count}.ids"
+        done = subprocess.run(
+            [RELEASE / "examples" / "bench_seed", *arguments, "--provider", PROVIDER, "--host", self.upstream_host(), "--connections", str(count),
+             "--ids", ids],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        )
+        if done.returncode:
+            raise RuntimeError(f"bench_seed failed:\n{done.stderr}")
+        if database == "PostgreSQL":
+            # As autovacuum would have done by and by.
+            self.peers().sql("VACUUM ANALYZE", arguments[1])
+            self.peers().sql("CHECKPOINT")
+        return Seeded(arguments, done.stdout.strip(), ids)
+
+    def upstream_host(self) -> str:
+        return f"127.0.0.1:{self.upstream.port}"
+
+    def valetkey(self, seeded: Seeded, audit: str) -> servers.Server:
+        port = servers.free_port()
+        arguments = [
+            RELEASE / "valetkey", "serve", *seeded.arguments, "--listen", f"127.0.0.1:{port}", "--audit", audit,
+            "--providers", self.providers, "--allow-private", self.upstream_host(),
+        ]
+        return servers.Server("valetkey", arguments, port, self.folder / "valetkey.log", ready="/readyz")
+
+    def reveal_target(self, server: servers.Server, seeded: Seeded, ids: list[str] | None = None, order: str = "cycle") -> load.Target:
+        ids = ids if ids is not None else seeded.ids.read_text().split()
+        target = load.Target(server.origin, [f"/v1/connections/{id}/token" for id in ids], "POST", seeded.token, order)
+        status, body = servers.request(server.origin, "POST", target.paths[0], self._bearer(seeded))
+        if status != 200 or not json.loads(body).get("access_token", "").startswith("bench-access-"):
+            raise RuntimeError(f"a reveal answers {status}: {body[:500]!r}")
+        return target
+
+    def proxy_target(self, server: servers.Server, seeded: Seeded) -> load.Target:
+        ids = seeded.ids.read_text().split()
+        target = load.Target(server.origin, [f"/v1/proxy/{id}/api/item" for id in ids], "GET", seeded.token)
+        status, body = servers.request(server.origin, "GET", target.paths[0], self._bearer(seeded))
+        if status != 200 or not body.startswith(b'{"text"'):
+            raise RuntimeError(f"a proxied call answers {status}: {body[:500]!r}")
+        return target
+
+    def gibibyte(self, server: servers.Server, seeded: Seeded, send: bool) -> None:
+        """One gibibyte through the proxy, read or written a piece at a time."""
+        first = seeded.ids.read_text().split(maxsplit=1)[0]
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+        if send:
+            piece = b"x" * (1 << 20)
+            headers = {**self._bearer(seeded), "Content-Length": str(1 << 30)}
+            connection.request("POST", f"/v1/proxy/{first}/api/sink", body=(piece for _ in range(1 << 10)), headers=headers)
+        else:
+            connection.request("GET", f"/v1/proxy/{first}/api/gibibyte", headers=self._bearer(seeded))
+        answer = connection.getresponse()
+        size = 0
+        while piece := answer.read(1 << 20):
+            size += len(piece)
+        connection.close()
+        if answer.status != 200 or (not send and size != 1 << 30):
+            raise RuntimeError(f"a gibibyte through the proxy: {answer.status}, {size} bytes")
+
+    def _bearer(self, seeded: Seeded) -> dict[str, str]:
+        return {"Authorization": f"Bearer {seeded.token}"}
+
+
+def definition(upstream: servers.Server) -> str:
+    """The provider of the benchmarks: OAuth with refresh, whose API is the upstream."""
+    host = f"127.0.0.1:{upstream.port}"
+    return f"""
+name = "Bench"
+kind = "oauth2"
+
+[fields]
+client_id = {{ label = "Client ID", type = "text", required = true, level = "app", role = "client_id" }}
+client_secret = {{ label = "Client secret", type = "password", required = true, secret = true, level = "app", role = "client_secret" }}
+
+[oauth2]
+authorize_url = "http://{host}/authorize"
+token_url = "http://{host}/token"
+client_auth = "basic"
+pkce = "required"
+scope_separator = " "
+scopes = {{ default = ["read"] }}
+
+[refresh]
+strategy = "refresh_token"
+rotation = "always"
+before = "5m"
+access_ttl = "30d"
+
+[proxy]
+base_url = "http://{host}"
+hosts = ["{host}"]
+path_allow = {{ "{host}" = ["/api/"] }}
+credential_paths = ["/token"]
+inject = [{{ in = "header", name = "Authorization", value = "Bearer {{{{token.access_token}}}}" }}]
+"""
