@@ -42,6 +42,9 @@ pub struct Field {
     /// How templates look into it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parse: Option<Parse>,
+    /// Members of a JSON field that are no secret, such as an account's name in a key file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub public_members: Vec<String>,
     /// Help for whoever enters it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -211,6 +214,7 @@ mod tests {
             pattern: None,
             normalize,
             parse: None,
+            public_members: Vec::new(),
             description: None,
             placeholder: None,
             loopback_http: false,

@@ -16,8 +16,14 @@ pub mod pattern;
 pub mod step;
 
 mod catalogue;
+mod check;
 mod definition;
 mod field;
+mod load;
+mod load_oauth;
+mod load_proxy;
+mod load_step;
+mod spanned;
 mod template;
 mod url_template;
 mod value_path;

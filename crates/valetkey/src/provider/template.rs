@@ -164,11 +164,6 @@ pub(super) struct Names<'a> {
 }
 
 impl Template {
-    /// A text without values.
-    pub(super) fn literal(text: &str) -> Self {
-        Self { source: text.to_owned(), parts: vec![Part::Text(text.to_owned())] }
-    }
-
     /// Reads a template. The error says which name is not known and which are.
     pub(super) fn parse(text: &str, names: &Names<'_>) -> Result<Self, String> {
         let mut parts = Vec::new();
@@ -452,7 +447,7 @@ impl FieldRef {
             name: field.name.clone(),
             member: path.map(str::to_owned),
             level: field.level,
-            secret: field.secret,
+            secret: field.secret && !path.is_some_and(|path| field.public_members.iter().any(|public| public == path)),
             is_origin: field.normalize == Some(super::words::Normalize::HttpsOrigin),
             loopback_http: field.loopback_http,
             default: field.default.clone(),

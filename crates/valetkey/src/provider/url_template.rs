@@ -148,6 +148,10 @@ impl UrlTemplate {
         &self.source
     }
 
+    pub(super) fn path_parts(&self) -> &[Part] {
+        &self.path
+    }
+
     /// Whether it can hold a secret.
     pub fn is_secret(&self) -> bool {
         self.path.iter().any(|part| matches!(part, Part::Value(slot) if slot.is_secret()))

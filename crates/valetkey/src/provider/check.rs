@@ -1,0 +1,162 @@
+//! What can only be judged on a finished definition: sections that belong to another kind, values used where there are
+//! none, and calls of our own that the proxy would let an agent make.
+
+use super::{
+    definition::{Definition, HostRule, Identity, Inject},
+    load_step::Steps,
+    spanned::Table,
+    step::{JsonTemplate, Step},
+    template::{Part, Template, Var},
+    words::{Kind, RefreshStrategy},
+};
+
+/// Reports what is wrong with the whole.
+pub(super) fn whole(definition: &Definition, steps: &Steps<'_, '_>, top: &Table<'_>) {
+    kinds(definition, steps, top);
+    values(definition, top);
+    slots(definition, top);
+    own_calls_are_credential_paths(definition, top);
+}
+
+fn kinds(definition: &Definition, steps: &Steps<'_, '_>, top: &Table<'_>) {
+    let kind = definition.kind;
+    for (section, belongs) in [
+        ("oauth2", Kind::OAuth2),
+        ("oauth1", Kind::OAuth1),
+        ("jwt", Kind::JwtBearer),
+        ("mint", Kind::JwtBearer),
+        ("session", Kind::Session),
+        ("mail", Kind::Mail),
+    ] {
+        if top.has(section) && kind != belongs {
+            top.wrong(section, format!("belongs to kind = \"{belongs}\", and this is \"{kind}\""));
+        }
+        if !top.has(section) && kind == belongs && !matches!(section, "oauth1" | "oauth2") {
+            top.missing(section, &format!("kind = \"{kind}\""));
+        }
+    }
+    if kind == Kind::OAuth2 && !steps.client_is_known() {
+        top.wrong("fields", "one field has role = \"client_id\", or [register] brings one");
+    }
+    if kind == Kind::Static && definition.refresh.strategy != RefreshStrategy::None {
+        top.wrong("refresh", "a static key is not refreshed");
+    }
+}
+
+/// Values that exist in one place only.
+fn values(definition: &Definition, top: &Table<'_>) {
+    let has_jwt = definition.kind == Kind::JwtBearer;
+    for (key, step) in all_steps(definition) {
+        let in_token = key == "oauth2.token" || (key == "refresh" && definition.refresh.strategy == RefreshStrategy::Remint);
+        for template in templates(step) {
+            for slot in template.slots() {
+                match slot.var {
+                    Var::Code | Var::CodeVerifier if !in_token => {
+                        top.wrong(&key, format!("uses `{template}`, which there is in oauth2.token only"));
+                    }
+                    Var::Jwt if !has_jwt => top.wrong(&key, format!("uses `{template}`, which there is with [jwt] only")),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn slots(definition: &Definition, top: &Table<'_>) {
+    let declared = |name: &str| definition.slots.iter().any(|(known, _)| known == name);
+    if let Some(oauth2) = &definition.oauth2 {
+        for (param, slot) in &oauth2.scope_params {
+            if !declared(slot) {
+                top.table_or_empty("oauth2").wrong("scope_params", format!("{param}: \"{slot}\" is not declared in [slots]"));
+            }
+        }
+    }
+    let Some(proxy) = &definition.proxy else { return };
+    let table = top.table_or_empty("proxy");
+    if proxy.slots.iter().filter(|name| !declared(name)).count() > 1 {
+        table.wrong("slots", "at most one name may be undeclared: that of the connection's own token");
+    }
+    let uses_slot = proxy.inject.iter().any(|inject| match inject {
+        Inject::Header { value, .. } | Inject::Query { value, .. } | Inject::Form { value, .. } | Inject::Json { value, .. } => {
+            value.slots().any(|slot| matches!(slot.var, Var::SlotToken))
+        }
+        Inject::Basic { .. } | Inject::Oauth1Signature => false,
+    });
+    if uses_slot != !proxy.slots.is_empty() {
+        table.wrong("slots", "proxy.slots and slot.access_token in proxy.inject come together");
+    }
+}
+
+/// The calls by which we mint, refresh, list and revoke must not be open to an agent through the proxy.
+fn own_calls_are_credential_paths(definition: &Definition, top: &Table<'_>) {
+    let Some(proxy) = &definition.proxy else { return };
+    for (key, step) in all_steps(definition) {
+        let of_credentials = step.brings_token
+            || step.out.contains_key("token")
+            || matches!(key.as_str(), "register" | "introspect")
+            || key.starts_with("revoke");
+        let reached = match step.url.fixed_host() {
+            Some(host) => proxy.hosts.iter().any(|rule| matches!(rule, HostRule::Exact(known) if known == host)),
+            None => proxy.hosts.iter().any(|rule| matches!(rule, HostRule::Instance(_))),
+        };
+        if !of_credentials || !reached {
+            continue;
+        }
+        let path = step.url.sample_path();
+        let host = step.url.fixed_host().unwrap_or_default();
+        if !proxy.is_credential_path(&step.method, host, path.as_bytes()) {
+            let table = top.table_or_empty("proxy");
+            table.wrong("credential_paths", format!("lacks {} {path}, which {key} calls", step.method));
+        }
+    }
+}
+
+/// Every step with the key it stands under.
+fn all_steps(definition: &Definition) -> Vec<(String, &Step)> {
+    let mut steps: Vec<(String, &Step)> = Vec::new();
+    if let Some(oauth2) = &definition.oauth2 {
+        steps.push(("oauth2.token".to_owned(), &oauth2.token));
+        steps.extend(oauth2.exchange.iter().map(|(name, step)| (format!("oauth2.exchange {name}"), step)));
+    }
+    if let Some(oauth1) = &definition.oauth1 {
+        steps.push(("oauth1.request_token_url".to_owned(), &oauth1.request));
+        steps.push(("oauth1.token".to_owned(), &oauth1.token));
+    }
+    steps.extend(definition.revoke.iter().flat_map(|revoke| revoke.steps.iter()).map(|step| ("revoke".to_owned(), step)));
+    if let Identity::Step(step) = &definition.identity {
+        steps.push(("identity".to_owned(), step));
+    }
+    for (key, step) in [
+        ("mint", definition.mint.as_ref()),
+        ("session.login", definition.session.as_ref().map(|session| &session.login)),
+        ("register", definition.register.as_ref()),
+        ("refresh", definition.refresh.step.as_ref()),
+        ("introspect", definition.introspect.as_ref()),
+        ("scope_check", definition.scope_check.as_ref()),
+        ("verify", definition.verify.as_ref()),
+    ] {
+        steps.extend(step.map(|step| (key.to_owned(), step)));
+    }
+    steps.extend(definition.resources.iter().map(|(name, step)| (format!("resources.{name}"), step)));
+    steps
+}
+
+fn templates(step: &Step) -> Vec<&Template> {
+    let json = step.json.iter().flat_map(JsonTemplate::templates);
+    step.query.iter().chain(&step.form).chain(&step.headers).map(|(_, template)| template).chain(json).collect()
+}
+
+impl super::url_template::UrlTemplate {
+    /// The path with `x` for every value.
+    fn sample_path(&self) -> String {
+        let path: String = self
+            .path_parts()
+            .iter()
+            .map(|part| match part {
+                Part::Text(text) => text.as_str(),
+                Part::Value(_) => "x",
+            })
+            .collect();
+        if path.is_empty() { "/".to_owned() } else { path }
+    }
+}
