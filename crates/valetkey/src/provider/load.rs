@@ -262,9 +262,9 @@ impl<'a> Loader<'a> {
                 _ => item.text().map(str::to_owned),
             }),
             options: table.texts("options"),
-            pattern: table.text("pattern").and_then(|text| {
-                FieldPattern::parse(text).map_err(|why| table.wrong("pattern", why)).ok()
-            }),
+            pattern: table
+                .text("pattern")
+                .and_then(|text| FieldPattern::parse(text).map_err(|why| table.wrong("pattern", why)).ok()),
             normalize: table.word("normalize"),
             parse: table.word("parse"),
             public_members: table.texts("public_members"),
@@ -389,7 +389,9 @@ impl<'a> Loader<'a> {
                 None if known.contains(&name) => {}
                 None => out.allow(known),
                 Some(extra) if !is_name(extra) => item.report("an extra's name is made of a-z, 0-9 and _"),
-                Some(extra) if known.contains(&extra) => item.report(format!("`{extra}` is a name of its own: leave out `extra.`")),
+                Some(extra) if known.contains(&extra) => {
+                    item.report(format!("`{extra}` is a name of its own: leave out `extra.`"))
+                }
                 Some(_) => {}
             }
             let items = match item.node.value {

@@ -10,7 +10,10 @@ use super::{
     spanned::{Item, Table},
     step::Step,
     template::Template,
-    words::{Auth, BodyFormat, ClientAuth, Flow, Kind, Kills, OAuth1Signature, Pkce, PkceEncoding, RedirectRule, RefreshStrategy, Role, Rotation},
+    words::{
+        Auth, BodyFormat, ClientAuth, Flow, Kills, Kind, OAuth1Signature, Pkce, PkceEncoding, RedirectRule, RefreshStrategy,
+        Role, Rotation,
+    },
 };
 
 const OAUTH2: &[&str] = &[
@@ -137,7 +140,9 @@ impl Steps<'_, '_> {
             scope_separator_out: self.separator_out().to_owned(),
             scope_param: text("scope_param").unwrap_or_else(|| "scope".to_owned()),
             scope_params: match table.table("scope_params") {
-                Some(params) => params.items().filter_map(|(name, item)| Some((name.to_owned(), item.text()?.to_owned()))).collect(),
+                Some(params) => {
+                    params.items().filter_map(|(name, item)| Some((name.to_owned(), item.text()?.to_owned()))).collect()
+                }
                 None => Vec::new(),
             },
             scopes,
@@ -161,7 +166,8 @@ impl Steps<'_, '_> {
         for key in ["default", "offline"] {
             for item in scopes.list(key) {
                 // RFC 6749 section 3.3: visible ASCII without space, `"` and `\`.
-                let fine = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\'));
+                let fine =
+                    |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\'));
                 if item.text().is_some_and(|text| !fine(text)) {
                     item.report("a scope is one word; write several as a list");
                 }
@@ -276,7 +282,8 @@ impl Steps<'_, '_> {
                 let credentials = oauth2.filter(|oauth2| oauth2.flows == [Flow::ClientCredentials]).map(|oauth2| &oauth2.token);
                 let again = mint.or(login).or(credentials).cloned();
                 if again.is_none() {
-                    table.wrong("strategy", "there is nothing to mint with: no [mint], no [session.login], no client credentials");
+                    table
+                        .wrong("strategy", "there is nothing to mint with: no [mint], no [session.login], no client credentials");
                 }
                 again
             }

@@ -58,7 +58,10 @@ impl Loader<'_> {
         let reason = table.text("credential_paths_none_reason").map(str::to_owned);
         let brings_tokens = matches!(self.kind, Kind::OAuth1 | Kind::OAuth2 | Kind::Session | Kind::JwtBearer);
         if brings_tokens && !table.has("credential_paths") {
-            table.missing("credential_paths", "what mints, refreshes, lists or revokes credentials at these hosts is never proxied");
+            table.missing(
+                "credential_paths",
+                "what mints, refreshes, lists or revokes credentials at these hosts is never proxied",
+            );
         }
         if brings_tokens && credential_paths.is_empty() && table.has("credential_paths") && reason.is_none() {
             table.missing("credential_paths_none_reason", "an empty list needs a reason");
@@ -93,7 +96,8 @@ impl Loader<'_> {
             let template = Template::parse(text, &self.names()).map_err(|why| item.report(why)).ok()?;
             let fine = match template.parts() {
                 [Part::Value(slot)] => {
-                    let of_instance = matches!(&slot.var, Var::Field(field) if field.is_origin) || matches!(slot.var, Var::Extra { .. });
+                    let of_instance =
+                        matches!(&slot.var, Var::Field(field) if field.is_origin) || matches!(slot.var, Var::Extra { .. });
                     slot.is_host() && of_instance
                 }
                 _ => false,
@@ -107,7 +111,8 @@ impl Loader<'_> {
         let scheme = if self.loopback_http { "http" } else { "https" };
         let host = check_authority(scheme, text, self.loopback_http).or_else(|_| check_authority("https", text, false));
         let is_name = |host: &str| {
-            let port_is_fine = self.loopback_http && super::field::is_loopback(host.rsplit_once(':').map_or(host, |(name, _)| name));
+            let port_is_fine =
+                self.loopback_http && super::field::is_loopback(host.rsplit_once(':').map_or(host, |(name, _)| name));
             host == text && (!host.contains(':') || port_is_fine) && (host.contains('.') || port_is_fine)
         };
         match host {

@@ -181,7 +181,9 @@ impl<'l, 'a> Steps<'l, 'a> {
         let in_query = step.query.iter().find(|(_, template)| template.is_secret());
         if !step.secret_in_query {
             if let Some((name, _)) = in_query {
-                table.table_or_empty("query").wrong(name, "a secret in a query ends in logs: state secret_in_query = true if it must be");
+                table
+                    .table_or_empty("query")
+                    .wrong(name, "a secret in a query ends in logs: state secret_in_query = true if it must be");
             }
             if step.url.is_secret() {
                 table.wrong("url", "a secret in a URL ends in logs: state secret_in_query = true if it must be");
@@ -242,9 +244,7 @@ impl<'l, 'a> Steps<'l, 'a> {
             NodeValue::Text(_) => self.loader.template(item).map(JsonTemplate::Text),
             NodeValue::Integer(number) => Some(JsonTemplate::Plain(Value::from(*number))),
             NodeValue::Bool(truth) => Some(JsonTemplate::Plain(Value::Bool(*truth))),
-            NodeValue::List(_) => {
-                Some(JsonTemplate::List(item.list()?.iter().filter_map(|item| self.json(item)).collect()))
-            }
+            NodeValue::List(_) => Some(JsonTemplate::List(item.list()?.iter().filter_map(|item| self.json(item)).collect())),
             NodeValue::Table(_) => {
                 let members = Table::of(item)?;
                 Some(JsonTemplate::Object(
@@ -272,9 +272,8 @@ fn fail_when(item: &Item<'_>) -> Option<FailWhen> {
     if error.as_ref().is_some_and(|word| !super::load::is_name(word)) {
         table.wrong("error", "a word of our own is made of a-z, 0-9 and _");
     }
-    let error_path = table.item("error_path").and_then(|item| {
-        ValuePath::parse(item.text()?).map_err(|why| item.report(why)).ok()
-    });
+    let error_path =
+        table.item("error_path").and_then(|item| ValuePath::parse(item.text()?).map_err(|why| item.report(why)).ok());
     Some(FailWhen { path, test, error, error_path })
 }
 

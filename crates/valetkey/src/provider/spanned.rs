@@ -63,7 +63,8 @@ impl Node {
                     match entries.iter_mut().find(|(known, _)| *known == key) {
                         Some((_, known)) if key == "identity" || key == "scopes" => *known = node,
                         Some((_, known)) => {
-                            let below = std::mem::replace(known, Node { place: node.place.clone(), value: NodeValue::Bool(false) });
+                            let below =
+                                std::mem::replace(known, Node { place: node.place.clone(), value: NodeValue::Bool(false) });
                             *known = node.on_top_of(below);
                         }
                         None => entries.push((key, node)),
@@ -125,9 +126,8 @@ fn table_value(file: &Arc<str>, text: &str, table: &DeTable<'_>) -> NodeValue {
 fn value_of(file: &Arc<str>, text: &str, value: &DeValue<'_>) -> NodeValue {
     match value {
         DeValue::String(text) => NodeValue::Text(text.to_string()),
-        DeValue::Integer(number) => {
-            i64::from_str_radix(number.as_str(), number.radix()).map_or(NodeValue::Other("a number too large"), NodeValue::Integer)
-        }
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or(NodeValue::Other("a number too large"), NodeValue::Integer),
         DeValue::Boolean(truth) => NodeValue::Bool(*truth),
         DeValue::Float(_) => NodeValue::Other("a fraction"),
         DeValue::Datetime(_) => NodeValue::Other("a date"),
@@ -395,7 +395,8 @@ impl<'a> Item<'a> {
     pub(super) fn list(&self) -> Option<Vec<Item<'a>>> {
         match &self.node.value {
             NodeValue::List(items) => {
-                let item = |(at, node): (usize, &'a Node)| Item { node, path: format!("{}[{at}]", self.path), problems: self.problems };
+                let item =
+                    |(at, node): (usize, &'a Node)| Item { node, path: format!("{}[{at}]", self.path), problems: self.problems };
                 Some(items.iter().enumerate().map(item).collect())
             }
             _ => {
