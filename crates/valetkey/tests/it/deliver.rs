@@ -1,0 +1,347 @@
+//! Reveal and proxy against a provider that really answers (decisions 7).
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, Full};
+use provider_lab::Lab;
+use serde_json::{Value, json};
+use valetkey::{
+    Code, Result,
+    agent::Role,
+    app_config,
+    base::Outside,
+    connection::{self, Identity, NewConnection},
+    db::Db,
+    decision::Authority,
+    deliver::{Caller, Deliverer, Guarded, proxy::Target},
+    grant::{self, ForWhom, NewGrant},
+    id::{AgentId, ConnectionId},
+    on_each_db,
+    principal::{Actor, Owner},
+    provider::{Catalogue, Trust},
+    refresh::{self, Refresher},
+    token::{self, TokenHash},
+    upstream::{self, Upstream},
+};
+
+use crate::support::{House, both};
+
+/// A house beside a lab, with a connection that works.
+struct Yard {
+    house: House,
+    lab: Lab,
+    deliverer: Deliverer,
+    outside: Outside,
+    agent: AgentId,
+    connection: ConnectionId,
+    access_token: String,
+}
+
+impl Yard {
+    async fn new(db: &Db) -> Self {
+        Self::with(db, true, "").await
+    }
+
+    async fn with(db: &Db, allow_lab: bool, more: &str) -> Self {
+        let house = House::new(db).await;
+        let lab = Lab::start(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let text = format!("{}{more}", lab.control().definition_toml());
+        let catalogue = Catalogue::embedded().unwrap().with_text(&"lab".parse().unwrap(), &text, Trust::Dev).unwrap();
+        let allow_private = if allow_lab { vec![lab.addr().to_string().parse().unwrap()] } else { Vec::new() };
+        let upstream = Upstream::new(upstream::Settings { allow_private, ..upstream::Settings::default() }).unwrap();
+        let public_url = "https://keys.example.test".parse().unwrap();
+        let outside = Outside { base: house.base.clone(), catalogue: Arc::new(catalogue), upstream, public_url };
+        let authority = Authority::new(db.clone());
+        let refresher = Refresher::new(outside.clone(), refresh::Settings::default());
+        let deliverer = Deliverer::new(outside.clone(), authority, refresher);
+        tokio::spawn({
+            let deliverer = deliverer.clone();
+            async move { deliverer.watch_streams(tokio_util::sync::CancellationToken::new()).await }
+        });
+        let agent = house.agent("a", Some("alice")).await;
+        let issued = lab.control().issue("lab-client", "alice", "profile posts:read posts:write").unwrap();
+        let mut yard = Self { house, lab, deliverer, outside, agent, connection: ConnectionId::new(), access_token: issued.access_token };
+        yard.connection = yard.connect("user:alice", "").await;
+        yard
+    }
+
+    async fn connect(&self, owner: &str, name: &str) -> ConnectionId {
+        let mut new = self.house.new_connection(owner, name);
+        new.account.set_text("access_token", &self.access_token.clone().into());
+        new.hosts = vec![self.lab.addr().to_string(), "other.example".into()];
+        self.insert(&new).await
+    }
+
+    async fn insert(&self, new: &NewConnection) -> ConnectionId {
+        let base = &self.house.base;
+        base.ring.ensure(&base.db, self.house.site.as_str(), new.provider.as_str()).await.unwrap();
+        let mut tx = base.db.begin().await.unwrap();
+        let id = connection::insert(base, &mut tx, &Actor::Operator, new).await.unwrap();
+        tx.commit().await.unwrap();
+        id
+    }
+
+    /// Alice's token with a grant of everything on the connection.
+    async fn granted(&self) -> Caller {
+        let new = NewGrant { delivery: both(), ..NewGrant::proxy(&self.agent, &self.connection, ForWhom::Owner) };
+        self.house.grant_with(new).await;
+        self.caller(Some("alice")).await
+    }
+
+    async fn caller(&self, person: Option<&str>) -> Caller {
+        Caller { token: self.house.token(&self.agent, person).await.1, unattended: false }
+    }
+
+    async fn get(&self, caller: &Caller, path: &str) -> Result<http::Response<Guarded>> {
+        self.call(caller, Method::GET, path, HeaderMap::new(), Bytes::new()).await
+    }
+
+    async fn call(&self, caller: &Caller, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Result<http::Response<Guarded>> {
+        self.call_host(caller, method, None, path, headers, body).await
+    }
+
+    async fn call_host(
+        &self,
+        caller: &Caller,
+        method: Method,
+        host: Option<&str>,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<http::Response<Guarded>> {
+        let (path, query) = path.split_once('?').map_or((path, None), |(p, q)| (p, Some(q)));
+        let mut request = http::Request::builder().method(method).uri("/").body(()).unwrap();
+        *request.headers_mut() = headers;
+        let (parts, ()) = request.into_parts();
+        let target = Target { host, path, query };
+        if body.is_empty() {
+            self.deliverer.proxy(caller, &self.connection, target, parts, Empty::<Bytes>::new()).await
+        } else {
+            self.deliverer.proxy(caller, &self.connection, target, parts, Full::new(body)).await
+        }
+    }
+
+    async fn json(&self, caller: &Caller, path: &str) -> Value {
+        read_json(self.get(caller, path).await.unwrap()).await
+    }
+}
+
+async fn read_json(response: http::Response<Guarded>) -> Value {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    serde_json::from_slice(&bytes).unwrap_or_else(|_| panic!("no JSON: {}", String::from_utf8_lossy(&bytes)))
+}
+
+on_each_db! {
+    async fn a_proxied_call_carries_the_providers_credential_and_not_the_agents(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        assert_eq!(yard.json(&caller, "/me").await["username"], "alice");
+        let mut headers = HeaderMap::new();
+        headers.insert(header::AUTHORIZATION, "Bearer vk_agent".parse().unwrap());
+        headers.insert(header::COOKIE, "session=1".parse().unwrap());
+        headers.insert("x-forwarded-for", "1.2.3.4".parse().unwrap());
+        headers.insert("x-kept", "yes".parse().unwrap());
+        let answer = yard.call(&caller, Method::POST, "/echo?a=1&b=%20", headers, Bytes::from_static(b"hello")).await.unwrap();
+        let seen = read_json(answer).await;
+        let text = seen.to_string();
+        assert!(text.contains("a=1&b=%20") && text.contains("x-kept"), "{text}");
+        assert!(!text.contains("vk_agent") && !text.contains("session=1") && !text.contains("1.2.3.4"), "{text}");
+    }
+
+    async fn credential_paths_are_never_proxied_however_they_are_spelled(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        for path in ["/echo-credential", "/Echo-Credential", "/echo-credential/", "/echo-credential?x=1"] {
+            let error = yard.get(&caller, path).await.unwrap_err();
+            assert!(matches!(error.code(), Code::CredentialPath | Code::PathRefused), "{path}: {error}");
+        }
+        for path in ["/echo%2dcredential", "/%65cho-credential", "/x/../echo-credential", "//echo-credential", "/..%2ftoken"] {
+            assert!(yard.get(&caller, path).await.is_err(), "{path}");
+        }
+        assert_eq!(yard.lab.control().requests("/api/echo-credential"), 0);
+    }
+
+    async fn the_credential_goes_to_no_host_but_the_connections_own(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let own = yard.lab.addr().to_string();
+        let get = async |host: &str| {
+            yard.call_host(&caller, Method::GET, Some(host), "/api/me", HeaderMap::new(), Bytes::new()).await.map(|a| a.status())
+        };
+        assert_eq!(get(&own).await.unwrap(), StatusCode::OK);
+        for host in ["evil.example", "127.0.0.1", "user@other.example", "other.example:444", "other.example.evil.example", ""] {
+            assert_eq!(get(host).await.unwrap_err().code(), Code::HostRefused, "{host}");
+        }
+    }
+
+    async fn an_answer_loses_what_would_act_on_our_origin(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let answer = yard.get(&caller, "/set-cookie").await.unwrap();
+        assert!(answer.headers().get(header::SET_COOKIE).is_none());
+        assert_eq!(answer.headers()[header::CONTENT_SECURITY_POLICY], "sandbox");
+        assert_eq!(answer.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+    }
+
+    async fn a_redirect_is_handed_on_and_not_followed(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let answer = yard.get(&caller, "/redirect?to=/api/me").await.unwrap();
+        assert!(answer.status().is_redirection());
+        assert_eq!(yard.lab.control().requests("/api/me"), 0);
+    }
+
+    async fn bodies_pass_unchanged_in_both_directions(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let body: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+        let sha = valetkey::id::sha256_hex(&body);
+        let seen = read_json(yard.call(&caller, Method::PUT, "/echo", HeaderMap::new(), body.into()).await.unwrap()).await;
+        assert!(seen.to_string().contains(&sha), "{seen}");
+        let answer = yard.get(&caller, "/bytes?n=5000000").await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), 5_000_000);
+    }
+
+    async fn methods_overrides_and_upgrades_that_would_slip_past_are_refused(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let refused = async |method: &str, path: &str, name: &str| {
+            let mut headers = HeaderMap::new();
+            if !name.is_empty() {
+                headers.insert(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), "DELETE".parse().unwrap());
+            }
+            yard.call(&caller, method.parse().unwrap(), path, headers, Bytes::new()).await.unwrap_err().code()
+        };
+        assert_eq!(refused("TRACE", "/me", "").await, Code::MethodRefused);
+        assert_eq!(refused("CONNECT", "/me", "").await, Code::MethodRefused);
+        assert_eq!(refused("POST", "/me", "x-http-method-override").await, Code::MethodRefused);
+        assert_eq!(refused("POST", "/me?_method=DELETE", "").await, Code::MethodRefused);
+        assert_eq!(refused("GET", "/me", "upgrade").await, Code::UpgradeRefused);
+    }
+
+    async fn a_running_stream_ends_when_its_permission_does(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let mut body = yard.get(&caller, "/stream?ms=50&n=400").await.unwrap().into_body();
+        assert!(body.frame().await.unwrap().is_ok());
+        let grants = grant::list(&db, &yard.house.site, Some(&yard.agent), None).await.unwrap();
+        grant::revoke(&yard.house.base, &yard.house.site, &Actor::Operator, &grants[0].id, "test").await.unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(3), async {
+            while let Some(frame) = body.frame().await {
+                if let Err(error) = frame {
+                    return Some(error);
+                }
+            }
+            None
+        });
+        assert_eq!(ended.await.expect("it goes on").expect("it came to its end").code(), Code::GrantDenied);
+    }
+
+    async fn a_counted_grant_serves_so_often_and_no_more(db: Db) {
+        let yard = Yard::new(&db).await;
+        yard.house.grant_with(NewGrant { max_uses: Some(2), ..NewGrant::proxy(&yard.agent, &yard.connection, ForWhom::Owner) }).await;
+        let caller = yard.caller(Some("alice")).await;
+        for _ in 0..2 {
+            assert!(yard.get(&caller, "/me").await.is_ok());
+        }
+        assert_eq!(yard.get(&caller, "/me").await.unwrap_err().code(), Code::GrantDenied);
+        assert_eq!(yard.lab.control().requests("/api/me"), 2);
+    }
+
+    async fn a_private_address_is_refused_without_its_exact_exception(db: Db) {
+        let yard = Yard::with(&db, false, "").await;
+        let caller = yard.granted().await;
+        assert_eq!(yard.get(&caller, "/me").await.unwrap_err().code(), Code::AddressRefused);
+    }
+
+    async fn reveal_hands_out_the_access_token_and_nothing_that_makes_another(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let revealed = yard.deliverer.reveal(&caller, &yard.connection, None).await.unwrap();
+        assert_eq!(revealed.secrets.expose().keys().collect::<Vec<_>>(), ["access_token"]);
+        assert_eq!(revealed.secrets.expose()["access_token"], json!(yard.access_token));
+    }
+
+    async fn reveal_needs_a_grant_that_says_so(db: Db) {
+        let yard = Yard::new(&db).await;
+        yard.house.grant(&yard.agent, &yard.connection, ForWhom::Owner).await;
+        let caller = yard.caller(Some("alice")).await;
+        assert_eq!(yard.deliverer.reveal(&caller, &yard.connection, None).await.unwrap_err().code(), Code::GrantDenied);
+    }
+
+    async fn an_unconfirmed_identity_makes_grants_wait(db: Db) {
+        let yard = Yard::new(&db).await;
+        let mut new = yard.house.new_connection("user:alice", "work");
+        new.identity = Identity::Unverified;
+        let work = yard.insert(&new).await;
+        let new = NewGrant { delivery: both(), ..NewGrant::proxy(&yard.agent, &work, ForWhom::Owner) };
+        yard.house.grant_with(new).await;
+        let caller = yard.caller(Some("alice")).await;
+        assert_eq!(yard.deliverer.reveal(&caller, &work, None).await.unwrap_err().code(), Code::IdentityUnverified);
+    }
+
+    async fn a_provider_named_alone_is_taken_where_exactly_one_connection_can_be_used(db: Db) {
+        let yard = Yard::new(&db).await;
+        let resolve = async |caller: &Caller, provider: &str| {
+            yard.deliverer.resolve(caller, provider, valetkey::principal::Delivery::Proxy).await
+        };
+        let caller = yard.granted().await;
+        assert_eq!(resolve(&caller, "lab").await.unwrap(), yard.connection);
+
+        // Bob's account is not among the choices, for it is not Alice's to use.
+        let bobs = yard.connect("user:bob", "").await;
+        yard.house.grant(&yard.agent, &bobs, ForWhom::Owner).await;
+        assert_eq!(resolve(&caller, "lab").await.unwrap(), yard.connection);
+
+        let work = yard.connect("user:alice", "work").await;
+        yard.house.grant(&yard.agent, &work, ForWhom::Owner).await;
+        let error = resolve(&caller, "lab").await.unwrap_err();
+        assert_eq!(error.code(), Code::Ambiguous);
+        let choices = error.extra().unwrap().to_string();
+        assert!(choices.contains(work.as_str()) && choices.contains(yard.connection.as_str()) && !choices.contains(bobs.as_str()));
+    }
+
+    async fn with_nothing_to_use_the_code_says_what_is_missing(db: Db) {
+        let yard = Yard::new(&db).await;
+        let resolve = async |caller: &Caller| {
+            yard.deliverer.resolve(caller, "lab", valetkey::principal::Delivery::Proxy).await.unwrap_err().code()
+        };
+        let alice = yard.caller(Some("alice")).await;
+        let nobody = yard.caller(None).await;
+        assert_eq!(resolve(&alice).await, Code::NotConfigured);
+        let definition = yard.outside.definition(&"lab".parse().unwrap()).unwrap();
+        let values = json!({ "client_id": "lab-client", "client_secret": "lab-secret" });
+        let values = values.as_object().unwrap();
+        app_config::set(&yard.house.base, &yard.house.site, &Actor::Operator, &definition, &Owner::Site, values).await.unwrap();
+        assert_eq!(resolve(&alice).await, Code::NoPerUserCredentials);
+        assert_eq!(resolve(&nobody).await, Code::NoCredentials);
+    }
+
+    async fn a_stranger_learns_nothing_and_is_not_remembered(db: Db) {
+        let yard = Yard::new(&db).await;
+        let stranger = Caller { token: TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap(), unattended: false };
+        assert_eq!(yard.get(&stranger, "/me").await.unwrap_err().code(), Code::Unauthenticated);
+        let stranger_at_provider = yard.deliverer.resolve(&stranger, "lab", valetkey::principal::Delivery::Proxy).await.unwrap_err();
+        assert_eq!(stranger_at_provider.code(), Code::Unauthenticated);
+    }
+
+    async fn a_revoked_token_is_refused_on_the_next_call(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        assert!(yard.get(&caller, "/me").await.is_ok());
+        let tokens = token::list(&db, &yard.house.site, &yard.agent).await.unwrap();
+        token::revoke(&yard.house.base, &yard.house.site, &Actor::Operator, &tokens[0].id, "test").await.unwrap();
+        assert_eq!(yard.get(&caller, "/me").await.unwrap_err().code(), Code::Unauthenticated);
+    }
+
+    async fn an_operator_of_the_agent_does_not_use_what_is_alices(db: Db) {
+        let yard = Yard::new(&db).await;
+        yard.house.role(&yard.agent, "carol", Role::Operator).await;
+        yard.house.grant(&yard.agent, &yard.connection, ForWhom::Owner).await;
+        let carol = yard.caller(Some("carol")).await;
+        assert_eq!(yard.get(&carol, "/me").await.unwrap_err().code(), Code::GrantDenied);
+        assert_eq!(yard.lab.control().requests("/api/me"), 0);
+    }
+}
