@@ -198,35 +198,44 @@ impl Audit {
     }
 
     async fn record_at(&self, tx: &mut Tx, event: &Event, at: Timestamp) -> Result<()> {
-        let key = self.ring.derived(tx.db(), &event.site, AUDIT_LABEL).await?;
+        self.record_all(tx, std::iter::once((event, at))).await
+    }
+
+    /// Links events behind one another and writes them with as few statements as may be.
+    async fn record_all<'e>(&self, tx: &mut Tx, events: impl Iterator<Item = (&'e Event, Timestamp)>) -> Result<()> {
+        let mut keys: HashMap<&SiteId, hmac::Key> = HashMap::new();
+        let mut rows = Vec::new();
         let shared = self.borrow(tx).await;
-        let id = EventId::new();
-        let (writer, head) = {
-            let borrowed = lock(&shared);
-            let head =
-                borrowed.heads.get(&event.site).or_else(|| borrowed.writer.heads.get(&event.site)).cloned().unwrap_or_default();
-            (borrowed.writer.id.clone(), head)
-        };
-        let seq = head.seq + 1;
-        let row = Row {
-            site: event.site.to_string(),
-            writer,
-            seq,
-            id: id.to_string(),
-            at: at.0,
-            actor: event.actor.clone(),
-            action: event.action.to_owned(),
-            outcome: event.outcome.as_str().to_owned(),
-            agent: event.agent.as_ref().map(ToString::to_string),
-            connection: event.connection.as_ref().map(ToString::to_string),
-            facts: event.facts.to_string(),
-            chain: Vec::new(),
-        };
-        let chain = row.link(&hmac::Key::new(hmac::HMAC_SHA256, key.expose()), &head.chain);
-        let row = Row { chain: chain.clone(), ..row };
-        store::insert(tx, &row).await?;
-        lock(&shared).heads.insert(event.site.clone(), Head { seq, chain });
-        Ok(())
+        for (event, at) in events {
+            let key = match keys.get(&event.site) {
+                Some(key) => key,
+                None => {
+                    let key = self.ring.derived(tx.db(), &event.site, AUDIT_LABEL).await?;
+                    keys.entry(&event.site).or_insert(hmac::Key::new(hmac::HMAC_SHA256, key.expose()))
+                }
+            };
+            let mut borrowed = lock(&shared);
+            let before = borrowed.heads.get(&event.site).or_else(|| borrowed.writer.heads.get(&event.site)).cloned();
+            let before = before.unwrap_or_default();
+            let row = Row {
+                site: event.site.to_string(),
+                writer: borrowed.writer.id.clone(),
+                seq: before.seq + 1,
+                id: EventId::new().to_string(),
+                at: at.0,
+                actor: event.actor.clone(),
+                action: event.action.to_owned(),
+                outcome: event.outcome.as_str().to_owned(),
+                agent: event.agent.as_ref().map(ToString::to_string),
+                connection: event.connection.as_ref().map(ToString::to_string),
+                facts: event.facts.to_string(),
+                chain: Vec::new(),
+            };
+            let chain = row.link(key, &before.chain);
+            borrowed.heads.insert(event.site.clone(), Head { seq: row.seq, chain: chain.clone() });
+            rows.push(Row { chain, ..row });
+        }
+        store::insert(tx, &rows).await
     }
 
     /// The writer this transaction has, or a free one for it.

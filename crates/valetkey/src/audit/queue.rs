@@ -119,8 +119,6 @@ impl Queue {
 
 async fn write(audit: &Audit, db: &Db, batch: &[Item]) -> Result<()> {
     let mut tx = db.begin_bookkeeping().await?;
-    for item in batch {
-        audit.record_at(&mut tx, &item.event, item.at).await?;
-    }
+    audit.record_all(&mut tx, batch.iter().map(|item| (&item.event, item.at))).await?;
     tx.commit().await
 }
