@@ -8,6 +8,7 @@ pub mod app_config;
 pub mod audit;
 pub mod base;
 pub mod clock;
+pub mod connect;
 pub mod connection;
 pub mod db;
 pub mod decision;

@@ -121,6 +121,33 @@ impl fmt::Display for Actor {
     }
 }
 
+impl FromStr for Actor {
+    type Err = Error;
+
+    /// Reads what `Display` writes: rows keep actors as text. Ids hold no slash, so it splits in one way only.
+    fn from_str(text: &str) -> Result<Self> {
+        let odd = || Error::internal("a stored actor cannot be read");
+        let user = |part: Option<&str>| -> Result<Option<UserId>> {
+            part.map(|part| part.strip_prefix("user:").ok_or_else(odd)?.parse()).transpose()
+        };
+        match text.split_once(':') {
+            None if text == "operator" => Ok(Actor::Operator),
+            None if text == "system" => Ok(Actor::System),
+            Some(("user", id)) => Ok(Actor::User(id.parse()?)),
+            Some(("platform", rest)) => {
+                let (key, rest) = rest.split_once('/').map_or((rest, None), |(key, rest)| (key, Some(rest)));
+                Ok(Actor::Platform { key: key.parse()?, user: user(rest)? })
+            }
+            Some(("agent", rest)) => {
+                let (agent, rest) = rest.split_once('/').ok_or_else(odd)?;
+                let (token, rest) = rest.split_once('/').map_or((rest, None), |(token, rest)| (token, Some(rest)));
+                Ok(Actor::Agent { agent: agent.parse()?, token: token.parse()?, user: user(rest)? })
+            }
+            _ => Err(odd()),
+        }
+    }
+}
+
 /// How a credential reaches its use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -201,6 +228,26 @@ mod tests {
     fn an_owner_that_is_not_an_id_is_refused_and_never_the_site() {
         for text in ["", "Site", "user:", "user:0", "user:-1", "agent:", "42", "site:1"] {
             assert!(text.parse::<Owner>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_actor_is_read_as_it_was_written() {
+        let user: UserId = "did:plc:abc".parse().unwrap();
+        let (agent, token, key): (AgentId, _, _) = ("a:b".parse().unwrap(), TokenId::new(), PlatformKeyId::new());
+        for actor in [
+            Actor::Operator,
+            Actor::System,
+            Actor::User(user.clone()),
+            Actor::Platform { key: key.clone(), user: None },
+            Actor::Platform { key, user: Some(user.clone()) },
+            Actor::Agent { agent: agent.clone(), token: token.clone(), user: None },
+            Actor::Agent { agent, token, user: Some(user) },
+        ] {
+            assert_eq!(actor.to_string().parse::<Actor>().unwrap(), actor);
+        }
+        for text in ["", "Operator", "user:", "agent:a", "platform:x", "agent:a/tok_1/alice"] {
+            assert!(text.parse::<Actor>().is_err(), "{text:?}");
         }
     }
 

@@ -109,6 +109,8 @@ CREATE TABLE connect_sessions (
     owner TEXT COLLATE "C" NOT NULL,
     name TEXT COLLATE "C" NOT NULL,
     scopes TEXT COLLATE "C" NOT NULL,
+    -- JSON object: what was entered for the connection, such as its instance. Holds no secret.
+    fields TEXT COLLATE "C" NOT NULL,
     agent TEXT COLLATE "C",
     return_to TEXT COLLATE "C",
     payload TEXT COLLATE "C",
@@ -121,6 +123,9 @@ CREATE TABLE connect_sessions (
     created_at BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
     used_at BIGINT,
+    -- What became of it: `connected` or an error code; null while nothing did. And the connection, if there is one.
+    outcome TEXT COLLATE "C",
+    connection TEXT COLLATE "C",
     PRIMARY KEY (site, id)
 );
 CREATE INDEX connect_sessions_age ON connect_sessions (expires_at);
@@ -128,6 +133,8 @@ CREATE INDEX connect_sessions_age ON connect_sessions (expires_at);
 CREATE TABLE flows (
     site TEXT COLLATE "C" NOT NULL REFERENCES sites (id),
     id TEXT COLLATE "C" NOT NULL,
+    -- The connect session that it began with.
+    session TEXT COLLATE "C" NOT NULL,
     state_hash TEXT COLLATE "C" NOT NULL UNIQUE,
     provider TEXT COLLATE "C" NOT NULL,
     owner TEXT COLLATE "C" NOT NULL,

@@ -109,6 +109,8 @@ CREATE TABLE connect_sessions (
     owner TEXT NOT NULL,
     name TEXT NOT NULL,
     scopes TEXT NOT NULL,
+    -- JSON object: what was entered for the connection, such as its instance. Holds no secret.
+    fields TEXT NOT NULL,
     agent TEXT,
     return_to TEXT,
     payload TEXT,
@@ -121,6 +123,9 @@ CREATE TABLE connect_sessions (
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
     used_at INTEGER,
+    -- What became of it: `connected` or an error code; null while nothing did. And the connection, if there is one.
+    outcome TEXT,
+    connection TEXT,
     PRIMARY KEY (site, id)
 ) STRICT;
 CREATE INDEX connect_sessions_age ON connect_sessions (expires_at);
@@ -128,6 +133,8 @@ CREATE INDEX connect_sessions_age ON connect_sessions (expires_at);
 CREATE TABLE flows (
     site TEXT NOT NULL REFERENCES sites (id),
     id TEXT NOT NULL,
+    -- The connect session that it began with.
+    session TEXT NOT NULL,
     state_hash TEXT NOT NULL UNIQUE,
     provider TEXT NOT NULL,
     owner TEXT NOT NULL,

@@ -1,0 +1,377 @@
+//! The way back: from the provider's redirect to a stored connection (RFC 6749 section 4.1.2, RFC 9207).
+//!
+//! 1. The query is read once. A parameter that decides something and comes twice is refused; unknown ones are ignored.
+//! 2. The flow is taken out by state, provider and browser in one statement. Whoever gets nothing is told
+//!    `invalid_state`, whatever the reason was.
+//! 3. `iss` is compared before anything else in the answer counts, an error among it.
+//! 4. The code is exchanged and the outcome stored, with its audit row, in one transaction.
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use serde_json::json;
+use tokio_util::task::TaskTracker;
+use url::form_urlencoded;
+
+use super::{
+    Ended, Fault, Outcome, cookie_key,
+    oauth2::{self, App, Ground, Obtained},
+    store::{self, Flow},
+};
+use crate::{
+    audit::{Event, Outcome as Audited},
+    base::Outside,
+    connection::{self, Connected, NewConnection, Stored},
+    db::Tx,
+    error::{Code, Error, Result},
+    grant::{self, ForWhom, NewGrant},
+    id::{ProviderName, sha256_hex},
+    principal::Owner,
+    provider::{Definition, Field, FieldLevel, Normalize},
+    seal::Place,
+    secret::{Secret, SecretMap},
+};
+
+/// The longest query that is read, in bytes.
+const MAX_QUERY: usize = 16 * 1024;
+/// How often storing is tried: the tokens are there once only.
+const STORE_TRIES: u32 = 4;
+
+/// The error codes of RFC 6749 section 4.1.2.1, and those OpenID Connect adds: the only words of a provider that we
+/// repeat.
+const ERROR_WORDS: [&str; 11] = [
+    "access_denied",
+    "invalid_request",
+    "unauthorized_client",
+    "unsupported_response_type",
+    "invalid_scope",
+    "server_error",
+    "temporarily_unavailable",
+    "login_required",
+    "consent_required",
+    "interaction_required",
+    "account_selection_required",
+];
+
+/// What the browser brought back, unverified.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    state: Option<Secret>,
+    code: Option<Secret>,
+    iss: Option<String>,
+    /// A word of our list, or `other`; never the provider's text.
+    error: Option<&'static str>,
+}
+
+impl Answer {
+    /// Reads the query of a callback.
+    ///
+    /// Errors: `invalid_request` when `code`, `state`, `iss` or `error` stands in it twice (R21), or it is too long.
+    pub fn parse(query: &str) -> Result<Self> {
+        if query.len() > MAX_QUERY {
+            return Err(Error::new(Code::InvalidRequest, "the provider's answer is too long"));
+        }
+        let mut answer = Self::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let twice = match &*name {
+                "state" => answer.state.replace(taken(value)).is_some(),
+                "code" => answer.code.replace(taken(value)).is_some(),
+                "iss" => answer.iss.replace(value.into_owned()).is_some(),
+                "error" => {
+                    let word = ERROR_WORDS.into_iter().find(|word| *word == value).unwrap_or("other");
+                    answer.error.replace(word).is_some()
+                }
+                _ => false,
+            };
+            if twice {
+                return Err(Error::new(Code::InvalidRequest, "the provider's answer names a parameter twice"));
+            }
+        }
+        Ok(answer)
+    }
+
+    /// The key of the binding's cookie that belongs to this answer's `state`.
+    pub fn binding_key(&self) -> Option<String> {
+        self.state.as_ref().map(cookie_key)
+    }
+}
+
+fn taken(value: Cow<'_, str>) -> Secret {
+    Secret::new(value.into_owned())
+}
+
+/// Finishes a flow: `binding` is the value of the browser's cookie under [`Answer::binding_key`].
+///
+/// The work runs in a task of `tasks`. Whoever stops waiting cancels nothing; shutdown waits for the tracker.
+pub async fn callback(
+    outside: &Outside,
+    tasks: &TaskTracker,
+    provider: &ProviderName,
+    answer: Answer,
+    binding: Option<Secret>,
+) -> Ended {
+    let (outside, provider) = (outside.clone(), provider.clone());
+    let task = tasks.spawn(async move { finish(&outside, &provider, answer, binding).await });
+    task.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a connect flow broke off");
+        Ended::unknown(Code::Internal)
+    })
+}
+
+async fn finish(outside: &Outside, provider: &ProviderName, answer: Answer, binding: Option<Secret>) -> Ended {
+    let nothing = |code| Ended { provider: Some(provider.clone()), ..Ended::unknown(code) };
+    let Ok(definition) = outside.definition(provider) else { return Ended::unknown(Code::NotFound) };
+    let flow = match take(outside, provider, &answer, binding).await {
+        Ok(Some(flow)) => flow,
+        Ok(None) => return nothing(Code::InvalidState),
+        Err(error) => {
+            tracing::error!(error = ?error, "a connect flow could not be read");
+            return nothing(Code::StorageFailed);
+        }
+    };
+    let outcome = match complete(outside, &definition, &flow, &answer).await {
+        Ok((connected, missing_scopes)) => Outcome::Connected { connection: connected.id().clone(), missing_scopes },
+        Err(fault) => {
+            note_failure(outside, &flow, &fault).await;
+            Outcome::Failed { code: fault.code, word: word_of(&fault) }
+        }
+    };
+    Ended { provider: Some(flow.provider), outcome, return_to: flow.return_to, payload: flow.payload }
+}
+
+fn word_of(fault: &Fault) -> Option<&'static str> {
+    if fault.code != Code::OauthDenied { None } else { ERROR_WORDS.into_iter().find(|word| *word == fault.word) }
+}
+
+/// Takes the flow out, once. Nothing comes to a state that is unknown or used, to another provider's callback, or to
+/// another browser; and in the last case the flow stays for the right one.
+async fn take(outside: &Outside, provider: &ProviderName, answer: &Answer, binding: Option<Secret>) -> Result<Option<Flow>> {
+    let Some(state) = &answer.state else { return Ok(None) };
+    let db = &outside.base.db;
+    let state_hash = sha256_hex(state.expose().as_bytes());
+    if let Some(binding) = binding {
+        let browser_hash = sha256_hex(binding.expose().as_bytes());
+        let mut tx = db.begin_bookkeeping().await?;
+        let flow = store::take_flow(&mut tx, &state_hash, provider, &browser_hash).await?;
+        tx.commit().await?;
+        if flow.is_some() {
+            return Ok(flow);
+        }
+    }
+    // Somebody has a state of ours and not the browser it belongs to: that is worth a row.
+    if let Some(flow) = store::peek_flow(db, &state_hash).await? {
+        let facts = json!({ "session": flow.session, "provider": flow.provider, "callback": provider });
+        let event = Event::new(&flow.site, &flow.created_by, "connect.callback").outcome(Audited::Denied).facts(facts);
+        let mut tx = db.begin_bookkeeping().await?;
+        outside.base.audit.record(&mut tx, event).await?;
+        tx.commit().await?;
+    }
+    Ok(None)
+}
+
+async fn complete(
+    outside: &Outside,
+    definition: &Arc<Definition>,
+    flow: &Flow,
+    answer: &Answer,
+) -> Result<(Connected, Vec<String>), Fault> {
+    let base = &outside.base;
+    if flow.expires_at <= base.clock.now() {
+        return Err(Fault::new(Code::InvalidState, "expired"));
+    }
+    let oauth2 = oauth2::connectable(definition)?;
+    check_issuer(flow, oauth2.iss_supported, answer)?;
+    if let Some(word) = answer.error {
+        return Err(Fault::new(Code::OauthDenied, word));
+    }
+    let Some(code) = answer.code.as_ref().filter(|code| !code.is_empty()) else {
+        return Err(Fault::new(Code::TokenExchangeFailed, "no_code"));
+    };
+    let owner = flow.owner.to_string();
+    let place = Place::flow(&flow.site, &flow.provider, &owner, &flow.name, &flow.id);
+    let kept = SecretMap::from_json(&base.ring.open(&base.db, &place, &flow.sealed).await?)
+        .map_err(|_| Fault::new(Code::Internal, "flow_unreadable"))?;
+    let verifier = kept.text("verifier").ok_or_else(|| Fault::new(Code::Internal, "flow_unreadable"))?;
+    let fields = kept.expose().get("fields").and_then(serde_json::Value::as_object).cloned().unwrap_or_default();
+    let fields = SecretMap::new(fields);
+    let app = App::of_flow(outside, &flow.site, definition, &flow.app_config).await?;
+    let ground = Ground {
+        outside,
+        definition,
+        oauth2,
+        app: &app,
+        fields: &fields,
+        scopes: &flow.scopes,
+        redirect_uri: &flow.redirect_uri,
+    };
+    let obtained = oauth2::obtain(&ground, code, &verifier).await?;
+    store_obtained(outside, definition, flow, &app, &fields, obtained).await
+}
+
+/// RFC 9207 section 2.4: plain string equality after form-decoding, nothing normalised (R12 to R15).
+///
+/// Where the definition names no issuer there is nothing to compare with; the redirect URI, which is another one for
+/// every provider, is the defence against mix-up then (RFC 9700 section 4.4.2.1).
+fn check_issuer(flow: &Flow, always_sent: bool, answer: &Answer) -> Result<(), Fault> {
+    let fine = match (&flow.issuer, &answer.iss) {
+        (Some(expected), Some(named)) => expected == named,
+        (_, None) => !always_sent,
+        (None, Some(_)) => true,
+    };
+    if fine { Ok(()) } else { Err(Fault::new(Code::IssuerMismatch, "iss")) }
+}
+
+async fn store_obtained(
+    outside: &Outside,
+    definition: &Definition,
+    flow: &Flow,
+    app: &App,
+    fields: &SecretMap,
+    obtained: Obtained,
+) -> Result<(Connected, Vec<String>), Fault> {
+    let base = &outside.base;
+    let new = NewConnection {
+        site: flow.site.clone(),
+        provider: flow.provider.clone(),
+        owner: flow.owner.clone(),
+        name: flow.name.clone(),
+        account: obtained.account,
+        tokens: obtained.tokens,
+        app_config: Some(app.config.id.clone()),
+        client_id: Some(app.client_id.clone()),
+        subject: obtained.subject,
+        subject_name: obtained.subject_name,
+        identity: obtained.identity,
+        wanted_scopes: flow.scopes.clone(),
+        hosts: obtained.hosts,
+    };
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        let stored = async {
+            base.ring.ensure(&base.db, flow.site.as_str(), flow.provider.as_str()).await?;
+            let mut tx = base.db.begin().await?;
+            let connected = store_in(outside, definition, flow, &new, fields, &obtained.missing, &mut tx).await?;
+            tx.commit().await?;
+            Ok::<_, Error>(connected)
+        };
+        match stored.await {
+            Ok(connected) => return Ok((connected, obtained.missing)),
+            Err(error) if error.code() == Code::SubjectMismatch => return Err(error.into()),
+            // A refresh of the same row came between, or the database was away for a moment.
+            Err(error) if tried < STORE_TRIES => {
+                tracing::warn!(error = ?error, tried, "a connected account could not be stored yet");
+                tokio::time::sleep(Duration::from_millis(100) * 4_u32.pow(tried - 1)).await;
+            }
+            Err(error) => return Err(Fault::of(Code::StorageFailed, &error)),
+        }
+    }
+}
+
+async fn store_in(
+    outside: &Outside,
+    definition: &Definition,
+    flow: &Flow,
+    new: &NewConnection,
+    fields: &SecretMap,
+    missing: &[String],
+    tx: &mut Tx,
+) -> Result<Connected> {
+    let base = &outside.base;
+    let actor = &flow.created_by;
+    let old = connection::stored_slot(&mut *tx, &new.site, &new.provider, &new.owner, &new.name).await?;
+    let moved = match &old {
+        Some(old) => has_moved(outside, definition, old, fields).await?,
+        None => false,
+    };
+    let (connected, replaced) = match old {
+        // The same subject id at another server is somebody else, and the old grants are not for that server.
+        Some(_) if moved && !flow.new_subject => {
+            return Err(Error::new(
+                Code::SubjectMismatch,
+                "this account is at another server than the one connected here; connect again and say that another account may \
+                 take its place",
+            ));
+        }
+        Some(old) if moved => {
+            let id = &old.connection.id;
+            let reason = "an account at another server took its place";
+            connection::erase(&mut *tx, &new.site, id, actor, reason, base.clock.now()).await?;
+            let fresh = connection::insert(base, tx, actor, new).await?;
+            (Connected::Replaced { old: id.clone(), new: fresh }, Some(old))
+        }
+        _ => connection::upsert_connected(base, tx, actor, new, flow.new_subject).await?,
+    };
+    if let (Owner::Agent(agent), Connected::New(id) | Connected::Replaced { new: id, .. }) = (&new.owner, &connected) {
+        for whom in [ForWhom::Unattended, ForWhom::Operators] {
+            let grant = NewGrant { note: "comes with the agent's own account".to_owned(), ..NewGrant::proxy(agent, id, whom) };
+            grant::create_in(base, tx, &new.site, actor, grant).await?;
+        }
+    }
+    let facts = json!({
+        "session": flow.session, "provider": new.provider, "owner": new.owner, "name": new.name, "subject": new.subject,
+        "identity": new.identity, "scopes": new.tokens.scopes, "missing_scopes": missing, "config": new.app_config,
+        "client_id": new.client_id, "again": matches!(connected, Connected::Again(_)),
+        "replaced": replaced.as_ref().map(|old| &old.connection.id), "for_agent": flow.agent, "proven": flow.proven_user,
+    });
+    let event = Event::new(&new.site, actor, "connection.connect").connection(connected.id()).facts(facts);
+    base.audit.record(tx, event).await?;
+    store::set_outcome(tx, &flow.site, &flow.session, "connected", Some(connected.id())).await?;
+    Ok(connected)
+}
+
+/// Whether a field that decides a host has another value than the one the connection was made with (decisions 4).
+async fn has_moved(outside: &Outside, definition: &Definition, old: &Stored, fields: &SecretMap) -> Result<bool> {
+    let by = definition.variants.as_ref().map(|variants| variants.by.as_str());
+    let decides = |field: &&Field| field.normalize == Some(Normalize::HttpsOrigin) || by == Some(field.name.as_str());
+    let deciding: Vec<&Field> = definition.fields_of(FieldLevel::Connection).filter(decides).collect();
+    if deciding.is_empty() {
+        return Ok(false);
+    }
+    let Some(sealed) = &old.sealed else { return Ok(true) };
+    let account = connection::open_account(&outside.base, &old.connection, sealed).await?;
+    Ok(deciding.iter().any(|field| account.expose().get(&field.name) != fields.expose().get(&field.name)))
+}
+
+/// Records a flow that failed. What cannot be recorded is at least logged: the flow is over either way.
+async fn note_failure(outside: &Outside, flow: &Flow, fault: &Fault) {
+    let audited = if fault.code == Code::OauthDenied { Audited::Denied } else { Audited::Failed };
+    tracing::warn!(
+        flow.id = %flow.id, provider = %flow.provider, code = %fault.code, word = fault.word, detail = fault.detail,
+        "a connect flow failed"
+    );
+    let facts = json!({
+        "session": flow.session, "provider": flow.provider, "owner": flow.owner, "name": flow.name,
+        "code": fault.code.as_str(), "word": fault.word,
+    });
+    let event = Event::new(&flow.site, &flow.created_by, "connection.connect").outcome(audited).facts(facts);
+    let noted = async {
+        let mut tx = outside.base.db.begin_bookkeeping().await?;
+        outside.base.audit.record(&mut tx, event).await?;
+        store::set_outcome(&mut tx, &flow.site, &flow.session, fault.code.as_str(), None).await?;
+        tx.commit().await
+    };
+    if let Err(error) = noted.await {
+        tracing::error!(error = ?error, flow.id = %flow.id, "a failed connect flow could not be recorded");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R21: what decides something may stand there once; what we do not know may stand there as often as it likes.
+    #[test]
+    fn a_parameter_that_comes_twice_is_refused_and_unknown_ones_are_ignored() {
+        for query in ["code=a&code=a", "state=a&code=b&state=c", "iss=a&iss=b", "error=x&error=y", "code=a&c%6Fde=b"] {
+            assert_eq!(Answer::parse(query).unwrap_err().code(), Code::InvalidRequest, "{query}");
+        }
+        let answer = Answer::parse("session_state=1&session_state=2&code=a%2Bb&state=s&scope=x&hd=y").unwrap();
+        assert_eq!(answer.code.unwrap().expose(), "a+b");
+    }
+
+    #[test]
+    fn a_providers_word_is_repeated_only_from_our_list() {
+        assert_eq!(Answer::parse("error=access_denied").unwrap().error, Some("access_denied"));
+        assert_eq!(Answer::parse("error=%3Cscript%3E").unwrap().error, Some("other"));
+    }
+}

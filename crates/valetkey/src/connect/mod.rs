@@ -1,0 +1,190 @@
+//! Connecting: from a link to a sealed connection (decisions 4 and 6).
+//!
+//! 1. A platform or an operator makes a *connect session* ([`session::create`]): a link that works once, for ten
+//!    minutes, for one owner at one provider.
+//! 2. A browser opens the link. For a user's account it must be proven to be that user's: the platform's page posts a
+//!    single-use assertion ([`session::prove`]). The browser is bound to the session by a *visit* secret.
+//! 3. The person reads who is linked to what, and approves ([`session::approve`]): the session is used up, a *flow*
+//!    begins, and only now the browser gets the flow's own binding secret (R4). The flow records the hash of `state`,
+//!    the sealed PKCE verifier, the expected issuer, the redirect URI and the app it was started with.
+//! 4. The browser comes back from the provider ([`callback()`]). One statement takes the flow out, if and only if state,
+//!    provider and browser are right; of two callbacks at once, one gets it. Then `iss` is compared, the code is
+//!    exchanged, the account is asked who it is, and everything is stored in one transaction with its audit row. This
+//!    runs in a task of its own: a browser that leaves cannot lose tokens that were issued.
+//! 5. The browser is sent on to the exact `return_to` of the session, or to a page that shows the outcome.
+//!
+//! An agent's own account comes with two grants for that agent, by the proxy only: one for when nobody is calling and one
+//! for whoever may operate the agent. Both are ordinary grants, to be seen and revoked like any other.
+
+mod callback;
+mod oauth2;
+pub mod session;
+mod store;
+
+use std::time::Duration;
+
+use url::form_urlencoded;
+
+pub use callback::{Answer, callback};
+
+use crate::{
+    base::Base,
+    error::{Code, Error, Result},
+    id::{ConnectionId, ProviderName, sha256_hex},
+    secret::Secret,
+};
+
+/// How long a link works.
+const LINK_LIFE: Duration = Duration::from_secs(10 * 60);
+/// How long a browser may stay at the provider: as long as the mission says.
+const FLOW_LIFE: Duration = Duration::from_secs(15 * 60);
+/// How long what became of a session can be asked for after it expired.
+const OUTCOME_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// A secret that binds something to one browser, and the key by which the browser's cookie of it is found again.
+#[derive(Clone, Debug)]
+pub struct Binding {
+    /// 16 hex digits; part of the cookie's name, so that two flows in one browser do not disturb each other.
+    pub key: String,
+    /// The cookie's value.
+    pub value: Secret,
+}
+
+/// What became of a connect session.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// There is a connection.
+    Connected {
+        /// Which.
+        connection: ConnectionId,
+        /// The scopes that were asked for and not granted.
+        missing_scopes: Vec<String>,
+    },
+    /// There is none, or the one that was there before stays as it was.
+    Failed {
+        /// Why, as a stable code.
+        code: Code,
+        /// The provider's word, if it is one of those that RFC 6749 section 4.1.2.1 names.
+        word: Option<&'static str>,
+    },
+}
+
+/// A connect flow that is over.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// The provider, where it is known.
+    pub provider: Option<ProviderName>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// Where the session wants the browser to return to.
+    pub return_to: Option<String>,
+    /// What the session's maker gave to be carried along.
+    pub payload: Option<String>,
+}
+
+impl Ended {
+    /// A flow that ended before anything is known of it.
+    fn unknown(code: Code) -> Self {
+        Self { provider: None, outcome: Outcome::Failed { code, word: None }, return_to: None, payload: None }
+    }
+
+    /// The session's `return_to` with the outcome after its own query: `auth_success=1` and `connection`, or
+    /// `auth_error`, and `provider`. Nothing secret is among them.
+    pub fn return_url(&self) -> Option<String> {
+        let mut url = self.return_to.clone()?;
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        match &self.outcome {
+            Outcome::Connected { .. } => query.append_pair("auth_success", "1"),
+            Outcome::Failed { code, .. } => query.append_pair("auth_error", code.as_str()),
+        };
+        if let Some(provider) = &self.provider {
+            query.append_pair("provider", provider.as_str());
+        }
+        if let Outcome::Connected { connection, .. } = &self.outcome {
+            query.append_pair("connection", connection.as_str());
+        }
+        match url.contains('?') {
+            false => url.push('?'),
+            true if url.ends_with(['?', '&']) => {}
+            true => url.push('&'),
+        }
+        url.push_str(&query.finish());
+        Some(url)
+    }
+}
+
+/// Deletes expired flows, and sessions that expired a day ago; until then what became of them can be asked for.
+///
+/// Says how many flows and sessions went.
+pub async fn sweep(base: &Base) -> Result<(u64, u64)> {
+    let now = base.clock.now();
+    let mut tx = base.db.begin_bookkeeping().await?;
+    let gone = store::sweep(&mut tx, now, now.minus(OUTCOME_LIFE)).await?;
+    tx.commit().await?;
+    Ok(gone)
+}
+
+/// Why a flow failed: a code, one bounded word for the audit, and a text for the log without any upstream body.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    code: Code,
+    word: String,
+    detail: Option<String>,
+}
+
+impl Fault {
+    fn new(code: Code, word: impl Into<String>) -> Self {
+        Self { code, word: word.into(), detail: None }
+    }
+
+    /// A fault of this code for an error of ours; the word is the error's code.
+    fn of(code: Code, error: &Error) -> Self {
+        Self { code, word: error.code().as_str().to_owned(), detail: Some(format!("{error:?}")) }
+    }
+
+    fn with_detail(mut self, detail: impl std::fmt::Display) -> Self {
+        self.detail = Some(detail.to_string());
+        self
+    }
+}
+
+impl From<Error> for Fault {
+    /// An error of the database or of ours.
+    fn from(error: Error) -> Self {
+        Self::of(error.code(), &error)
+    }
+}
+
+/// The key of a secret's cookie: the beginning of its hash.
+fn cookie_key(secret: &Secret) -> String {
+    let mut key = sha256_hex(secret.expose().as_bytes());
+    key.truncate(16);
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(return_to: &str, outcome: Outcome) -> Ended {
+        Ended { provider: Some("lab".parse().unwrap()), outcome, return_to: Some(return_to.to_owned()), payload: None }
+    }
+
+    #[test]
+    fn an_outcome_is_appended_to_the_query_that_return_to_has() {
+        let denied = || Outcome::Failed { code: Code::OauthDenied, word: None };
+        for (return_to, url) in [
+            ("https://p.example/done", "https://p.example/done?auth_error=oauth_denied&provider=lab"),
+            ("https://p.example/done?a=%2F", "https://p.example/done?a=%2F&auth_error=oauth_denied&provider=lab"),
+            ("https://p.example/done?", "https://p.example/done?auth_error=oauth_denied&provider=lab"),
+        ] {
+            assert_eq!(ended(return_to, denied()).return_url().unwrap(), url);
+        }
+        let connection = ConnectionId::new();
+        let connected = Outcome::Connected { connection: connection.clone(), missing_scopes: Vec::new() };
+        assert_eq!(
+            ended("https://p.example/", connected).return_url().unwrap(),
+            format!("https://p.example/?auth_success=1&provider=lab&connection={connection}")
+        );
+    }
+}

@@ -1,0 +1,495 @@
+//! The OAuth 2.0 authorization code flow with PKCE (RFC 6749 section 4.1, RFC 7636), as definitions describe it.
+//!
+//! 1. [`authorize_url`] builds where the browser goes: `response_type=code` and nothing else, `state` always, and an
+//!    S256 challenge unless the definition says that the provider takes none. `plain` cannot be written here.
+//! 2. [`obtain`] trades the code for tokens, runs the second-stage exchanges of the definition in order, and asks who
+//!    the account is. Each call is one [`Step`], sent once; nothing is stored here.
+//!
+//! No body of an answer is logged or put into an error: a failure is a code of ours and one bounded word.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::Engine as _;
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::Fault;
+use crate::{
+    app_config::{self, AppConfig},
+    base::Outside,
+    clock::Timestamp,
+    connection::{Identity, RefreshWindow, Renewal, Tokens, refresh_at},
+    error::{Code, Error, Result},
+    id::{AppConfigId, SiteId},
+    principal::Owner,
+    provider::{
+        self, Broker, Client, Definition, OAuth2, Pkce, PkceEncoding, RedirectRule, RefreshStrategy, Role, Vars,
+        step::{Outputs, Step},
+    },
+    secret::{Secret, SecretMap},
+    upstream::Limits,
+};
+
+/// How long a provider may take for one call.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The longest text that is kept of a slot's token answer, in bytes.
+const MAX_SLOT_TEXT: usize = 16 * 1024;
+
+/// Our app at a provider, opened.
+pub(super) struct App {
+    pub(super) config: AppConfig,
+    values: SecretMap,
+    pub(super) client_id: String,
+    client_secret: Option<Secret>,
+}
+
+impl App {
+    /// The app that a new connection of this owner is made with: the owner's own where one is stored, else the site's.
+    /// Which one it was is recorded in the flow and in the connection.
+    pub(super) async fn choose(outside: &Outside, site: &SiteId, definition: &Definition, owner: &Owner) -> Result<Self> {
+        let db = &outside.base.db;
+        let own = app_config::current(db, site, &definition.name, owner).await?;
+        let config = match own {
+            Some(config) => Some(config),
+            None => app_config::current(db, site, &definition.name, &Owner::Site).await?,
+        };
+        match config {
+            Some(config) if app_config::is_configured(definition, Some(&config)) => Self::open(outside, definition, config).await,
+            _ => Err(not_configured(definition)),
+        }
+    }
+
+    /// The app that a flow was started with, though it may have been replaced meanwhile.
+    pub(super) async fn of_flow(outside: &Outside, site: &SiteId, definition: &Definition, id: &AppConfigId) -> Result<Self> {
+        match app_config::get(&outside.base.db, site, id).await? {
+            Some(config) => Self::open(outside, definition, config).await,
+            None => Err(not_configured(definition)),
+        }
+    }
+
+    async fn open(outside: &Outside, definition: &Definition, config: AppConfig) -> Result<Self> {
+        let values = app_config::open(&outside.base, &config).await?;
+        let role = |role| definition.field_with_role(role).and_then(|field| values.text(&field.name));
+        let client_id = role(Role::ClientId).ok_or_else(|| not_configured(definition))?.expose().to_owned();
+        let client_secret = role(Role::ClientSecret);
+        Ok(Self { config, values, client_id, client_secret })
+    }
+}
+
+fn not_configured(definition: &Definition) -> Error {
+    Error::new(
+        Code::NotConfigured,
+        format!("{} is not configured: store its client id and secret first (`valetkey auth config`)", definition.title),
+    )
+}
+
+/// Whether this build can connect the provider in a browser, and the part of the definition that says how.
+pub(super) fn connectable(definition: &Definition) -> Result<&OAuth2> {
+    definition.is_connectable()?;
+    if definition.register.is_some() {
+        return Err(Error::new(
+            Code::EngineMissing,
+            format!("connecting {} is not built yet: it registers a client at each server first", definition.title),
+        ));
+    }
+    definition.oauth2.as_ref().ok_or_else(|| Error::internal("a connectable definition without oauth2"))
+}
+
+/// Checks that the provider takes our redirect URI (RFC 6749 section 3.1.2: absolute, without a fragment; https, or
+/// http on loopback).
+pub(super) fn check_redirect(definition: &Definition, oauth2: &OAuth2, redirect_uri: &str) -> Result<()> {
+    let refuse = |why: String| Err(Error::new(Code::InvalidConfig, why));
+    let Ok(url) = Url::parse(redirect_uri) else {
+        return refuse("the public URL is not an absolute URL; set --public-url".to_owned());
+    };
+    let fits = match (url.scheme(), url.host()) {
+        ("https", _) => true,
+        ("http", Some(url::Host::Ipv4(ip))) => ip.is_loopback() && oauth2.redirect_rule != RedirectRule::Https,
+        ("http", Some(url::Host::Ipv6(ip))) => ip.is_loopback() && oauth2.redirect_rule != RedirectRule::Https,
+        ("http", Some(url::Host::Domain("localhost"))) => oauth2.redirect_rule == RedirectRule::Any,
+        _ => false,
+    };
+    if fits && url.fragment().is_none() {
+        return Ok(());
+    }
+    refuse(match oauth2.redirect_rule {
+        RedirectRule::Https => format!("{} takes only https redirect URIs; set --public-url to one", definition.title),
+        RedirectRule::HttpsOrLoopbackIp => {
+            format!("{} takes only https or loopback-IP redirect URIs; set --public-url to one", definition.title)
+        }
+        RedirectRule::Any => "a redirect URI is https, or http on loopback; set --public-url to one".to_owned(),
+    })
+}
+
+/// Everything a call of one flow is filled in with.
+pub(super) struct Ground<'a> {
+    pub(super) outside: &'a Outside,
+    pub(super) definition: &'a Arc<Definition>,
+    pub(super) oauth2: &'a OAuth2,
+    pub(super) app: &'a App,
+    pub(super) fields: &'a SecretMap,
+    pub(super) scopes: &'a [String],
+    pub(super) redirect_uri: &'a str,
+}
+
+impl Ground<'_> {
+    fn with_vars<T>(&self, account: Option<&SecretMap>, act: impl FnOnce(Vars<'_>) -> T) -> T {
+        let scopes = self.oauth2.join_scopes(self.scopes);
+        act(Vars { scopes: Some(&scopes), account, ..self.plain_vars() })
+    }
+
+    fn plain_vars(&self) -> Vars<'_> {
+        Vars {
+            app: Some(&self.app.values),
+            fields: Some(self.fields),
+            client: Some(Client { id: &self.app.client_id, secret: self.app.client_secret.as_ref() }),
+            callback: Some(self.redirect_uri),
+            broker: Broker { url: self.outside.public_url.as_str().trim_end_matches('/'), ..Broker::default() },
+            ..Vars::default()
+        }
+    }
+
+    /// Sends one step once and reads its answer. The moment is when it was sent: lifetimes count from there.
+    async fn call(&self, step: &Step, code: Code, vars: &Vars<'_>) -> Result<(Vec<Outputs>, Timestamp), Fault> {
+        let request = step.render(vars).map_err(|error| Fault::of(code, &error))?;
+        let sent_at = self.outside.base.clock.now();
+        let answer = self.outside.upstream.exchange(request, Limits::within(DEADLINE)).await;
+        let answer = answer.map_err(|failure| Fault::of(code, &failure.error))?;
+        let body = answer.body.expose();
+        let read = if step.list.is_some() {
+            step.read_list(answer.status, &answer.headers, body)
+        } else {
+            step.read(answer.status, &answer.headers, body).map(|outputs| vec![outputs])
+        };
+        let outputs = read.map_err(|failure| Fault::new(code, failure.error.clone()).with_detail(failure))?;
+        Ok((outputs, sent_at))
+    }
+
+    async fn call_one(&self, step: &Step, code: Code, vars: &Vars<'_>) -> Result<(Outputs, Timestamp), Fault> {
+        let (outputs, sent_at) = self.call(step, code, vars).await?;
+        let first = outputs.into_iter().next().ok_or_else(|| Fault::new(code, "empty_list"))?;
+        Ok((first, sent_at))
+    }
+}
+
+/// The URL the browser is sent to, with everything in it.
+pub(super) fn authorize_url(ground: &Ground<'_>, state: &Secret, verifier: &Secret) -> Result<Url> {
+    let oauth2 = ground.oauth2;
+    let mut url = authorize_endpoint(ground)?;
+    let joined = oauth2.join_scopes(ground.scopes);
+    let mut pairs: Vec<(String, String)> = vec![
+        ("response_type".to_owned(), "code".to_owned()),
+        (oauth2.client_id_param.clone(), ground.app.client_id.clone()),
+        ("redirect_uri".to_owned(), ground.redirect_uri.to_owned()),
+        ("state".to_owned(), state.expose().to_owned()),
+    ];
+    if !joined.is_empty() {
+        pairs.push((oauth2.scope_param.clone(), joined));
+    }
+    for (param, slot) in &oauth2.scope_params {
+        let scopes = ground.definition.slots.iter().find(|(name, _)| name == slot).map(|(_, slot)| slot.scopes.as_slice());
+        if let Some(scopes) = scopes.filter(|scopes| !scopes.is_empty()) {
+            pairs.push((param.clone(), oauth2.join_scopes(scopes)));
+        }
+    }
+    if oauth2.pkce != Pkce::Off {
+        pairs.push(("code_challenge".to_owned(), challenge(verifier, oauth2.pkce_encoding)));
+        pairs.push(("code_challenge_method".to_owned(), "S256".to_owned()));
+    }
+    ground.with_vars(None, |vars| {
+        for (name, template) in &oauth2.authorize_params {
+            // What the flow rests on is not for a definition to replace.
+            if pairs.iter().any(|(known, _)| known == name) {
+                return Err(Error::internal(format_args!("authorize_params of {} name `{name}`", ground.definition.name)));
+            }
+            if let Some(value) = template.render(&vars)? {
+                pairs.push((name.clone(), value.expose().to_owned()));
+            }
+        }
+        Ok(())
+    })?;
+    url.query_pairs_mut().extend_pairs(pairs);
+    Ok(url)
+}
+
+/// The authorization endpoint without its parameters: https, or http on loopback where the definition is one for
+/// development. Nothing else is ever handed to a browser (R24).
+pub(super) fn authorize_endpoint(ground: &Ground<'_>) -> Result<Url> {
+    endpoint(ground.definition, ground.oauth2, &ground.plain_vars())
+}
+
+/// The same before an app is chosen.
+pub(super) fn endpoint_for(definition: &Definition, oauth2: &OAuth2, fields: &SecretMap) -> Result<Url> {
+    endpoint(definition, oauth2, &Vars { fields: Some(fields), ..Vars::default() })
+}
+
+fn endpoint(definition: &Definition, oauth2: &OAuth2, vars: &Vars<'_>) -> Result<Url> {
+    let refuse = || Error::new(Code::HostRefused, format!("the authorization address of {} cannot be used", definition.title));
+    let template = oauth2.authorize_url.as_ref().ok_or_else(refuse)?;
+    let url = Url::parse(&template.render(vars)?).map_err(|_| refuse())?;
+    let fine = match (url.scheme(), url.host()) {
+        ("https", Some(_)) => true,
+        ("http", Some(url::Host::Ipv4(ip))) => ip.is_loopback(),
+        ("http", Some(url::Host::Ipv6(ip))) => ip.is_loopback(),
+        ("http", Some(url::Host::Domain(name))) => name == "localhost",
+        _ => false,
+    };
+    if fine && url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err(refuse()) }
+}
+
+/// The S256 challenge of a verifier (RFC 7636 section 4.2), in the way the provider reads it.
+fn challenge(verifier: &Secret, encoding: PkceEncoding) -> String {
+    match encoding {
+        PkceEncoding::Base64Url => {
+            let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, verifier.expose().as_bytes());
+            base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(digest)
+        }
+        PkceEncoding::Hex => crate::id::sha256_hex(verifier.expose().as_bytes()),
+    }
+}
+
+/// What a finished exchange brought.
+pub(super) struct Obtained {
+    /// What is sealed.
+    pub(super) account: SecretMap,
+    /// The facts about its tokens.
+    pub(super) tokens: Tokens,
+    /// Whose account it is upstream.
+    pub(super) subject: Option<String>,
+    /// What upstream calls them.
+    pub(super) subject_name: Option<String>,
+    /// How sure we are.
+    pub(super) identity: Identity,
+    /// The scopes asked for and not granted.
+    pub(super) missing: Vec<String>,
+    /// The hosts the credential may go to.
+    pub(super) hosts: Vec<String>,
+}
+
+/// From an authorization code to an account that can be stored.
+pub(super) async fn obtain(ground: &Ground<'_>, code: &Secret, verifier: &Secret) -> Result<Obtained, Fault> {
+    let oauth2 = ground.oauth2;
+    let stripped = oauth2.code_strip_suffix.as_deref().and_then(|suffix| code.expose().strip_suffix(suffix)).map(Secret::new);
+    let code = stripped.as_ref().unwrap_or(code);
+    let joined = oauth2.join_scopes(ground.scopes);
+
+    let vars = Vars {
+        scopes: Some(&joined),
+        code: Some(code),
+        code_verifier: (oauth2.pkce != Pkce::Off).then_some(verifier),
+        ..ground.plain_vars()
+    };
+    let (mut outputs, mut sent_at) = ground.call_one(&oauth2.token, Code::TokenExchangeFailed, &vars).await?;
+    let slots = slot_accounts(ground.definition, &outputs.raw);
+
+    let mut account = ground.fields.clone();
+    outputs.store_into(&mut account);
+    for (_, step) in &oauth2.exchange {
+        let vars = Vars { scopes: Some(&joined), account: Some(&account), ..ground.plain_vars() };
+        let (next, at) = ground.call_one(step, Code::TokenTransformFailed, &vars).await?;
+        if next.access_token.is_some() {
+            sent_at = at;
+        }
+        next.store_into(&mut account);
+        outputs = follow(outputs, next);
+    }
+
+    let (subject, subject_name, identity) = identify(ground, &outputs, &mut account).await?;
+    let granted = granted_scopes(ground, &outputs, &account).await;
+    let missing = match &granted {
+        Some(granted) => ground.scopes.iter().filter(|scope| !granted.contains(scope)).cloned().collect(),
+        None => Vec::new(),
+    };
+    let tokens = token_facts(ground.definition, &outputs, &account, granted, sent_at);
+    write_facts(&mut account, &tokens);
+    if !slots.is_empty() {
+        account.expose_mut().insert("slots".to_owned(), Value::Object(slots));
+    }
+    let hosts = match &ground.definition.proxy {
+        Some(proxy) => {
+            let vars = Vars { account: Some(&account), ..ground.plain_vars() };
+            proxy.host_set(&vars).map_err(|error| Fault::of(Code::AccountFetchFailed, &error))?
+        }
+        None => Vec::new(),
+    };
+    Ok(Obtained { account, tokens, subject, subject_name, identity, missing, hosts })
+}
+
+/// A second-stage answer on top of an earlier one. A new access token brings its own lifetime: where it names none,
+/// the old one's does not count for it.
+fn follow(old: Outputs, new: Outputs) -> Outputs {
+    let mut merged = old;
+    if new.access_token.is_some() {
+        merged.access_token = new.access_token;
+        merged.expires_in = new.expires_in;
+        merged.expires_at = new.expires_at;
+        merged.token_type = new.token_type.or(merged.token_type);
+    }
+    if new.refresh_token.is_some() {
+        merged.refresh_token = new.refresh_token;
+        merged.refresh_expires_in = new.refresh_expires_in;
+        merged.refresh_expires_at = new.refresh_expires_at;
+    }
+    merged.scope = new.scope.or(merged.scope);
+    merged.id = new.id.or(merged.id);
+    merged.username = new.username.or(merged.username);
+    merged.display_name = new.display_name.or(merged.display_name);
+    merged.email = new.email.or(merged.email);
+    merged.extra.extend(new.extra);
+    merged
+}
+
+async fn identify(
+    ground: &Ground<'_>,
+    outputs: &Outputs,
+    account: &mut SecretMap,
+) -> Result<(Option<String>, Option<String>, Identity), Fault> {
+    const FAILED: Code = Code::AccountFetchFailed;
+    let joined = ground.oauth2.join_scopes(ground.scopes);
+    match &ground.definition.identity {
+        provider::Identity::Step(step) => {
+            let vars = Vars { scopes: Some(&joined), account: Some(account), id: outputs.id.as_deref(), ..ground.plain_vars() };
+            let (found, _) = ground.call_one(step, FAILED, &vars).await?;
+            let Some(id) = found.id.clone() else { return Err(Fault::new(FAILED, "no_id_in_answer")) };
+            found.store_into(account);
+            let name = found.username.or(found.display_name).or(found.email);
+            Ok((Some(id), name, Identity::Verified))
+        }
+        provider::Identity::Static(members) => {
+            let mut found = Map::new();
+            {
+                let vars =
+                    Vars { scopes: Some(&joined), account: Some(account), id: outputs.id.as_deref(), ..ground.plain_vars() };
+                for (name, template) in members {
+                    if let Some(value) = template.render(&vars).map_err(|error| Fault::of(FAILED, &error))? {
+                        found.insert(name.clone(), Value::String(value.expose().to_owned()));
+                    }
+                }
+            }
+            let text = |name: &str| found.get(name).and_then(Value::as_str).map(str::to_owned);
+            let Some(id) = text("id") else { return Err(Fault::new(FAILED, "no_id_in_answer")) };
+            let name = text("username").or_else(|| text("display_name")).or_else(|| text("email"));
+            account.expose_mut().extend(found);
+            Ok((Some(id), name, Identity::Verified))
+        }
+        // Nothing upstream says who it is: what the owner connected counts as the owner's word (decisions 4).
+        provider::Identity::None { .. } => Ok((None, None, Identity::Owner)),
+    }
+}
+
+/// The scopes that were granted: as a list call says, else as the token answer says, else those that were asked for,
+/// because an answer that names none grants them all (RFC 6749 section 5.1). Absent where the list could not be had.
+async fn granted_scopes(ground: &Ground<'_>, outputs: &Outputs, account: &SecretMap) -> Option<Vec<String>> {
+    if let Some(step) = &ground.definition.scope_check {
+        let joined = ground.oauth2.join_scopes(ground.scopes);
+        let vars = Vars { scopes: Some(&joined), account: Some(account), ..ground.plain_vars() };
+        return match ground.call(step, Code::AccountFetchFailed, &vars).await {
+            Ok((entries, _)) => Some(entries.into_iter().filter_map(|entry| entry.scope).flatten().collect()),
+            Err(fault) => {
+                tracing::warn!(provider = %ground.definition.name, error = fault.word, "the granted scopes could not be listed");
+                None
+            }
+        };
+    }
+    Some(outputs.scope.clone().unwrap_or_else(|| ground.scopes.to_vec()))
+}
+
+/// The plain facts about the tokens, kept beside the sealed account.
+fn token_facts(
+    definition: &Definition,
+    outputs: &Outputs,
+    account: &SecretMap,
+    scopes: Option<Vec<String>>,
+    sent_at: Timestamp,
+) -> Tokens {
+    let refresh = &definition.refresh;
+    let renewal = match refresh.strategy {
+        // Nobody promised a refresh token: without one the connection simply has none.
+        RefreshStrategy::RefreshToken if account.text("refresh_token").is_some() => Renewal::RefreshToken,
+        RefreshStrategy::RefreshToken | RefreshStrategy::None => Renewal::None,
+        RefreshStrategy::Extend => Renewal::Extend,
+        RefreshStrategy::Remint => Renewal::Remint,
+    };
+    let expires_at = outputs.access_expiry(sent_at);
+    let refresh_life = refresh.refresh_ttl.filter(|_| renewal == Renewal::RefreshToken);
+    let refresh_expires_at = outputs.refresh_expiry(sent_at).or_else(|| refresh_life.map(|life| sent_at.plus(life)));
+    let due = expires_at.or_else(|| refresh.access_ttl.map(|life| sent_at.plus(life)));
+    let window = RefreshWindow { before: refresh.before, refresh_life };
+    Tokens {
+        renewal,
+        issued_at: Some(sent_at),
+        expires_at,
+        usual_life: expires_at.and_then(|end| i64::try_from(end.since(sent_at).as_secs()).ok()),
+        refresh_expires_at,
+        refresh_at: if renewal == Renewal::None { None } else { refresh_at(sent_at, due, refresh_expires_at, window) },
+        scopes,
+    }
+}
+
+/// The members of an account that say what its columns say, for those who read the account alone.
+fn write_facts(account: &mut SecretMap, tokens: &Tokens) {
+    let map = account.expose_mut();
+    match tokens.expires_at {
+        Some(at) => map.insert("expires_at".to_owned(), Value::from(at.unix_seconds())),
+        None => map.remove("expires_at"),
+    };
+    if let Some(scopes) = &tokens.scopes {
+        map.insert("scope".to_owned(), Value::String(scopes.join(" ")));
+    }
+}
+
+/// The further tokens that the token answer holds, by slot (Slack's user token beside its bot token).
+fn slot_accounts(definition: &Definition, raw: &SecretMap) -> Map<String, Value> {
+    let mut slots = Map::new();
+    let answer = Value::Object(raw.expose().clone());
+    for (name, slot) in &definition.slots {
+        let mut found = Map::new();
+        for (member, paths) in &slot.out {
+            let value = paths.iter().find_map(|path| path.find(&answer)).filter(|value| match value {
+                Value::String(text) => !text.is_empty() && text.len() <= MAX_SLOT_TEXT,
+                Value::Number(_) | Value::Bool(_) => true,
+                _ => false,
+            });
+            if let Some(value) = value {
+                found.insert(member.clone(), value.clone());
+            }
+        }
+        if found.contains_key("access_token") {
+            slots.insert(name.clone(), Value::Object(found));
+        }
+    }
+    // The copy is of secrets: it does not stay behind.
+    if let Value::Object(map) = answer {
+        drop(SecretMap::new(map));
+    }
+    slots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vector of RFC 7636 appendix B.
+    #[test]
+    fn the_challenge_is_the_s256_of_the_verifier() {
+        let verifier = Secret::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
+        assert_eq!(challenge(&verifier, PkceEncoding::Base64Url), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
+        assert_eq!(challenge(&verifier, PkceEncoding::Hex), "13d31e961a1ad8ec2f16b10c4c982e0876a878ad6df144566ee1894acb70f9c3");
+    }
+
+    #[test]
+    fn a_second_stage_token_does_not_inherit_the_lifetime_of_the_first() {
+        let old = Outputs {
+            access_token: Some(Secret::new("a")),
+            refresh_token: Some(Secret::new("r")),
+            expires_in: Some(Duration::from_secs(60)),
+            ..Outputs::default()
+        };
+        let new = Outputs { access_token: Some(Secret::new("b")), ..Outputs::default() };
+        let merged = follow(old, new);
+        assert_eq!(merged.access_token.unwrap().expose(), "b");
+        assert_eq!(merged.expires_in, None);
+        assert_eq!(merged.refresh_token.unwrap().expose(), "r");
+    }
+}

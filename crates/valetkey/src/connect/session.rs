@@ -1,0 +1,604 @@
+//! Connect sessions: a link, the page behind it, and the person's word.
+//!
+//! A link alone proves nothing, and it can be phished both ways: somebody may be lured into linking their account to
+//! another person, or another person's account to themselves. So the session is bound to one browser, a user's session
+//! asks for proof that the browser is that user's, and the page says whose account will be linked to whom. Where the
+//! operator lets links work without proof, the page says that too.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Binding, Ended, FLOW_LIFE, LINK_LIFE, Outcome, cookie_key,
+    oauth2::{self, App, Ground},
+    store::{self, Flow, Session},
+};
+use crate::{
+    agent,
+    audit::{Event, Outcome as Audited},
+    base::{Base, Outside},
+    clock::Timestamp,
+    error::{Code, Error, Result},
+    id::{self, AccountName, AgentId, ConnectSessionId, ConnectionId, FlowId, ProviderName, SiteId, UserId, sha256_hex},
+    platform,
+    principal::{Actor, Owner},
+    provider::{Definition, FieldLevel, Normalize, OAuth2},
+    seal::Place,
+    secret::{Secret, SecretMap},
+    site,
+};
+
+/// The largest payload, in bytes (mission document 001).
+pub const MAX_PAYLOAD: usize = 4096;
+/// The most scopes of one session.
+const MAX_SCOPES: usize = 100;
+/// The longest scope, in bytes.
+const MAX_SCOPE: usize = 256;
+
+/// What a new connect session is made of.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    /// At which provider.
+    pub provider: ProviderName,
+    /// Whose the account will be.
+    pub owner: Owner,
+    /// Which of the owner's accounts there.
+    pub name: AccountName,
+    /// The scopes to ask for; the definition's when absent. Those that bring a refresh token are always added.
+    pub scopes: Option<Vec<String>>,
+    /// Where the browser goes afterwards: exactly one of the site's list. A page of ours when absent.
+    pub return_to: Option<String>,
+    /// Carried along until the flow is over; at most 4 KiB.
+    pub payload: Option<String>,
+    /// The agent on whose account this is asked, named on the page.
+    pub agent: Option<AgentId>,
+    /// Whether another upstream account may take the place of the one connected before.
+    pub new_subject: bool,
+    /// Values of the definition's connection fields, such as an instance. None of them is a secret.
+    pub fields: Map<String, Value>,
+}
+
+impl NewSession {
+    /// A session for an owner's default account, with everything else as usual.
+    pub fn new(provider: ProviderName, owner: Owner) -> Self {
+        Self {
+            provider,
+            owner,
+            name: AccountName::default(),
+            scopes: None,
+            return_to: None,
+            payload: None,
+            agent: None,
+            new_subject: false,
+            fields: Map::new(),
+        }
+    }
+}
+
+/// A fresh session with its link, which is shown this once.
+#[derive(Clone, Debug)]
+pub struct Created {
+    /// Its id, which is no secret; assertions name it.
+    pub id: ConnectSessionId,
+    /// The secret part of the link.
+    pub link: Secret,
+    /// Until when the link works.
+    pub expires_at: Timestamp,
+}
+
+impl Created {
+    /// The link that a browser opens.
+    pub fn url(&self, outside: &Outside) -> Secret {
+        let base = outside.public_url.as_str().trim_end_matches('/');
+        Secret::new(format!("{base}/connect/{}", self.link.expose()))
+    }
+}
+
+/// Makes a connect session. Whether the caller may do that for this owner is checked before.
+///
+/// Errors: `invalid_request` (a `return_to` that is not listed, a scope, field or payload that is not one),
+/// `not_found`, `engine_missing`, `not_configured`, `invalid_config`.
+pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSession) -> Result<Created> {
+    let base = &outside.base;
+    let definition = outside.definition(&new.provider)?;
+    let oauth2 = oauth2::connectable(&definition)?;
+    let its_site = site::require(&base.db, site).await?;
+    if let Some(return_to) = &new.return_to
+        && !its_site.return_to.iter().any(|listed| listed == return_to)
+    {
+        return Err(Error::new(
+            Code::InvalidRequest,
+            "return_to is not among the site's return URLs; it is compared as a whole, and `valetkey site set` adds one",
+        ));
+    }
+    if new.payload.as_ref().is_some_and(|payload| payload.len() > MAX_PAYLOAD || payload.contains('\0')) {
+        return Err(Error::new(Code::InvalidRequest, "the payload is a text of at most 4096 bytes without NUL"));
+    }
+    for id in [&new.agent, &owner_agent(&new.owner)].into_iter().flatten() {
+        agent::require(&base.db, site, id).await?;
+    }
+    let scopes = wanted_scopes(&definition, oauth2, new.scopes)?;
+    let fields = accept_fields(outside, &definition, &new.fields)?;
+    oauth2::check_redirect(&definition, oauth2, &outside.callback_url(&definition.name))?;
+    oauth2::endpoint_for(&definition, oauth2, &SecretMap::new(fields.clone()))?;
+    App::choose(outside, site, &definition, &new.owner).await?;
+
+    let now = base.clock.now();
+    let link = Secret::new(id::random_text::<32>()?);
+    let session = Session {
+        site: site.clone(),
+        id: ConnectSessionId::new(),
+        provider: definition.name.clone(),
+        owner: new.owner,
+        name: new.name,
+        scopes,
+        fields,
+        agent: new.agent,
+        return_to: new.return_to,
+        payload: new.payload,
+        new_subject: new.new_subject,
+        browser_hash: None,
+        proven_user: None,
+        created_by: actor.clone(),
+        created_at: now,
+        expires_at: now.plus(LINK_LIFE),
+        used_at: None,
+        outcome: None,
+        connection: None,
+    };
+    let mut tx = base.db.begin_bookkeeping().await?;
+    store::insert_session(&mut tx, &session, &hash(&link)).await?;
+    base.audit.record(&mut tx, event(&session, actor, "connect.link")).await?;
+    tx.commit().await?;
+    Ok(Created { id: session.id, link, expires_at: session.expires_at })
+}
+
+/// How sure we are that the browser before us is the right person's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The account will belong to no person: whoever has the link may use it.
+    NotNeeded,
+    /// The platform said so for this browser.
+    Proven,
+    /// The operator lets links work without proof; nobody knows who is looking.
+    Waived,
+    /// It is needed and not there.
+    Missing,
+}
+
+/// What the page behind a link says.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The session.
+    pub id: ConnectSessionId,
+    /// The site.
+    pub site: SiteId,
+    /// What the site is called.
+    pub site_title: String,
+    /// The provider.
+    pub provider: ProviderName,
+    /// Its name for people.
+    pub title: String,
+    /// Whose the account will be.
+    pub owner: Owner,
+    /// The same in plain words.
+    pub owner_words: String,
+    /// Which of the owner's accounts.
+    pub name: AccountName,
+    /// What will be asked for.
+    pub scopes: Vec<String>,
+    /// The agent on whose account this is asked: its title.
+    pub agent: Option<String>,
+    /// Whether another upstream account may take the place of the one connected before.
+    pub new_subject: bool,
+    /// Where the browser will be sent: `https://host`.
+    pub authorize_origin: String,
+    /// The host of that.
+    pub host: String,
+    /// Where the browser returns to afterwards.
+    pub return_to: Option<String>,
+    /// How sure we are who is looking.
+    pub proof: Proof,
+    /// Until when the link works.
+    pub expires_at: Timestamp,
+}
+
+/// A look at the page by one browser.
+#[derive(Clone, Debug)]
+pub struct Visit {
+    /// What the page says.
+    pub view: View,
+    /// The token that the page's form carries; absent while the proof is missing.
+    pub csrf: Option<Secret>,
+    /// A visit secret that the browser does not have yet.
+    pub fresh: Option<Binding>,
+}
+
+/// The key of the visit cookie of a link.
+pub fn visit_key(link: &Secret) -> String {
+    cookie_key(link)
+}
+
+/// What the page behind a link says, for anybody who has the link. Binds nothing.
+pub async fn view(outside: &Outside, link: &Secret) -> Result<View> {
+    let session = open(outside, link).await?;
+    describe(outside, &session, None).await
+}
+
+/// Opens the page in a browser, which sent `visit` if it was here before.
+///
+/// Where no proof is needed the first browser is bound to the session, and any other is refused. Where it is needed and
+/// this browser has none, the view says so and nothing is bound.
+pub async fn visit(outside: &Outside, link: &Secret, visit: Option<&Secret>) -> Result<Visit> {
+    let session = open(outside, link).await?;
+    let known = visit.filter(|visit| is_bound_to(&session, visit));
+    let view = describe(outside, &session, known).await?;
+    if let Some(visit) = known {
+        let csrf = (view.proof != Proof::Missing).then(|| csrf(&session, visit));
+        return Ok(Visit { view, csrf, fresh: None });
+    }
+    if view.proof == Proof::Missing {
+        return Ok(Visit { view, csrf: None, fresh: None });
+    }
+    let fresh = Secret::new(id::random_text::<32>()?);
+    let mut tx = outside.base.db.begin_bookkeeping().await?;
+    let bound = store::bind_first(&mut tx, &session, &hash(&fresh), outside.base.clock.now()).await?;
+    tx.commit().await?;
+    if !bound {
+        return Err(other_browser());
+    }
+    let csrf = csrf(&session, &fresh);
+    Ok(Visit { view, csrf: Some(csrf), fresh: Some(Binding { key: visit_key(link), value: fresh }) })
+}
+
+/// Takes the platform's assertion for the browser that posts it, and binds the session to that browser.
+///
+/// The assertion must prove exactly the session's owner. It works once. A later proof for the same person takes the
+/// session over to the browser that brings it.
+pub async fn prove(outside: &Outside, link: &Secret, assertion: &Secret) -> Result<Binding> {
+    let base = &outside.base;
+    let session = open(outside, link).await?;
+    let Owner::User(owner) = &session.owner else {
+        return Err(Error::new(Code::InvalidRequest, "this link needs no assertion; open it as it is"));
+    };
+    let (key, user) = platform::verify(base, &session.site, &session.id, assertion).await?;
+    if &user != owner {
+        let facts = json!({ "session": session.id, "why": "another person" });
+        let actor = Actor::Platform { key, user: Some(user) };
+        let denied = Event::new(&session.site, &actor, "connect.prove").outcome(Audited::Denied).facts(facts);
+        let mut tx = base.db.begin_bookkeeping().await?;
+        base.audit.record(&mut tx, denied).await?;
+        tx.commit().await?;
+        return Err(Error::new(
+            Code::Forbidden,
+            "this link is for another person than the one signed in at the platform; sign in there as the right one",
+        ));
+    }
+    let fresh = Secret::new(id::random_text::<32>()?);
+    let mut tx = base.db.begin_bookkeeping().await?;
+    if !store::bind_proven(&mut tx, &session, &hash(&fresh), &user, base.clock.now()).await? {
+        return Err(gone());
+    }
+    let actor = Actor::Platform { key, user: Some(user) };
+    base.audit.record(&mut tx, event(&session, &actor, "connect.prove")).await?;
+    tx.commit().await?;
+    Ok(Binding { key: visit_key(link), value: fresh })
+}
+
+/// A flow that has begun.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// Where to send the browser. Holds `state`, so it is a secret until the browser has it.
+    pub authorize_url: Secret,
+    /// What binds the flow to this browser (R3).
+    pub binding: Binding,
+    /// How long the binding counts, in seconds.
+    pub max_age: u64,
+}
+
+/// The person approves: uses the session up and begins the flow.
+pub async fn approve(outside: &Outside, link: &Secret, visit: Option<&Secret>, csrf: &Secret) -> Result<Started> {
+    let base = &outside.base;
+    let (session, visit) = authorized(outside, link, visit, csrf).await?;
+    let definition = outside.definition(&session.provider)?;
+    let oauth2 = oauth2::connectable(&definition)?;
+    let app = App::choose(outside, &session.site, &definition, &session.owner).await?;
+    let redirect_uri = outside.callback_url(&session.provider);
+    oauth2::check_redirect(&definition, oauth2, &redirect_uri)?;
+    let fields = SecretMap::new(session.fields.clone());
+
+    // Independent of one another: neither can be told from the other two.
+    let state = Secret::new(id::random_text::<32>()?);
+    let verifier = Secret::new(id::random_text::<32>()?);
+    let binding = Binding { key: cookie_key(&state), value: Secret::new(id::random_text::<32>()?) };
+    let ground = Ground {
+        outside,
+        definition: &definition,
+        oauth2,
+        app: &app,
+        fields: &fields,
+        scopes: &session.scopes,
+        redirect_uri: &redirect_uri,
+    };
+    let authorize_url = oauth2::authorize_url(&ground, &state, &verifier)?;
+
+    base.ring.ensure(&base.db, session.site.as_str(), session.provider.as_str()).await?;
+    let now = base.clock.now();
+    let flow_id = FlowId::new();
+    let owner = session.owner.to_string();
+    let place = Place::flow(&session.site, &session.provider, &owner, &session.name, &flow_id);
+    let mut kept = SecretMap::default();
+    kept.set_text("verifier", &verifier);
+    kept.expose_mut().insert("fields".to_owned(), Value::Object(session.fields.clone()));
+    let actor = person_or_maker(&session);
+    let flow = Flow {
+        sealed: base.ring.seal_now(&place, &kept.to_json())?,
+        site: session.site.clone(),
+        id: flow_id,
+        session: session.id.clone(),
+        provider: session.provider.clone(),
+        owner: session.owner.clone(),
+        name: session.name.clone(),
+        issuer: oauth2.issuer.clone(),
+        redirect_uri: redirect_uri.clone(),
+        app_config: app.config.id.clone(),
+        scopes: session.scopes.clone(),
+        browser_hash: hash(&binding.value),
+        proven_user: session.proven_user.clone(),
+        agent: session.agent.clone(),
+        return_to: session.return_to.clone(),
+        payload: session.payload.clone(),
+        new_subject: session.new_subject,
+        created_by: actor.clone(),
+        created_at: now,
+        expires_at: now.plus(FLOW_LIFE),
+    };
+    let mut tx = base.db.begin_bookkeeping().await?;
+    if !store::use_session(&mut tx, &session, &hash(visit), now).await? {
+        return Err(gone());
+    }
+    store::insert_flow(&mut tx, &flow, &hash(&state)).await?;
+    base.audit.record(&mut tx, event(&session, &actor, "connect.approve")).await?;
+    tx.commit().await?;
+    Ok(Started { authorize_url: Secret::new(String::from(authorize_url)), binding, max_age: FLOW_LIFE.as_secs() })
+}
+
+/// The person says no: uses the session up; nothing else changes.
+pub async fn cancel(outside: &Outside, link: &Secret, visit: Option<&Secret>, csrf: &Secret) -> Result<Ended> {
+    let base = &outside.base;
+    let (session, visit) = authorized(outside, link, visit, csrf).await?;
+    let mut tx = base.db.begin_bookkeeping().await?;
+    if !store::use_session(&mut tx, &session, &hash(visit), base.clock.now()).await? {
+        return Err(gone());
+    }
+    store::set_outcome(&mut tx, &session.site, &session.id, Code::OauthDenied.as_str(), None).await?;
+    let actor = person_or_maker(&session);
+    base.audit.record(&mut tx, event(&session, &actor, "connect.cancel")).await?;
+    tx.commit().await?;
+    Ok(Ended {
+        provider: Some(session.provider),
+        outcome: Outcome::Failed { code: Code::OauthDenied, word: None },
+        return_to: session.return_to,
+        payload: session.payload,
+    })
+}
+
+/// Where a connect session stands, for whoever made it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Status {
+    /// The session.
+    pub id: ConnectSessionId,
+    /// At which provider.
+    pub provider: ProviderName,
+    /// Whose the account will be.
+    pub owner: Owner,
+    /// Which of the owner's accounts.
+    pub name: AccountName,
+    /// `waiting`, `started`, `expired`, `connected`, or the code of what went wrong.
+    pub state: String,
+    /// The connection, once there is one.
+    pub connection: Option<ConnectionId>,
+    /// What its maker gave to be carried along.
+    pub payload: Option<String>,
+    /// Since when.
+    pub created_at: Timestamp,
+    /// Until when its link works.
+    pub expires_at: Timestamp,
+}
+
+/// Where a connect session stands. It is forgotten a day after its link expired.
+pub async fn status(base: &Base, site: &SiteId, id: &ConnectSessionId) -> Result<Option<Status>> {
+    let now = base.clock.now();
+    let Some(session) = store::session_by_id(&base.db, site, id).await? else { return Ok(None) };
+    let started = session.used_at.is_some_and(|at| at.plus(FLOW_LIFE) > now);
+    let state = match &session.outcome {
+        Some(outcome) => outcome.clone(),
+        None if started => "started".to_owned(),
+        None if session.used_at.is_some() || session.expires_at <= now => "expired".to_owned(),
+        None => "waiting".to_owned(),
+    };
+    Ok(Some(Status {
+        id: session.id,
+        provider: session.provider,
+        owner: session.owner,
+        name: session.name,
+        state,
+        connection: session.connection,
+        payload: session.payload,
+        created_at: session.created_at,
+        expires_at: session.expires_at,
+    }))
+}
+
+/// The session of a link, if the link still works. Used, expired and unknown give one answer.
+async fn open(outside: &Outside, link: &Secret) -> Result<Session> {
+    if link.expose().len() != 43 {
+        return Err(gone());
+    }
+    let session = store::session_by_link(&outside.base.db, &hash(link)).await?.ok_or_else(gone)?;
+    if session.used_at.is_some() || session.expires_at <= outside.base.clock.now() {
+        return Err(gone());
+    }
+    Ok(session)
+}
+
+/// The session, if this browser may decide about it and its form came from our page.
+async fn authorized<'v>(
+    outside: &Outside,
+    link: &Secret,
+    visit: Option<&'v Secret>,
+    given: &Secret,
+) -> Result<(Session, &'v Secret)> {
+    let session = open(outside, link).await?;
+    let visit = visit.filter(|visit| is_bound_to(&session, visit)).ok_or_else(other_browser)?;
+    if !csrf(&session, visit).matches(given) {
+        return Err(Error::new(Code::Forbidden, "this form did not come from our page; open the link again"));
+    }
+    if proof(outside, &session, Some(visit)).await? == Proof::Missing {
+        return Err(Error::new(Code::Forbidden, "nobody has said who you are; start at the platform that sent you here"));
+    }
+    Ok((session, visit))
+}
+
+async fn describe(outside: &Outside, session: &Session, visit: Option<&Secret>) -> Result<View> {
+    let definition = outside.definition(&session.provider)?;
+    let oauth2 = oauth2::connectable(&definition)?;
+    let site = site::require(&outside.base.db, &session.site).await?;
+    let url = oauth2::endpoint_for(&definition, oauth2, &SecretMap::new(session.fields.clone()))?;
+    let agent = match &session.agent {
+        Some(id) => Some(agent::require(&outside.base.db, &session.site, id).await?.title),
+        None => None,
+    };
+    let owner_words = match &session.owner {
+        Owner::Site => format!("the site {}", site.title),
+        Owner::User(user) => format!("user {user}"),
+        Owner::Agent(id) => format!("agent {}", agent::require(&outside.base.db, &session.site, id).await?.title),
+    };
+    Ok(View {
+        id: session.id.clone(),
+        site: session.site.clone(),
+        site_title: site.title,
+        provider: session.provider.clone(),
+        title: definition.title.clone(),
+        owner: session.owner.clone(),
+        owner_words,
+        name: session.name.clone(),
+        scopes: session.scopes.clone(),
+        agent,
+        new_subject: session.new_subject,
+        authorize_origin: url.origin().ascii_serialization(),
+        host: match url.port() {
+            Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
+            None => url.host_str().unwrap_or_default().to_owned(),
+        },
+        return_to: session.return_to.clone(),
+        proof: proof(outside, session, visit).await?,
+        expires_at: session.expires_at,
+    })
+}
+
+/// Read anew each time: the operator's switch may have been turned off meanwhile.
+async fn proof(outside: &Outside, session: &Session, visit: Option<&Secret>) -> Result<Proof> {
+    let Owner::User(owner) = &session.owner else { return Ok(Proof::NotNeeded) };
+    if visit.is_some_and(|visit| is_bound_to(session, visit)) && session.proven_user.as_ref() == Some(owner) {
+        return Ok(Proof::Proven);
+    }
+    let waived = site::require(&outside.base.db, &session.site).await?.unproven_links;
+    Ok(if waived { Proof::Waived } else { Proof::Missing })
+}
+
+fn is_bound_to(session: &Session, visit: &Secret) -> bool {
+    session.browser_hash.as_ref().is_some_and(|bound| Secret::new(bound.as_str()).matches(&Secret::new(hash(visit))))
+}
+
+/// The form token: told from the visit secret, which only this browser and its cookie hold, and which no page shows.
+fn csrf(session: &Session, visit: &Secret) -> Secret {
+    Secret::new(sha256_hex(format!("valetkey connect form\n{}\n{}", session.id, visit.expose()).as_bytes()))
+}
+
+fn hash(secret: &Secret) -> String {
+    sha256_hex(secret.expose().as_bytes())
+}
+
+/// Who acts from here on: the proven person, else whoever made the link.
+fn person_or_maker(session: &Session) -> Actor {
+    session.proven_user.clone().map_or_else(|| session.created_by.clone(), Actor::User)
+}
+
+fn owner_agent(owner: &Owner) -> Option<AgentId> {
+    match owner {
+        Owner::Agent(agent) => Some(agent.clone()),
+        Owner::Site | Owner::User(_) => None,
+    }
+}
+
+fn event(session: &Session, actor: &Actor, action: &'static str) -> Event {
+    let proven: Option<&UserId> = session.proven_user.as_ref();
+    let facts = json!({
+        "session": session.id, "provider": session.provider, "owner": session.owner, "name": session.name,
+        "scopes": session.scopes, "for_agent": session.agent, "new_subject": session.new_subject, "proven": proven,
+    });
+    Event::new(&session.site, actor, action).facts(facts)
+}
+
+fn gone() -> Error {
+    Error::new(Code::NotFound, "this link was used, has expired or never was; ask for a new one")
+}
+
+fn other_browser() -> Error {
+    Error::new(Code::Forbidden, "this link is open in another browser; go on there, or ask for a new link")
+}
+
+/// The scopes to ask for: those named or the definition's, and those that bring a refresh token.
+fn wanted_scopes(definition: &Definition, oauth2: &OAuth2, named: Option<Vec<String>>) -> Result<Vec<String>> {
+    let Some(mut scopes) = named else { return Ok(definition.needed_scopes()) };
+    let separator = oauth2.scope_separator.trim();
+    for scope in &scopes {
+        // The characters of RFC 6749 section 3.3. A separator inside would smuggle in a second scope.
+        let plain = scope.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
+        let one = separator.is_empty() || !scope.contains(separator);
+        if scope.is_empty() || scope.len() > MAX_SCOPE || !plain || !one {
+            return Err(Error::new(Code::InvalidRequest, "a scope is one word of printable ASCII, without quotes and commas"));
+        }
+    }
+    if scopes.len() > MAX_SCOPES {
+        return Err(Error::new(Code::InvalidRequest, format!("a session asks for at most {MAX_SCOPES} scopes")));
+    }
+    for scope in &oauth2.scopes.offline {
+        if !scopes.contains(scope) {
+            scopes.push(scope.clone());
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    scopes.retain(|scope| seen.insert(scope.clone()));
+    Ok(scopes)
+}
+
+/// Checks what was entered for the connection. An address is checked by the guard: it decides where secrets go.
+fn accept_fields(outside: &Outside, definition: &Definition, given: &Map<String, Value>) -> Result<Map<String, Value>> {
+    let refuse = |why: String| Err(Error::new(Code::InvalidRequest, why));
+    for name in given.keys() {
+        match definition.fields_of(FieldLevel::Connection).find(|field| &field.name == name) {
+            Some(field) if field.secret => {
+                return refuse(format!("{name} is a secret and is not taken with a link; store it by the account routes"));
+            }
+            Some(_) => {}
+            None => return refuse(format!("{} has no connection field `{name}`", definition.title)),
+        }
+    }
+    let mut fields = Map::new();
+    for field in definition.fields_of(FieldLevel::Connection).filter(|field| !field.secret) {
+        let entered = match given.get(&field.name) {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            Some(_) => return refuse(format!("{}: it is a text", field.name)),
+        };
+        let Some(accepted) = field.accept(&entered)? else { continue };
+        if field.normalize == Some(Normalize::HttpsOrigin) {
+            let url = url::Url::parse(&accepted).map_err(Error::internal)?;
+            outside.upstream.guard().check_url(&url)?;
+        }
+        fields.insert(field.name.clone(), Value::String(accepted));
+    }
+    Ok(fields)
+}
