@@ -49,7 +49,6 @@ impl Control {
         format!(
             r#"title = "Lab"
 kind = "oauth2"
-setup_url = "{origin}/"
 {no_identity}
 [fields]
 client_id = {{ label = "Client ID", type = "text", required = true, level = "app", role = "client_id" }}

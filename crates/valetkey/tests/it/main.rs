@@ -6,5 +6,6 @@ mod arrows;
 mod audit;
 mod db;
 mod decision;
+mod lab_definition;
 mod seal;
 mod support;
