@@ -20,6 +20,7 @@ pub mod platform;
 pub mod principal;
 pub mod provider;
 pub mod refresh;
+pub mod revoke;
 pub mod seal;
 pub mod secret;
 pub mod site;

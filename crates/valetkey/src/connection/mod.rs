@@ -5,6 +5,8 @@
 //! journal of a refresh are columns of their own that touch neither. Status, listing and `is_authenticated`
 //! read plain columns only; nothing here opens a sealed value unless its name says `open` or it takes a key.
 
+mod answer;
+mod outbox;
 mod row;
 mod store;
 mod timing;
@@ -23,6 +25,8 @@ use crate::{
     secret::SecretMap,
 };
 
+pub use answer::{due_at, merge_answer};
+pub use outbox::{Owed, UpstreamWish, can_revoke_with, last_revocation_status, owe_revocation};
 pub(crate) use row::ConnectionRow;
 pub use row::Stored;
 pub use store::{Filter, get, list, load, load_in, slot, stored_slot};

@@ -1,0 +1,162 @@
+//! What an ended connection still owes its provider: an upstream revocation, kept sealed until it is done.
+//!
+//! The row is written in the transaction that ends the connection, by whoever ends it. `revoke` works it off. It is
+//! here, below both, because a refresh that comes back to a revoked connection owes one too.
+
+use serde::Serialize;
+
+use super::Connection;
+use crate::{
+    base::Base,
+    clock::Timestamp,
+    db::Tx,
+    error::Result,
+    id::{AppConfigId, ConnectionId, RevocationId},
+    on,
+    provider::{Auth, Definition, Kills, step::Step},
+    seal::Place,
+    secret::SecretMap,
+};
+
+/// What shall be revoked at the provider too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UpstreamWish {
+    /// Yes, unless other live connections of the same account would die with it.
+    #[default]
+    IfPossible,
+    /// Yes, whatever dies with it.
+    Force,
+    /// No.
+    Skip,
+}
+
+/// What becomes of the tokens at the provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "upstream", content = "why")]
+pub enum Owed {
+    /// They will be revoked there; the outbox shows how it goes.
+    Pending,
+    /// The provider has no way to revoke them, or none that is built.
+    Unsupported,
+    /// They are left as they are, for this reason.
+    Skipped(String),
+}
+
+/// Whether a step of a revocation can be sent by this build: whoever signs requests is not built yet.
+pub fn can_revoke_with(step: &Step) -> bool {
+    matches!(step.auth, Auth::None | Auth::Client | Auth::ClientBasic | Auth::Bearer | Auth::BearerRefresh)
+}
+
+/// Notes what an ended connection owes its provider, in the transaction that ends it.
+///
+/// `account` is what it had sealed; absent where that cannot be opened. The provider's data key must be there already
+/// (`KeyRing::ensure`). Tokens are kept only where they will be revoked.
+pub async fn owe_revocation(
+    base: &Base,
+    tx: &mut Tx,
+    definition: Option<&Definition>,
+    connection: &Connection,
+    account: Option<&SecretMap>,
+    wish: UpstreamWish,
+    reason: &str,
+) -> Result<Owed> {
+    let owed = match (definition.and_then(|definition| definition.revoke.as_ref()), account) {
+        _ if wish == UpstreamWish::Skip => Owed::Skipped("nobody asked for it".to_owned()),
+        (None, _) => Owed::Unsupported,
+        (Some(revoke), _) if !revoke.steps.iter().any(can_revoke_with) => Owed::Unsupported,
+        (Some(_), None) => Owed::Skipped("the sealed account cannot be opened".to_owned()),
+        (Some(revoke), Some(_)) if revoke.kills == Kills::Grant && wish != UpstreamWish::Force => {
+            match others_of_the_account(tx, connection).await? {
+                0 => Owed::Pending,
+                others => Owed::Skipped(format!(
+                    "{others} other connection{} of the same account would stop working; force it to revoke them all there",
+                    if others == 1 { "" } else { "s" }
+                )),
+            }
+        }
+        (Some(_), Some(_)) => Owed::Pending,
+    };
+    let id = RevocationId::new();
+    let sealed = match (&owed, account) {
+        (Owed::Pending, Some(account)) => {
+            let owner = connection.owner.to_string();
+            let place = Place::revocation(&connection.site, &connection.provider, &owner, &connection.name, &id);
+            Some(base.ring.seal_now(&place, &account.to_json())?)
+        }
+        _ => None,
+    };
+    let (status, error) = match &owed {
+        Owed::Pending => ("pending", None),
+        Owed::Unsupported => ("unsupported", None),
+        Owed::Skipped(why) => ("skipped", Some(why.as_str())),
+    };
+    insert(tx, &id, connection, sealed, status, reason, error, base.clock.now()).await?;
+    Ok(owed)
+}
+
+/// What was decided about a connection's tokens when it ended; absent while nothing was.
+pub async fn last_revocation_status(tx: &mut Tx, connection: &Connection) -> Result<Option<String>> {
+    let row: Option<(String,)> = on!(tx, |c| sqlx::query_as(
+        "SELECT status FROM revocations WHERE site = $1 AND connection = $2 ORDER BY created_at DESC, id DESC LIMIT 1"
+    )
+    .bind(connection.site.as_str())
+    .bind(connection.id.as_str())
+    .fetch_optional(c)
+    .await?);
+    Ok(row.map(|(status,)| status))
+}
+
+/// How many other live connections may be of the same upstream account and client. One whose subject is unknown may be.
+async fn others_of_the_account(tx: &mut Tx, connection: &Connection) -> Result<i64> {
+    let (count,): (i64,) = on!(tx, |c| sqlx::query_as(
+        "SELECT COUNT(*) FROM connections
+         WHERE site = $1 AND provider = $2 AND id <> $3 AND status <> 'revoked' AND COALESCE(client_id, '') = $4
+           AND ($5 = '' OR subject IS NULL OR subject = $5)"
+    )
+    .bind(connection.site.as_str())
+    .bind(connection.provider.as_str())
+    .bind(connection.id.as_str())
+    .bind(connection.client_id.as_deref().unwrap_or_default())
+    .bind(connection.subject.as_deref().unwrap_or_default())
+    .fetch_one(c)
+    .await?);
+    Ok(count)
+}
+
+#[expect(clippy::too_many_arguments, reason = "one statement, one row; a struct for one call would only repeat the names")]
+async fn insert(
+    tx: &mut Tx,
+    id: &RevocationId,
+    connection: &Connection,
+    sealed: Option<Vec<u8>>,
+    status: &str,
+    reason: &str,
+    error: Option<&str>,
+    now: Timestamp,
+) -> Result<()> {
+    let pending = status == "pending";
+    let connection_id: &ConnectionId = &connection.id;
+    on!(tx, |c| sqlx::query(
+        "INSERT INTO revocations (site, id, provider, owner, name, connection, app_config_id, sealed, status, reason, attempts,
+            next_at, last_error, created_at, done_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, $11, $12, $13, $14)"
+    )
+    .bind(connection.site.as_str())
+    .bind(id.as_str())
+    .bind(connection.provider.as_str())
+    .bind(connection.owner.to_string())
+    .bind(connection.name.as_stored())
+    .bind(connection_id.as_str())
+    .bind(connection.app_config.as_ref().map(AppConfigId::as_str))
+    .bind(sealed)
+    .bind(status)
+    .bind(reason)
+    .bind(pending.then_some(now.0))
+    .bind(error)
+    .bind(now.0)
+    .bind((!pending).then_some(now.0))
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    Ok(())
+}

@@ -1,0 +1,329 @@
+//! One attempt: everything that can fail before, then lease and journal, then one request, then what it means.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::Request;
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    Refresher, Served,
+    breaker::{Admission, backoff},
+    crash,
+    life::Life,
+    run::failed_before,
+    settle::Spent,
+    store::{self, Failed, Release},
+    tasks::{Progress, Trouble},
+};
+use crate::{
+    app_config::{self, AppConfig},
+    audit::AUDIT_LABEL,
+    connection::{self, Renewal, Stored},
+    error::{Code, Error, Result},
+    principal::Actor,
+    provider::{
+        Broker, Client, Definition, Role, Vars,
+        step::{FailureClass, MAX_ANSWER, StepFailure},
+    },
+    secret::Secret,
+    upstream::{Answer, Failure, Limits, Sent},
+};
+
+/// What is to be tried.
+pub(super) struct Plan {
+    /// The row as it was read.
+    pub(super) stored: Stored,
+    pub(super) definition: Arc<Definition>,
+    /// Whether this is the one recovery attempt after a lost answer.
+    pub(super) recovery: bool,
+    pub(super) actor: Actor,
+}
+
+/// What came of it.
+pub(super) enum Attempted {
+    /// New tokens, committed.
+    Served(Arc<Served>),
+    /// The row moved, or says something new: look again.
+    Again,
+    /// The answer was lost; the journal stays. When the request was sent at the latest.
+    Lost { sent: Instant, trouble: Trouble },
+    /// Nothing was spent; it may be tried again later.
+    Failed(Trouble),
+}
+
+/// A request that is ready, and what it spends.
+struct Prepared {
+    request: Request<Bytes>,
+    authority: String,
+    config: Option<AppConfig>,
+    spent: Secret,
+}
+
+impl Refresher {
+    pub(super) async fn attempt(&self, plan: Plan, progress: &watch::Sender<Progress>) -> Attempted {
+        let settings = self.0.settings;
+        let prepared = match self.prepare(&plan).await {
+            Ok(prepared) => prepared,
+            Err(error) => return Attempted::Failed(self.cannot_ask(&plan, error).await),
+        };
+        if let Some(wait) = prepared.config.as_ref().and_then(|config| self.0.alerts.pause(config)) {
+            return Attempted::Failed(app_refused().after(wait));
+        }
+        let admission = match self.0.breakers.admit(&prepared.authority) {
+            Ok(admission) => admission,
+            Err(wait) => return Attempted::Failed(failed_before(Some("provider_unavailable")).after(wait)),
+        };
+        let Ok(permit) = self.0.permits.acquire().await else { return Attempted::Failed(Error::internal("no permits").into()) };
+        crash::point(crash::BEFORE_LEASE).await;
+        // The deadline counts from before the commit: whoever sees the lease later counts from later.
+        let begun = Instant::now();
+        match self.take_lease(&plan).await {
+            Ok(true) => {}
+            Ok(false) => return Attempted::Again,
+            Err(error) => return Attempted::Failed(error.into()),
+        }
+        crash::point(crash::AFTER_JOURNAL).await;
+        let spent = Spent {
+            connection: plan.stored.connection.clone(),
+            definition: plan.definition.clone(),
+            lease: plan.stored.lease_number + 1,
+            recovery: plan.recovery,
+            actor: plan.actor.clone(),
+            secret: prepared.spent,
+            sent_at: self.now(),
+        };
+        let sent = Instant::now();
+        let answer = self.send(prepared.request, begun + settings.deadline).await;
+        drop(permit);
+        match answer {
+            Err(Failure { error, sent: Sent::No }) => {
+                admission.failed(None);
+                self.spent_nothing(&spent, error.code().as_str(), None, "unreachable").await
+            }
+            Err(Failure { error, sent: Sent::Maybe }) => {
+                admission.failed(None);
+                self.answer_lost(&spent, sent, error.code().as_str()).await
+            }
+            Ok(answer) => {
+                crash::point(crash::AFTER_ANSWER).await;
+                // No more requests are sent now: what follows may take long, and only waits for the database.
+                match step(&plan.definition).map(|step| step.read(answer.status, &answer.headers, answer.body.expose())) {
+                    Ok(Ok(outputs)) => {
+                        admission.succeeded();
+                        self.commit_answer(&spent, &outputs, progress).await
+                    }
+                    Ok(Err(failure)) => self.refused(&spent, &failure, prepared.config.as_ref(), admission, sent).await,
+                    Err(error) => Attempted::Failed(error.into()),
+                }
+            }
+        }
+    }
+
+    /// Opens and fills in everything that a request needs, before anything is journaled.
+    async fn prepare(&self, plan: &Plan) -> Result<Prepared> {
+        let outside = &self.0.outside;
+        let (base, connection, definition) = (&outside.base, &plan.stored.connection, &plan.definition);
+        let Some(sealed) = &plan.stored.sealed else { return Err(super::not_there(&connection.id)) };
+        let account = connection::open_account(base, connection, sealed).await?;
+        let config = match &connection.app_config {
+            Some(id) => app_config::get(&base.db, &connection.site, id).await?,
+            None => None,
+        };
+        let app = match &config {
+            Some(config) => Some(app_config::open(base, config).await?),
+            None => None,
+        };
+        let of_role = |role| {
+            let field = definition.field_with_role(role)?;
+            app.as_ref()?.text(&field.name)
+        };
+        let (client_id, client_secret) = (of_role(Role::ClientId), of_role(Role::ClientSecret));
+        let spends = if connection.renewal == Renewal::Extend { "access_token" } else { "refresh_token" };
+        let Some(spent) = account.text(spends) else {
+            return Err(Error::new(Code::NotAuthenticated, format!("the account has no {spends}; connect it again")));
+        };
+        // R38: what was granted, and never what was once asked for.
+        let scopes = match (&connection.scopes, &definition.oauth2) {
+            (Some(scopes), Some(oauth2)) if !scopes.is_empty() => Some(oauth2.join_scopes(scopes)),
+            _ => None,
+        };
+        let callback = outside.callback_url(&connection.provider);
+        let vars = Vars {
+            app: app.as_ref(),
+            fields: Some(&account),
+            account: Some(&account),
+            client: client_id.as_ref().map(|id| Client { id: id.expose(), secret: client_secret.as_ref() }),
+            scopes: scopes.as_deref(),
+            callback: Some(&callback),
+            id: connection.subject.as_deref(),
+            broker: Broker { url: outside.public_url.as_str(), ..Broker::default() },
+            ..Vars::default()
+        };
+        let request = step(definition)?.render(&vars)?;
+        let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        // Both may write, so they come before any transaction.
+        base.ring.ensure(&base.db, connection.site.as_str(), connection.provider.as_str()).await?;
+        base.ring.derived(&base.db, &connection.site, AUDIT_LABEL).await?;
+        Ok(Prepared { request, authority, config, spent })
+    }
+
+    /// Something of ours is missing or broken. A row is not tried again at once, so that callers do not hammer on it.
+    async fn cannot_ask(&self, plan: &Plan, error: Error) -> Trouble {
+        if error.code() == Code::StorageFailed {
+            return error.into();
+        }
+        let connection = &plan.stored.connection;
+        let retry_at = self.now().plus(backoff(1, OURS, OURS));
+        let failed = Failed { retry_at, refresh_at: retry_at, error: error.code().as_str() };
+        if let Err(storage) = store::note_failure(self.db(), connection, &failed).await {
+            tracing::warn!(connection.id = %connection.id, error = ?storage, "a failure could not be noted");
+        }
+        tracing::warn!(connection.id = %connection.id, provider = %connection.provider, error = ?error, "a token cannot be renewed");
+        count("not_asked");
+        error.into()
+    }
+
+    async fn take_lease(&self, plan: &Plan) -> Result<bool> {
+        let (connection, lease) = (&plan.stored.connection, plan.stored.lease_number);
+        let taken = store::take_lease(self.db(), connection, lease, &self.0.holder, plan.recovery).await;
+        if taken.is_err() {
+            // Perhaps it was committed nevertheless. Nothing was sent under it, so it is taken back.
+            let release = Release { lease: lease + 1, keep_journal: plan.recovery, failure: None };
+            self.let_go(connection, &release).await;
+        }
+        taken
+    }
+
+    async fn send(&self, request: Request<Bytes>, deadline: Instant) -> Result<Answer, Failure> {
+        let exchange = self.0.outside.upstream.exchange(request, Limits { deadline, max_body: MAX_ANSWER });
+        if !crash::is_set(crash::AFTER_SEND) {
+            return exchange.await;
+        }
+        tokio::pin!(exchange);
+        // The request is a few hundred bytes and written at once; if the answer is here already, nobody has looked at it.
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut exchange).await;
+        crash::point(crash::AFTER_SEND).await;
+        match early {
+            Ok(answer) => answer,
+            Err(_) => exchange.await,
+        }
+    }
+
+    /// The provider answered, and not with tokens.
+    async fn refused(
+        &self,
+        spent: &Spent,
+        failure: &StepFailure,
+        config: Option<&AppConfig>,
+        admission: Admission<'_>,
+        sent: Instant,
+    ) -> Attempted {
+        tracing::debug!(connection.id = %spent.connection.id, failure = %failure, "a refresh was refused");
+        match failure.class {
+            FailureClass::Terminal => {
+                admission.succeeded();
+                self.refused_for_good(spent, &failure.error).await
+            }
+            FailureClass::ClientFault => {
+                admission.succeeded();
+                self.app_was_refused(spent, config, &failure.error).await
+            }
+            FailureClass::Transient { retry_after } => {
+                admission.failed(retry_after);
+                self.spent_nothing(spent, &failure.error, retry_after, "transient").await
+            }
+            // A success that cannot be read may have been one.
+            FailureClass::Other if failure.status.is_success() && OURS_FOR_UNREADABLE.contains(&failure.error.as_str()) => {
+                admission.failed(None);
+                self.answer_lost(spent, sent, &failure.error).await
+            }
+            FailureClass::Denied | FailureClass::Other => {
+                admission.succeeded();
+                self.spent_nothing(spent, &failure.error, None, "transient").await
+            }
+        }
+    }
+
+    /// Nothing was spent: the lease ends and it is tried again later.
+    async fn spent_nothing(&self, spent: &Spent, error: &str, retry_after: Option<Duration>, outcome: &'static str) -> Attempted {
+        let pause = self.pause(spent).max(retry_after.unwrap_or_default());
+        let retry_at = self.now().plus(pause);
+        let release = Release {
+            lease: spent.lease,
+            // The answer that was lost before is still lost.
+            keep_journal: spent.recovery,
+            failure: Some(Failed { retry_at, refresh_at: retry_at, error }),
+        };
+        count(outcome);
+        let connection = &spent.connection;
+        tracing::info!(connection.id = %connection.id, provider = %connection.provider, error, pause = ?pause, "a refresh failed; it is tried again");
+        match self.let_go(connection, &release).await {
+            Some(false) => Attempted::Again,
+            _ => Attempted::Failed(failed_before(Some(error)).after(pause)),
+        }
+    }
+
+    /// Nobody knows whether the token was spent.
+    async fn answer_lost(&self, spent: &Spent, sent: Instant, error: &str) -> Attempted {
+        if !spent.can_be_lost() {
+            return self.spent_nothing(spent, error, None, "transient").await;
+        }
+        count("lost");
+        if spent.recovery {
+            return self.refused_for_good(spent, error).await;
+        }
+        let connection = &spent.connection;
+        let pause = self.pause(spent);
+        let retry_at = self.now().plus(pause);
+        let refresh_at = connection.expires_at.map_or(retry_at, |end| end.max(retry_at));
+        let release = Release {
+            lease: spent.lease,
+            keep_journal: true,
+            failure: Some(Failed { retry_at, refresh_at, error: "answer_lost" }),
+        };
+        tracing::warn!(
+            connection.id = %connection.id, provider = %connection.provider, error,
+            "the answer to a refresh was lost; there is one more attempt once the access token ends"
+        );
+        match self.let_go(connection, &release).await {
+            Some(false) => Attempted::Again,
+            _ => Attempted::Lost { sent, trouble: failed_before(Some("answer_lost")).after(pause) },
+        }
+    }
+
+    /// The pause after this failure.
+    fn pause(&self, spent: &Spent) -> Duration {
+        let settings = &self.0.settings;
+        backoff(spent.connection.failures.saturating_add(1), settings.first_backoff, settings.longest_backoff)
+    }
+}
+
+/// Our own words for a success that cannot be read (see `provider::step`): it may have brought tokens.
+const OURS_FOR_UNREADABLE: &[&str] = &["unreadable_answer", "no_token_in_answer", "malformed_token", "unknown_token_type"];
+
+/// How long a row rests that lacks something of ours.
+const OURS: Duration = Duration::from_secs(30);
+
+pub(super) fn app_refused() -> Trouble {
+    Trouble::new(
+        Code::RefreshFailed,
+        "the provider refuses the app that this account was connected with; the operator must look at its configuration",
+    )
+}
+
+/// Counts what came of a refresh.
+pub(super) fn count(outcome: &'static str) {
+    metrics::counter!("valetkey_refresh_total", "outcome" => outcome).increment(1);
+}
+
+fn step(definition: &Definition) -> Result<&crate::provider::step::Step> {
+    definition.refresh.step.as_ref().ok_or_else(|| Error::internal("a definition is renewed without a step"))
+}
+
+impl Spent {
+    /// Whether an unanswered request may have used up what it carried.
+    fn can_be_lost(&self) -> bool {
+        Life::rotates(&self.definition)
+    }
+}

@@ -1,0 +1,320 @@
+//! What is written when a request has been answered, or will not be.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::{
+    Refresher, Served,
+    attempt::{Attempted, app_refused, count},
+    breaker::backoff,
+    crash, not_there,
+    store::{self, Failed, Release},
+    tasks::{Progress, Trouble},
+};
+use crate::{
+    app_config::AppConfig,
+    audit::{AUDIT_LABEL, Event, Outcome},
+    base::Base,
+    clock::Timestamp,
+    connection::{self, Connection, Renewal, Status, Stored, UpstreamWish, last_revocation_status, merge_answer, owe_revocation},
+    error::{Error, Result},
+    principal::Actor,
+    provider::{Definition, step::Outputs},
+    secret::{Secret, SecretMap},
+};
+
+/// What was spent, as it was when the lease was taken.
+pub(super) struct Spent {
+    /// The connection; its version is the one that is spent.
+    pub(super) connection: Connection,
+    pub(super) definition: Arc<Definition>,
+    /// The lease under which it is spent.
+    pub(super) lease: i64,
+    /// Whether it is the one recovery attempt.
+    pub(super) recovery: bool,
+    pub(super) actor: Actor,
+    /// The refresh token, or the access token where that one is extended.
+    pub(super) secret: Secret,
+    pub(super) sent_at: Timestamp,
+}
+
+/// What became of an answer.
+enum Settled {
+    /// It is committed.
+    Committed(Box<Served>),
+    /// Somebody else's tokens are newer; ours are dropped.
+    Dropped,
+    /// The connection is over; the new tokens wait in the outbox to be revoked.
+    Revoked,
+    /// The row changed between reading and writing it.
+    Raced,
+}
+
+/// How often a lease that ended without tokens is tried to be given back. Left over, it only costs time.
+const LET_GO_ATTEMPTS: u32 = 5;
+
+impl Refresher {
+    /// Commits an answer, as long as that takes: it exists nowhere else. Nobody sees it before.
+    pub(super) async fn commit_answer(&self, spent: &Spent, outputs: &Outputs, progress: &watch::Sender<Progress>) -> Attempted {
+        let id = &spent.connection.id;
+        let mut failures = 0;
+        loop {
+            let error = match self.try_commit(spent, outputs).await {
+                Ok(Settled::Raced) => continue,
+                Ok(Settled::Committed(served)) => {
+                    count(if spent.recovery { "recovered" } else { "ok" });
+                    crash::point(crash::AFTER_COMMIT).await;
+                    if failures > 0 {
+                        tracing::warn!(connection.id = %id, "a renewed token that could not be stored is stored now");
+                    }
+                    return Attempted::Served(Arc::from(served));
+                }
+                Ok(Settled::Dropped) => {
+                    count("dropped");
+                    tracing::info!(connection.id = %id, "somebody else stored newer tokens meanwhile; theirs stay");
+                    return Attempted::Again;
+                }
+                Ok(Settled::Revoked) => {
+                    count("revoked_meanwhile");
+                    return Attempted::Failed(not_there(id).into());
+                }
+                Err(error) => error,
+            };
+            failures += 1;
+            count("not_stored");
+            tracing::error!(
+                connection.id = %id, failures, error = ?error,
+                "a renewed token cannot be stored and exists only in this process's memory; it is tried again: do not stop this process"
+            );
+            progress.send_replace(Progress::Unsaved);
+            tokio::time::sleep(backoff(failures, Duration::from_millis(200), Duration::from_secs(10))).await;
+        }
+    }
+
+    async fn try_commit(&self, spent: &Spent, outputs: &Outputs) -> Result<Settled> {
+        let base = &self.0.outside.base;
+        let (site, id) = (&spent.connection.site, &spent.connection.id);
+        base.ring.ensure(&base.db, site.as_str(), spent.connection.provider.as_str()).await?;
+        base.ring.derived(&base.db, site, AUDIT_LABEL).await?;
+        // Opened outside the transaction: an unknown data key is looked for in the database.
+        let read = connection::load(&base.db, site, id).await?;
+        let now_there = match read.as_ref().and_then(|stored| Some((stored, stored.sealed.as_deref()?))) {
+            Some((stored, sealed)) => Some((stored, connection::open_account(base, &stored.connection, sealed).await?)),
+            None => None,
+        };
+        match now_there {
+            Some((stored, account)) if stored.connection.version == spent.connection.version => {
+                self.write(spent, outputs, stored, &account).await
+            }
+            Some((stored, account)) if holds(&account, spent) => self.write(spent, outputs, stored, &account).await,
+            Some(_) => {
+                let release = Release { lease: spent.lease, keep_journal: false, failure: None };
+                // Compared on the version that is there, or it would not be found.
+                if let Some(stored) = &read {
+                    self.let_go(&stored.connection, &release).await;
+                }
+                Ok(Settled::Dropped)
+            }
+            None => self.owe(spent, outputs, read.as_ref()).await,
+        }
+    }
+
+    /// Merges the answer into the account that is there and writes it.
+    async fn write(&self, spent: &Spent, outputs: &Outputs, stored: &Stored, account: &SecretMap) -> Result<Settled> {
+        let base = &self.0.outside.base;
+        let old = &stored.connection;
+        let (account, mut tokens) = merge_answer(&spent.definition, Some(account), outputs, spent.sent_at);
+        if tokens.refresh_expires_at.is_none() {
+            // The answer said nothing of it; what was known still holds.
+            let expires_at = old.refresh_expires_at;
+            tokens.refresh_at =
+                connection::due_at(&spent.definition, tokens.renewal, tokens.issued_at, tokens.expires_at, expires_at);
+        }
+        let owner = old.owner.to_string();
+        let sealed = base.ring.seal_now(&old.place(&owner), &account.to_json())?;
+        let lease_lost = stored.lease_number != spent.lease;
+        let mut tx = base.db.begin().await?;
+        if !store::write_tokens(&mut tx, old, &sealed, &tokens, spent.lease, base.clock.now()).await? {
+            return Ok(Settled::Raced);
+        }
+        let missing: Vec<_> = match &tokens.scopes {
+            Some(granted) => old.wanted_scopes.iter().filter(|scope| !granted.contains(scope)).collect(),
+            None => Vec::new(),
+        };
+        let mut facts = json!({ "version": old.version + 1, "provider": old.provider });
+        for (name, is_so) in [("recovered", spent.recovery), ("lease_lost", lease_lost)] {
+            if is_so {
+                facts[name] = true.into();
+            }
+        }
+        if !missing.is_empty() {
+            facts["missing_scopes"] = json!(missing);
+        }
+        base.audit.record(&mut tx, Event::new(&old.site, &spent.actor, "refresh.ok").connection(&old.id).facts(facts)).await?;
+        let written = connection::load_in(&mut tx, &old.site, &old.id).await?;
+        tx.commit().await?;
+        let Some(written) = written else { return Err(Error::internal("a row that was written is gone")) };
+        Ok(Settled::Committed(Box::new(Served { account, connection: written.connection })))
+    }
+
+    /// The connection was revoked while we asked: what came must be revoked at the provider, and is never served.
+    async fn owe(&self, spent: &Spent, outputs: &Outputs, stored: Option<&Stored>) -> Result<Settled> {
+        let base = &self.0.outside.base;
+        let connection = stored.map_or(&spent.connection, |stored| &stored.connection);
+        if stored.is_some_and(|stored| !matches!(stored.connection.status, Status::Revoked { .. })) {
+            return Err(Error::internal("a connection that is not revoked has no sealed account"));
+        }
+        // What was spent was erased with the row; the answer alone is what is left, and what must go.
+        let (mut account, _) = merge_answer(&spent.definition, None, outputs, spent.sent_at);
+        if spent.connection.renewal == Renewal::RefreshToken && account.text("refresh_token").is_none() {
+            account.set_text("refresh_token", &spent.secret);
+        }
+        let mut tx = base.db.begin().await?;
+        // Whoever revoked it may have had a reason to leave the provider alone; it counts for these tokens too.
+        let wish = match last_revocation_status(&mut tx, connection).await?.as_deref() {
+            Some("skipped") => UpstreamWish::Skip,
+            _ => UpstreamWish::IfPossible,
+        };
+        let reason = "renewed while it was being revoked";
+        let owed = owe_revocation(base, &mut tx, Some(&spent.definition), connection, Some(&account), wish, reason).await?;
+        let event = Event::new(&connection.site, &spent.actor, "refresh.revoked_meanwhile").connection(&connection.id);
+        base.audit.record(&mut tx, event.facts(json!({ "upstream": owed }))).await?;
+        tx.commit().await?;
+        tracing::warn!(connection.id = %connection.id, "a connection was revoked while it was renewed; the new tokens go to the revocations");
+        Ok(Settled::Revoked)
+    }
+
+    /// Refused for good, or lost for good: the person must connect again. One event.
+    pub(super) async fn refused_for_good(&self, spent: &Spent, error: &str) -> Attempted {
+        let reason = if spent.recovery { "answer_lost" } else { "invalid_grant" };
+        match self.needs_reauth(&spent.connection, spent.lease, reason, error, &spent.actor).await {
+            // Where it moved meanwhile, the row says what to do now (R37).
+            Ok(_) => Attempted::Again,
+            Err(trouble) => Attempted::Failed(trouble),
+        }
+    }
+
+    /// The recovery attempt was lost too, with the process that made it.
+    pub(super) async fn give_up(&self, stored: &Stored, actor: &Actor) -> Result<(), Trouble> {
+        self.needs_reauth(&stored.connection, stored.lease_number, "answer_lost", "holder_died", actor).await.map(|_| ())
+    }
+
+    /// False when something moved: the tokens, or the lease.
+    async fn needs_reauth(
+        &self,
+        connection: &Connection,
+        lease: i64,
+        reason: &str,
+        error: &str,
+        actor: &Actor,
+    ) -> Result<bool, Trouble> {
+        let mut tried = 0;
+        let changed = loop {
+            match try_needs_reauth(&self.0.outside.base, connection, lease, reason, error, actor).await {
+                Ok(changed) => break changed,
+                Err(error) if tried >= LET_GO_ATTEMPTS => return Err(error.into()),
+                Err(_) => tried += 1,
+            }
+            tokio::time::sleep(backoff(i64::from(tried), Duration::from_millis(100), Duration::from_secs(2))).await;
+        };
+        if changed {
+            count("needs_reauth");
+            tracing::warn!(
+                connection.id = %connection.id, provider = %connection.provider, owner = %connection.owner, reason, error,
+                "the account must be connected again"
+            );
+        }
+        Ok(changed)
+    }
+
+    /// Our app is refused: connections keep their tokens, and somebody is told once.
+    pub(super) async fn app_was_refused(&self, spent: &Spent, config: Option<&AppConfig>, error: &str) -> Attempted {
+        let connection = &spent.connection;
+        let pause = backoff(1, self.0.settings.first_backoff, self.0.settings.longest_backoff);
+        let retry_at = self.now().plus(pause);
+        let release = Release {
+            lease: spent.lease,
+            keep_journal: spent.recovery,
+            failure: Some(Failed { retry_at, refresh_at: retry_at, error }),
+        };
+        count("client_fault");
+        let let_go = self.let_go(connection, &release).await;
+        if let Some(config) = config.filter(|config| self.0.alerts.refuse(config)) {
+            tracing::error!(
+                app_config.id = %config.id, provider = %connection.provider, site = %connection.site, error,
+                "the provider refuses an app configuration; correct its client id and secret. No account is renewed with it until then"
+            );
+            let facts = json!({ "app_config": config.id, "provider": connection.provider, "error": error });
+            let event = Event::new(&connection.site, &Actor::System, "refresh.failed").outcome(Outcome::Failed).facts(facts);
+            if let Err(error) = record(&self.0.outside.base, event).await {
+                tracing::warn!(error = ?error, "an alert could not be recorded");
+            }
+        }
+        match let_go {
+            Some(false) => Attempted::Again,
+            _ => Attempted::Failed(app_refused().after(pause)),
+        }
+    }
+
+    /// Ends a lease, with some patience for the database. Absent when it could not be done: then it runs out.
+    pub(super) async fn let_go(&self, connection: &Connection, release: &Release<'_>) -> Option<bool> {
+        for tried in 0..LET_GO_ATTEMPTS {
+            if tried > 0 {
+                tokio::time::sleep(backoff(i64::from(tried), Duration::from_millis(100), Duration::from_secs(2))).await;
+            }
+            let ended = async {
+                let mut tx = self.db().begin_bookkeeping().await?;
+                let ended = store::release(&mut tx, connection, release).await?;
+                tx.commit().await?;
+                Ok::<_, Error>(ended)
+            };
+            match ended.await {
+                Ok(ended) => return Some(ended),
+                Err(error) => {
+                    tracing::warn!(connection.id = %connection.id, error = ?error, "a refresh lease could not be given back")
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Whether what is stored now is what we spent: then nobody has renewed it, whatever moved the version.
+fn holds(account: &SecretMap, spent: &Spent) -> bool {
+    let name = if spent.connection.renewal == Renewal::Extend { "access_token" } else { "refresh_token" };
+    account.text(name).is_some_and(|there| there.matches(&spent.secret))
+}
+
+async fn try_needs_reauth(
+    base: &Base,
+    connection: &Connection,
+    lease: i64,
+    reason: &str,
+    error: &str,
+    actor: &Actor,
+) -> Result<bool> {
+    base.ring.derived(&base.db, &connection.site, AUDIT_LABEL).await?;
+    let mut tx = base.db.begin().await?;
+    let release = Release { lease, keep_journal: false, failure: None };
+    // The first write locks the row, so that the two are one.
+    if !store::release(&mut tx, connection, &release).await?
+        || !connection::set_needs_reauth(&mut tx, &connection.site, &connection.id, connection.version, reason, base.clock.now())
+            .await?
+    {
+        return Ok(false);
+    }
+    let facts = json!({ "provider": connection.provider, "reason": reason, "error": error, "version": connection.version });
+    let event = Event::new(&connection.site, actor, "refresh.needs_reauth").outcome(Outcome::Failed).connection(&connection.id);
+    base.audit.record(&mut tx, event.facts(facts)).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+async fn record(base: &Base, event: Event) -> Result<()> {
+    base.ring.derived(&base.db, &event.site, AUDIT_LABEL).await?;
+    let mut tx = base.db.begin_bookkeeping().await?;
+    base.audit.record(&mut tx, event).await?;
+    tx.commit().await
+}

@@ -1,0 +1,236 @@
+//! The columns of a connection that a refresh writes. Each write is one row and compares before it sets.
+//!
+//! Leases, journals and failures change nobody's authority and leave the epoch alone. What changes tokens or status
+//! moves it, because the sealed account and the status are among the facts that a decision may have cached.
+
+use std::time::Duration;
+
+use crate::{
+    clock::Timestamp,
+    connection::{Connection, Tokens},
+    db::{Db, Tx},
+    error::Result,
+    id::{ConnectionId, SiteId},
+    on, row,
+};
+
+/// Takes the lease and journals that this version is being spent under it: one statement, one commit.
+///
+/// False when anything moved since the row was read. `recovery` notes that the one recovery attempt for this version is
+/// being made.
+pub(super) async fn take_lease(
+    db: &Db,
+    connection: &Connection,
+    lease_as_read: i64,
+    holder: &str,
+    recovery: bool,
+) -> Result<bool> {
+    let mut tx = db.begin_bookkeeping().await?;
+    let changed = on!(&mut tx, |c| sqlx::query(
+        "UPDATE connections SET lease_number = lease_number + 1, lease_holder = $5, spending_version = version,
+            spending_lease = lease_number + 1, recovered_version = CASE WHEN $6 = 1 THEN version ELSE recovered_version END
+         WHERE site = $1 AND id = $2 AND version = $3 AND lease_number = $4 AND status = 'active'"
+    )
+    .bind(connection.site.as_str())
+    .bind(connection.id.as_str())
+    .bind(connection.version)
+    .bind(lease_as_read)
+    .bind(holder)
+    .bind(i64::from(recovery))
+    .execute(c)
+    .await?
+    .rows_affected());
+    tx.commit().await?;
+    Ok(changed == 1)
+}
+
+/// How a lease ends without new tokens.
+pub(super) struct Release<'a> {
+    /// The lease that ends; another one is left alone.
+    pub(super) lease: i64,
+    /// Whether the journal stays: the version may have been spent.
+    pub(super) keep_journal: bool,
+    /// When to try again, and when the keeper should look again; absent leaves both and the count of failures alone.
+    pub(super) failure: Option<Failed<'a>>,
+}
+
+/// A failure as it is noted.
+pub(super) struct Failed<'a> {
+    pub(super) retry_at: Timestamp,
+    pub(super) refresh_at: Timestamp,
+    pub(super) error: &'a str,
+}
+
+/// Ends a lease. False when it is not that lease any more, or the tokens changed meanwhile.
+///
+/// The recovery attempt counts as not made: what ends a lease without new tokens and without ending the connection is an
+/// attempt of which we know that it spent nothing.
+pub(super) async fn release(tx: &mut Tx, connection: &Connection, release: &Release<'_>) -> Result<bool> {
+    let failure = release.failure.as_ref();
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE connections SET lease_holder = NULL, spending_version = CASE WHEN $5 = 1 THEN version ELSE NULL END,
+            spending_lease = CASE WHEN $5 = 1 THEN spending_lease ELSE NULL END, recovered_version = NULL,
+            failures = failures + $6, retry_at = COALESCE($7, retry_at),
+            refresh_at = CASE WHEN refresh_at IS NULL THEN NULL ELSE COALESCE($8, refresh_at) END,
+            last_error = COALESCE($9, last_error)
+         WHERE site = $1 AND id = $2 AND version = $3 AND lease_number = $4"
+    )
+    .bind(connection.site.as_str())
+    .bind(connection.id.as_str())
+    .bind(connection.version)
+    .bind(release.lease)
+    .bind(i64::from(release.keep_journal))
+    .bind(i64::from(failure.is_some()))
+    .bind(failure.map(|f| f.retry_at.0))
+    .bind(failure.map(|f| f.refresh_at.0))
+    .bind(failure.map(|f| f.error))
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
+/// Notes that a refresh could not even be asked for. Only while nobody holds the lease.
+pub(super) async fn note_failure(db: &Db, connection: &Connection, failed: &Failed<'_>) -> Result<()> {
+    let mut tx = db.begin_bookkeeping().await?;
+    on!(&mut tx, |c| {
+        sqlx::query(
+        "UPDATE connections SET failures = failures + 1, retry_at = $4, refresh_at = CASE WHEN refresh_at IS NULL THEN NULL ELSE $5 END,
+            last_error = $6
+         WHERE site = $1 AND id = $2 AND version = $3 AND status = 'active' AND lease_holder IS NULL"
+    )
+    .bind(connection.site.as_str())
+    .bind(connection.id.as_str())
+    .bind(connection.version)
+    .bind(failed.retry_at.0)
+    .bind(failed.refresh_at.0)
+    .bind(failed.error)
+    .execute(c)
+    .await
+    .map(|_| ())?
+    });
+    tx.commit().await
+}
+
+/// Tells the keeper to look again later, or never: nothing can be done about this version before.
+pub(super) async fn park(db: &Db, connection: &Connection, now: Timestamp, refresh_at: Option<Timestamp>) -> Result<()> {
+    let mut tx = db.begin_bookkeeping().await?;
+    on!(&mut tx, |c| sqlx::query(
+        "UPDATE connections SET refresh_at = $5
+         WHERE site = $1 AND id = $2 AND version = $3 AND refresh_at <= $4"
+    )
+    .bind(connection.site.as_str())
+    .bind(connection.id.as_str())
+    .bind(connection.version)
+    .bind(now.0)
+    .bind(refresh_at.map(|t| t.0))
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    tx.commit().await
+}
+
+/// Claims the one forced refresh of a minute. False when it was claimed already, or the tokens changed meanwhile.
+pub(super) async fn claim_forced(db: &Db, connection: &Connection, now: Timestamp, every: Duration) -> Result<bool> {
+    let mut tx = db.begin_bookkeeping().await?;
+    // A time that lies in the future was written by a clock that ran ahead; it must not lock us out.
+    let changed = on!(&mut tx, |c| {
+        sqlx::query(
+        "UPDATE connections SET forced_at = $4
+         WHERE site = $1 AND id = $2 AND version = $3 AND status = 'active' AND (forced_at IS NULL OR forced_at <= $5 OR forced_at > $6)"
+    )
+    .bind(connection.site.as_str())
+    .bind(connection.id.as_str())
+    .bind(connection.version)
+    .bind(now.0)
+    .bind(now.minus(every).0)
+    .bind(now.plus(every).0)
+    .execute(c)
+    .await?
+    .rows_affected()
+    });
+    tx.commit().await?;
+    Ok(changed == 1)
+}
+
+/// Writes new tokens over the revision that was read, and moves the version. False when the row changed meanwhile.
+///
+/// The lease ends if it is still ours; another one is left to its holder, who will find the version moved.
+pub(super) async fn write_tokens(
+    tx: &mut Tx,
+    old: &Connection,
+    sealed: &[u8],
+    tokens: &Tokens,
+    lease: i64,
+    now: Timestamp,
+) -> Result<bool> {
+    let changed = on!(tx, |c| {
+        sqlx::query(
+        "UPDATE connections SET status = 'active', status_reason = NULL, sealed = $5, version = version + 1, revision = revision + 1,
+            scopes = COALESCE($6, scopes), renewal = $7, access_expires_at = $8, access_issued_at = $9,
+            usual_life = COALESCE($10, usual_life), refresh_expires_at = COALESCE($11, refresh_expires_at), refresh_at = $12,
+            last_refreshed_at = $13, updated_at = $13, failures = 0, retry_at = NULL, last_error = NULL,
+            lease_holder = CASE WHEN lease_number = $14 THEN NULL ELSE lease_holder END,
+            spending_version = CASE WHEN lease_number = $14 THEN NULL ELSE spending_version END,
+            spending_lease = CASE WHEN lease_number = $14 THEN NULL ELSE spending_lease END
+         WHERE site = $1 AND id = $2 AND version = $3 AND revision = $4 AND status <> 'revoked'"
+    )
+    .bind(old.site.as_str())
+    .bind(old.id.as_str())
+    .bind(old.version)
+    .bind(old.revision)
+    .bind(sealed)
+    .bind(tokens.scopes.as_ref().map(|scopes| serde_json::json!(scopes).to_string()))
+    .bind(tokens.renewal.as_str())
+    .bind(tokens.expires_at.map(|t| t.0))
+    .bind(tokens.issued_at.map(|t| t.0))
+    .bind(tokens.usual_life)
+    .bind(tokens.refresh_expires_at.map(|t| t.0))
+    .bind(tokens.refresh_at.map(|t| t.0))
+    .bind(now.0)
+    .bind(lease)
+    .execute(c)
+    .await?
+    .rows_affected()
+    });
+    Ok(changed == 1)
+}
+
+row! {
+    /// A connection that the keeper should look at.
+    #[derive(Clone, Debug)]
+    pub(super) struct Due {
+        pub(super) site: String,
+        pub(super) id: String,
+        pub(super) provider: String,
+        pub(super) refresh_at: i64,
+    }
+}
+
+impl Due {
+    /// Before every row.
+    pub(super) fn start() -> Self {
+        Self { site: String::new(), id: String::new(), provider: String::new(), refresh_at: i64::MIN }
+    }
+
+    pub(super) fn ids(&self) -> Result<(SiteId, ConnectionId)> {
+        Ok((self.site.parse()?, self.id.parse()?))
+    }
+}
+
+/// The next connections that are due, after this one, in the order in which they became so.
+pub(super) async fn due(db: &Db, now: Timestamp, after: &Due, limit: i64) -> Result<Vec<Due>> {
+    Ok(on!(db, |c| sqlx::query_as(
+        "SELECT site, id, provider, refresh_at FROM connections
+         WHERE refresh_at IS NOT NULL AND refresh_at <= $1 AND refresh_at >= $2
+           AND (refresh_at > $2 OR site > $3 OR (site = $3 AND id > $4)) AND status = 'active'
+         ORDER BY refresh_at, site, id LIMIT $5"
+    )
+    .bind(now.0)
+    .bind(after.refresh_at)
+    .bind(&after.site)
+    .bind(&after.id)
+    .bind(limit)
+    .fetch_all(c)
+    .await?))
+}
