@@ -38,7 +38,7 @@ const STORE_TRIES: u32 = 4;
 
 /// The error codes of RFC 6749 section 4.1.2.1, and those OpenID Connect adds: the only words of a provider that we
 /// repeat.
-const ERROR_WORDS: [&str; 11] = [
+pub const ERROR_WORDS: [&str; 11] = [
     "access_denied",
     "invalid_request",
     "unauthorized_client",

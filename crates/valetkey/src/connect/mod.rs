@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use url::form_urlencoded;
 
-pub use callback::{Answer, callback};
+pub use callback::{Answer, ERROR_WORDS, callback};
 
 use crate::{
     base::Base,

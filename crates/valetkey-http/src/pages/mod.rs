@@ -1,0 +1,300 @@
+//! The pages a person sees while connecting an account, and the callback that providers send browsers to.
+//!
+//! | route | |
+//! |---|---|
+//! | `GET /` | what this is |
+//! | `GET /connect/{link}` | the page behind a link: who is linked to what, and the question |
+//! | `POST /connect/{link}` | the platform's assertion for this browser, or the person's answer |
+//! | `GET /callback/{provider}` | the way back from the provider; always redirects, so that the code leaves the URL |
+//! | `GET /connect/done` | the outcome, where a session has no `return_to` |
+//!
+//! Pages are made on the server and hold no script. They are not framed, not cached, and send no referrer. Nothing here
+//! decides: each handler takes a request apart, asks one function of [`valetkey::connect`], and shows the answer.
+
+mod answer;
+mod cookies;
+mod outcome;
+
+use askama::Template;
+use axum::{
+    Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, RawQuery, State},
+    response::Response,
+    routing::{MethodRouter, get},
+};
+use http::{HeaderMap, StatusCode, header};
+use tokio_util::task::TaskTracker;
+use url::{Url, form_urlencoded};
+use valetkey::{
+    Code, Error, Result,
+    base::Outside,
+    connect::{self, session, session::Proof, session::View},
+    id::ProviderName,
+    principal::Owner,
+    secret::Secret,
+};
+
+use self::{
+    answer::{Forms, page, redirect, style},
+    cookies::Cookies,
+};
+
+/// The largest form, in bytes: an assertion is at most 4 KiB.
+const MAX_FORM: usize = 16 * 1024;
+
+/// What the pages stand on.
+#[derive(Clone)]
+pub struct Deps {
+    /// The broker's way outside.
+    pub outside: Outside,
+    /// Where flows that are being finished run. Shutdown closes it and waits, so that no issued token is lost.
+    pub tasks: TaskTracker,
+}
+
+/// The pages and the callback.
+pub fn router(deps: Deps) -> Router {
+    Router::new()
+        .route("/", only_get(get(home)))
+        .route("/assets/page.css", only_get(get(style)))
+        .route("/connect/done", only_get(get(outcome::done)))
+        // A look that asks for the head alone must not bind the link to itself, nor use up a flow.
+        .route("/connect/{link}", only_get(get(open).post(answer_form)))
+        .route("/callback/{provider}", only_get(get(callback)))
+        .layer(DefaultBodyLimit::max(MAX_FORM))
+        .with_state(deps)
+}
+
+fn only_get(route: MethodRouter<Deps>) -> MethodRouter<Deps> {
+    let refused = || async { failed(&Error::new(Code::MethodRefused, "this address does not take that method")) };
+    route.head(refused).fallback(refused)
+}
+
+#[derive(Template)]
+#[template(path = "home.html")]
+struct Home;
+
+async fn home() -> Response {
+    page(StatusCode::OK, &Home, &Forms::None)
+}
+
+#[derive(Template)]
+#[template(path = "consent.html")]
+struct Consent {
+    view: View,
+    csrf: Secret,
+    action: String,
+    is_site: bool,
+    reach: String,
+    returns_to: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "proof.html")]
+struct NeedsProof {
+    view: View,
+}
+
+#[derive(Template)]
+#[template(path = "error.html")]
+struct Failed<'a> {
+    message: &'a str,
+    code: &'static str,
+}
+
+/// `GET /connect/{link}`
+async fn open(State(deps): State<Deps>, Path(link): Path<String>, headers: HeaderMap) -> Response {
+    let link = Secret::new(link);
+    let cookies = Cookies::new(&deps.outside, &headers);
+    let known = cookies.visit(&session::visit_key(&link));
+    match session::visit(&deps.outside, &link, known.as_ref()).await {
+        Ok(visit) => {
+            let Some(csrf) = visit.csrf else { return page(StatusCode::OK, &NeedsProof { view: visit.view }, &Forms::None) };
+            let forms = forms_of(&visit.view);
+            let consent = Consent {
+                action: format!("/connect/{}", link.expose()),
+                is_site: visit.view.owner == Owner::Site,
+                reach: reach(&visit.view),
+                returns_to: visit.view.return_to.as_deref().and_then(host_of),
+                view: visit.view,
+                csrf,
+            };
+            let mut response = page(StatusCode::OK, &consent, &forms);
+            if let Some(fresh) = visit.fresh {
+                cookies.set_visit(&mut response, &fresh);
+            }
+            response
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// `POST /connect/{link}`: `assertion` from the platform's page, or `csrf` and `decision` from ours.
+async fn answer_form(State(deps): State<Deps>, Path(link): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
+    let link = Secret::new(link);
+    let cookies = Cookies::new(&deps.outside, &headers);
+    match take_answer(&deps, &link, &headers, &cookies, &body).await {
+        Ok(response) => response,
+        Err(error) => failed(&error),
+    }
+}
+
+async fn take_answer(deps: &Deps, link: &Secret, headers: &HeaderMap, cookies: &Cookies, body: &[u8]) -> Result<Response> {
+    let form = Form::read(headers, body)?;
+    if let Some(assertion) = form.assertion {
+        let fresh = session::prove(&deps.outside, link, &assertion).await?;
+        let mut response = redirect(&format!("/connect/{}", link.expose()))?;
+        cookies.set_visit(&mut response, &fresh);
+        return Ok(response);
+    }
+    let incomplete = || Error::new(Code::InvalidRequest, "the form is not complete; open the link again");
+    let (csrf, decision) = (form.csrf.ok_or_else(incomplete)?, form.decision.ok_or_else(incomplete)?);
+    let key = session::visit_key(link);
+    let visit = cookies.visit(&key);
+    let mut response = match decision {
+        Decision::Approve => {
+            let started = session::approve(&deps.outside, link, visit.as_ref(), &csrf).await?;
+            // The code's way back is bound to this browser only now, after the person's word (R4).
+            let mut response = redirect(started.authorize_url.expose())?;
+            cookies.set_flow(&mut response, &started.binding, started.max_age);
+            response
+        }
+        Decision::Cancel => {
+            let ended = session::cancel(&deps.outside, link, visit.as_ref(), &csrf).await?;
+            redirect(&outcome::target(&ended))?
+        }
+    };
+    cookies.clear_visit(&mut response, &key);
+    Ok(response)
+}
+
+/// `GET /callback/{provider}`
+async fn callback(
+    State(deps): State<Deps>,
+    Path(provider): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    let cookies = Cookies::new(&deps.outside, &headers);
+    let parsed = provider.parse::<ProviderName>().map_err(|_| Code::NotFound).and_then(|provider| {
+        let answer = connect::Answer::parse(query.as_deref().unwrap_or_default()).map_err(|error| error.code())?;
+        Ok((provider, answer))
+    });
+    // A refusal redirects too: whatever the browser brought along shall not stay in its address bar.
+    let (location, key) = match parsed {
+        Ok((provider, answer)) => {
+            let key = answer.binding_key();
+            let binding = key.as_deref().and_then(|key| cookies.flow(key));
+            let ended = connect::callback(&deps.outside, &deps.tasks, &provider, answer, binding).await;
+            (outcome::target(&ended), key)
+        }
+        Err(code) => (outcome::failure(code), None),
+    };
+    match redirect(&location) {
+        Ok(mut response) => {
+            if let Some(key) = key {
+                cookies.clear_flow(&mut response, &key);
+            }
+            response
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// A fault as a page. What only the log may know goes there.
+fn failed(error: &Error) -> Response {
+    let status = match error.code() {
+        Code::InvalidRequest => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::Forbidden => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
+        Code::NotConfigured | Code::EngineMissing | Code::InvalidConfig => StatusCode::CONFLICT,
+        Code::StorageFailed | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    if status.is_server_error() {
+        tracing::error!(error = ?error, "a page failed");
+    } else {
+        tracing::debug!(error = ?error, "a page was refused");
+    }
+    page(status, &Failed { message: error.message(), code: error.code().as_str() }, &Forms::None)
+}
+
+/// What a person says in a form.
+#[derive(Clone, Copy)]
+enum Decision {
+    Approve,
+    Cancel,
+}
+
+#[derive(Default)]
+struct Form {
+    assertion: Option<Secret>,
+    csrf: Option<Secret>,
+    decision: Option<Decision>,
+}
+
+impl Form {
+    fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self> {
+        let odd = |why: &'static str| Error::new(Code::InvalidRequest, why);
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+            return Err(odd("a form is sent as application/x-www-form-urlencoded"));
+        }
+        let mut form = Self::default();
+        for (name, value) in form_urlencoded::parse(body) {
+            let twice = match &*name {
+                "assertion" => form.assertion.replace(Secret::new(value.into_owned())).is_some(),
+                "csrf" => form.csrf.replace(Secret::new(value.into_owned())).is_some(),
+                "decision" => {
+                    let decision = match &*value {
+                        "approve" => Decision::Approve,
+                        "cancel" => Decision::Cancel,
+                        _ => return Err(odd("a decision is approve or cancel")),
+                    };
+                    form.decision.replace(decision).is_some()
+                }
+                _ => false,
+            };
+            if twice {
+                return Err(odd("the form names a field twice"));
+            }
+        }
+        Ok(form)
+    }
+}
+
+/// Who will be able to act as the account, where it will belong to no person.
+fn reach(view: &View) -> String {
+    match &view.owner {
+        Owner::Site => format!(
+            "The account will belong to the site itself: whoever {} lets use it will act as the account you sign in with.",
+            view.site_title
+        ),
+        Owner::Agent(_) => format!(
+            "The account will belong to the agent itself: {} will act as the account you sign in with, also while nobody watches.",
+            view.owner_words
+        ),
+        Owner::User(_) => format!("{} will be able to use the account you sign in with.", view.owner_words),
+    }
+}
+
+/// Where the page's form may lead, by way of redirects: to the provider, and from there back and on to `return_to`.
+fn forms_of(view: &View) -> Forms {
+    let mut origins = vec![view.authorize_origin.clone()];
+    if let Some(url) = view.return_to.as_deref().and_then(|url| Url::parse(url).ok()) {
+        origins.push(url.origin().ascii_serialization());
+    }
+    Forms::To(origins)
+}
+
+fn host_of(url: &str) -> Option<String> {
+    let url = Url::parse(url).ok()?;
+    let host = url.host_str()?;
+    Some(match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    })
+}
