@@ -296,3 +296,17 @@ fn carries_app(definition: &Definition) -> bool {
     let Ok(text) = serde_json::to_string(proxy) else { return true };
     definition.fields_of(FieldLevel::App).any(|field| text.contains(&format!("field.{}", field.name)))
 }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refresh_token_is_never_revealed() {
+        let definition = crate::provider::Catalogue::embedded().unwrap().get(&"reddit".parse().unwrap()).unwrap().clone();
+        let mut account = SecretMap::default();
+        account.set_text("access_token", &Secret::new("at"));
+        account.set_text("refresh_token", &Secret::new("rt"));
+        let (secrets, _) = revealable(&definition, &account).unwrap();
+        assert_eq!(secrets.expose().keys().collect::<Vec<_>>(), ["access_token"]);
+    }
+}

@@ -171,6 +171,12 @@ impl Guarded {
     }
 }
 
+impl std::fmt::Debug for Guarded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Guarded")
+    }
+}
+
 impl Body for Guarded {
     type Data = Bytes;
     type Error = Error;

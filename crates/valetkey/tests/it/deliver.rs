@@ -62,7 +62,8 @@ impl Yard {
         });
         let agent = house.agent("a", Some("alice")).await;
         let issued = lab.control().issue("lab-client", "alice", "profile posts:read posts:write").unwrap();
-        let mut yard = Self { house, lab, deliverer, outside, agent, connection: ConnectionId::new(), access_token: issued.access_token };
+        let mut yard =
+            Self { house, lab, deliverer, outside, agent, connection: ConnectionId::new(), access_token: issued.access_token };
         yard.connection = yard.connect("user:alice", "").await;
         yard
     }
@@ -98,7 +99,14 @@ impl Yard {
         self.call(caller, Method::GET, path, HeaderMap::new(), Bytes::new()).await
     }
 
-    async fn call(&self, caller: &Caller, method: Method, path: &str, headers: HeaderMap, body: Bytes) -> Result<http::Response<Guarded>> {
+    async fn call(
+        &self,
+        caller: &Caller,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<http::Response<Guarded>> {
         self.call_host(caller, method, None, path, headers, body).await
     }
 
@@ -160,7 +168,7 @@ on_each_db! {
         for path in ["/echo%2dcredential", "/%65cho-credential", "/x/../echo-credential", "//echo-credential", "/..%2ftoken"] {
             assert!(yard.get(&caller, path).await.is_err(), "{path}");
         }
-        assert_eq!(yard.lab.control().requests("/api/echo-credential"), 0);
+        assert_eq!(yard.lab.control().requests("api"), 0);
     }
 
     async fn the_credential_goes_to_no_host_but_the_connections_own(db: Db) {
@@ -190,7 +198,7 @@ on_each_db! {
         let caller = yard.granted().await;
         let answer = yard.get(&caller, "/redirect?to=/api/me").await.unwrap();
         assert!(answer.status().is_redirection());
-        assert_eq!(yard.lab.control().requests("/api/me"), 0);
+        assert_eq!(yard.lab.control().requests("api"), 1);
     }
 
     async fn bodies_pass_unchanged_in_both_directions(db: Db) {
@@ -247,7 +255,7 @@ on_each_db! {
             assert!(yard.get(&caller, "/me").await.is_ok());
         }
         assert_eq!(yard.get(&caller, "/me").await.unwrap_err().code(), Code::GrantDenied);
-        assert_eq!(yard.lab.control().requests("/api/me"), 2);
+        assert_eq!(yard.lab.control().requests("api"), 2);
     }
 
     async fn a_private_address_is_refused_without_its_exact_exception(db: Db) {
@@ -342,6 +350,6 @@ on_each_db! {
         yard.house.grant(&yard.agent, &yard.connection, ForWhom::Owner).await;
         let carol = yard.caller(Some("carol")).await;
         assert_eq!(yard.get(&carol, "/me").await.unwrap_err().code(), Code::GrantDenied);
-        assert_eq!(yard.lab.control().requests("/api/me"), 0);
+        assert_eq!(yard.lab.control().requests("api"), 0);
     }
 }

@@ -6,6 +6,7 @@ mod arrows;
 mod audit;
 mod db;
 mod decision;
+mod deliver;
 mod lab_definition;
 mod seal;
 mod support;
