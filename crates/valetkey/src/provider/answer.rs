@@ -11,11 +11,12 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use base64::Engine as _;
 use http::{HeaderMap, StatusCode, header};
-use serde::de::{DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::{
+    definition::Slot,
     step::Step,
+    strict_json::json_value,
     value_path::ValuePath,
     words::{BodyFormat, ExpiresAtFormat, ExpiresFrom},
 };
@@ -26,9 +27,6 @@ use crate::{
 
 /// The largest answer that is read, in bytes. Token answers are a few KB; resource lists come in pages.
 pub const MAX_ANSWER: usize = 1024 * 1024;
-
-/// How deep an answer may nest.
-const MAX_DEPTH: usize = 24;
 
 /// The longest token that is taken, in bytes. It must still fit into a header.
 const MAX_TOKEN: usize = 16 * 1024;
@@ -222,6 +220,18 @@ impl Step {
         let found = entries.iter().filter(counts).take(MAX_ENTRIES).map(|entry| self.outputs(entry, status));
         // An entry without any of the things asked for is no candidate (a page without an Instagram account).
         found.filter(|outputs| !matches!(outputs, Ok(o) if o.id.is_none() && o.scope.is_none() && o.token.is_none())).collect()
+    }
+
+    /// The token of a slot, read out of the whole answer that this step brought; absent where it holds none.
+    pub fn read_slot(&self, slot: &Slot, answer: &Outputs, status: StatusCode) -> Result<Option<Outputs>, StepFailure> {
+        let step = Step { out: slot.out.clone(), token_types: Vec::new(), default_expires_in: None, ..self.clone() };
+        let mut raw = Value::Object(answer.raw.expose().clone());
+        let outputs = step.outputs(&raw, status);
+        if let Value::Object(copy) = raw.take() {
+            // Wiped where it is dropped.
+            drop(SecretMap::new(copy));
+        }
+        outputs.map(|outputs| outputs.access_token.is_some().then_some(outputs))
     }
 
     fn parse(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<Value, StepFailure> {
@@ -493,86 +503,4 @@ fn form_object(body: &[u8]) -> Option<Value> {
         }
     }
     (!map.is_empty()).then_some(Value::Object(map))
-}
-
-/// JSON, read strictly: a repeated member is refused wherever it stands, since parsers differ in which one counts, and
-/// so is nesting that no provider needs.
-pub(super) fn json_value(body: &[u8]) -> Option<Value> {
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let value = Strict { depth: 0 }.deserialize(&mut deserializer).ok()?;
-    deserializer.end().ok()?;
-    Some(value)
-}
-
-struct Strict {
-    depth: usize,
-}
-
-impl Strict {
-    fn deeper<E: serde::de::Error>(&self) -> Result<Strict, E> {
-        if self.depth >= MAX_DEPTH { Err(E::custom("nested too deep")) } else { Ok(Strict { depth: self.depth + 1 }) }
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = Value;
-
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(self.deeper()?)? {
-            items.push(item);
-        }
-        Ok(Value::Array(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut members = Map::new();
-        while let Some(name) = map.next_key::<String>()? {
-            let value = map.next_value_seed(self.deeper()?)?;
-            if members.insert(name, value).is_some() {
-                return Err(serde::de::Error::custom("a member stands twice"));
-            }
-        }
-        Ok(Value::Object(members))
-    }
 }

@@ -265,20 +265,3 @@ fn invalid(problems: &[Problem]) -> Error {
     Error::new(Code::InvalidDefinition, "a built-in provider definition is wrong; the log says which")
         .with_detail(list.join("\n"))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_built_in_definition_loads() {
-        let files = EMBEDDED.files().map(|file| {
-            let name = file.path().file_stem().unwrap().to_str().unwrap().to_owned();
-            (name.clone(), format!("providers/{name}.toml"), file.contents_utf8().unwrap().to_owned(), Source::Embedded)
-        });
-        match Catalogue::default().with(files.collect(), Trust::Normal) {
-            Ok(catalogue) => assert_eq!(catalogue.len(), 39),
-            Err(problems) => panic!("{}", problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")),
-        }
-    }
-}

@@ -2,8 +2,9 @@
 //! none, and calls of our own that the proxy would let an agent make.
 
 use super::{
-    definition::{Definition, HostRule, Identity, Inject},
+    definition::{Definition, Identity},
     load_step::Steps,
+    proxy::{HostRule, Inject},
     spanned::Table,
     step::{JsonTemplate, Step},
     template::{Part, Template, Var},

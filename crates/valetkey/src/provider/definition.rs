@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
 use super::{
     field::Field,
-    pattern::PathPattern,
+    proxy::Proxy,
     step::{OutPaths, Step},
     template::{Template, Vars},
     url_template::UrlTemplate,
@@ -209,6 +209,7 @@ pub struct OAuth1 {
     /// The signature method.
     pub signature: OAuth1Signature,
     /// How long the temporary secret is kept.
+    #[serde(serialize_with = "duration_text")]
     pub temp_ttl: Duration,
     /// The callback parameter that says the person refused.
     pub denied_param: Option<String>,
@@ -225,8 +226,10 @@ pub struct Jwt {
     #[serde(serialize_with = "as_map")]
     pub claims: Vec<(String, Template)>,
     /// How far `iat` lies in the past, against clocks that run behind.
+    #[serde(serialize_with = "duration_text")]
     pub backdate: Duration,
     /// From now to `exp`.
+    #[serde(serialize_with = "duration_text")]
     pub ttl: Duration,
 }
 
@@ -265,10 +268,13 @@ pub struct Refresh {
     /// The request; absent only where the strategy is `none`.
     pub step: Option<Step>,
     /// How long before the expiry a refresh is due.
+    #[serde(serialize_with = "duration_text")]
     pub before: Duration,
     /// The usual life of an access token, where it is known.
+    #[serde(serialize_with = "optional_duration_text")]
     pub access_ttl: Option<Duration>,
     /// How old a token must be before the provider renews it.
+    #[serde(serialize_with = "optional_duration_text")]
     pub min_age: Option<Duration>,
     /// Whether an expired access token can still be renewed.
     pub accept_expired: bool,
@@ -277,8 +283,10 @@ pub struct Refresh {
     /// Whether using an old refresh token kills all that came from it.
     pub replay_kills_family: bool,
     /// How long an old refresh token still answers after a rotation; absent: not at all, or unknown.
+    #[serde(serialize_with = "optional_duration_text")]
     pub grace: Option<Duration>,
     /// The life of the refresh token.
+    #[serde(serialize_with = "optional_duration_text")]
     pub refresh_ttl: Option<Duration>,
     /// Whether a refresh starts that life anew.
     pub refresh_ttl_sliding: bool,
@@ -303,11 +311,20 @@ pub enum Fallback {
 /// How tokens are revoked at the provider.
 #[derive(Clone, Debug, Serialize)]
 pub struct Revoke {
-    /// The calls, in order; one whose token the connection does not have is left out (see
-    /// [`Step::applies`]). Refresh token first, then access token (RFC 7009 section 2.1).
+    /// The calls, in order: refresh token first, then access token (RFC 7009 section 2.1).
     pub steps: Vec<Step>,
     /// What dies with it.
     pub kills: Kills,
+}
+
+impl Revoke {
+    /// The calls to make for one connection, in order. A call whose token the connection does not have is left out
+    /// ([`Step::applies`]). Where more than the named token dies with a call, the first is all: a second one would only
+    /// be told that its token is unknown.
+    pub fn calls<'r>(&'r self, vars: &'r Vars<'_>) -> impl Iterator<Item = &'r Step> {
+        let most = if self.kills == Kills::Token { usize::MAX } else { 1 };
+        self.steps.iter().filter(|step| step.applies(vars)).take(most)
+    }
 }
 
 /// Who the account is.
@@ -346,183 +363,12 @@ impl Serialize for Identity {
 #[derive(Clone, Debug, Serialize)]
 pub struct Slot {
     /// How long it lives; absent: as the answer says, or until revoked.
+    #[serde(serialize_with = "optional_duration_text")]
     pub ttl: Option<Duration>,
     /// The scopes asked for it.
     pub scopes: Vec<String>,
     /// Where the token answer holds it; empty where a resource list brings it.
     pub out: OutPaths,
-}
-
-/// How calls are proxied.
-#[derive(Clone, Debug, Serialize)]
-pub struct Proxy {
-    /// What relative paths are added to.
-    pub base_url: Option<UrlTemplate>,
-    /// The hosts a credential may be sent to.
-    pub hosts: Vec<HostRule>,
-    /// For a host named here, the only paths that may be called.
-    pub path_allow: Vec<(String, Vec<PathPattern>)>,
-    /// Headers added to every call where the caller sends none of that name.
-    pub headers: Vec<(String, Template)>,
-    /// Where the credential goes.
-    pub inject: Vec<Inject>,
-    /// Query parameters that a caller may not send; they are cut off.
-    pub strip_query: Vec<String>,
-    /// The slots whose token may be used; empty: the connection's own.
-    pub slots: Vec<String>,
-    /// The provider's own limit.
-    pub rate_limit: Option<RateLimit>,
-    /// The provider's own limit for a day.
-    pub daily_limit: Option<u32>,
-    /// What mints, refreshes, lists or revokes credentials at these hosts: never proxied.
-    pub credential_paths: Vec<PathPattern>,
-    /// Why there is none, where there is none.
-    pub credential_paths_none_reason: Option<String>,
-    /// Query parameters that make an answer hold a credential: never proxied.
-    pub credential_query: Vec<CredentialQuery>,
-    /// Whether `%2F` may stand in a path.
-    pub allow_encoded_slashes: bool,
-    /// Whether method-override headers and queries may pass.
-    pub allow_method_override: bool,
-    /// Whether batch endpoints may be called.
-    pub allow_batch: bool,
-}
-
-impl Proxy {
-    /// The hosts of one connection: host names in lower case, with `:port` where an instance names another than 443.
-    pub fn host_set(&self, vars: &Vars<'_>) -> Result<Vec<String>> {
-        self.hosts.iter().map(|rule| rule.render(vars)).collect()
-    }
-
-    /// Whether this call would mint, refresh, list or revoke a credential. `path` is what is sent, without the query.
-    pub fn is_credential_path(&self, method: &http::Method, host: &str, path: &[u8]) -> bool {
-        self.credential_paths.iter().any(|pattern| pattern.catches(method.as_str(), host, path))
-    }
-
-    /// Whether this query asks for a credential in the answer.
-    pub fn is_credential_query(&self, query: &str) -> bool {
-        self.credential_query.iter().any(|rule| rule.matches(query))
-    }
-
-    /// Whether the path may be called at that host: yes, unless `path_allow` names the host and not the path.
-    pub fn path_is_allowed(&self, method: &http::Method, host: &str, path: &[u8]) -> bool {
-        match self.path_allow.iter().find(|(name, _)| name.eq_ignore_ascii_case(host)) {
-            Some((_, patterns)) => patterns.iter().any(|pattern| pattern.matches(method.as_str(), host, path)),
-            None => true,
-        }
-    }
-}
-
-/// A host that a credential may be sent to.
-#[derive(Clone, Debug)]
-pub enum HostRule {
-    /// This one.
-    Exact(String),
-    /// The host of an instance that was fixed at connect.
-    Instance(Template),
-}
-
-impl HostRule {
-    /// The host name in lower case, with `:port` where the instance names another than 443.
-    pub fn render(&self, vars: &Vars<'_>) -> Result<String> {
-        match self {
-            HostRule::Exact(host) => Ok(host.clone()),
-            HostRule::Instance(template) => match template.render(vars)? {
-                Some(host) => Ok(host.expose().to_ascii_lowercase()),
-                None => Err(Error::new(Code::NotConfigured, "the account has no instance; connect it again")),
-            },
-        }
-    }
-}
-
-impl Serialize for HostRule {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            HostRule::Exact(host) => serializer.serialize_str(host),
-            HostRule::Instance(template) => template.serialize(serializer),
-        }
-    }
-}
-
-/// A query parameter that makes an answer hold a credential.
-#[derive(Clone, Debug, Serialize)]
-pub struct CredentialQuery {
-    /// The parameter; compared without regard to ASCII case.
-    pub name: String,
-    /// The word in its value; compared the same way.
-    pub contains: String,
-}
-
-impl CredentialQuery {
-    /// Whether the query holds the word, plain or escaped once or twice.
-    pub fn matches(&self, query: &str) -> bool {
-        let word = self.contains.to_ascii_lowercase();
-        url::form_urlencoded::parse(query.as_bytes()).any(|(name, value)| {
-            // A second round: some servers decode twice.
-            let value = percent_encoding::percent_decode_str(&value).decode_utf8_lossy().to_ascii_lowercase();
-            name.eq_ignore_ascii_case(&self.name) && value.contains(&word)
-        })
-    }
-}
-
-/// Where the credential of a proxied call goes. Injected last.
-#[derive(Clone, Debug, Serialize)]
-#[serde(tag = "in", rename_all = "snake_case")]
-pub enum Inject {
-    /// A header; one of that name that the caller sent is replaced.
-    Header {
-        /// Its name.
-        name: String,
-        /// Its value.
-        value: Template,
-        /// Whether it is left out when its value is empty, rather than an error.
-        omit_empty: bool,
-    },
-    /// A query parameter.
-    Query {
-        /// Its name.
-        name: String,
-        /// Its value.
-        value: Template,
-        /// Whether it is left out when its value is empty.
-        omit_empty: bool,
-    },
-    /// A member of a form body.
-    Form {
-        /// Its name.
-        name: String,
-        /// Its value.
-        value: Template,
-        /// Whether it is left out when its value is empty.
-        omit_empty: bool,
-    },
-    /// A member of a JSON object body.
-    Json {
-        /// Its name.
-        name: String,
-        /// Its value.
-        value: Template,
-        /// Whether it is left out when its value is empty.
-        omit_empty: bool,
-    },
-    /// HTTP Basic (RFC 7617).
-    Basic {
-        /// The name.
-        user: Template,
-        /// The password.
-        password: Template,
-    },
-    /// An OAuth 1.0a signature over the final request.
-    Oauth1Signature,
-}
-
-/// So many calls in so much time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct RateLimit {
-    /// How many.
-    pub count: u32,
-    /// In how much time.
-    pub per: Duration,
 }
 
 /// Where a definition came from.
@@ -535,6 +381,23 @@ pub enum Source {
     File(PathBuf),
     /// A text handed over by a program, under this name.
     Text(String),
+}
+
+/// Writes a duration as definition files do: `15m`.
+pub(super) fn duration_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    let seconds = duration.as_secs();
+    let units = [(24 * 3600, "d"), (3600, "h"), (60, "m")];
+    let whole = units.iter().find(|(unit, _)| seconds >= *unit && seconds % unit == 0);
+    let (count, unit) = whole.map_or((seconds, "s"), |(unit, letter)| (seconds / unit, *letter));
+    serializer.collect_str(&format_args!("{count}{unit}"))
+}
+
+/// Writes a duration that may be absent.
+pub(super) fn optional_duration_text<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => duration_text(duration, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 /// Pairs written as an object.

@@ -12,7 +12,7 @@ use super::{
     definition::{Definition, Identity, Jwt, Mail, Session, Slot, Source, Variants},
     field::{Field, FieldPattern, is_loopback, origin},
     load_step::Steps,
-    spanned::{Item, Node, NodeValue, Problems, Table, free_texts},
+    spanned::{Item, Node, NodeValue, Problems, Table, free_texts, unknown_key},
     step::OutPaths,
     template::{Names, Template},
     url_template::{UrlTemplate, check_authority},
@@ -387,7 +387,7 @@ impl<'a> Loader<'a> {
             let known = super::answer::OUT_NAMES;
             match name.strip_prefix("extra.") {
                 None if known.contains(&name) => {}
-                None => out.allow(known),
+                None => item.report(unknown_key(name, known)),
                 Some(extra) if !is_name(extra) => item.report("an extra's name is made of a-z, 0-9 and _"),
                 Some(extra) if known.contains(&extra) => {
                     item.report(format!("`{extra}` is a name of its own: leave out `extra.`"))

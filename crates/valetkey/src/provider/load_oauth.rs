@@ -262,7 +262,10 @@ impl Steps<'_, '_> {
             RefreshStrategy::RefreshToken => match oauth2 {
                 Some(oauth2) => self.standard_refresh(&table, oauth2),
                 None => {
-                    table.missing("url", "only oauth2 has a standard refresh request");
+                    // An oauth2 section that could not be read has been reported.
+                    if self.loader.kind != Kind::OAuth2 {
+                        table.missing("url", "only oauth2 has a standard refresh request");
+                    }
                     None
                 }
             },
@@ -270,7 +273,7 @@ impl Steps<'_, '_> {
                 Some(name) => {
                     table.allow(REFRESH);
                     let exchange = oauth2.and_then(|oauth2| oauth2.exchange.iter().find(|(known, _)| known == name));
-                    if exchange.is_none() {
+                    if exchange.is_none() && oauth2.is_some() {
                         table.wrong("use", format!("there is no oauth2.exchange with the name \"{name}\""));
                     }
                     exchange.map(|(_, step)| step.clone())

@@ -1,10 +1,10 @@
 //! Reading the section `proxy`: where a credential may go, how it gets there, and what is never called.
 
 use super::{
-    definition::{CredentialQuery, HostRule, Inject, Proxy},
     load::{Loader, is_header_name},
     load_step::rate_limit,
     pattern::PathPattern,
+    proxy::{CredentialQuery, HostRule, Inject, Proxy},
     spanned::{Item, Table},
     template::{Part, Template, Var},
     url_template::check_authority,

@@ -4,8 +4,8 @@ use http::Method;
 use serde_json::Value;
 
 use super::{
-    definition::{Inject, Proxy, RateLimit},
     load::Loader,
+    proxy::{Inject, Proxy, RateLimit},
     spanned::{Item, NodeValue, Table, duration},
     step::{ClientStyle, FailWhen, JsonTemplate, OutPaths, Step, Test, Where},
     template::Template,

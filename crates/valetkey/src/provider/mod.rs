@@ -23,18 +23,23 @@ mod load;
 mod load_oauth;
 mod load_proxy;
 mod load_step;
+mod proxy;
 mod spanned;
+mod strict_json;
 mod template;
 mod url_template;
 mod value_path;
 mod words;
 
+#[cfg(test)]
+mod tests;
+
 pub use catalogue::{Catalogue, Problem, Trust};
 pub use definition::{
-    CredentialQuery, Definition, Fallback, HostRule, Identity, Inject, Jwt, Mail, OAuth1, OAuth2, Proxy, RateLimit, Refresh,
-    Revoke, Scopes, Session, Slot, Source, Variants,
+    Definition, Fallback, Identity, Jwt, Mail, OAuth1, OAuth2, Refresh, Revoke, Scopes, Session, Slot, Source, Variants,
 };
 pub use field::{Field, FieldPattern};
+pub use proxy::{CredentialQuery, HostRule, Inject, Proxy, RateLimit};
 pub use template::{Broker, Client, Template, Vars};
 pub use url_template::UrlTemplate;
 pub use value_path::ValuePath;

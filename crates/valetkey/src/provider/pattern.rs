@@ -139,9 +139,14 @@ impl PathPattern {
     /// Whether exactly these bytes are meant. For what is allowed.
     ///
     /// `path` is what is sent, from the first `/`, without the query. Methods and paths compare with regard to case,
-    /// hosts without.
+    /// hosts without. A path with a dot segment, plain or escaped, is never meant: `/a/**` is below `/a` for certain.
     pub fn matches(&self, method: &str, host: &str, path: &[u8]) -> bool {
         let Some(body) = path.strip_prefix(b"/") else { return false };
+        // Some server may resolve them, and be elsewhere.
+        let is_dots = |segment: &[u8]| segment == b"." || segment == b"..";
+        if decode(path).split(|b| matches!(b, b'/' | b'\\')).any(is_dots) {
+            return false;
+        }
         self.method.as_deref().is_none_or(|wanted| wanted == method)
             && self.host.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(host))
             && segments_match(&self.segments, self.below, &body.split(|b| *b == b'/').collect::<Vec<_>>())
@@ -336,6 +341,10 @@ mod tests {
 
     #[test]
     fn what_is_allowed_is_allowed_in_exactly_one_spelling() {
+        for path in ["/repos/../a", "/repos/%2e%2E/a", "/repos/x%2f..%2f..", "/repos/x/.", "/repos/x\\..\\y"] {
+            assert!(!matches("/repos/**", path), "{path} was allowed");
+        }
+        assert!(matches("/sites/**", "/sites/https%3A%2F%2Fa.example%2F/x") && matches("/a/**", "/a/..b/c."));
         for path in ["/Repos/a", "/repos/%61", "/repos//a", "/repos/a/", "/repos/./a", "repos/a", "", "/repos"] {
             assert!(!matches("/repos/a", path), "{path} was allowed");
         }

@@ -227,11 +227,7 @@ impl<'a> Table<'a> {
     pub(super) fn allow(&self, known: &[&str]) {
         for (key, node) in self.entries {
             if !known.contains(&key.as_str()) {
-                let hint = match nearest(key, known) {
-                    Some(near) => format!("unknown key; did you mean `{near}`?"),
-                    None => format!("unknown key; the keys here are {}", known.join(", ")),
-                };
-                self.problems.add(&node.place, &self.key(key), hint);
+                self.problems.add(&node.place, &self.key(key), unknown_key(key, known));
             }
         }
     }
@@ -428,6 +424,14 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     }
     let seconds = digits.parse::<u64>().ok()?.checked_mul(seconds)?;
     (1..=TEN_YEARS).contains(&seconds).then(|| Duration::from_secs(seconds))
+}
+
+/// What to say of a key that is not known.
+pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
+    match nearest(key, known) {
+        Some(near) => format!("unknown key; did you mean `{near}`?"),
+        None => format!("unknown key; the keys here are {}", known.join(", ")),
+    }
 }
 
 /// The known word that differs least, if it differs little.

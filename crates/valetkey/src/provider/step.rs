@@ -16,7 +16,8 @@ use zeroize::Zeroizing;
 
 pub use super::answer::{FailureClass, MAX_ANSWER, Outputs, StepFailure};
 use super::{
-    definition::{Inject, RateLimit, as_map},
+    definition::{as_map, optional_duration_text},
+    proxy::{Inject, RateLimit},
     template::{Client, Template, Vars},
     url_template::UrlTemplate,
     value_path::ValuePath,
@@ -65,6 +66,7 @@ pub struct Step {
     /// What is read out of the answer.
     pub out: OutPaths,
     /// The lifetime when the answer names none.
+    #[serde(serialize_with = "optional_duration_text")]
     pub default_expires_in: Option<Duration>,
     /// How `expires_at` is written.
     pub expires_at_format: ExpiresAtFormat,

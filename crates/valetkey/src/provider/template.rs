@@ -86,13 +86,13 @@ pub struct Broker<'a> {
     pub app_id: &'a str,
     /// Its version.
     pub version: &'a str,
-    /// Where it is reached.
+    /// Where it is reached, or where the program comes from.
     pub url: &'a str,
 }
 
 impl Default for Broker<'_> {
     fn default() -> Self {
-        Self { app_id: "valetkey", version: env!("CARGO_PKG_VERSION"), url: "" }
+        Self { app_id: "valetkey", version: env!("CARGO_PKG_VERSION"), url: env!("CARGO_PKG_REPOSITORY") }
     }
 }
 

@@ -173,6 +173,10 @@ pub(super) fn check_authority(scheme: &str, authority: &str, loopback_http: bool
         }
         _ => return Err("a URL starts with https://".to_owned()),
     }
+    // The parser lets `*` and other signs pass as a name. An address in brackets is the one host with colons.
+    if !host.starts_with('[') && !host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+        return Err("a host is made of letters, digits, `-` and `.`".to_owned());
+    }
     let host = match url.port() {
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),

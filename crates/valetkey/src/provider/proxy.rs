@@ -1,0 +1,190 @@
+//! How calls are proxied at one provider: where a credential may go, how it gets there, and what is never called.
+
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::{
+    definition::{as_map, duration_text},
+    pattern::PathPattern,
+    template::{Template, Vars},
+    url_template::UrlTemplate,
+};
+use crate::error::{Code, Error, Result};
+
+/// How calls are proxied.
+#[derive(Clone, Debug, Serialize)]
+pub struct Proxy {
+    /// What relative paths are added to.
+    pub base_url: Option<UrlTemplate>,
+    /// The hosts a credential may be sent to.
+    pub hosts: Vec<HostRule>,
+    /// For a host named here, the only paths that may be called.
+    #[serde(serialize_with = "as_map")]
+    pub path_allow: Vec<(String, Vec<PathPattern>)>,
+    /// Headers added to every call where the caller sends none of that name.
+    #[serde(serialize_with = "as_map")]
+    pub headers: Vec<(String, Template)>,
+    /// Where the credential goes.
+    pub inject: Vec<Inject>,
+    /// Query parameters that a caller may not send; they are cut off.
+    pub strip_query: Vec<String>,
+    /// The slots whose token may be used; empty: the connection's own.
+    pub slots: Vec<String>,
+    /// The provider's own limit.
+    pub rate_limit: Option<RateLimit>,
+    /// The provider's own limit for a day.
+    pub daily_limit: Option<u32>,
+    /// What mints, refreshes, lists or revokes credentials at these hosts: never proxied.
+    pub credential_paths: Vec<PathPattern>,
+    /// Why there is none, where there is none.
+    pub credential_paths_none_reason: Option<String>,
+    /// Query parameters that make an answer hold a credential: never proxied.
+    pub credential_query: Vec<CredentialQuery>,
+    /// Whether `%2F` may stand in a path.
+    pub allow_encoded_slashes: bool,
+    /// Whether method-override headers and queries may pass.
+    pub allow_method_override: bool,
+    /// Whether batch endpoints may be called.
+    pub allow_batch: bool,
+}
+
+impl Proxy {
+    /// The hosts of one connection: host names in lower case, with `:port` where an instance names another than 443.
+    pub fn host_set(&self, vars: &Vars<'_>) -> Result<Vec<String>> {
+        self.hosts.iter().map(|rule| rule.render(vars)).collect()
+    }
+
+    /// Whether this call would mint, refresh, list or revoke a credential. `path` is what is sent, without the query.
+    pub fn is_credential_path(&self, method: &http::Method, host: &str, path: &[u8]) -> bool {
+        self.credential_paths.iter().any(|pattern| pattern.catches(method.as_str(), host, path))
+    }
+
+    /// Whether this query asks for a credential in the answer.
+    pub fn is_credential_query(&self, query: &str) -> bool {
+        self.credential_query.iter().any(|rule| rule.matches(query))
+    }
+
+    /// Whether the path may be called at that host: yes, unless `path_allow` names the host and not the path.
+    pub fn path_is_allowed(&self, method: &http::Method, host: &str, path: &[u8]) -> bool {
+        match self.path_allow.iter().find(|(name, _)| name.eq_ignore_ascii_case(host)) {
+            Some((_, patterns)) => patterns.iter().any(|pattern| pattern.matches(method.as_str(), host, path)),
+            None => true,
+        }
+    }
+}
+
+/// A host that a credential may be sent to.
+#[derive(Clone, Debug)]
+pub enum HostRule {
+    /// This one.
+    Exact(String),
+    /// The host of an instance that was fixed at connect.
+    Instance(Template),
+}
+
+impl HostRule {
+    /// The host name in lower case, with `:port` where the instance names another than 443.
+    pub fn render(&self, vars: &Vars<'_>) -> Result<String> {
+        match self {
+            HostRule::Exact(host) => Ok(host.clone()),
+            HostRule::Instance(template) => match template.render(vars)? {
+                Some(host) => Ok(host.expose().to_ascii_lowercase()),
+                None => Err(Error::new(Code::NotConfigured, "the account has no instance; connect it again")),
+            },
+        }
+    }
+}
+
+impl Serialize for HostRule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            HostRule::Exact(host) => serializer.serialize_str(host),
+            HostRule::Instance(template) => template.serialize(serializer),
+        }
+    }
+}
+
+/// A query parameter that makes an answer hold a credential.
+#[derive(Clone, Debug, Serialize)]
+pub struct CredentialQuery {
+    /// The parameter; compared without regard to ASCII case.
+    pub name: String,
+    /// The word in its value; compared the same way.
+    pub contains: String,
+}
+
+impl CredentialQuery {
+    /// Whether the query holds the word, plain or escaped once or twice.
+    pub fn matches(&self, query: &str) -> bool {
+        let word = self.contains.to_ascii_lowercase();
+        url::form_urlencoded::parse(query.as_bytes()).any(|(name, value)| {
+            // A second round: some servers decode twice.
+            let value = percent_encoding::percent_decode_str(&value).decode_utf8_lossy().to_ascii_lowercase();
+            // `fields[]` and `fields[0]` are `fields` to some servers.
+            let name = name.split('[').next().unwrap_or_default().trim();
+            name.eq_ignore_ascii_case(&self.name) && value.contains(&word)
+        })
+    }
+}
+
+/// Where the credential of a proxied call goes. Injected last.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "in", rename_all = "snake_case")]
+pub enum Inject {
+    /// A header; one of that name that the caller sent is replaced.
+    Header {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Template,
+        /// Whether it is left out when its value is empty, rather than an error.
+        omit_empty: bool,
+    },
+    /// A query parameter.
+    Query {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Template,
+        /// Whether it is left out when its value is empty.
+        omit_empty: bool,
+    },
+    /// A member of a form body.
+    Form {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Template,
+        /// Whether it is left out when its value is empty.
+        omit_empty: bool,
+    },
+    /// A member of a JSON object body.
+    Json {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Template,
+        /// Whether it is left out when its value is empty.
+        omit_empty: bool,
+    },
+    /// HTTP Basic (RFC 7617).
+    Basic {
+        /// The name.
+        user: Template,
+        /// The password.
+        password: Template,
+    },
+    /// An OAuth 1.0a signature over the final request.
+    Oauth1Signature,
+}
+
+/// So many calls in so much time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RateLimit {
+    /// How many.
+    pub count: u32,
+    /// In how much time.
+    #[serde(serialize_with = "duration_text")]
+    pub per: Duration,
+}
