@@ -309,10 +309,12 @@ impl Step {
             raw: SecretMap::default(),
         };
         // R31: a token of a type that we do not know is not used.
-        if let Some(kind) = &outputs.token_type {
-            if self.brings_token && !self.token_types.is_empty() && !self.token_types.contains(kind) {
-                return Err(unusable("unknown_token_type"));
-            }
+        if let Some(kind) = &outputs.token_type
+            && self.brings_token
+            && !self.token_types.is_empty()
+            && !self.token_types.contains(kind)
+        {
+            return Err(unusable("unknown_token_type"));
         }
         for (name, paths) in &self.out {
             let Some(name) = name.strip_prefix("extra.") else { continue };

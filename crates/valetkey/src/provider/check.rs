@@ -83,7 +83,7 @@ fn slots(definition: &Definition, top: &Table<'_>) {
         }
         Inject::Basic { .. } | Inject::Oauth1Signature => false,
     });
-    if uses_slot != !proxy.slots.is_empty() {
+    if uses_slot == proxy.slots.is_empty() {
         table.wrong("slots", "proxy.slots and slot.access_token in proxy.inject come together");
     }
 }

@@ -387,7 +387,7 @@ pub enum Source {
 pub(super) fn duration_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     let seconds = duration.as_secs();
     let units = [(24 * 3600, "d"), (3600, "h"), (60, "m")];
-    let whole = units.iter().find(|(unit, _)| seconds >= *unit && seconds % unit == 0);
+    let whole = units.iter().find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit));
     let (count, unit) = whole.map_or((seconds, "s"), |(unit, letter)| (seconds / unit, *letter));
     serializer.collect_str(&format_args!("{count}{unit}"))
 }

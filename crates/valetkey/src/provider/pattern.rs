@@ -82,10 +82,9 @@ impl PathPattern {
             Some((method, rest)) => (Some(method), rest),
             None => (None, text),
         };
-        if let Some(method) = method {
-            if method.is_empty() || method.len() > 20 || !method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') {
-                return refuse("starts with a method in capitals and one space, or with `/`");
-            }
+        let is_method = |text: &str| (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
+        if method.is_some_and(|method| !is_method(method)) {
+            return refuse("starts with a method in capitals and one space, or with `/`");
         }
         let (host, path) = match rest.strip_prefix("//") {
             Some(rest) => match rest.find('/') {
@@ -94,10 +93,9 @@ impl PathPattern {
             },
             None => (None, rest),
         };
-        if let Some(host) = &host {
-            if host.is_empty() || !host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b)) {
-                return refuse("names a whole host, without `*`");
-            }
+        let is_host = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b));
+        if host.as_ref().is_some_and(|host| !is_host(host)) {
+            return refuse("names a whole host, without `*`");
         }
         let Some(body) = path.strip_prefix('/') else { return refuse("has a path that starts with `/`") };
         if !path.bytes().all(is_path_byte) || !escapes_are_whole(path.as_bytes()) {
