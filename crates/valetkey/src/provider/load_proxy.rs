@@ -1,10 +1,11 @@
 //! Reading the section `proxy`: where a credential may go, how it gets there, and what is never called.
 
 use super::{
+    credential_query::CredentialQuery,
     load::{Loader, is_header_name},
     load_step::rate_limit,
     pattern::PathPattern,
-    proxy::{CredentialQuery, HostRule, Inject, Proxy},
+    proxy::{HostRule, Inject, Proxy},
     spanned::{Item, Table},
     template::{Part, Template, Var},
     url_template::check_authority,
@@ -24,6 +25,7 @@ const PROXY: &[&str] = &[
     "credential_paths",
     "credential_paths_none_reason",
     "credential_query",
+    "body_parameters",
     "allow_encoded_slashes",
     "allow_method_override",
     "allow_batch",
@@ -69,6 +71,9 @@ impl Loader<'_> {
         if reason.as_ref().is_some_and(|reason| reason.trim().is_empty() || !credential_paths.is_empty()) {
             table.wrong("credential_paths_none_reason", "says in words why the list is empty, and only then");
         }
+        if table.flag("body_parameters") && !table.has("credential_query") {
+            table.missing("credential_query", "body_parameters says where its rules hold");
+        }
         Proxy {
             base_url,
             hosts,
@@ -82,6 +87,7 @@ impl Loader<'_> {
             credential_paths,
             credential_paths_none_reason: reason,
             credential_query: table.list("credential_query").iter().filter_map(credential_query).collect(),
+            body_parameters: table.flag("body_parameters"),
             allow_encoded_slashes: table.flag("allow_encoded_slashes"),
             allow_method_override: table.flag("allow_method_override"),
             allow_batch: table.flag("allow_batch"),
@@ -190,5 +196,8 @@ fn patterns(items: &[Item<'_>]) -> Vec<PathPattern> {
 fn credential_query(item: &Item<'_>) -> Option<CredentialQuery> {
     let table = Table::of(item)?;
     table.allow(&["name", "contains"]);
-    Some(CredentialQuery { name: table.needed_text("name")?.to_owned(), contains: table.needed_text("contains")?.to_owned() })
+    Some(CredentialQuery {
+        name: table.needed_text("name")?.to_owned(),
+        contains: table.text("contains").unwrap_or_default().to_owned(),
+    })
 }

@@ -17,6 +17,7 @@ pub mod step;
 
 mod catalogue;
 mod check;
+mod credential_query;
 mod definition;
 mod field;
 mod load;
@@ -35,11 +36,12 @@ mod words;
 mod tests;
 
 pub use catalogue::{Catalogue, Problem, Trust};
+pub use credential_query::CredentialQuery;
 pub use definition::{
     Definition, Fallback, Identity, Jwt, Mail, OAuth1, OAuth2, Refresh, Revoke, Scopes, Session, Slot, Source, Variants,
 };
 pub use field::{Field, FieldPattern};
-pub use proxy::{CredentialQuery, HostRule, Inject, Proxy, RateLimit};
+pub use proxy::{HostRule, Inject, Proxy, RateLimit};
 pub use template::{Broker, Client, Template, Vars};
 pub use url_template::UrlTemplate;
 pub use value_path::ValuePath;

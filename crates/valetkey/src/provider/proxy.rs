@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::{
+    credential_query::{self, BodyKind, CredentialQuery},
     definition::{as_map, duration_text},
     pattern::PathPattern,
     template::{Template, Vars},
@@ -39,8 +40,11 @@ pub struct Proxy {
     pub credential_paths: Vec<PathPattern>,
     /// Why there is none, where there is none.
     pub credential_paths_none_reason: Option<String>,
-    /// Query parameters that make an answer hold a credential: never proxied.
+    /// Parameters that make an answer hold a credential, or turn the call into another one: never proxied.
     pub credential_query: Vec<CredentialQuery>,
+    /// Whether the provider reads parameters from a form or JSON body as from the query: then the rules of
+    /// `credential_query` hold there too, and such a body must be read before it is sent.
+    pub body_parameters: bool,
     /// Whether `%2F` may stand in a path.
     pub allow_encoded_slashes: bool,
     /// Whether method-override headers and queries may pass.
@@ -63,6 +67,19 @@ impl Proxy {
     /// Whether this query asks for a credential in the answer.
     pub fn is_credential_query(&self, query: &str) -> bool {
         self.credential_query.iter().any(|rule| rule.matches(query))
+    }
+
+    /// Whether a body with these headers must be read whole and shown to [`is_credential_body`](Self::is_credential_body)
+    /// before it is sent. Other bodies may be streamed.
+    pub fn body_must_be_read(&self, headers: &http::HeaderMap) -> bool {
+        self.body_parameters && !matches!(credential_query::kind(headers), BodyKind::Other)
+    }
+
+    /// Whether this body asks for a credential in the answer. A body that cannot be read as what it says it is counts
+    /// as one that does.
+    pub fn is_credential_body(&self, headers: &http::HeaderMap, body: &[u8]) -> bool {
+        let kind = credential_query::kind(headers);
+        self.body_parameters && self.credential_query.iter().any(|rule| rule.matches_body(kind, body))
     }
 
     /// Whether the path may be called at that host: yes, unless `path_allow` names the host and not the path.
@@ -102,29 +119,6 @@ impl Serialize for HostRule {
             HostRule::Exact(host) => serializer.serialize_str(host),
             HostRule::Instance(template) => template.serialize(serializer),
         }
-    }
-}
-
-/// A query parameter that makes an answer hold a credential.
-#[derive(Clone, Debug, Serialize)]
-pub struct CredentialQuery {
-    /// The parameter; compared without regard to ASCII case.
-    pub name: String,
-    /// The word in its value; compared the same way.
-    pub contains: String,
-}
-
-impl CredentialQuery {
-    /// Whether the query holds the word, plain or escaped once or twice.
-    pub fn matches(&self, query: &str) -> bool {
-        let word = self.contains.to_ascii_lowercase();
-        url::form_urlencoded::parse(query.as_bytes()).any(|(name, value)| {
-            // A second round: some servers decode twice.
-            let value = percent_encoding::percent_decode_str(&value).decode_utf8_lossy().to_ascii_lowercase();
-            // `fields[]` and `fields[0]` are `fields` to some servers.
-            let name = name.split('[').next().unwrap_or_default().trim();
-            name.eq_ignore_ascii_case(&self.name) && value.contains(&word)
-        })
     }
 }
 
