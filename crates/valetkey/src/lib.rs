@@ -7,6 +7,7 @@ pub mod agent;
 pub mod app_config;
 pub mod audit;
 pub mod base;
+mod broker;
 pub mod clock;
 pub mod connect;
 pub mod connection;
@@ -27,4 +28,5 @@ pub mod site;
 pub mod token;
 pub mod upstream;
 
+pub use broker::{Broker, Settings, Started};
 pub use error::{Code, Error, Result};

@@ -154,6 +154,18 @@ impl Db {
         if one.0 == 1 { Ok(()) } else { Err(Error::internal("the database cannot count to one")) }
     }
 
+    /// SQLite's count of changes that other connections than our writing one made. Every write of ours goes through
+    /// that one, so when this moves, another process wrote to the file behind our back. Absent on PostgreSQL.
+    pub async fn data_version(&self) -> Result<Option<i64>> {
+        match &self.0.pools {
+            Pools::Sqlite { write, .. } => {
+                let (version,): (i64,) = sqlx::query_as("PRAGMA data_version").fetch_one(write).await?;
+                Ok(Some(version))
+            }
+            Pools::Postgres(_) => Ok(None),
+        }
+    }
+
     /// The PostgreSQL pool, for what only PostgreSQL has (`LISTEN`); absent on SQLite.
     pub fn postgres(&self) -> Option<&PgPool> {
         match &self.0.pools {

@@ -7,10 +7,10 @@ use crate::{
     agent::Role,
     clock::Timestamp,
     connection::{Identity, Status},
-    error::{Code, Error},
+    error::{Code, Error, Result},
     grant::ForWhom,
     id::{GrantId, UserId},
-    principal::{Ceiling, Delivery, Owner},
+    principal::{AuthSource, Ceiling, Delivery, Owner, Principal},
     provider::pattern::PathPattern,
 };
 
@@ -90,7 +90,7 @@ impl Decision {
     /// The error of a refusal: what the agent is told. A dead token learns nothing, a stranger learns that there is nothing.
     pub fn error(&self) -> Error {
         match self.code {
-            Some(Code::Unauthenticated) | None => Error::new(Code::Unauthenticated, "the token is not valid"),
+            Some(Code::Unauthenticated) | None => unauthenticated(),
             Some(Code::NotFound) => Error::new(Code::NotFound, "there is no such connection that you may use"),
             Some(code) => {
                 let text = self.reasons.first().map_or("this is not granted", |reason| reason.text.as_str());
@@ -112,48 +112,14 @@ pub fn decide(facts: &Facts, request: &Request<'_>, now: Timestamp) -> Decision 
         reasons: vec![Reason { fact, text: text.to_owned(), change }],
     };
 
-    // Who is asking. Every fault here is one and the same 401 to the caller; the reasons are for `explain`.
-    let dead = |fact, text, change| deny(Code::Unauthenticated, fact, text, change);
-    if facts.site_disabled {
-        return dead("site_disabled", "the site is disabled", None);
+    if let Some(reason) = nobody(facts, now) {
+        return Decision { reasons: vec![reason], ..deny(Code::Unauthenticated, "", "", None) };
     }
-    if facts.agent.gone {
-        return dead("agent_gone", "the agent is disabled or deleted", Some("enable the agent"));
-    }
-    if facts.agent.owner_gone {
-        return dead("agent_owner_gone", "the agent's owner is disabled", Some("enable the person who owns the agent"));
-    }
-    let mut ceiling = None;
-    if let Some(token) = &facts.token {
-        if token.revoked {
-            return dead("token_revoked", "the token is revoked", Some("mint another token"));
-        }
-        if token.expires_at.is_some_and(|at| at <= now) {
-            return dead("token_expired", "the token is expired", Some("mint another token"));
-        }
-        match &token.ceiling {
-            Some(Parsed::Unreadable) => {
-                return dead("ceiling_unreadable", "the token's ceiling cannot be read", Some("mint another token"));
-            }
-            Some(Parsed::Read(read)) => ceiling = Some(read),
-            None => {}
-        }
-        if let Some(minter) = &token.minter
-            && (minter.gone || minter.role < Some(Role::Operator))
-        {
-            return dead(
-                "minter_role",
-                "whoever minted the token no longer has a role of operator or more on the agent",
-                Some("give the minter a role again, or mint another token"),
-            );
-        }
-    }
-    // A token for a person dies with that person, also for unattended calls.
-    if let Some(person) = &facts.person {
-        if person.gone {
-            return dead("person_gone", "the person the token acts for is disabled", Some("enable the person"));
-        }
-    }
+    let ceiling = match facts.token.as_ref().and_then(|token| token.ceiling.as_ref()) {
+        Some(Parsed::Read(ceiling)) => Some(ceiling),
+        // An unreadable one was refused above.
+        Some(Parsed::Unreadable) | None => None,
+    };
 
     // What is asked for.
     let nothing = |fact, text, change| deny(Code::NotFound, fact, text, change);
@@ -226,6 +192,64 @@ pub fn decide(facts: &Facts, request: &Request<'_>, now: Timestamp) -> Decision 
         }
     }
     Decision { reasons, ..deny(Code::GrantDenied, "", "", None) }
+}
+
+/// Who is acting with the token that the facts were loaded for; the one 401 when nobody is.
+pub fn principal(facts: &Facts, now: Timestamp) -> Result<Principal> {
+    if nobody(facts, now).is_some() {
+        return Err(unauthenticated());
+    }
+    Ok(Principal {
+        site: facts.site.clone(),
+        agent: Some(facts.agent.id.clone()),
+        user: facts.person.as_ref().map(|person| person.id.clone()),
+        source: AuthSource::AgentToken,
+        token: facts.token.as_ref().map(|token| token.id.clone()),
+    })
+}
+
+/// The one answer to a token that is nobody's.
+pub fn unauthenticated() -> Error {
+    Error::new(Code::Unauthenticated, "the credential is missing or not valid")
+}
+
+/// Why whoever asks is nobody. Every reason is one and the same 401 to the caller; the reasons are for `explain`.
+fn nobody(facts: &Facts, now: Timestamp) -> Option<Reason> {
+    let dead = |fact, text: &str, change| Some(Reason { fact, text: text.to_owned(), change });
+    if facts.site_disabled {
+        return dead("site_disabled", "the site is disabled", None);
+    }
+    if facts.agent.gone {
+        return dead("agent_gone", "the agent is disabled or deleted", Some("enable the agent"));
+    }
+    if facts.agent.owner_gone {
+        return dead("agent_owner_gone", "the agent's owner is disabled", Some("enable the person who owns the agent"));
+    }
+    if let Some(token) = &facts.token {
+        if token.revoked {
+            return dead("token_revoked", "the token is revoked", Some("mint another token"));
+        }
+        if token.expires_at.is_some_and(|at| at <= now) {
+            return dead("token_expired", "the token is expired", Some("mint another token"));
+        }
+        if token.ceiling == Some(Parsed::Unreadable) {
+            return dead("ceiling_unreadable", "the token's ceiling cannot be read", Some("mint another token"));
+        }
+        if let Some(minter) = &token.minter
+            && (minter.gone || minter.role < Some(Role::Operator))
+        {
+            return dead(
+                "minter_role",
+                "whoever minted the token no longer has a role of operator or more on the agent",
+                Some("give the minter a role again, or mint another token"),
+            );
+        }
+    }
+    // A token for a person dies with that person, also for unattended calls.
+    if facts.person.as_ref().is_some_and(|person| person.gone) {
+        return dead("person_gone", "the person the token acts for is disabled", Some("enable the person"));
+    }
+    None
 }
 
 fn beyond_ceiling(ceiling: &Ceiling, facts: &Facts, request: &Request<'_>) -> Option<Reason> {

@@ -173,6 +173,17 @@ macro_rules! fact_columns {
     };
 }
 
+/// The people around a token: the agent's owner, whom it acts for and who minted it, with their live roles.
+macro_rules! people_joins {
+    () => {
+        "LEFT JOIN people po ON po.site = t.site AND po.id = a.owner_user
+         LEFT JOIN people pp ON pp.site = t.site AND pp.id = t.person
+         LEFT JOIN agent_access rp ON rp.site = t.site AND rp.agent = t.agent AND rp.user_id = t.person
+         LEFT JOIN people pm ON pm.site = t.site AND pm.id = t.minter
+         LEFT JOIN agent_access rm ON rm.site = t.site AND rm.agent = t.agent AND rm.user_id = t.minter"
+    };
+}
+
 /// The joins the statements share; `$2`, or what is given, is the connection's id.
 macro_rules! fact_joins {
     () => {
@@ -181,13 +192,9 @@ macro_rules! fact_joins {
     ($wanted:literal) => {
         concat!(
             "JOIN sites s ON s.id = t.site
-         JOIN agents a ON a.site = t.site AND a.id = t.agent
-         LEFT JOIN people po ON po.site = t.site AND po.id = a.owner_user
-         LEFT JOIN people pp ON pp.site = t.site AND pp.id = t.person
-         LEFT JOIN agent_access rp ON rp.site = t.site AND rp.agent = t.agent AND rp.user_id = t.person
-         LEFT JOIN people pm ON pm.site = t.site AND pm.id = t.minter
-         LEFT JOIN agent_access rm ON rm.site = t.site AND rm.agent = t.agent AND rm.user_id = t.minter
-         LEFT JOIN connections c ON c.site = t.site AND c.id = ",
+         JOIN agents a ON a.site = t.site AND a.id = t.agent ",
+            people_joins!(),
+            " LEFT JOIN connections c ON c.site = t.site AND c.id = ",
             $wanted,
             "
          LEFT JOIN people pc ON pc.site = t.site AND c.owner = 'user:' || pc.id AND pc.disabled_at IS NOT NULL
@@ -229,6 +236,54 @@ pub async fn for_token(db: &Db, token: &TokenHash, connection: &ConnectionId) ->
     .fetch_all(c)
     .await?);
     assemble(rows)
+}
+
+/// The facts for a presented token, without a connection: who shows it, and whether they are anybody.
+pub async fn for_token_alone(db: &Db, token: &TokenHash) -> Result<Option<Facts>> {
+    let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        fact_columns!(),
+        " FROM agent_tokens t ",
+        fact_joins!(),
+        " WHERE t.token_hash = $1"
+    ))
+    .bind(token.as_str())
+    // No connection has this id.
+    .bind("")
+    .fetch_all(c)
+    .await?);
+    assemble(rows)
+}
+
+/// The facts for a presented token and each connection that its agent has a live grant on, by connection id.
+pub async fn for_token_all(db: &Db, token: &TokenHash) -> Result<Vec<Facts>> {
+    let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        fact_columns!(),
+        " FROM agent_tokens t
+          JOIN sites s ON s.id = t.site
+          JOIN agents a ON a.site = t.site AND a.id = t.agent
+          JOIN grants g ON g.site = t.site AND g.agent = t.agent AND g.revoked_at IS NULL
+          JOIN connections c ON c.site = t.site AND c.id = g.connection ",
+        people_joins!(),
+        " LEFT JOIN people pc ON pc.site = t.site AND c.owner = 'user:' || pc.id AND pc.disabled_at IS NOT NULL
+          LEFT JOIN people pg ON pg.site = t.site AND pg.id = g.grantor
+          WHERE t.token_hash = $1 ORDER BY c.id, g.created_at, g.id"
+    ))
+    .bind(token.as_str())
+    .fetch_all(c)
+    .await?);
+    let mut all = Vec::new();
+    let mut rows = rows.into_iter().peekable();
+    while let Some(first) = rows.next() {
+        let id = first.fact.c_id.clone();
+        let mut group = vec![first];
+        while let Some(next) = rows.next_if(|row| row.fact.c_id == id) {
+            group.push(next);
+        }
+        all.extend(assemble(group)?);
+    }
+    Ok(all)
 }
 
 /// The facts for an agent as if it held a fresh token for a person (or unattended) without a ceiling of its own.

@@ -255,7 +255,7 @@ impl Deliverer {
 }
 
 fn dead_token() -> Error {
-    Error::new(Code::Unauthenticated, "the token is not valid")
+    unauthenticated()
 }
 
 fn actor(facts: &Facts, decision: &Decision) -> Actor {

@@ -26,7 +26,8 @@ use crate::{
 
 pub use assertion::{sign, verify};
 
-const PREFIX: &str = "vkp_";
+/// What the text of every platform key begins with.
+pub const PREFIX: &str = "vkp_";
 
 /// What a platform key may do. None implies another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -220,6 +221,11 @@ pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &PlatformKeyI
         base.audit.record(&mut tx, Event::new(site, actor, "key.revoke").facts(json!({ "key": id }))).await?;
     }
     tx.commit().await
+}
+
+/// Whether a person is disabled. Somebody we never heard of is not.
+pub async fn person_is_disabled(db: &Db, site: &SiteId, user: &UserId) -> Result<bool> {
+    store::person_is_disabled(db, site, user).await
 }
 
 /// Disables a person or lets them act again: their tokens, grants and accounts stop and start with them.

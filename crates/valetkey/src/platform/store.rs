@@ -72,7 +72,8 @@ pub(super) async fn insert(tx: &mut Tx, key: &PlatformKey, hash: &str, sealed: &
 pub(super) async fn by_hash(db: &Db, hash: &str) -> Result<Option<PlatformKey>> {
     let row: Option<KeyRow> = on!(db, |c| sqlx::query_as(
         "SELECT site, id, prefix, label, scopes, asserts, sealed, created_at, expires_at, revoked_at
-         FROM platform_keys WHERE key_hash = $1"
+         FROM platform_keys k WHERE key_hash = $1
+            AND NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = k.site AND s.disabled_at IS NOT NULL)"
     )
     .bind(hash)
     .fetch_optional(c)
@@ -137,6 +138,16 @@ pub(super) async fn use_assertion(db: &Db, site: &SiteId, jti_hash: &str, until:
     .rows_affected());
     tx.commit().await?;
     Ok(inserted == 1)
+}
+
+pub(super) async fn person_is_disabled(db: &Db, site: &SiteId, user: &UserId) -> Result<bool> {
+    let row: Option<(String,)> =
+        on!(db, |c| sqlx::query_as("SELECT id FROM people WHERE site = $1 AND id = $2 AND disabled_at IS NOT NULL")
+            .bind(site.as_str())
+            .bind(user.as_str())
+            .fetch_optional(c)
+            .await?);
+    Ok(row.is_some())
 }
 
 pub(super) async fn set_person_disabled(tx: &mut Tx, site: &SiteId, user: &UserId, now: Timestamp, disabled: bool) -> Result<()> {

@@ -5,7 +5,10 @@
 //! `datamachine_<slug>_<64 hex>`; the slug in them is not an identity. Who a token acts for is decided in
 //! `decision`, by one look-up on the hash.
 
+mod last_used;
 mod store;
+
+pub use last_used::LastUsed;
 
 use serde::Serialize;
 use serde_json::json;

@@ -1,0 +1,369 @@
+//! Who calls, and whether the router's page names them.
+//!
+//! - The *operator* comes through the local socket or the router in the same process ([`LocalOperator`]), and names the
+//!   site by `?site=`; the site `default` without it.
+//! - A *platform* shows its key as a bearer (`vkp_...`); the site is the key's. `Valet-User: <id>` names the person it
+//!   speaks for, which the key must be allowed to do, and narrows what follows to that person.
+//! - An *agent* shows its token as a bearer. It is looked up by whoever needs it, together with what is decided about it.
+//!
+//! Whatever is wrong with a credential, the answer is one and the same 401.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{FromRequestParts, MatchedPath, Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
+use serde_json::json;
+use valetkey::{
+    Code, Error, Result, decision,
+    id::{SiteId, UserId},
+    platform::{self, PlatformKey, Scope},
+    principal::{Actor, Owner},
+    site,
+    token::TokenHash,
+};
+
+use crate::{
+    edge::{CallerName, LocalOperator},
+    error::Problem,
+    extract,
+    router::{self, Route},
+    state::AppState,
+};
+
+/// Who may call a route, as the router's page says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Anybody, without a credential.
+    Anybody,
+    /// The operator only.
+    Operator,
+    /// A platform key with one of these scopes; the operator too.
+    Scope(&'static [Scope]),
+    /// Any platform key; the operator too.
+    Platform,
+    /// An agent by its token, and nobody else.
+    Agent,
+    /// What monitoring reads: a platform key with `admin`, the operator, or anybody where a setting says so.
+    Monitoring,
+}
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// Whoever holds the machine.
+    Operator {
+        /// The site the call is about.
+        site: SiteId,
+    },
+    /// A site's own backend.
+    Platform {
+        /// Its key.
+        key: Arc<PlatformKey>,
+        /// The person it speaks for in this call.
+        user: Option<UserId>,
+    },
+    /// An agent, by the hash of its token, which is not looked up yet.
+    Agent {
+        /// The hash.
+        hash: TokenHash,
+    },
+}
+
+impl Caller {
+    /// The site the call is about.
+    pub fn site(&self) -> Result<&SiteId> {
+        match self {
+            Caller::Operator { site } => Ok(site),
+            Caller::Platform { key, .. } => Ok(&key.site),
+            Caller::Agent { .. } => Err(Error::internal("an agent's site is known only after its token was looked up")),
+        }
+    }
+
+    /// Who is acting, for rows and the audit.
+    pub fn actor(&self) -> Result<Actor> {
+        match self {
+            Caller::Operator { .. } => Ok(Actor::Operator),
+            Caller::Platform { key, user } => Ok(Actor::Platform { key: key.id.clone(), user: user.clone() }),
+            Caller::Agent { .. } => Err(Error::internal("an agent's id is known only after its token was looked up")),
+        }
+    }
+
+    /// The person that a platform speaks for in this call.
+    pub fn user(&self) -> Option<&UserId> {
+        match self {
+            Caller::Platform { user, .. } => user.as_ref(),
+            Caller::Operator { .. } | Caller::Agent { .. } => None,
+        }
+    }
+
+    /// Whether the caller has a scope; the operator has them all, an agent has none.
+    pub fn has(&self, scope: Scope) -> bool {
+        match self {
+            Caller::Operator { .. } => true,
+            Caller::Platform { key, .. } => key.scopes.contains(&scope),
+            Caller::Agent { .. } => false,
+        }
+    }
+
+    /// Refuses a caller without a scope.
+    pub fn require(&self, scope: Scope) -> Result<()> {
+        if self.has(scope) { Ok(()) } else { Err(missing(&[scope])) }
+    }
+
+    /// Whether the caller may speak for a person. A call that names a person speaks for nobody else.
+    pub fn speaks_for(&self, person: &UserId) -> bool {
+        match self {
+            Caller::Operator { .. } => true,
+            Caller::Platform { key, user } => key.asserts.allows(person) && user.as_ref().is_none_or(|user| user == person),
+            Caller::Agent { .. } => false,
+        }
+    }
+
+    /// Refuses a caller who may not speak for a person.
+    pub fn require_speaks_for(&self, person: &UserId) -> Result<()> {
+        if self.speaks_for(person) {
+            Ok(())
+        } else {
+            Err(Error::new(Code::Forbidden, format!("this key may not speak for user {person}")))
+        }
+    }
+
+    /// Whether the caller may see and change what belongs to an owner: a person's own things need somebody who may speak
+    /// for them, or `admin`.
+    pub fn reaches(&self, owner: &Owner) -> bool {
+        match owner {
+            Owner::Site | Owner::Agent(_) => true,
+            // `admin` in a call for one person is that person's call.
+            Owner::User(person) => self.speaks_for(person) || (self.has(Scope::Admin) && self.user().is_none()),
+        }
+    }
+
+    /// Refuses a caller who does not reach an owner's things.
+    pub fn require_reaches(&self, owner: &Owner) -> Result<()> {
+        if self.reaches(owner) {
+            Ok(())
+        } else {
+            Err(Error::new(
+                Code::Forbidden,
+                format!("this key reaches nothing of {owner}: it may not speak for that person, and has no `admin`"),
+            ))
+        }
+    }
+
+    /// What stands for the caller in the log.
+    fn name(&self) -> String {
+        match self {
+            Caller::Operator { .. } => "operator".to_owned(),
+            Caller::Platform { key, .. } => format!("platform:{}", key.id),
+            // The token's id is not known yet; whoever looks it up writes it into the audit.
+            Caller::Agent { .. } => "agent".to_owned(),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> std::result::Result<Self, Problem> {
+        let caller = parts.extensions.get::<Caller>().cloned();
+        caller.ok_or_else(|| Problem(Error::internal("a handler asks who calls on a route where nobody is asked")))
+    }
+}
+
+/// Finds out who calls, and lets through only those whom the router's page names for the route.
+pub(crate) async fn gate(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let Some(path) = request.extensions().get::<MatchedPath>().cloned() else {
+        // No path fits: there is nothing behind this but the 404.
+        return next.run(request).await;
+    };
+    // Nothing that is not on the page is served, whatever is routed.
+    let Some(route) = router::route(request.method(), path.as_str()) else { return method_not_allowed(path.as_str()) };
+    let (mut parts, body) = request.into_parts();
+    match admit(&state, route, &parts).await {
+        Ok(None) => {}
+        Ok(Some(caller)) => {
+            if let Some(CallerName(name)) = parts.extensions.get::<CallerName>() {
+                let _ = name.set(caller.name());
+            }
+            parts.extensions.insert(caller);
+        }
+        Err(error) => return Problem(error).into_response(),
+    }
+    next.run(Request::from_parts(parts, body)).await
+}
+
+async fn admit(state: &AppState, route: &Route, request: &Parts) -> Result<Option<Caller>> {
+    let who = match route.who {
+        Who::Monitoring if state.http().open_metrics => Who::Anybody,
+        Who::Monitoring => Who::Scope(&[Scope::Admin]),
+        who => who,
+    };
+    if who == Who::Anybody {
+        return Ok(None);
+    }
+    let caller = identify(state, request, who).await?;
+    let refused = |text: &'static str| Err(Error::new(Code::Forbidden, text));
+    match (&caller, who) {
+        (Caller::Agent { .. }, Who::Agent) => {}
+        (Caller::Agent { hash }, _) => {
+            // A dead token learns nothing from this route either.
+            live_agent(state, hash).await?;
+            return refused("agent tokens are not accepted here");
+        }
+        (_, Who::Agent) => return refused("this is for agents, with their own token"),
+        (Caller::Platform { .. }, Who::Operator) => return refused("only the operator may do this, on the machine itself"),
+        (caller, Who::Scope(scopes)) if !scopes.iter().any(|scope| caller.has(*scope)) => return Err(missing(scopes)),
+        (Caller::Operator { .. } | Caller::Platform { .. }, _) => {}
+    }
+    Ok(Some(caller))
+}
+
+async fn identify(state: &AppState, request: &Parts, who: Who) -> Result<Caller> {
+    let bearer = bearer(&request.headers)?;
+    let user = one_header(&request.headers, "valet-user")?;
+    let Some(bearer) = bearer else {
+        if request.extensions.get::<LocalOperator>().is_none() {
+            return Err(decision::unauthenticated());
+        }
+        if user.is_some() {
+            return Err(Error::new(
+                Code::InvalidRequest,
+                "Valet-User is for platform keys; the operator names people in the call itself",
+            ));
+        }
+        return Ok(Caller::Operator { site: operator_site(state, request).await? });
+    };
+    if !bearer.starts_with(platform::PREFIX) {
+        let hash = TokenHash::of_presented(bearer).ok_or_else(decision::unauthenticated)?;
+        if user.is_some() && who == Who::Agent {
+            return Err(Error::new(
+                Code::InvalidRequest,
+                "Valet-User is for platform keys; an agent's token says for whom it acts",
+            ));
+        }
+        return Ok(Caller::Agent { hash });
+    }
+    let base = state.base();
+    let key = platform::authenticate(&base.db, bearer, base.clock.now()).await.map_err(|error| match error.code() {
+        Code::Unauthenticated => decision::unauthenticated(),
+        _ => error,
+    })?;
+    let user: Option<UserId> = user.map(str::parse).transpose()?;
+    if let Some(user) = &user {
+        if !key.asserts.allows(user) {
+            return Err(Error::new(Code::Forbidden, format!("this key may not speak for user {user}")));
+        }
+        if platform::person_is_disabled(&base.db, &key.site, user).await? {
+            return Err(Error::new(Code::Forbidden, format!("user {user} is disabled")));
+        }
+    }
+    if let Some(site) = named_site(request)?
+        && site != key.site
+    {
+        return Err(Error::new(Code::NotFound, format!("there is no site `{site}` for this key")));
+    }
+    Ok(Caller::Platform { key: Arc::new(key), user })
+}
+
+/// Refuses a token that is nobody's, as every route does.
+async fn live_agent(state: &AppState, hash: &TokenHash) -> Result<()> {
+    let base = state.base();
+    let facts = decision::for_token_alone(&base.db, hash).await?.ok_or_else(decision::unauthenticated)?;
+    decision::principal(&facts, base.clock.now()).map(|_| ())
+}
+
+async fn operator_site(state: &AppState, request: &Parts) -> Result<SiteId> {
+    match named_site(request)? {
+        // A site that is named must be there, so that a typing mistake is no empty list.
+        Some(site) => Ok(site::require(&state.base().db, &site).await?.id),
+        None => Ok(SiteId::default_site()),
+    }
+}
+
+fn named_site(request: &Parts) -> Result<Option<SiteId>> {
+    let Some(query) = request.uri.query().filter(|query| query.contains("site")) else { return Ok(None) };
+    let pairs = extract::pairs(Some(query))?;
+    pairs.iter().find(|(name, _)| name == "site").map(|(_, value)| value.parse()).transpose()
+}
+
+/// The bearer, if a credential was sent. Several, or one of another scheme, are as good as none that is valid: which one
+/// would count is not ours to choose.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = match (values.next(), values.next()) {
+        (None, _) => return Ok(None),
+        (Some(value), None) => value,
+        (Some(_), Some(_)) => return Err(decision::unauthenticated()),
+    };
+    let text = value.to_str().map_err(|_| decision::unauthenticated())?;
+    let (scheme, token) = text.split_once(' ').ok_or_else(decision::unauthenticated)?;
+    let token = token.trim_matches(' ');
+    // RFC 9110 section 11.1: the scheme's name is compared without regard to case.
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() || token.contains([' ', ',']) {
+        return Err(decision::unauthenticated());
+    }
+    Ok(Some(token))
+}
+
+fn one_header<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => {
+            value.to_str().map(Some).map_err(|_| Error::new(Code::InvalidRequest, format!("{name}: it is plain text")))
+        }
+        (Some(_), Some(_)) => Err(Error::new(Code::InvalidRequest, format!("{name} is sent more than once"))),
+    }
+}
+
+fn missing(scopes: &[Scope]) -> Error {
+    let names: Vec<_> = scopes.iter().map(|scope| scope.as_str()).collect();
+    Error::new(Code::MissingScope, format!("this needs a platform key with the scope {}", names.join(" or ")))
+        .with_extra(json!({ "scopes": names }))
+}
+
+/// The answer to a method that a path does not have.
+pub(crate) fn method_not_allowed(path: &str) -> Response {
+    let allowed = router::methods(path);
+    let problem = Problem(Error::new(Code::MethodRefused, format!("this path answers {} only", allowed.join(", "))));
+    let mut response = problem.into_response();
+    if let Ok(value) = HeaderValue::from_str(&allowed.join(", ")) {
+        response.headers_mut().insert(header::ALLOW, value);
+    }
+    response
+}
+
+/// `HEAD` is served by whatever serves `GET`.
+pub(crate) fn served_as(method: &Method) -> &Method {
+    if method == Method::HEAD { &Method::GET } else { method }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(values: &[&str]) -> HeaderMap {
+        values.iter().map(|value| (header::AUTHORIZATION, value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn the_scheme_is_compared_without_regard_to_case() {
+        for value in ["Bearer abc", "bearer abc", "BEARER  abc ", "bEaReR abc"] {
+            assert_eq!(bearer(&headers(&[value])).unwrap(), Some("abc"), "{value}");
+        }
+    }
+
+    #[test]
+    fn another_scheme_several_headers_or_half_a_header_are_refused() {
+        for values in
+            [&["Basic abc"][..], &["Bearer"], &["Bearer "], &["Bearer a b"], &["Bearer a,b"], &["Bearer a", "Bearer a"], &["abc"]]
+        {
+            assert_eq!(bearer(&headers(values)).unwrap_err().code(), Code::Unauthenticated, "{values:?}");
+        }
+        assert_eq!(bearer(&HeaderMap::new()).unwrap(), None);
+    }
+}

@@ -1,0 +1,260 @@
+//! The edge: what happens to every request before and after its handler.
+//!
+//! 1. It gets an id, which the answer carries as `X-Request-Id` and every line of the log as `request.id`.
+//! 2. `X-Forwarded-*` count only from a configured proxy (R87); from anybody else they are removed, so that nothing
+//!    behind this can believe them.
+//! 3. A panic becomes a 500 and a line in the log.
+//! 4. One line of the log per request: method, the route's pattern, status, time, who called. Never the path itself or
+//!    the query, which hold ids and may hold more.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use ipnet::IpNet;
+use valetkey::Error;
+
+use crate::{
+    error::{Logged, Problem},
+    state::AppState,
+};
+
+/// Who is at the other end of the connection. Whoever accepts it puts this into the extensions of its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A TCP connection from this address.
+    Tcp(SocketAddr),
+    /// The local socket, whose other end belongs to this user of the machine.
+    Local {
+        /// The user's number.
+        uid: u32,
+    },
+}
+
+/// The mark that makes a request the operator's. Only two may put it into a request's extensions: the listener on the
+/// local socket, after it saw whose process is at the other end, and the command line for its router in the same process.
+/// No header does.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalOperator;
+
+/// Who sent a request, as far as the proxies in front of us can be believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Client {
+    /// The address; absent on the local socket.
+    pub ip: Option<IpAddr>,
+    /// The scheme that a trusted proxy named (`X-Forwarded-Proto`).
+    pub proto: Option<String>,
+    /// The host that a trusted proxy named (`X-Forwarded-Host`).
+    pub host: Option<String>,
+}
+
+/// Where whoever finds out who calls writes it down for the log.
+#[derive(Clone, Default)]
+pub(crate) struct CallerName(pub(crate) Arc<OnceLock<String>>);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let client = client(&mut request, &state.http().trusted_proxies);
+    let id = request_id(&request);
+    request.headers_mut().remove(REQUEST_ID);
+    let name = CallerName::default();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    request.extensions_mut().insert(client);
+    request.extensions_mut().insert(name.clone());
+
+    let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(panic) => Problem(Error::internal(format_args!("panic: {}", panic_text(panic.as_ref())))).into_response(),
+    };
+
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    // What the proxy passes on keeps the provider's own word on it.
+    if route.starts_with("/v1/") && !route.starts_with("/v1/proxy/") {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    }
+    let status = response.status();
+    if let Some(Logged(error)) = response.extensions_mut().remove::<Logged>() {
+        let (code, detail) = (error.code().as_str(), error.detail().unwrap_or_default());
+        if status.is_server_error() {
+            tracing::error!(request.id = %id, code, detail, "{}", error.message());
+        } else {
+            tracing::debug!(request.id = %id, code, detail, "{}", error.message());
+        }
+    }
+    let caller = name.0.get().map_or("nobody", String::as_str);
+    let took = began.elapsed();
+    tracing::info!(
+        target: "valetkey_http::access",
+        { request.id = %id, method = %method, route, status = status.as_u16(), micros = took.as_micros(), caller },
+        "request"
+    );
+    let labels = [("method", known(&method)), ("route", route.to_owned()), ("status", status.as_u16().to_string())];
+    metrics::counter!("valetkey_http_requests_total", &labels).increment(1);
+    metrics::histogram!("valetkey_http_request_seconds", "route" => route.to_owned()).record(took.as_secs_f64());
+    response
+}
+
+/// The method as a label: a caller may invent any number of methods, and each label value costs memory for good.
+fn known(method: &http::Method) -> String {
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    known.into_iter().find(|name| *name == method.as_str()).unwrap_or("other").to_owned()
+}
+
+/// The id a trusted proxy gave, or a fresh one.
+fn request_id(request: &Request) -> String {
+    // What anybody else sent was removed before.
+    let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    match given {
+        Some(id) if (8..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => id.to_owned(),
+        _ => uuid::Uuid::now_v7().simple().to_string(),
+    }
+}
+
+/// The headers by which a proxy says for whom it speaks.
+const FORWARDED: [&str; 8] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-real-ip",
+    "x-request-id",
+];
+
+/// Who sent the request. The forwarded headers are gone afterwards, unless the peer is a trusted proxy.
+fn client(request: &mut Request, trusted: &[IpNet]) -> Client {
+    let peer = match request.extensions().get::<Peer>() {
+        Some(Peer::Tcp(address)) => Some(address.ip().to_canonical()),
+        Some(Peer::Local { .. }) | None => None,
+    };
+    let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
+    if !peer.is_some_and(is_trusted) {
+        for name in FORWARDED {
+            request.headers_mut().remove(name);
+        }
+        return Client { ip: peer, ..Client::default() };
+    }
+    let headers = request.headers();
+    Client {
+        ip: forwarded_ip(headers, is_trusted).or(peer),
+        proto: single(headers, "x-forwarded-proto"),
+        host: single(headers, "x-forwarded-host"),
+    }
+}
+
+/// The nearest address that is not one of our proxies: each of them appends whom it heard, so what stands further left
+/// was written by somebody we do not trust.
+fn forwarded_ip(headers: &HeaderMap, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    let mut nearest = None;
+    let values: Vec<&str> = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok()).collect();
+    for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
+        // Something unreadable hides whatever is left of it.
+        let Ok(ip) = hop.trim().parse::<IpAddr>() else { break };
+        nearest = Some(ip.to_canonical());
+        if !is_trusted(ip.to_canonical()) {
+            break;
+        }
+    }
+    nearest
+}
+
+/// A header that a proxy sets once. Twice is somebody else's doing, and counts as not there.
+fn single(headers: &HeaderMap, name: &str) -> Option<String> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok().map(str::to_owned),
+        _ => None,
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(peer: &str, headers: &[(&'static str, &str)]) -> Request {
+        let mut request = Request::new(axum::body::Body::empty());
+        request.extensions_mut().insert(Peer::Tcp(format!("{peer}:5000").parse().unwrap()));
+        for (name, value) in headers {
+            request.headers_mut().append(*name, value.parse().unwrap());
+        }
+        request
+    }
+
+    fn ours() -> Vec<IpNet> {
+        vec!["10.0.0.0/8".parse().unwrap()]
+    }
+
+    /// R87: a stranger's forwarded headers are not believed, and nothing behind the edge sees them.
+    #[test]
+    fn forwarded_headers_of_a_stranger_are_removed() {
+        let mut request = request(
+            "203.0.113.9",
+            &[
+                ("x-forwarded-for", "127.0.0.1"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "evil.example"),
+                ("forwarded", "for=127.0.0.1"),
+            ],
+        );
+        let client = client(&mut request, &ours());
+        assert_eq!(client, Client { ip: Some("203.0.113.9".parse().unwrap()), proto: None, host: None });
+        assert!(request.headers().is_empty());
+    }
+
+    /// R87: behind a trusted proxy the nearest address that is not a proxy counts, whatever a client wrote before it.
+    #[test]
+    fn behind_a_trusted_proxy_the_nearest_stranger_is_the_client() {
+        let mut request = request(
+            "10.0.0.1",
+            &[
+                ("x-forwarded-for", "127.0.0.1, 198.51.100.7, 10.0.0.9"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-host", "keys.example"),
+            ],
+        );
+        let client = client(&mut request, &ours());
+        assert_eq!(
+            client,
+            Client {
+                ip: Some("198.51.100.7".parse().unwrap()),
+                proto: Some("https".to_owned()),
+                host: Some("keys.example".to_owned())
+            }
+        );
+    }
+
+    #[test]
+    fn an_unreadable_hop_hides_what_is_left_of_it() {
+        let mut request = request("10.0.0.1", &[("x-forwarded-for", "127.0.0.1, unknown, 10.0.0.9")]);
+        assert_eq!(client(&mut request, &ours()).ip, Some("10.0.0.9".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_host_that_is_named_twice_is_not_believed() {
+        let mut request = request("10.0.0.1", &[("x-forwarded-host", "a.example"), ("x-forwarded-host", "b.example")]);
+        assert_eq!(client(&mut request, &ours()).host, None);
+    }
+}

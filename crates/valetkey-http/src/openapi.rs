@@ -1,0 +1,108 @@
+//! The description of the API as OpenAPI 3.1, made from the handlers themselves and from the router's page.
+
+use utoipa::{
+    OpenApi as _,
+    openapi::{
+        ContentBuilder, InfoBuilder, OpenApi, RefOr, ResponseBuilder,
+        path::{Operation, PathItem},
+        schema::{ObjectBuilder, Schema, Type},
+        security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+    },
+};
+
+use crate::{
+    caller::Who,
+    router::{Described, ROUTES, Route},
+};
+
+/// The document that `/openapi.json` serves.
+pub fn document() -> OpenApi {
+    let mut document = Described::openapi();
+    document.info = InfoBuilder::new()
+        .title("Valet Key")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(
+            "Connected accounts for agents. Errors are problem documents (RFC 9457) with a stable `code`. \
+             On the operator's local socket no credential is needed, and `?site=` names the site.",
+        ))
+        .license(None)
+        .build();
+    let components = document.components.get_or_insert_with(Default::default);
+    for (name, text) in [("platform", "A platform key, `vkp_...`"), ("agent", "An agent token, `vk_...`")] {
+        let mut scheme = Http::new(HttpAuthScheme::Bearer);
+        scheme.description = Some(text.to_owned());
+        components.add_security_scheme(name, SecurityScheme::Http(scheme));
+    }
+    components.schemas.insert("Problem".to_owned(), RefOr::T(problem()));
+    for route in ROUTES {
+        if let Some(item) = document.paths.paths.get_mut(&documented_path(route.path)) {
+            for operation in operations(item, route) {
+                complete(operation, route.who);
+            }
+        }
+    }
+    document
+}
+
+/// A path's pattern as OpenAPI writes it: `{*rest}` is a parameter like others there.
+pub(crate) fn documented_path(path: &str) -> String {
+    path.replace("{*", "{")
+}
+
+/// What every operation has in common: who may call it, and what an error looks like.
+fn complete(operation: &mut Operation, who: Who) {
+    let (security, text) = match who {
+        Who::Anybody => (vec![], "Anybody."),
+        Who::Operator => (vec![], "The operator only, on the local socket."),
+        Who::Platform => (vec![SecurityRequirement::new("platform", [""; 0])], "Any platform key; the operator."),
+        Who::Agent => (vec![SecurityRequirement::new("agent", [""; 0])], "An agent by its token."),
+        Who::Scope(scopes) => (vec![SecurityRequirement::new("platform", scopes.iter().map(|s| s.as_str()))], ""),
+        Who::Monitoring => (
+            vec![SecurityRequirement::new("platform", ["admin"])],
+            "A platform key with the scope `admin`; the operator; anybody where a setting says so.",
+        ),
+    };
+    let text = match who {
+        Who::Scope(scopes) => {
+            let names: Vec<_> = scopes.iter().map(|scope| format!("`{}`", scope.as_str())).collect();
+            format!("A platform key with the scope {}; the operator.", names.join(" or "))
+        }
+        _ => text.to_owned(),
+    };
+    operation.security = Some(security);
+    let description = operation.description.take().unwrap_or_default();
+    operation.description = Some(format!("{description}\n\nWho may call it: {text}").trim().to_owned());
+    let content = ContentBuilder::new().schema(Some(utoipa::openapi::Ref::from_schema_name("Problem"))).build();
+    let problem = ResponseBuilder::new().description("What went wrong.").content("application/problem+json", content).build();
+    operation.responses.responses.insert("default".to_owned(), RefOr::T(problem));
+}
+
+fn operations<'a>(item: &'a mut PathItem, route: &Route) -> Vec<&'a mut Operation> {
+    let all = [
+        ("get", &mut item.get),
+        ("put", &mut item.put),
+        ("post", &mut item.post),
+        ("delete", &mut item.delete),
+        ("options", &mut item.options),
+        ("head", &mut item.head),
+        ("patch", &mut item.patch),
+    ];
+    all.into_iter().filter(|(name, _)| route.method == "any" || route.method == *name).filter_map(|(_, o)| o.as_mut()).collect()
+}
+
+fn problem() -> Schema {
+    let text = |description: &str| ObjectBuilder::new().schema_type(Type::String).description(Some(description)).build();
+    let object = ObjectBuilder::new()
+        .property("type", text("Always `about:blank`; compare `code`."))
+        .property("title", text("The status phrase."))
+        .property("status", ObjectBuilder::new().schema_type(Type::Integer).build())
+        .property("code", text("What went wrong, as a stable word."))
+        .property("detail", text("What went wrong and what to do, for people."))
+        .required("type")
+        .required("title")
+        .required("status")
+        .required("code")
+        .required("detail")
+        .build();
+    Schema::Object(object)
+}

@@ -1,0 +1,4 @@
+//! The handlers, one file per noun, the same nouns as the library's rooms.
+
+pub(crate) mod health;
+pub(crate) mod sites;

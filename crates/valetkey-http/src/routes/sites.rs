@@ -1,0 +1,125 @@
+//! Sites.
+
+use axum::extract::State;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use valetkey::{Code, Error, id::SiteId, site};
+
+use crate::{
+    caller::Caller,
+    error::Answer,
+    extract::{Body, Json, Path},
+    state::AppState,
+};
+
+/// A tenant.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Site {
+    /// Its id.
+    #[schema(value_type = String)]
+    id: SiteId,
+    /// What people call it.
+    title: String,
+    /// Where a finished connect flow may return to, compared as whole strings.
+    return_to: Vec<String>,
+    /// Whether a link to a person's account works without proof of who opened it.
+    unproven_links: bool,
+    /// Since when.
+    created_at: String,
+}
+
+impl From<site::Site> for Site {
+    fn from(site: site::Site) -> Self {
+        Self {
+            id: site.id,
+            title: site.title,
+            return_to: site.return_to,
+            unproven_links: site.unproven_links,
+            created_at: site.created_at.to_string(),
+        }
+    }
+}
+
+/// A list of sites.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Sites {
+    /// The sites, by id.
+    sites: Vec<Site>,
+}
+
+/// Lists every site.
+#[utoipa::path(get, path = "/v1/sites", tag = "sites", responses((status = 200, body = Sites)))]
+pub(crate) async fn list(State(state): State<AppState>) -> Answer<Json<Sites>> {
+    let sites = site::list(&state.base().db).await?;
+    Ok(Json(Sites { sites: sites.into_iter().map(Site::from).collect() }))
+}
+
+/// A new site.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewSite {
+    /// Its id.
+    #[schema(value_type = String)]
+    id: SiteId,
+    /// What people call it; its id when absent.
+    title: Option<String>,
+}
+
+/// Makes a site with its own keys.
+#[utoipa::path(post, path = "/v1/sites", tag = "sites", request_body = NewSite, responses((status = 201, body = Site)))]
+pub(crate) async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    Body(new): Body<NewSite>,
+) -> Answer<(StatusCode, Json<Site>)> {
+    let title = new.title.unwrap_or_else(|| new.id.to_string());
+    let site = site::create(state.base(), &caller.actor()?, &new.id, &title).await?;
+    Ok((StatusCode::CREATED, Json(site.into())))
+}
+
+/// One site; a platform sees its own only.
+#[utoipa::path(get, path = "/v1/sites/{id}", tag = "sites", params(("id" = String, Path)), responses((status = 200, body = Site)))]
+pub(crate) async fn show(State(state): State<AppState>, caller: Caller, Path(id): Path<SiteId>) -> Answer<Json<Site>> {
+    own(&caller, &id)?;
+    Ok(Json(site::require(&state.base().db, &id).await?.into()))
+}
+
+/// What changes about a site; what is absent stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SiteChange {
+    /// What people call it. The operator only.
+    title: Option<String>,
+    /// The whole new list of places a flow may return to.
+    return_to: Option<Vec<String>>,
+    /// Whether links work without proof of who opened them. The operator only.
+    unproven_links: Option<bool>,
+}
+
+/// Changes a site.
+#[utoipa::path(patch, path = "/v1/sites/{id}", tag = "sites", params(("id" = String, Path)), request_body = SiteChange,
+    responses((status = 200, body = Site)))]
+pub(crate) async fn change(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<SiteId>,
+    Body(change): Body<SiteChange>,
+) -> Answer<Json<Site>> {
+    own(&caller, &id)?;
+    if matches!(caller, Caller::Platform { .. }) && (change.title.is_some() || change.unproven_links.is_some()) {
+        return Err(Error::new(Code::Forbidden, "a platform changes return_to only; the rest is the operator's").into());
+    }
+    let change = site::SiteChange { title: change.title, return_to: change.return_to, unproven_links: change.unproven_links };
+    Ok(Json(site::change(state.base(), &caller.actor()?, &id, change).await?.into()))
+}
+
+/// A platform may know of no site but its own.
+fn own(caller: &Caller, id: &SiteId) -> Answer<()> {
+    match caller {
+        Caller::Platform { key, .. } if key.site != *id => {
+            Err(Error::new(Code::NotFound, format!("there is no site `{id}`")).into())
+        }
+        _ => Ok(()),
+    }
+}
