@@ -18,12 +18,15 @@ use crate::{
     audit::{self, Audit},
     base::{Base, Outside},
     clock::Clock,
+    connect,
     db::{Db, DbConfig},
     decision::Authority,
+    deliver::Deliverer,
     error::{Code, Error, Result},
     id::SiteId,
     principal::Actor,
     provider::{Catalogue, Trust},
+    refresh::{self, Refresher},
     seal::{self, KeyRing, RootSource},
     site,
     token::LastUsed,
@@ -32,6 +35,8 @@ use crate::{
 
 /// How often last-used times are written.
 const LAST_USED_EVERY: Duration = Duration::from_secs(30);
+/// How often what is over is swept out: flows, links, used assertions.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How often we look whether somebody else wrote to an SQLite file.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How long stopping waits for the background work before it says so and goes on.
@@ -56,6 +61,8 @@ pub struct Settings {
     pub public_url: Url,
     /// When the answer to a use may leave.
     pub audit: audit::Mode,
+    /// How refreshes are timed.
+    pub refresh: refresh::Settings,
     /// Where the time comes from.
     pub clock: Clock,
 }
@@ -72,6 +79,7 @@ impl Settings {
             upstream: upstream::Settings::default(),
             public_url,
             audit: audit::Mode::default(),
+            refresh: refresh::Settings::default(),
             clock: Clock::System,
         }
     }
@@ -96,6 +104,8 @@ struct Inner {
     settings: Option<Settings>,
     outside: Outside,
     authority: Authority,
+    refresher: Refresher,
+    deliverer: Deliverer,
     last_used: LastUsed,
     tasks: TaskTracker,
     stopping: CancellationToken,
@@ -132,7 +142,7 @@ impl Broker {
         let base = Base { db: Db::open(db).await?, ring, clock, audit };
         let outside = Outside {
             base,
-            catalogue: Arc::new(Catalogue::default()),
+            catalogue: Arc::new(Catalogue::embedded()?),
             upstream: Upstream::new(upstream::Settings::default())?,
             public_url: base_url,
         };
@@ -141,10 +151,15 @@ impl Broker {
 
     fn assemble(outside: Outside, settings: Option<Settings>) -> Self {
         let authority = Authority::new(outside.base.db.clone());
+        let timing = settings.as_ref().map_or_else(refresh::Settings::default, |settings| settings.refresh);
+        let refresher = Refresher::new(outside.clone(), timing);
+        let deliverer = Deliverer::new(outside.clone(), authority.clone(), refresher.clone());
         Self(Arc::new(Inner {
             settings,
             outside,
             authority,
+            refresher,
+            deliverer,
             last_used: LastUsed::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -164,6 +179,16 @@ impl Broker {
     /// The look-up of what decisions depend on.
     pub fn authority(&self) -> &Authority {
         &self.0.authority
+    }
+
+    /// What renews tokens.
+    pub fn refresher(&self) -> &Refresher {
+        &self.0.refresher
+    }
+
+    /// What hands out credentials and makes calls with them.
+    pub fn deliverer(&self) -> &Deliverer {
+        &self.0.deliverer
     }
 
     /// Where uses of agent tokens are noted.
@@ -205,6 +230,8 @@ impl Broker {
     /// whatever still asks is refused.
     pub async fn stop(&self) {
         self.0.stopping.cancel();
+        // An answer that a refresh waits for exists nowhere else, so this has no limit of its own.
+        self.0.refresher.drain().await;
         // Nothing that is recorded comes after this; what is in the queue is still written.
         self.base().audit.close();
         self.0.tasks.close();
@@ -224,6 +251,15 @@ impl Broker {
         self.every(LAST_USED_EVERY, "last uses of tokens", |broker| async move {
             broker.last_used().flush(&broker.base().db, broker.base().clock.now()).await.map(|_| ())
         });
+        self.every(
+            SWEEP_EVERY,
+            "sweeping out what is over",
+            |broker| async move { connect::sweep(broker.base()).await.map(|_| ()) },
+        );
+        let (refresher, stop) = (self.0.refresher.clone(), self.0.stopping.clone());
+        self.spawn(async move { refresher.keeper(stop).await });
+        let (deliverer, stop) = (self.0.deliverer.clone(), self.0.stopping.clone());
+        self.spawn(async move { deliverer.watch_streams(stop).await });
         if self.base().db.is_sqlite() {
             let broker = self.clone();
             self.spawn(async move { watch_foreign_writes(&broker).await });
@@ -302,8 +338,15 @@ async fn watch_foreign_writes(broker: &Broker) {
     }
 }
 
-fn catalogue(_settings: &Settings) -> Result<Catalogue> {
-    Ok(Catalogue::default())
+/// The built-in definitions with the operator's on top.
+fn catalogue(settings: &Settings) -> Result<Catalogue> {
+    let embedded = Catalogue::embedded()?;
+    let Some(folder) = &settings.providers else { return Ok(embedded) };
+    embedded.with_folder(folder, settings.trust).map_err(|problems| {
+        let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        Error::new(Code::InvalidDefinition, format!("a provider definition is wrong:\n{}", all.join("\n")))
+            .with_extra(serde_json::json!({ "problems": problems }))
+    })
 }
 
 fn check_public_url(url: &Url) -> Result<()> {

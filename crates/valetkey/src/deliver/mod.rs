@@ -35,7 +35,7 @@ use crate::{
     audit::{Event, Outcome},
     base::Outside,
     connection::Stored,
-    decision::{Authority, Decision, Facts, Request, decide, usable_at},
+    decision::{Authority, Decision, Facts, Request, decide, unauthenticated, usable_at},
     error::{Code, Error, Result},
     grant,
     id::{ConnectionId, ProviderName},
@@ -136,7 +136,7 @@ impl Deliverer {
         }
         let provider: ProviderName = named.parse()?;
         let candidates = usable_at(&self.outside.base.db, &self.authority, &caller.token, &provider).await?;
-        let Some(candidates) = candidates else { return Err(dead_token()) };
+        let Some(candidates) = candidates else { return Err(unauthenticated()) };
         let now = self.outside.base.clock.now();
         let request = Request { delivery, operation: None, unattended: caller.unattended };
         let mut usable = Vec::new();
@@ -205,7 +205,7 @@ impl Deliverer {
         let epoch = self.outside.base.db.epoch();
         let Some(facts) = self.authority.facts(&caller.token, connection).await? else {
             metrics::counter!("valetkey_unknown_tokens_total").increment(1);
-            return Err(dead_token());
+            return Err(unauthenticated());
         };
         let request = Request { delivery, operation, unattended: caller.unattended };
         let decision = decide(&facts, &request, self.outside.base.clock.now());
@@ -252,10 +252,6 @@ impl Deliverer {
     fn event(&self, allowed: &Allowed, action: &'static str) -> Event {
         Event::new(&allowed.facts.site, &allowed.actor, action).connection(&allowed.stored.connection.id)
     }
-}
-
-fn dead_token() -> Error {
-    unauthenticated()
 }
 
 fn actor(facts: &Facts, decision: &Decision) -> Actor {
