@@ -1,6 +1,8 @@
 //! Every route on one page, with who may call it. What the page says is enforced by `caller::gate`: a route that is not
 //! here is not served, and a caller whom its line does not name is refused before the handler sees anything. Beyond that a
 //! handler asks only whose things are meant: a key reaches a person's things if it may speak for them.
+//!
+//! The pages have a router of their own: nobody calls them with a credential, they are for browsers.
 
 use std::{collections::HashMap, sync::OnceLock};
 
@@ -12,7 +14,7 @@ use crate::{
     caller::{Who, gate, served_as},
     edge::edge,
     error::Problem,
-    routes,
+    pages, routes,
     state::AppState,
 };
 
@@ -66,12 +68,13 @@ page! {
 
 /// The whole HTTP face.
 pub fn router(state: AppState) -> Router {
-    let api = api().layer(from_fn_with_state(state.clone(), gate));
+    let pages = pages::router(pages::Deps { outside: state.outside().clone(), tasks: state.tasks().clone() });
+    let api = api().layer(from_fn_with_state(state.clone(), gate)).with_state(state.clone());
     Router::new()
         .merge(api)
+        .merge(pages)
         .fallback(|| async { Problem(Error::new(Code::NotFound, "there is nothing at this path")) })
-        .layer(from_fn_with_state(state.clone(), edge))
-        .with_state(state)
+        .layer(from_fn_with_state(state, edge))
 }
 
 /// The page's line for a method and a path's pattern.

@@ -108,6 +108,8 @@ struct Inner {
     deliverer: Deliverer,
     last_used: LastUsed,
     tasks: TaskTracker,
+    /// The task that writes the audit's queue down. It ends after all others.
+    auditor: TaskTracker,
     stopping: CancellationToken,
 }
 
@@ -162,6 +164,7 @@ impl Broker {
             deliverer,
             last_used: LastUsed::default(),
             tasks: TaskTracker::new(),
+            auditor: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }))
     }
@@ -206,6 +209,11 @@ impl Broker {
         &self.0.stopping
     }
 
+    /// What [`Broker::spawn`] runs in: stopping waits for all of it.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+
     /// Runs work that outlives the request that asked for it; stopping waits for it.
     pub fn spawn<F>(&self, work: F) -> tokio::task::JoinHandle<F::Output>
     where
@@ -232,12 +240,12 @@ impl Broker {
         self.0.stopping.cancel();
         // An answer that a refresh waits for exists nowhere else, so this has no limit of its own.
         self.0.refresher.drain().await;
-        // Nothing that is recorded comes after this; what is in the queue is still written.
-        self.base().audit.close();
         self.0.tasks.close();
-        if tokio::time::timeout(STOP_PATIENCE, self.0.tasks.wait()).await.is_err() {
-            tracing::error!(seconds = STOP_PATIENCE.as_secs(), "background work did not end in time; stopping without it");
-        }
+        ended(&self.0.tasks, "background work").await;
+        // Nobody is left who could record something; what is in the queue is still written.
+        self.base().audit.close();
+        self.0.auditor.close();
+        ended(&self.0.auditor, "writing down the audit").await;
         if let Err(error) = self.0.last_used.flush(&self.base().db, self.base().clock.now()).await {
             tracing::warn!(?error, "the last uses of tokens could not be written");
         }
@@ -247,7 +255,7 @@ impl Broker {
     fn start_background(&self) {
         let base = self.base().clone();
         let audit_db = base.db.clone();
-        self.spawn(async move { base.audit.run(audit_db).await });
+        self.0.auditor.spawn(async move { base.audit.run(audit_db).await });
         self.every(LAST_USED_EVERY, "last uses of tokens", |broker| async move {
             broker.last_used().flush(&broker.base().db, broker.base().clock.now()).await.map(|_| ())
         });
@@ -294,6 +302,13 @@ impl Broker {
 impl std::fmt::Debug for Broker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Broker").field("settings", &self.0.settings).finish_non_exhaustive()
+    }
+}
+
+/// Waits for tasks, but not for ever: a database that is gone would hold them.
+async fn ended(tasks: &TaskTracker, what: &'static str) {
+    if tokio::time::timeout(STOP_PATIENCE, tasks.wait()).await.is_err() {
+        tracing::error!(what, seconds = STOP_PATIENCE.as_secs(), "it did not end in time; stopping without it");
     }
 }
 

@@ -8,7 +8,7 @@ use crate::support::{App, As, on_each_db};
 on_each_db! {
     async fn an_unknown_path_is_a_problem_document(app: App) {
         app.get(&As::Operator, "/v1/nothing").await.refused(404, "not_found");
-        app.get(&As::Stranger, "/").await.refused(404, "not_found");
+        app.get(&As::Stranger, "/nothing").await.refused(404, "not_found");
     }
 }
 
