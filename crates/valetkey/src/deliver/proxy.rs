@@ -50,6 +50,13 @@ pub struct Target<'a> {
     pub query: Option<&'a str>,
 }
 
+/// A caller's body: none, read whole because it had to be, or passed on as it comes.
+enum Payload<B> {
+    Empty,
+    Whole(Bytes),
+    Stream(B),
+}
+
 impl Deliverer {
     /// Makes a call with a connection's credential and streams its answer.
     pub async fn proxy<B>(
@@ -123,6 +130,19 @@ impl Deliverer {
         }
         let allowed = Allowed { decision, ..allowed };
 
+        // Where an answer's content hangs on the body (Graph's `fields`), the body is read before anything is spent on it.
+        let body = if body.is_end_stream() {
+            Payload::Empty
+        } else if proxy.body_must_be_read(&parts.headers) {
+            let whole = inject::buffer(body).await?;
+            if proxy.is_credential_body(&parts.headers, &whole) {
+                return Err(credential_path());
+            }
+            Payload::Whole(whole)
+        } else {
+            Payload::Stream(body)
+        };
+
         let served = self.refresher.serve(Arc::clone(&allowed.stored), Wish::default()).await?;
         let injections = self.injections(&definition, &served, app.as_ref())?;
         let injected: Vec<HeaderName> = injections.iter().filter_map(Injection::header_name).collect();
@@ -138,16 +158,24 @@ impl Deliverer {
         let ticket = Arc::new(self.streams.register(caller, connection, op, allowed.epoch));
         parts.uri = uri;
         let strip: Vec<&str> = proxy.strip_query.iter().map(String::as_str).collect();
-        let again = body.is_end_stream().then(|| (parts.method.clone(), parts.uri.clone(), parts.headers.clone()));
+        let again = matches!(body, Payload::Empty).then(|| (parts.method.clone(), parts.uri.clone(), parts.headers.clone()));
 
         inject::into_head(&mut parts, &injections, &strip)?;
         let body = if injections.iter().any(Injection::needs_body) {
-            let whole = inject::buffer(body).await?;
+            let whole = match body {
+                Payload::Empty => Bytes::new(),
+                Payload::Whole(whole) => whole,
+                Payload::Stream(body) => inject::buffer(body).await?,
+            };
             upstream::Body::from(inject::into_body(&mut parts.headers, whole, &injections)?)
-        } else if body.is_end_stream() {
-            upstream::Body::empty()
         } else {
-            upstream::Body::stream(Upload { inner: body, injected, ended: Box::pin(ticket.end.clone().cancelled_owned()) })
+            match body {
+                Payload::Empty => upstream::Body::empty(),
+                Payload::Whole(whole) => upstream::Body::from(whole),
+                Payload::Stream(inner) => {
+                    upstream::Body::stream(Upload { inner, injected, ended: Box::pin(ticket.end.clone().cancelled_owned()) })
+                }
+            }
         };
         let answer = self.send(&ticket, http::Request::from_parts(parts, body)).await?;
         if answer.status() == StatusCode::UNAUTHORIZED
@@ -278,6 +306,10 @@ impl Deliverer {
         }
         Ok(())
     }
+}
+
+fn credential_path() -> Error {
+    Error::new(Code::CredentialPath, "this call deals in credentials; it is never proxied, whatever is granted")
 }
 
 /// The base URL where it holds no template.

@@ -171,6 +171,28 @@ on_each_db! {
         assert_eq!(yard.lab.control().requests("api"), 0);
     }
 
+    async fn a_body_that_asks_for_a_credential_is_refused_where_the_provider_reads_bodies(db: Db) {
+        let more = "credential_query = [{ name = \"fields\", contains = \"access_token\" }]\nbody_parameters = true\n";
+        let yard = Yard::with(&db, true, more).await;
+        let caller = yard.granted().await;
+        let post = async |kind: &str, path: &str, body: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
+            yard.call(&caller, Method::POST, path, headers, Bytes::from_static(body.as_bytes())).await.map(|answer| answer.status())
+        };
+        let form = "application/x-www-form-urlencoded";
+        for (kind, path, body) in [
+            (form, "/echo", "a=1&fields=id,access_token"),
+            (form, "/echo", "%66ields=access%5Ftoken"),
+            ("application/json", "/echo", r#"{"fields":"name,access_token"}"#),
+            ("text/plain", "/echo?fields=access_token", "x"),
+        ] {
+            assert_eq!(post(kind, path, body).await.unwrap_err().code(), Code::CredentialPath, "{body}");
+        }
+        assert_eq!(yard.lab.control().requests("api"), 0);
+        assert_eq!(post(form, "/echo", "fields=id,name").await.unwrap(), StatusCode::OK);
+    }
+
     async fn the_credential_goes_to_no_host_but_the_connections_own(db: Db) {
         let yard = Yard::new(&db).await;
         let caller = yard.granted().await;
