@@ -64,6 +64,10 @@ page! {
     post "/v1/sites" => sites::create, Who::Operator;
     get "/v1/sites/{id}" => sites::show, ADMIN;
     patch "/v1/sites/{id}" => sites::change, ADMIN;
+
+    // The two deliveries: an agent's, by its own token. What it may use is decided behind this.
+    post "/v1/connections/{id}/token" => deliver::reveal, Who::Agent;
+    any "/v1/proxy/{connection}/{*path}" => deliver::proxy, Who::Agent;
 }
 
 /// The whole HTTP face.

@@ -155,14 +155,15 @@ impl Broker {
         let authority = Authority::new(outside.base.db.clone());
         let timing = settings.as_ref().map_or_else(refresh::Settings::default, |settings| settings.refresh);
         let refresher = Refresher::new(outside.clone(), timing);
-        let deliverer = Deliverer::new(outside.clone(), authority.clone(), refresher.clone());
+        let last_used = LastUsed::default();
+        let deliverer = Deliverer::new(outside.clone(), authority.clone(), refresher.clone(), last_used.clone());
         Self(Arc::new(Inner {
             settings,
             outside,
             authority,
             refresher,
             deliverer,
-            last_used: LastUsed::default(),
+            last_used,
             tasks: TaskTracker::new(),
             auditor: TaskTracker::new(),
             stopping: CancellationToken::new(),

@@ -43,7 +43,7 @@ use crate::{
     provider::{Definition, FieldLevel},
     refresh::{Refresher, Wish},
     secret::{Secret, SecretMap},
-    token::TokenHash,
+    token::{LastUsed, TokenHash},
 };
 
 pub use streams::Guarded;
@@ -80,6 +80,7 @@ pub struct Deliverer {
     outside: Outside,
     authority: Authority,
     refresher: Refresher,
+    last_used: LastUsed,
     streams: streams::Streams,
     /// The providers whose proxied calls carry something of the app configuration.
     needs_app: Arc<HashSet<ProviderName>>,
@@ -96,10 +97,10 @@ struct Allowed {
 
 impl Deliverer {
     /// A deliverer over everything it needs.
-    pub fn new(outside: Outside, authority: Authority, refresher: Refresher) -> Self {
+    pub fn new(outside: Outside, authority: Authority, refresher: Refresher, last_used: LastUsed) -> Self {
         let needs_app = outside.catalogue.iter().filter(|d| carries_app(d)).map(|d| d.name.clone()).collect();
         let streams = streams::Streams::new(outside.base.clone());
-        Self { outside, authority, refresher, streams, needs_app: Arc::new(needs_app) }
+        Self { outside, authority, refresher, last_used, streams, needs_app: Arc::new(needs_app) }
     }
 
     /// Ends running streams whose authority ended. One task per process runs this.
@@ -213,6 +214,9 @@ impl Deliverer {
         match (&facts.connection, decision.allowed()) {
             (Some(connection), true) => {
                 let stored = Arc::clone(&connection.stored);
+                if let Some(token) = &facts.token {
+                    self.last_used.note(&facts.site, &token.id, self.outside.base.clock.now());
+                }
                 Ok(Allowed { facts, decision, stored, actor, epoch })
             }
             _ => Err(self.refuse(&facts, &decision, &actor, connection, delivery).await?),

@@ -55,7 +55,7 @@ impl Yard {
         let outside = Outside { base: house.base.clone(), catalogue: Arc::new(catalogue), upstream, public_url };
         let authority = Authority::new(db.clone());
         let refresher = Refresher::new(outside.clone(), refresh::Settings::default());
-        let deliverer = Deliverer::new(outside.clone(), authority, refresher);
+        let deliverer = Deliverer::new(outside.clone(), authority, refresher, token::LastUsed::default());
         tokio::spawn({
             let deliverer = deliverer.clone();
             async move { deliverer.watch_streams(tokio_util::sync::CancellationToken::new()).await }
