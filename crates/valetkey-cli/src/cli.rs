@@ -1,0 +1,85 @@
+//! The command line: verbs on nouns, one file per noun in `commands/`.
+
+use clap::{Parser, Subcommand};
+
+use crate::{commands, failure::EXIT_CODES, settings::Global};
+
+/// Valet Key: a self-hosted credential broker for AI agents.
+///
+/// A person or a site connects an outside account once; agents use it through grants that can be narrowed, explained,
+/// limited in time and taken back; nobody but the broker ever holds the keys. Begin with `valetkey dev`.
+#[derive(Debug, Parser)]
+#[command(name = "valetkey", version, propagate_version = true, after_help = EXIT_CODES, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The nouns and verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the broker
+    Serve(commands::serve::Serve),
+    /// Try everything on this machine: a broker, a stand-in provider and a demo platform, by one command
+    Dev(commands::dev::Dev),
+    /// Look at everything that has to be right, and say what to do where it is not
+    Doctor(commands::doctor::Doctor),
+    /// Tenants, and where their connect flows may return to
+    #[command(subcommand)]
+    Site(commands::site::Site),
+    /// Platform keys: how a site's own backend calls the broker
+    #[command(subcommand)]
+    Key(commands::key::Key),
+    /// Sealing keys: rotate, verify, change the root key
+    #[command(subcommand)]
+    Keys(commands::keys::Keys),
+    /// Outside services, and your apps there
+    #[command(subcommand)]
+    Provider(commands::provider::Provider),
+    /// Make a link by which somebody connects an account
+    Connect(commands::connect::Connect),
+    /// Connected accounts
+    #[command(subcommand)]
+    Connection(commands::connection::Connection),
+    /// Stored accounts by owner: read, write, delete
+    #[command(subcommand)]
+    Account(commands::account::Account),
+    /// Agents, their roles and their tokens
+    #[command(subcommand)]
+    Agent(commands::agent::Agent),
+    /// Permissions of agents to use connections
+    #[command(subcommand)]
+    Grant(commands::grant::Grant),
+    /// Whether an agent may do something with a connection, and why
+    Explain(commands::explain::Explain),
+    /// People: stop them and let them act again
+    #[command(subcommand)]
+    Person(commands::person::Person),
+    /// What happened
+    #[command(subcommand)]
+    Audit(commands::audit::Audit),
+}
+
+impl Command {
+    /// The log level where none is asked for: servers tell what they do, commands only what is wrong.
+    pub(crate) fn usual_log(&self) -> &'static str {
+        match self {
+            Self::Serve(_) => "info",
+            _ => "warn",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_put_together_without_contradictions() {
+        Cli::command().debug_assert();
+    }
+}

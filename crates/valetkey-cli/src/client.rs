@@ -1,0 +1,229 @@
+//! How commands reach the broker: always by its HTTP API, as the operator.
+//!
+//! 1. A server runs on the data folder, which its lock shows: over the socket in that folder, that only its owner may
+//!    open and whose server asks the kernel who is calling.
+//! 2. No server runs: the broker is opened in this process and its router is called, without a socket in between.
+//! 3. PostgreSQL: in this process too, for any number of processes may write there.
+//!
+//! So a command gives the same answer either way, and knows nothing the API does not say.
+
+use std::{path::PathBuf, time::Duration};
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use crate::{
+    failure::{Failure, Result},
+    opened::Opened,
+    settings::{Place, Settings},
+};
+
+/// The largest answer that is read.
+const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+/// The longest line of a streamed answer.
+const LONGEST_LINE: usize = 1024 * 1024;
+/// How long an answer may take that is not a stream: longer than a provider may take, within a call, to refresh.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The broker, wherever it is.
+pub(crate) enum Client {
+    /// A running server's socket.
+    Socket(PathBuf),
+    /// The broker in this process.
+    Here(Box<Opened>),
+}
+
+impl Client {
+    /// Finds the server, or opens the database.
+    ///
+    /// # Errors
+    /// Neither can be done; the exit code is 5.
+    pub(crate) async fn reach(settings: &Settings) -> Result<Self> {
+        let Place::Folder(dir) = &settings.place else {
+            return Ok(Self::Here(Box::new(Opened::open(settings).await?)));
+        };
+        if let Some(client) = Self::running(dir, settings).await? {
+            return Ok(client);
+        }
+        match Opened::open(settings).await {
+            // Somebody was faster; perhaps a server.
+            Err(failure) if failure.code() == "conflict" => {
+                Self::running(dir, settings).await?.ok_or(failure)
+            }
+            opened => Ok(Self::Here(Box::new(opened?))),
+        }
+    }
+
+    /// The server that holds the folder, if somebody does.
+    async fn running(dir: &std::path::Path, settings: &Settings) -> Result<Option<Self>> {
+        let Some(holder) = valetkey::db::holder(dir) else { return Ok(None) };
+        let socket = dir.join(valetkey_http::SOCKET);
+        if connect(&socket).await.is_err() {
+            // A command that is at work, or a server that is about to listen or to end.
+            return wait_for(dir, &socket, &holder).await.map(|found| found.map(Self::Socket));
+        }
+        if let [first, ..] = settings.only_for_servers.as_slice() {
+            return Err(Failure::usage(format!(
+                "{holder} serves {}, and {first} is its own setting: give it to `valetkey serve`, or leave it out here",
+                dir.display()
+            )));
+        }
+        Ok(Some(Self::Socket(socket)))
+    }
+
+    /// Sends a request and returns the JSON of its answer; null where the answer is empty.
+    pub(crate) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let answer = async {
+            let response = self.send(method, path, body).await?;
+            let status = response.status();
+            let bytes = Limited::new(response.into_body(), LARGEST_ANSWER)
+                .collect()
+                .await
+                .map_err(|error| Failure::unreachable("the answer broke off").with_detail(error))?
+                .to_bytes();
+            let value = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or(Value::Null) };
+            if status.is_success() { Ok(value) } else { Err(Failure::problem(status, value)) }
+        };
+        tokio::time::timeout(PATIENCE, answer)
+            .await
+            .unwrap_or_else(|_| Err(Failure::unreachable(format!("no answer came within {} s", PATIENCE.as_secs()))))
+    }
+
+    /// Sends a request whose answer is a stream of JSON documents, one a line, and hands over each as it comes.
+    pub(crate) async fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        mut each: impl FnMut(Value) -> Result<()>,
+    ) -> Result<()> {
+        let broke = |error: axum::Error| Failure::unreachable("the answer broke off").with_detail(error);
+        let response = self.send(method, path, body).await?;
+        let status = response.status();
+        let mut stream = response.into_body();
+        let mut rest = Vec::new();
+        if !status.is_success() {
+            let bytes = Limited::new(stream, LARGEST_ANSWER).collect().await.map(|all| all.to_bytes()).unwrap_or_default();
+            return Err(Failure::problem(status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)));
+        }
+        while let Some(frame) = stream.frame().await {
+            let Ok(data) = frame.map_err(broke)?.into_data() else { continue };
+            rest.extend_from_slice(&data);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                let line = line.trim_ascii();
+                if !line.is_empty() {
+                    each(serde_json::from_slice(line).map_err(|error| Failure::failed("the answer is no JSON").with_detail(error))?)?;
+                }
+            }
+            if rest.len() > LONGEST_LINE {
+                return Err(Failure::failed("the answer holds a line that is too long"));
+            }
+        }
+        match rest.trim_ascii() {
+            [] => Ok(()),
+            line => each(serde_json::from_slice(line).map_err(|error| Failure::unreachable("the answer broke off").with_detail(error))?),
+        }
+    }
+
+    /// Ends what was opened here, so that all of it is on disk.
+    pub(crate) async fn close(self) {
+        if let Self::Here(opened) = self {
+            opened.close().await;
+        }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response<Body>> {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+        let request = request.body(Body::from(bytes)).map_err(|error| Failure::usage("that cannot be asked for").with_detail(error))?;
+        match self {
+            Self::Here(opened) => opened.answer(request).await,
+            Self::Socket(path) => over_socket(path, request).await,
+        }
+    }
+}
+
+async fn over_socket(path: &std::path::Path, request: Request<Body>) -> Result<Response<Body>> {
+    let failed = |error: &dyn std::fmt::Display| Failure::unreachable("the server broke off").with_detail(error);
+    let stream = connect(path).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
+    Ok(response.map(Body::new))
+}
+
+async fn connect(path: &std::path::Path) -> Result<UnixStream> {
+    let failed =
+        |why: &str| Failure::unreachable(format!("the server's socket {} does not answer: {why}", path.display()));
+    match tokio::time::timeout(Duration::from_secs(5), UnixStream::connect(path)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            Err(failed("it belongs to another user; run this command as that user"))
+        }
+        Ok(Err(error)) => Err(failed(&error.to_string())),
+        Err(_) => Err(failed("no connection within 5 s")),
+    }
+}
+
+/// Waits a moment for the holder to listen, or to let go; nothing when it let go.
+async fn wait_for(dir: &std::path::Path, socket: &std::path::Path, holder: &str) -> Result<Option<PathBuf>> {
+    let mut last = None;
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        match connect(socket).await {
+            Ok(_) => return Ok(Some(socket.to_owned())),
+            Err(failure) => last = Some(failure),
+        }
+        if valetkey::db::holder(dir).is_none() {
+            return Ok(None);
+        }
+    }
+    let why = last.map(|failure| failure.to_string()).unwrap_or_default();
+    Err(Failure::unreachable(format!("{} is in use by {holder}, which does not answer", dir.display())).with_detail(why.trim_end()))
+}
+
+/// What stays as it is in one segment of a path or one value of a query (RFC 3986 section 2.3).
+const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// One segment of a path.
+pub(crate) fn segment(text: &str) -> Result<String> {
+    match text {
+        "" | "." | ".." => Err(Failure::usage(format!("`{text}` is no name"))),
+        _ => Ok(utf8_percent_encode(text, KEPT).to_string()),
+    }
+}
+
+/// A path with a query of the parameters that are there.
+pub(crate) fn with_query(path: &str, parameters: &[(&str, Option<&str>)]) -> String {
+    let mut all = path.to_owned();
+    for (name, value) in parameters.iter().filter_map(|(name, value)| Some((name, (*value)?))) {
+        all.push(if all.contains('?') { '&' } else { '?' });
+        all.push_str(name);
+        all.push('=');
+        all.extend(utf8_percent_encode(value, KEPT));
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_within_their_segment() {
+        assert_eq!(segment("a/b?c#d %").unwrap(), "a%2Fb%3Fc%23d%20%25");
+        assert!(segment("..").is_err() && segment("").is_err());
+        assert_eq!(with_query("/v1/x", &[("a", Some("1&2")), ("b", None), ("c", Some("z"))]), "/v1/x?a=1%262&c=z");
+    }
+}

@@ -1,0 +1,141 @@
+//! `valetkey grant`: permissions of agents to use connections.
+
+use clap::Subcommand;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::{Session, owner::agent_id};
+use crate::{
+    client::{segment, with_query},
+    failure::Result,
+    moments::Until,
+    output::{cell, facts, items, table},
+};
+
+/// Grants.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Grant {
+    /// Let an agent use a connection
+    Create {
+        /// The agent's id or slug
+        #[arg(long)]
+        agent: String,
+        /// The connection's id
+        #[arg(long)]
+        connection: String,
+        /// For whom the agent may use it: owner (the calling person is the connection's owner), unattended (no person is
+        /// calling), operators (anyone with that role on the agent), or users:ID,ID
+        #[arg(long = "for", value_name = "WHOM", value_parser = for_whom)]
+        for_whom: Option<Value>,
+        /// How: proxy (the broker makes the call), reveal (the access token is handed out)
+        #[arg(long, value_name = "HOW", value_delimiter = ',', default_value = "proxy", value_parser = ["proxy", "reveal"])]
+        deliver: Vec<String>,
+        /// At most these scopes of the provider; may be repeated
+        #[arg(long)]
+        scope: Vec<String>,
+        /// Only these operations, such as 'GET /api/**'; `*` is one segment, `**` the rest; may be repeated
+        #[arg(long, value_name = "OPERATION")]
+        operation: Vec<String>,
+        /// How often at most, in all
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+        max_uses: Option<i64>,
+        /// Until when: 90d, or a moment such as 2027-01-31T12:00:00Z
+        #[arg(long, value_name = "WHEN", value_parser = Until::parse)]
+        expires: Option<Until>,
+        /// Why
+        #[arg(long, default_value = "")]
+        note: String,
+    },
+    /// List grants, the ended ones among them
+    List {
+        /// Only this agent's; its id or slug
+        #[arg(long)]
+        agent: Option<String>,
+        /// Only those on this connection
+        #[arg(long)]
+        connection: Option<String>,
+    },
+    /// Take a grant back; no request that comes after this is served by it
+    Revoke {
+        /// The grant's id
+        id: String,
+        /// Why
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+}
+
+impl Grant {
+    pub(super) async fn run(self, session: &Session) -> Result<()> {
+        match self {
+            Self::Create { agent, connection, for_whom, deliver, scope, operation, max_uses, expires, note } => {
+                let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
+                let mut body = json!({
+                    "connection": connection,
+                    "for_whom": for_whom,
+                    "delivery": deliver,
+                    "scopes": some(scope),
+                    "operations": some(operation),
+                    "max_uses": max_uses,
+                    "expires_at": expires.map(|until| until.from(session.clock.now())),
+                    "note": note,
+                });
+                let answer = session
+                    .with(async |client| {
+                        body["agent"] = agent_id(client, &agent).await?.into();
+                        client.call(Method::POST, "/v1/grants", Some(&body)).await
+                    })
+                    .await?;
+                session.out.show(&answer, show)
+            }
+            Self::List { agent, connection } => {
+                let answer = session
+                    .with(async |client| {
+                        let agent = match &agent {
+                            Some(agent) => Some(agent_id(client, agent).await?),
+                            None => None,
+                        };
+                        let filter = [("agent", agent.as_deref()), ("connection", connection.as_deref())];
+                        client.call(Method::GET, &with_query("/v1/grants", &filter), None).await
+                    })
+                    .await?;
+                session.out.show(&answer, list)
+            }
+            Self::Revoke { id, reason } => {
+                let path = format!("/v1/grants/{}", segment(&id)?);
+                session.ask(Method::DELETE, &path, Some(&json!({ "reason": reason })), |_| format!("{id} is revoked")).await
+            }
+        }
+    }
+}
+
+fn for_whom(text: &str) -> Result<Value, String> {
+    match (text, text.strip_prefix("users:")) {
+        ("owner" | "unattended" | "operators", _) => Ok(text.into()),
+        (_, Some(list)) if !list.is_empty() => Ok(list.split(',').map(str::trim).collect()),
+        _ => Err(format!("`{text}` is not one of owner, unattended, operators, users:ID,ID")),
+    }
+}
+
+fn list(answer: &Value) -> String {
+    let columns = ["/id", "/agent", "/connection", "/for_whom", "/delivery", "/operations", "/expires_at", "/revoked_at"];
+    let row = |grant: &Value| columns.map(|at| cell(grant, at)).to_vec();
+    let heads = ["id", "agent", "connection", "for", "delivery", "operations", "until", "revoked"];
+    table(&heads, items(answer, "grants").iter().map(row).collect(), "nothing is granted")
+}
+
+fn show(grant: &Value) -> String {
+    facts(&[
+        ("id", cell(grant, "/id")),
+        ("agent", cell(grant, "/agent")),
+        ("connection", cell(grant, "/connection")),
+        ("for", cell(grant, "/for_whom")),
+        ("delivery", cell(grant, "/delivery")),
+        ("scopes", cell(grant, "/scopes")),
+        ("operations", cell(grant, "/operations")),
+        ("uses at most", cell(grant, "/max_uses")),
+        ("until", cell(grant, "/expires_at")),
+        ("granted by", cell(grant, "/grantor")),
+        ("note", cell(grant, "/note")),
+    ])
+}

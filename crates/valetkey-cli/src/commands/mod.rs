@@ -1,0 +1,92 @@
+//! One file per noun. A command builds a request, gets JSON, and prints it.
+
+pub(crate) mod account;
+pub(crate) mod agent;
+pub(crate) mod audit;
+pub(crate) mod connect;
+pub(crate) mod connection;
+pub(crate) mod dev;
+pub(crate) mod doctor;
+pub(crate) mod explain;
+pub(crate) mod grant;
+pub(crate) mod key;
+pub(crate) mod keys;
+mod owner;
+pub(crate) mod person;
+pub(crate) mod provider;
+pub(crate) mod serve;
+pub(crate) mod site;
+pub(crate) mod token;
+
+use serde_json::Value;
+use valetkey::{clock::Clock, secret::Secret};
+
+use crate::{
+    cli::Command,
+    client::Client,
+    failure::{Failure, Result},
+    output::{self, Output},
+    settings::{Global, Settings},
+};
+
+/// What every command has at hand.
+pub(crate) struct Session {
+    /// The settings of this run.
+    pub(crate) settings: Settings,
+    /// Where to print.
+    pub(crate) out: Output,
+    /// What time it is.
+    pub(crate) clock: Clock,
+}
+
+impl Session {
+    /// Reads the settings.
+    pub(crate) fn new(global: &Global, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        Ok(Self {
+            settings: Settings::read(global, variable)?,
+            out: Output { json: global.json },
+            clock: Clock::System,
+        })
+    }
+
+    /// Finds the broker, does something with it, and closes what was opened for that.
+    pub(crate) async fn with<T>(&self, work: impl AsyncFnOnce(&Client) -> Result<T>) -> Result<T> {
+        let client = Client::reach(&self.settings).await?;
+        let outcome = work(&client).await;
+        client.close().await;
+        outcome
+    }
+
+    /// Asks the broker one thing and prints the answer.
+    pub(crate) async fn ask(
+        &self,
+        method: http::Method,
+        path: &str,
+        body: Option<&Value>,
+        human: impl FnOnce(&Value) -> String,
+    ) -> Result<()> {
+        let answer = self.with(async |client| client.call(method, path, body).await).await?;
+        self.out.show(&answer, human)
+    }
+}
+
+/// Runs a command. Boxed, so that the largest of them does not make every one large.
+pub(crate) async fn run(command: Command, session: Session) -> Result<()> {
+    match command {
+        Command::Serve(serve) => Box::pin(serve.run(&session)).await,
+        Command::Dev(dev) => Box::pin(dev.run(&session)).await,
+        Command::Doctor(doctor) => Box::pin(doctor.run(&session)).await,
+        Command::Site(site) => Box::pin(site.run(&session)).await,
+        Command::Key(key) => Box::pin(key.run(&session)).await,
+        Command::Keys(keys) => Box::pin(keys.run(&session)).await,
+        Command::Provider(provider) => Box::pin(provider.run(&session)).await,
+        Command::Connect(connect) => Box::pin(connect.run(&session)).await,
+        Command::Connection(connection) => Box::pin(connection.run(&session)).await,
+        Command::Account(account) => Box::pin(account.run(&session)).await,
+        Command::Agent(agent) => Box::pin(agent.run(&session)).await,
+        Command::Grant(grant) => Box::pin(grant.run(&session)).await,
+        Command::Explain(explain) => Box::pin(explain.run(&session)).await,
+        Command::Person(person) => Box::pin(person.run(&session)).await,
+        Command::Audit(audit) => Box::pin(audit.run(&session)).await,
+    }
+}

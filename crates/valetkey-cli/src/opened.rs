@@ -1,0 +1,100 @@
+//! The broker opened in this process, and its router to ask.
+
+use std::time::Duration;
+
+use axum::{Router, body::Body};
+use http::{Request, Response};
+use tower::ServiceExt as _;
+use url::Url;
+use valetkey::{Broker, Error, db::DbConfig, upstream};
+use valetkey_http::{AppState, HttpSettings, LocalOperator, Peer};
+
+use crate::{
+    failure::{Failure, Result},
+    settings::{Place, Settings},
+};
+
+/// Where the broker is reached when nothing else is said.
+pub(crate) const USUAL_LISTEN: &str = "127.0.0.1:8321";
+/// How many connections a server opens to PostgreSQL at most.
+pub(crate) const USUAL_CONNECTIONS: u32 = 16;
+/// How many a command opens.
+const CONNECTIONS_OF_A_COMMAND: u32 = 2;
+/// How long a command waits for another process to let go of the data folder.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// An open broker and its router.
+pub(crate) struct Opened {
+    broker: Broker,
+    router: Router,
+}
+
+impl Opened {
+    /// Opens the broker for one command.
+    ///
+    /// # Errors
+    /// The exit code is 5, and the text says what to do.
+    pub(crate) async fn open(settings: &Settings) -> Result<Self> {
+        let db = match &settings.place {
+            Place::Folder(dir) => DbConfig::Sqlite { dir: dir.clone(), patience: PATIENCE },
+            Place::Postgres(url) => DbConfig::Postgres { url: url.clone(), max_connections: CONNECTIONS_OF_A_COMMAND },
+        };
+        let opened = async {
+            let public_url = match &settings.public_url {
+                Some(url) => url.clone(),
+                None => Url::parse(&format!("http://{USUAL_LISTEN}")).map_err(Error::internal)?,
+            };
+            let started = Broker::start(broker_settings(settings, db, public_url)?).await?;
+            if let Some(path) = &started.created_root {
+                tell_root_key(&path.display().to_string());
+            }
+            let state = AppState::new(started.broker.clone(), HttpSettings::default())?;
+            Ok::<_, Error>(Self { broker: started.broker, router: valetkey_http::router(state) })
+        };
+        opened.await.map_err(|error| Failure::opening(&error))
+    }
+
+    /// Answers a request as the operator's.
+    pub(crate) async fn answer(&self, mut request: Request<Body>) -> Result<Response<Body>> {
+        // Whoever can open the database is the operator; nothing less opens it.
+        request.extensions_mut().insert(Peer::Local { uid: rustix::process::getuid().as_raw() });
+        request.extensions_mut().insert(LocalOperator);
+        let Ok(response) = self.router.clone().oneshot(request).await;
+        Ok(response)
+    }
+
+    /// Ends the background work and closes the database.
+    pub(crate) async fn close(&self) {
+        self.broker.stop().await;
+    }
+}
+
+/// What the broker is made of, by the settings of this run.
+pub(crate) fn broker_settings(settings: &Settings, db: DbConfig, public_url: Url) -> valetkey::Result<valetkey::Settings> {
+    let root = settings.root.as_ref().map_err(again)?.clone();
+    Ok(valetkey::Settings {
+        providers: settings.providers.clone(),
+        upstream: upstream::Settings { allow_private: settings.allow_private.clone(), ..upstream::Settings::default() },
+        ..valetkey::Settings::new(db, root, public_url)
+    })
+}
+
+/// The plain word on the root key, once, when it is made.
+pub(crate) fn tell_root_key(path: &str) {
+    use std::io::Write as _;
+    // Nobody reads stderr: the log has a line about it, too.
+    let _ = writeln!(
+        std::io::stderr(),
+        "A root key was made: {path}\n\
+         Everything stored is sealed by it. Copy it now to a safe place, apart from the database and its backups:\n\
+         without it nothing can be opened again, and whoever has both has everything.\n"
+    );
+}
+
+fn again(error: &Error) -> Error {
+    let again = Error::new(error.code(), error.message().to_owned());
+    match error.detail() {
+        Some(detail) => again.with_detail(detail),
+        None => again,
+    }
+}
