@@ -24,6 +24,8 @@ use crate::{
     settings::{Place, Settings},
 };
 
+/// The operator's socket in the data folder.
+pub(crate) const SOCKET: &str = "valetkey.sock";
 /// The largest answer that is read.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
 /// The longest line of a streamed answer.
@@ -63,7 +65,7 @@ impl Client {
     /// The server that holds the folder, if somebody does.
     async fn running(dir: &std::path::Path, settings: &Settings) -> Result<Option<Self>> {
         let Some(holder) = valetkey::db::holder(dir) else { return Ok(None) };
-        let socket = dir.join(valetkey_http::SOCKET);
+        let socket = dir.join(SOCKET);
         if connect(&socket).await.is_err() {
             // A command that is at work, or a server that is about to listen or to end.
             return wait_for(dir, &socket, &holder).await.map(|found| found.map(Self::Socket));

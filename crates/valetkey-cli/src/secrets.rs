@@ -42,6 +42,17 @@ pub(crate) fn one_from(path: &Path) -> Result<Secret> {
     Ok(Secret::new(text.strip_suffix('\r').unwrap_or(text)))
 }
 
+/// A new file that only we may read. One that exists is not touched.
+pub(crate) fn new_file(path: &Path) -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| Failure::failed(format!("{} cannot be made", path.display())).with_detail(error))
+}
+
 /// Whether a person sits at standard input and can be asked.
 pub(crate) fn can_ask() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()

@@ -74,6 +74,8 @@ pub(crate) enum Place {
 pub(crate) struct Settings {
     /// Where the data is.
     pub(crate) place: Place,
+    /// Whether that was said, or is the usual folder.
+    pub(crate) place_was_said: bool,
     /// Where the root keys are; a missing choice is told only when they are needed.
     pub(crate) root: Result<RootSource, valetkey::Error>,
     /// The operator's own definitions.
@@ -95,7 +97,10 @@ impl Settings {
     /// Two settings that contradict each other, or one that cannot be read.
     pub(crate) fn read(global: &Global, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
-        let place = place(global, &variable)?;
+        let (place, place_was_said) = match place(global, &variable)? {
+            Some(place) => (place, true),
+            None => (default_folder(&variable)?, false),
+        };
         let default = match &place {
             Place::Folder(dir) => Some(dir.join("root.key")),
             Place::Postgres(_) => None,
@@ -121,6 +126,7 @@ impl Settings {
         ];
         Ok(Self {
             place,
+            place_was_said,
             root,
             providers: global.providers.clone().or_else(|| variable("VALETKEY_PROVIDERS").map(PathBuf::from)),
             site: site.parse().map_err(|error: valetkey::Error| Failure::usage(format!("--site: {}", error.message())))?,
@@ -153,24 +159,24 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-fn place(global: &Global, variable: &impl Fn(&str) -> Option<String>) -> Result<Place> {
+fn place(global: &Global, variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Place>> {
     if let Some(dir) = &global.data {
-        return Ok(Place::Folder(dir.clone()));
+        return Ok(Some(Place::Folder(dir.clone())));
     }
     if let Some(url) = &global.database {
-        return Ok(Place::Postgres(Secret::new(url.as_str())));
+        return Ok(Some(Place::Postgres(Secret::new(url.as_str()))));
     }
     let given: Vec<_> = ["VALETKEY_DATA", "VALETKEY_DATABASE", "VALETKEY_DATABASE_FILE"]
         .into_iter()
         .filter_map(|name| Some((name, variable(name)?)))
         .collect();
     match given.as_slice() {
-        [] => default_folder(variable),
-        [("VALETKEY_DATA", dir)] => Ok(Place::Folder(dir.into())),
-        [("VALETKEY_DATABASE", url)] => Ok(Place::Postgres(Secret::new(url.as_str()))),
+        [] => Ok(None),
+        [("VALETKEY_DATA", dir)] => Ok(Some(Place::Folder(dir.into()))),
+        [("VALETKEY_DATABASE", url)] => Ok(Some(Place::Postgres(Secret::new(url.as_str())))),
         [(name, path)] => {
             let text = crate::secrets::read_file(path.as_ref()).map_err(|why| Failure::usage(format!("{name}: {why}")))?;
-            Ok(Place::Postgres(Secret::new(text.expose().trim())))
+            Ok(Some(Place::Postgres(Secret::new(text.expose().trim()))))
         }
         several => {
             let names: Vec<_> = several.iter().map(|(name, _)| *name).collect();

@@ -1,0 +1,252 @@
+//! `valetkey provider`: outside services, and the site's own apps there.
+
+use std::{collections::HashSet, path::PathBuf};
+
+use clap::{Args, Subcommand};
+use http::Method;
+use serde_json::{Map, Value, json};
+use valetkey::provider::{Catalogue, Problem, Trust};
+
+use super::{Session, owner::agent_id};
+use crate::{
+    client::{Client, segment, with_query},
+    failure::{Failure, Result},
+    output::{cell, facts, items, table},
+    secrets,
+};
+
+/// Providers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Provider {
+    /// List the providers, and which of them can be connected now
+    List,
+    /// Show a provider's definition
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Check definition files, and report every mistake with its place
+    Check {
+        /// The files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Tell the broker of your own app at a provider; asks for what is not given
+    Configure(Configure),
+    /// Forget your app at a provider; connections that its client made keep working
+    Forget {
+        /// The provider
+        name: String,
+        #[command(flatten)]
+        owner: AppOwner,
+    },
+}
+
+/// Whose app.
+#[derive(Args, Clone, Debug)]
+#[group(multiple = false)]
+pub(crate) struct AppOwner {
+    /// A person's own app, instead of the site's
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
+    /// An agent's own app, instead of the site's
+    #[arg(long, value_name = "AGENT")]
+    agent: Option<String>,
+}
+
+impl AppOwner {
+    async fn resolve(&self, client: &Client) -> Result<Option<String>> {
+        Ok(match (&self.user, &self.agent) {
+            (Some(user), _) => Some(format!("user:{user}")),
+            (None, Some(agent)) => Some(format!("agent:{}", agent_id(client, agent).await?)),
+            (None, None) => None,
+        })
+    }
+}
+
+/// An app at a provider.
+#[derive(Args, Debug)]
+pub(crate) struct Configure {
+    /// The provider
+    name: String,
+    #[command(flatten)]
+    owner: AppOwner,
+    /// A value that is no secret; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    set: Vec<(String, String)>,
+    /// A secret value, from a file; - is standard input; may be repeated
+    #[arg(long, value_name = "KEY=FILE", value_parser = pair)]
+    secret_file: Vec<(String, String)>,
+}
+
+impl Provider {
+    pub(super) async fn run(self, session: &Session) -> Result<()> {
+        match self {
+            Self::List => session.ask(Method::GET, "/v1/providers", None, list).await,
+            Self::Show { name } => {
+                let path = format!("/v1/providers/{}", segment(&name)?);
+                session.ask(Method::GET, &path, None, show).await
+            }
+            Self::Check { files } => check(session, &files),
+            Self::Configure(configure) => configure.run(session).await,
+            Self::Forget { name, owner } => {
+                let answer = session
+                    .with(async |client| {
+                        let owner = owner.resolve(client).await?;
+                        let path = with_query(&app_path(&name)?, &[("owner", owner.as_deref())]);
+                        client.call(Method::DELETE, &path, None).await
+                    })
+                    .await?;
+                session.out.show(&answer, |_| format!("the app at {name} is forgotten"))
+            }
+        }
+    }
+}
+
+fn app_path(name: &str) -> Result<String> {
+    Ok(format!("/v1/providers/{}/app", segment(name)?))
+}
+
+impl Configure {
+    async fn run(self, session: &Session) -> Result<()> {
+        let answer = session
+            .with(async |client| {
+                let path = format!("/v1/providers/{}", segment(&self.name)?);
+                let provider = client.call(Method::GET, &path, None).await?;
+                let owner = self.owner.resolve(client).await?;
+                let values = self.values(&provider)?;
+                let path = with_query(&app_path(&self.name)?, &[("owner", owner.as_deref())]);
+                client.call(Method::PUT, &path, Some(&json!({ "values": values }))).await
+            })
+            .await?;
+        session.out.show(&answer, app)
+    }
+
+    /// The values that were given, and on a terminal the answers to what is missing.
+    fn values(&self, provider: &Value) -> Result<Map<String, Value>> {
+        let fields: Vec<&Value> =
+            items(provider, "fields").iter().filter(|field| cell(field, "/level") == "app").collect();
+        let is_secret = |key: &str| {
+            let field = fields.iter().find(|field| cell(field, "/name") == key);
+            field.map(|field| field.get("secret") == Some(&Value::Bool(true)))
+        };
+        let mut values = Map::new();
+        let mut take = |key: &str, value: &str| match values.insert(key.to_owned(), value.into()) {
+            None => Ok(()),
+            Some(_) => Err(Failure::usage(format!("{key} is given twice"))),
+        };
+        for (key, value) in &self.set {
+            if is_secret(key) == Some(true) {
+                return Err(Failure::usage(format!(
+                    "{key} is a secret: give it by --secret-file {key}=FILE, or - for standard input"
+                )));
+            }
+            take(key, value)?;
+        }
+        let mut from_stdin = 0;
+        for (key, path) in &self.secret_file {
+            from_stdin += usize::from(path == "-");
+            if from_stdin > 1 {
+                return Err(Failure::usage("standard input holds one secret"));
+            }
+            take(key, secrets::one_from(path.as_ref())?.expose())?;
+        }
+        let given: HashSet<String> = values.keys().cloned().collect();
+        if from_stdin == 0 && secrets::can_ask() {
+            for field in fields.iter().filter(|field| !given.contains(&cell(field, "/name"))) {
+                if let Some(value) = ask(field)? {
+                    values.insert(cell(field, "/name"), value.into());
+                }
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// Asks for one field. Nothing typed is nothing given: the default counts, or the stored secret stays.
+fn ask(field: &Value) -> Result<Option<String>> {
+    let mut question = cell(field, "/label");
+    for hint in ["/description", "/placeholder", "/default"] {
+        let text = cell(field, hint);
+        if !text.is_empty() {
+            question.push_str(&format!(" ({text})"));
+        }
+    }
+    let typed = if field.get("secret") == Some(&Value::Bool(true)) {
+        secrets::ask_secret(&question)?.expose().to_owned()
+    } else {
+        secrets::ask(&question)?
+    };
+    Ok((!typed.is_empty()).then_some(typed))
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is not KEY=VALUE")),
+    }
+}
+
+/// Checks files as if they lay on top of the definitions that are there. Needs no database.
+fn check(session: &Session, files: &[PathBuf]) -> Result<()> {
+    let built_in = Catalogue::embedded()?;
+    let catalogue = match &session.settings.providers {
+        None => built_in,
+        Some(folder) => {
+            built_in.with_folder(folder, Trust::Normal).map_err(|problems| Failure::failed(lines(&problems)))?
+        }
+    };
+    let mut problems: Vec<Problem> =
+        files.iter().filter_map(|file| catalogue.check_file(file, Trust::Normal).err()).flatten().collect();
+    problems.sort();
+    problems.dedup();
+    session.out.show(&json!({ "problems": problems }), |_| match problems.as_slice() {
+        [] => format!("{} without a mistake", if files.len() == 1 { "1 file" } else { "all files" }),
+        problems => lines(problems),
+    })?;
+    if problems.is_empty() { Ok(()) } else { Err(Failure::silent()) }
+}
+
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| crate::output::plain(&problem.to_string())).collect::<Vec<_>>().join("\n")
+}
+
+fn list(answer: &Value) -> String {
+    let row = |provider: &Value| {
+        let waits = cell(provider, "/waits_for");
+        let now = if waits.is_empty() { "yes".to_owned() } else { waits };
+        vec![cell(provider, "/name"), cell(provider, "/title"), cell(provider, "/kind"), cell(provider, "/configured"), now]
+    };
+    let heads = ["name", "title", "kind", "configured", "can be connected"];
+    table(&heads, items(answer, "providers").iter().map(row).collect(), "there is no provider")
+}
+
+fn show(provider: &Value) -> String {
+    let about = facts(&[
+        ("name", cell(provider, "/name")),
+        ("title", cell(provider, "/title")),
+        ("kind", cell(provider, "/kind")),
+        ("your app is made at", cell(provider, "/setup_url")),
+        ("callback to register", cell(provider, "/callback_url")),
+        ("configured", cell(provider, "/configured")),
+        ("waits for", cell(provider, "/waits_for")),
+        ("scopes", cell(provider, "/scopes")),
+        ("hosts", cell(provider, "/hosts")),
+        ("defined in", cell(provider, "/source")),
+    ]);
+    let row = |field: &Value| {
+        ["/name", "/label", "/level", "/required", "/secret", "/description"].map(|at| cell(field, at)).to_vec()
+    };
+    let heads = ["field", "label", "level", "required", "secret", "about"];
+    format!("{about}\n\n{}", table(&heads, items(provider, "fields").iter().map(row).collect(), "it has no fields"))
+}
+
+fn app(answer: &Value) -> String {
+    let mut lines = vec![("provider", cell(answer, "/provider")), ("owner", cell(answer, "/owner"))];
+    let values = answer.get("values").and_then(Value::as_object);
+    lines.extend(values.into_iter().flatten().map(|(name, value)| {
+        let shown = if value.is_null() { "(secret, stored)".to_owned() } else { crate::output::word(value) };
+        (name.as_str(), shown)
+    }));
+    facts(&lines)
+}

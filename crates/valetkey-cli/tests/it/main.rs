@@ -1,0 +1,3 @@
+//! Tests of the real binary: every one starts it as a process and speaks to it from outside.
+
+mod support;
