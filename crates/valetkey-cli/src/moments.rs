@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use valetkey::clock::Timestamp;
 
-/// A whole number with `s`, `m`, `h` or `d`: `30s`, `15m`, `90d`.
+/// A whole number from 1 with `s`, `m`, `h` or `d`: `30s`, `15m`, `90d`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration; write for example 30s, 15m, 12h or 90d");
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -16,7 +16,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400,
         _ => return Err(wrong()),
     };
-    number.checked_mul(unit).filter(|seconds| *seconds <= 100 * 366 * 86_400).map(Duration::from_secs).ok_or_else(wrong)
+    number.checked_mul(unit).filter(|seconds| (1..=100 * 366 * 86_400).contains(seconds)).map(Duration::from_secs).ok_or_else(wrong)
 }
 
 /// When something shall end: a moment, or a time from now.
@@ -56,7 +56,7 @@ mod tests {
     fn durations_have_one_unit() {
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("2d"), Ok(Duration::from_secs(2 * 86_400)));
-        for text in ["", "s", "30", "-1s", "1.5h", "1h30m", "99999999999999999999s", "30000000000d", "5 s", "5S"] {
+        for text in ["", "s", "0s", "30", "-1s", "1.5h", "1h30m", "99999999999999999999s", "30000000000d", "5 s", "5S"] {
             assert!(duration(text).is_err(), "{text:?}");
         }
     }

@@ -16,6 +16,8 @@ use crate::{
 
 /// Where the broker is reached when nothing else is said.
 pub(crate) const USUAL_LISTEN: &str = "127.0.0.1:8321";
+/// The database in a data folder.
+pub(crate) const DATABASE: &str = "valetkey.db";
 /// How many connections a server opens to PostgreSQL at most.
 pub(crate) const USUAL_CONNECTIONS: u32 = 16;
 /// How many a command opens.
@@ -39,15 +41,26 @@ impl Opened {
             Place::Folder(dir) => DbConfig::Sqlite { dir: dir.clone(), patience: PATIENCE },
             Place::Postgres(url) => DbConfig::Postgres { url: url.clone(), max_connections: CONNECTIONS_OF_A_COMMAND },
         };
+        if let Place::Folder(dir) = &settings.place
+            && !dir.join(DATABASE).exists()
+        {
+            // A mistyped folder shall not become a new, empty broker with a key of its own.
+            return Err(Failure::unreachable(format!(
+                "there is no database in {0}; `valetkey serve --data {0}` makes one, --data names another folder",
+                dir.display()
+            )));
+        }
         let opened = async {
             let public_url = match &settings.public_url {
                 Some(url) => url.clone(),
                 None => Url::parse(&format!("http://{USUAL_LISTEN}")).map_err(Error::internal)?,
             };
-            let started = Broker::start(broker_settings(settings, db, public_url)?).await?;
-            if let Some(path) = &started.created_root {
-                tell_root_key(&path.display().to_string());
-            }
+            // What stands in the database waits for its key; only a server makes the first one.
+            let mut settings = broker_settings(settings, db, public_url)?;
+            settings.create_root = false;
+            // A command is over long before: what is due is refreshed by the servers.
+            settings.refresh.keeper_interval = Duration::from_secs(7 * 86_400);
+            let started = Broker::start(settings).await?;
             let state = AppState::new(started.broker.clone(), HttpSettings::default())?;
             Ok::<_, Error>(Self { broker: started.broker, router: valetkey_http::router(state) })
         };
@@ -74,6 +87,7 @@ pub(crate) fn broker_settings(settings: &Settings, db: DbConfig, public_url: Url
     let root = settings.root.as_ref().map_err(again)?.clone();
     Ok(valetkey::Settings {
         providers: settings.providers.clone(),
+        trust: settings.trust,
         upstream: upstream::Settings { allow_private: settings.allow_private.clone(), ..upstream::Settings::default() },
         ..valetkey::Settings::new(db, root, public_url)
     })

@@ -51,7 +51,7 @@ pub(crate) fn table(heads: &[&str], rows: Vec<Vec<String>>, none: &str) -> Strin
         return none.to_owned();
     }
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     let arrangement =
         if std::io::stdout().is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
     table.set_content_arrangement(arrangement);

@@ -9,6 +9,7 @@ use clap::Args;
 use url::Url;
 use valetkey::{
     id::SiteId,
+    provider::Trust,
     seal::RootSource,
     secret::Secret,
     upstream::AllowPrivate,
@@ -47,6 +48,10 @@ pub(crate) struct Global {
     /// commas]
     #[arg(long, global = true, value_name = "HOST:PORT")]
     pub(crate) allow_private: Vec<String>,
+    /// Let your own definitions name plain http on loopback, for a stand-in provider on this machine; its address also
+    /// needs --allow-private [env: VALETKEY_LOOPBACK_HTTP=1]
+    #[arg(long, global = true)]
+    pub(crate) loopback_http: bool,
     /// Where browsers and agents reach the broker: an origin, https unless it is on this machine [env:
     /// VALETKEY_PUBLIC_URL]
     #[arg(long, global = true, value_name = "URL")]
@@ -80,6 +85,8 @@ pub(crate) struct Settings {
     pub(crate) root: Result<RootSource, valetkey::Error>,
     /// The operator's own definitions.
     pub(crate) providers: Option<PathBuf>,
+    /// How far definitions are trusted to name plain http.
+    pub(crate) trust: Trust,
     /// The site.
     pub(crate) site: SiteId,
     /// The exceptions to the rule that only public addresses are spoken to.
@@ -118,10 +125,16 @@ impl Settings {
                 .unwrap_or_default(),
             flags => flags.to_vec(),
         };
+        let loopback_http = match (global.loopback_http, variable("VALETKEY_LOOPBACK_HTTP").as_deref()) {
+            (true, _) | (false, Some("1")) => true,
+            (false, None | Some("0")) => false,
+            (false, Some(_)) => return Err(Failure::usage("VALETKEY_LOOPBACK_HTTP is 1 or 0")),
+        };
         let only_for_servers = [
             (global.root_key_file.is_some(), "--root-key-file"),
             (global.providers.is_some(), "--providers"),
             (global.public_url.is_some(), "--public-url"),
+            (global.loopback_http, "--loopback-http"),
             (!global.allow_private.is_empty(), "--allow-private"),
         ];
         Ok(Self {
@@ -129,6 +142,7 @@ impl Settings {
             place_was_said,
             root,
             providers: global.providers.clone().or_else(|| variable("VALETKEY_PROVIDERS").map(PathBuf::from)),
+            trust: if loopback_http { Trust::Dev } else { Trust::Normal },
             site: site.parse().map_err(|error: valetkey::Error| Failure::usage(format!("--site: {}", error.message())))?,
             allow_private: allow_private
                 .iter()

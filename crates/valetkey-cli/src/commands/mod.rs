@@ -19,13 +19,13 @@ pub(crate) mod site;
 pub(crate) mod token;
 
 use serde_json::Value;
-use valetkey::{clock::Clock, secret::Secret};
+use valetkey::clock::Clock;
 
 use crate::{
     cli::Command,
     client::Client,
-    failure::{Failure, Result},
-    output::{self, Output},
+    failure::Result,
+    output::Output,
     settings::{Global, Settings},
 };
 

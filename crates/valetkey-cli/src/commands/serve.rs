@@ -24,12 +24,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use url::Url;
-use valetkey::{Broker, Started, audit, db::DbConfig};
+use valetkey::{Broker, Started, audit, db::DbConfig, refresh};
 use valetkey_http::{AppState, HttpSettings};
 
 use super::Session;
 use crate::{
     failure::{Failure, Result},
+    moments::duration,
     opened::{self, USUAL_CONNECTIONS, USUAL_LISTEN},
     settings::{Place, is_loopback},
 };
@@ -50,6 +51,15 @@ pub(crate) struct Serve {
     /// the commit that holds its row)
     #[arg(long, env = "VALETKEY_AUDIT", value_name = "MODE", value_enum, default_value_t)]
     audit: AuditMode,
+    /// How long a provider may take to answer a refresh
+    #[arg(long, env = "VALETKEY_REFRESH_DEADLINE", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    refresh_deadline: Duration,
+    /// How much longer a refresh is left to its holder, before another replica may take over
+    #[arg(long, env = "VALETKEY_REFRESH_LEASE_EXTRA", value_name = "TIME", default_value = "15s", value_parser = duration)]
+    refresh_lease_extra: Duration,
+    /// How often tokens are looked for that are to be refreshed ahead of time
+    #[arg(long, env = "VALETKEY_REFRESH_INTERVAL", value_name = "TIME", default_value = "15s", value_parser = duration)]
+    refresh_interval: Duration,
     /// The most connections to PostgreSQL
     #[arg(long, env = "VALETKEY_DATABASE_CONNECTIONS", value_name = "N", default_value_t = USUAL_CONNECTIONS,
         value_parser = clap::value_parser!(u32).range(2..=1000))]
@@ -88,6 +98,12 @@ impl Serve {
         broker.audit = match self.audit {
             AuditMode::Batched => audit::Mode::Batched,
             AuditMode::Strict => audit::Mode::Strict,
+        };
+        broker.refresh = refresh::Settings {
+            deadline: self.refresh_deadline,
+            lease_extra: self.refresh_lease_extra,
+            keeper_interval: self.refresh_interval,
+            ..refresh::Settings::default()
         };
         if let Some(path) = &self.extra_roots {
             let pem = std::fs::read(path)
