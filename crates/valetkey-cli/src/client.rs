@@ -55,9 +55,7 @@ impl Client {
         }
         match Opened::open(settings).await {
             // Somebody was faster; perhaps a server.
-            Err(failure) if failure.code() == "conflict" => {
-                Self::running(dir, settings).await?.ok_or(failure)
-            }
+            Err(failure) if failure.code() == "conflict" => Self::running(dir, settings).await?.ok_or(failure),
             opened => Ok(Self::Here(Box::new(opened?))),
         }
     }
@@ -121,7 +119,10 @@ impl Client {
                 let line: Vec<u8> = rest.drain(..=end).collect();
                 let line = line.trim_ascii();
                 if !line.is_empty() {
-                    each(serde_json::from_slice(line).map_err(|error| Failure::failed("the answer is no JSON").with_detail(error))?)?;
+                    each(
+                        serde_json::from_slice(line)
+                            .map_err(|error| Failure::failed("the answer is no JSON").with_detail(error))?,
+                    )?;
                 }
             }
             if rest.len() > LONGEST_LINE {
@@ -130,7 +131,9 @@ impl Client {
         }
         match rest.trim_ascii() {
             [] => Ok(()),
-            line => each(serde_json::from_slice(line).map_err(|error| Failure::unreachable("the answer broke off").with_detail(error))?),
+            line => each(
+                serde_json::from_slice(line).map_err(|error| Failure::unreachable("the answer broke off").with_detail(error))?,
+            ),
         }
     }
 
@@ -147,7 +150,8 @@ impl Client {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        let request = request.body(Body::from(bytes)).map_err(|error| Failure::usage("that cannot be asked for").with_detail(error))?;
+        let request =
+            request.body(Body::from(bytes)).map_err(|error| Failure::usage("that cannot be asked for").with_detail(error))?;
         match self {
             Self::Here(opened) => opened.answer(request).await,
             Self::Socket(path) => over_socket(path, request).await,
@@ -166,8 +170,7 @@ async fn over_socket(path: &std::path::Path, request: Request<Body>) -> Result<R
 }
 
 async fn connect(path: &std::path::Path) -> Result<UnixStream> {
-    let failed =
-        |why: &str| Failure::unreachable(format!("the server's socket {} does not answer: {why}", path.display()));
+    let failed = |why: &str| Failure::unreachable(format!("the server's socket {} does not answer: {why}", path.display()));
     match tokio::time::timeout(Duration::from_secs(5), UnixStream::connect(path)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -192,7 +195,8 @@ async fn wait_for(dir: &std::path::Path, socket: &std::path::Path, holder: &str)
         }
     }
     let why = last.map(|failure| failure.to_string()).unwrap_or_default();
-    Err(Failure::unreachable(format!("{} is in use by {holder}, which does not answer", dir.display())).with_detail(why.trim_end()))
+    Err(Failure::unreachable(format!("{} is in use by {holder}, which does not answer", dir.display()))
+        .with_detail(why.trim_end()))
 }
 
 /// What stays as it is in one segment of a path or one value of a query (RFC 3986 section 2.3).

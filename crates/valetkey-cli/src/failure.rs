@@ -122,11 +122,7 @@ impl Failure {
         if let (Some(document), Some(Value::Object(extra))) = (document.as_object_mut(), error.extra()) {
             document.extend(extra.clone());
         }
-        Self {
-            exit: exit_of(code).unwrap_or(Exit::Failed),
-            document,
-            detail: error.detail().map(str::to_owned),
-        }
+        Self { exit: exit_of(code).unwrap_or(Exit::Failed), document, detail: error.detail().map(str::to_owned) }
     }
 }
 

@@ -11,10 +11,9 @@ mod logging;
 mod moments;
 mod opened;
 mod output;
+mod reference;
 mod secrets;
 mod settings;
-#[cfg(test)]
-mod reference;
 
 use std::process::ExitCode;
 
@@ -32,6 +31,8 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> failure::Result<()> {
+    // Whatever file comes into being, also in a folder that others may enter: it is ours alone.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     // Before anything can speak TLS: the one provider that we build (deny.toml bans the others).
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return Err(Failure::failed("the TLS library was set up twice"));

@@ -16,7 +16,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "d" => 86_400,
         _ => return Err(wrong()),
     };
-    number.checked_mul(unit).filter(|seconds| (1..=100 * 366 * 86_400).contains(seconds)).map(Duration::from_secs).ok_or_else(wrong)
+    number
+        .checked_mul(unit)
+        .filter(|seconds| (1..=100 * 366 * 86_400).contains(seconds))
+        .map(Duration::from_secs)
+        .ok_or_else(wrong)
 }
 
 /// When something shall end: a moment, or a time from now.

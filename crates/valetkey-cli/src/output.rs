@@ -52,8 +52,7 @@ pub(crate) fn table(heads: &[&str], rows: Vec<Vec<String>>, none: &str) -> Strin
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    let arrangement =
-        if std::io::stdout().is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
+    let arrangement = if std::io::stdout().is_terminal() { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
     table.set_content_arrangement(arrangement);
     table.set_header(heads.iter().map(|head| head.to_uppercase()));
     for row in rows {

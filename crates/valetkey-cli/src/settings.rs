@@ -7,13 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use url::Url;
-use valetkey::{
-    id::SiteId,
-    provider::Trust,
-    seal::RootSource,
-    secret::Secret,
-    upstream::AllowPrivate,
-};
+use valetkey::{id::SiteId, provider::Trust, seal::RootSource, secret::Secret, upstream::AllowPrivate};
 
 use crate::{
     failure::{Failure, Result},
@@ -146,9 +140,16 @@ impl Settings {
             site: site.parse().map_err(|error: valetkey::Error| Failure::usage(format!("--site: {}", error.message())))?,
             allow_private: allow_private
                 .iter()
-                .map(|one| one.parse().map_err(|error: valetkey::Error| Failure::usage(format!("--allow-private: {}", error.message()))))
+                .map(|one| {
+                    one.parse().map_err(|error: valetkey::Error| Failure::usage(format!("--allow-private: {}", error.message())))
+                })
                 .collect::<Result<_>>()?,
-            public_url: global.public_url.clone().or_else(|| variable("VALETKEY_PUBLIC_URL")).map(|url| public_url(&url)).transpose()?,
+            public_url: global
+                .public_url
+                .clone()
+                .or_else(|| variable("VALETKEY_PUBLIC_URL"))
+                .map(|url| public_url(&url))
+                .transpose()?,
             only_for_servers: only_for_servers.into_iter().filter_map(|(is, name)| is.then_some(name)).collect(),
         })
     }
@@ -156,7 +157,8 @@ impl Settings {
 
 /// An origin. Plain http is for loopback only: sessions and assertions go there.
 fn public_url(text: &str) -> Result<Url> {
-    let wrong = || Failure::usage("--public-url: an origin such as https://keys.example.com, without a path; http only on loopback");
+    let wrong =
+        || Failure::usage("--public-url: an origin such as https://keys.example.com, without a path; http only on loopback");
     let url = Url::parse(text).map_err(|_| wrong())?;
     let bare = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
     let fine = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
@@ -218,7 +220,9 @@ mod tests {
 
     fn read(arguments: &[&str], variables: &[(&str, &str)]) -> Result<Settings> {
         let cli = Cli::try_parse_from([&["valetkey", "doctor"], arguments].concat()).unwrap();
-        Settings::read(&cli.global, |name| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+        Settings::read(&cli.global, |name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })
     }
 
     fn folder(settings: &Settings) -> &str {
@@ -230,7 +234,8 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_variables() {
-        let variables = [("VALETKEY_DATABASE", "postgres://x"), ("VALETKEY_SITE", "a"), ("VALETKEY_ALLOW_PRIVATE", "127.0.0.1:1")];
+        let variables =
+            [("VALETKEY_DATABASE", "postgres://x"), ("VALETKEY_SITE", "a"), ("VALETKEY_ALLOW_PRIVATE", "127.0.0.1:1")];
         let settings = read(&["--data", "/d", "--site", "b", "--allow-private", "127.0.0.1:2"], &variables).unwrap();
         assert_eq!((folder(&settings), settings.site.as_str()), ("/d", "b"));
         assert_eq!(settings.allow_private.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.0.0.1:2"]);

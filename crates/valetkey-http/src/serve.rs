@@ -103,14 +103,16 @@ where
         tokio::spawn(async move {
             let began = Arc::new(AtomicBool::new(false));
             let serving = connection(stream, peer, router, limits, Arc::clone(&began), watcher);
-            tokio::pin!(serving);
             // hyper's own limit on the head counts only once it knows which HTTP is spoken.
-            let silent = tokio::select! {
-                () = &mut serving => false,
-                () = tokio::time::sleep(limits.head) => !began.load(Ordering::Relaxed),
+            let silence = async {
+                tokio::time::sleep(limits.head).await;
+                if began.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
             };
-            if !silent {
-                serving.await;
+            tokio::select! {
+                () = serving => {}
+                () = silence => {}
             }
             drop(place);
         });

@@ -7,7 +7,10 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Session, owner::{OwnerArgs, agent_id}};
+use super::{
+    Session,
+    owner::{OwnerArgs, agent_id},
+};
 use crate::{
     client::{Client, segment, with_query},
     failure::{Failure, Result},

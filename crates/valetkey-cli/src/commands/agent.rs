@@ -110,12 +110,8 @@ impl Agent {
             }
             Self::List => session.ask(Method::GET, "/v1/agents", None, list).await,
             Self::Show { agent } => session.ask(Method::GET, &path(&agent)?, None, show).await,
-            Self::Disable { agent } => {
-                session.ask(Method::PATCH, &path(&agent)?, Some(&json!({ "disabled": true })), show).await
-            }
-            Self::Enable { agent } => {
-                session.ask(Method::PATCH, &path(&agent)?, Some(&json!({ "disabled": false })), show).await
-            }
+            Self::Disable { agent } => session.ask(Method::PATCH, &path(&agent)?, Some(&json!({ "disabled": true })), show).await,
+            Self::Enable { agent } => session.ask(Method::PATCH, &path(&agent)?, Some(&json!({ "disabled": false })), show).await,
             Self::Delete { agent } => {
                 session.ask(Method::DELETE, &path(&agent)?, None, |_| format!("agent {agent} is deleted")).await
             }

@@ -87,5 +87,9 @@ fn list(answer: &Value) -> String {
     let columns = ["/id", "/label", "/prefix", "/scopes", "/asserts", "/created_at", "/expires_at", "/revoked_at"];
     let row = |key: &Value| columns.map(|at| cell(key, at)).to_vec();
     let heads = ["id", "label", "begins", "scopes", "speaks for", "since", "until", "revoked"];
-    table(&heads, items(answer, "keys").iter().map(row).collect(), "there is no platform key; make one with `valetkey key create`")
+    table(
+        &heads,
+        items(answer, "keys").iter().map(row).collect(),
+        "there is no platform key; make one with `valetkey key create`",
+    )
 }

@@ -42,11 +42,7 @@ pub(crate) struct Session {
 impl Session {
     /// Reads the settings.
     pub(crate) fn new(global: &Global, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        Ok(Self {
-            settings: Settings::read(global, variable)?,
-            out: Output { json: global.json },
-            clock: Clock::System,
-        })
+        Ok(Self { settings: Settings::read(global, variable)?, out: Output { json: global.json }, clock: Clock::System })
     }
 
     /// Finds the broker, does something with it, and closes what was opened for that.

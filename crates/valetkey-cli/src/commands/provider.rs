@@ -124,8 +124,7 @@ impl Configure {
 
     /// The values that were given, and on a terminal the answers to what is missing.
     fn values(&self, provider: &Value) -> Result<Map<String, Value>> {
-        let fields: Vec<&Value> =
-            items(provider, "fields").iter().filter(|field| cell(field, "/level") == "app").collect();
+        let fields: Vec<&Value> = items(provider, "fields").iter().filter(|field| cell(field, "/level") == "app").collect();
         let is_secret = |key: &str| {
             let field = fields.iter().find(|field| cell(field, "/name") == key);
             field.map(|field| field.get("secret") == Some(&Value::Bool(true)))
@@ -192,9 +191,7 @@ fn check(session: &Session, files: &[PathBuf]) -> Result<()> {
     let built_in = Catalogue::embedded()?;
     let catalogue = match &session.settings.providers {
         None => built_in,
-        Some(folder) => {
-            built_in.with_folder(folder, Trust::Normal).map_err(|problems| Failure::failed(lines(&problems)))?
-        }
+        Some(folder) => built_in.with_folder(folder, Trust::Normal).map_err(|problems| Failure::failed(lines(&problems)))?,
     };
     let mut problems: Vec<Problem> =
         files.iter().filter_map(|file| catalogue.check_file(file, Trust::Normal).err()).flatten().collect();
@@ -234,9 +231,8 @@ fn show(provider: &Value) -> String {
         ("hosts", cell(provider, "/hosts")),
         ("defined in", cell(provider, "/source")),
     ]);
-    let row = |field: &Value| {
-        ["/name", "/label", "/level", "/required", "/secret", "/description"].map(|at| cell(field, at)).to_vec()
-    };
+    let row =
+        |field: &Value| ["/name", "/label", "/level", "/required", "/secret", "/description"].map(|at| cell(field, at)).to_vec();
     let heads = ["field", "label", "level", "required", "secret", "about"];
     format!("{about}\n\n{}", table(&heads, items(provider, "fields").iter().map(row).collect(), "it has no fields"))
 }

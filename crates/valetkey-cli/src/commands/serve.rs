@@ -90,9 +90,7 @@ impl Serve {
         let public_url = public_url(settings.public_url.as_ref(), address)?;
         let (db, folder) = match &settings.place {
             Place::Folder(dir) => (DbConfig::Sqlite { dir: dir.clone(), patience: PATIENCE }, Some(dir.clone())),
-            Place::Postgres(url) => {
-                (DbConfig::Postgres { url: url.clone(), max_connections: self.database_connections }, None)
-            }
+            Place::Postgres(url) => (DbConfig::Postgres { url: url.clone(), max_connections: self.database_connections }, None),
         };
         let mut broker = opened::broker_settings(settings, db, public_url.clone()).map_err(|error| Failure::opening(&error))?;
         broker.audit = match self.audit {
@@ -106,8 +104,9 @@ impl Serve {
             ..refresh::Settings::default()
         };
         if let Some(path) = &self.extra_roots {
-            let pem = std::fs::read(path)
-                .map_err(|error| Failure::usage(format!("--extra-roots: {} cannot be read", path.display())).with_detail(error))?;
+            let pem = std::fs::read(path).map_err(|error| {
+                Failure::usage(format!("--extra-roots: {} cannot be read", path.display())).with_detail(error)
+            })?;
             broker.upstream.extra_roots_pem = Some(pem);
         }
         let started = Broker::start(broker).await.map_err(|error| Failure::opening(&error))?;

@@ -106,7 +106,11 @@ impl Token {
             }
             Self::RevokeAll { agent, reason } => {
                 let body = json!({ "reason": reason });
-                session.ask(Method::DELETE, &of(&agent)?, Some(&body), |answer| format!("{} tokens are revoked", cell(answer, "/revoked"))).await
+                session
+                    .ask(Method::DELETE, &of(&agent)?, Some(&body), |answer| {
+                        format!("{} tokens are revoked", cell(answer, "/revoked"))
+                    })
+                    .await
             }
         }
     }

@@ -69,9 +69,7 @@ pub(super) fn ready(platform: &Platform, connection: &Value, handed: &Handed) ->
     let proxy = format!("http://{}/v1/proxy/{id}", platform.api.broker);
     let commands = Commands {
         me: format!("{curl} {proxy}/me"),
-        post: format!(
-            "{curl} -H 'Content-Type: application/json' -d '{{\"text\":\"Hello from my agent\"}}' {proxy}/posts"
-        ),
+        post: format!("{curl} -H 'Content-Type: application/json' -d '{{\"text\":\"Hello from my agent\"}}' {proxy}/posts"),
         explain: format!(
             "{} explain --agent {} --connection {id} --operation 'GET {}/api/me' --user {}",
             platform.valetkey,
@@ -114,7 +112,9 @@ struct Commands {
 /// Something did not work.
 pub(super) fn failed(failure: &Failure) -> Response {
     let text = escape(failure.to_string().trim());
-    let body = format!(r#"<div class="card wrong" role="alert"><h1>That did not work</h1><p>{text}</p><p><a href="/">Back</a></p></div>"#);
+    let body = format!(
+        r#"<div class="card wrong" role="alert"><h1>That did not work</h1><p>{text}</p><p><a href="/">Back</a></p></div>"#
+    );
     html(StatusCode::BAD_GATEWAY, "That did not work", "", &body, "'self'")
 }
 

@@ -13,12 +13,10 @@
 mod browser;
 mod home;
 mod server;
-mod world;
 
 pub(crate) use browser::{Browser, Page};
 pub(crate) use home::{Home, Ran};
 pub(crate) use server::Server;
-pub(crate) use world::{Spoken, World};
 
 /// Writes a test once and runs it on both databases: `on_each_home! { async fn name(home: Home) { ... } }`.
 #[macro_export]

@@ -36,12 +36,8 @@ impl Server {
 
     /// Starts any command that serves and says JSON when it is ready: `serve`, `dev`.
     pub(crate) async fn run(variables: &[(String, String)], arguments: &[&str]) -> Result<Self, Ran> {
-        let mut child = command(variables, arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child =
+            command(variables, arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (stderr, kept) = (child.stderr.take().unwrap(), Arc::clone(&log));
         let reading = std::thread::spawn(move || {
