@@ -7,7 +7,7 @@ use quick_cache::sync::Cache;
 use super::facts::{self, Facts};
 use crate::{
     db::Db,
-    error::Result,
+    error::{Code, Error, Result},
     id::{ConnectionId, ProviderName, SiteId},
     on,
     token::TokenHash,
@@ -53,22 +53,31 @@ impl Authority {
         Ok(Some(loaded))
     }
 
-    /// The facts of many pairs at once: on PostgreSQL with one statement, on SQLite from the cache.
+    /// The facts of many pairs at once: on PostgreSQL with one statement, on SQLite from the cache. A pair whose rows
+    /// cannot be read is left out, so that it does not stand in the way of the others.
     pub async fn facts_of_many(&self, pairs: &[Key]) -> Result<HashMap<Key, Arc<Facts>>> {
         if !self.db.is_sqlite() {
             return facts::for_many(&self.db, pairs).await;
         }
         let mut found = HashMap::with_capacity(pairs.len());
         for (token, connection) in pairs {
-            if let Some(facts) = self.facts(token, connection).await? {
-                found.insert((token.clone(), connection.clone()), facts);
+            match self.facts(token, connection).await {
+                Ok(Some(facts)) => {
+                    found.insert((token.clone(), connection.clone()), facts);
+                }
+                Ok(None) => {}
+                Err(error) if error.code() == Code::Internal => facts::say_unreadable(&error),
+                Err(error) => return Err(error),
             }
         }
         Ok(found)
     }
 }
 
-/// The connections at a provider on which a token's agent has a grant.
+/// The most connections that a provider's name is looked up among.
+const CANDIDATES: usize = 100;
+
+/// The connections at a provider on which a token's agent has a grant that might be for this token.
 #[derive(Debug)]
 pub struct Candidates {
     /// The token's site.
@@ -77,29 +86,38 @@ pub struct Candidates {
     pub person: bool,
     /// The facts of each.
     pub facts: Vec<Arc<Facts>>,
+    /// There are more of them than are looked at.
+    pub more: bool,
 }
 
 /// What a call that names only a provider could mean; nothing when there is no such token.
+///
+/// An agent may hold a grant of every person of a site. What is granted for its owner alone is left to the owner here,
+/// so that a call costs no look at everybody else's.
 pub async fn usable_at(db: &Db, authority: &Authority, token: &TokenHash, provider: &ProviderName) -> Result<Option<Candidates>> {
     let rows: Vec<(String, Option<String>, Option<String>)> = on!(db, |c| sqlx::query_as(
         "SELECT DISTINCT t.site, t.person, c.id
          FROM agent_tokens t
          LEFT JOIN grants g ON g.site = t.site AND g.agent = t.agent AND g.revoked_at IS NULL
          LEFT JOIN connections c ON c.site = g.site AND c.id = g.connection AND c.provider = $2 AND c.status <> 'revoked'
-         WHERE t.token_hash = $1 AND t.revoked_at IS NULL ORDER BY c.id"
+             AND (g.for_whom <> '\"owner\"' OR c.owner = 'user:' || t.person)
+         WHERE t.token_hash = $1 AND t.revoked_at IS NULL ORDER BY c.id LIMIT $3"
     )
     .bind(token.as_str())
     .bind(provider.as_str())
+    // One more to know that there are more, and one for the row that stands for grants elsewhere.
+    .bind(i64::try_from(CANDIDATES + 2).map_err(Error::internal)?)
     .fetch_all(c)
     .await?);
     let Some((site, person, _)) = rows.first() else { return Ok(None) };
-    let mut candidates = Candidates { site: site.parse()?, person: person.is_some(), facts: Vec::new() };
-    for (_, _, id) in &rows {
-        if let Some(id) = id
-            && let Some(facts) = authority.facts(token, &id.parse()?).await?
-        {
-            candidates.facts.push(facts);
-        }
+    let (site, person) = (site.parse()?, person.is_some());
+    let mut pairs = Vec::with_capacity(rows.len());
+    for id in rows.iter().filter_map(|(_, _, id)| id.as_deref()) {
+        pairs.push((token.clone(), id.parse()?));
     }
-    Ok(Some(candidates))
+    let more = pairs.len() > CANDIDATES;
+    pairs.truncate(CANDIDATES);
+    let mut found = authority.facts_of_many(&pairs).await?;
+    let facts = pairs.iter().filter_map(|pair| found.remove(pair)).collect();
+    Ok(Some(Candidates { site, person, facts, more }))
 }

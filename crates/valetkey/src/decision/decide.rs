@@ -82,11 +82,6 @@ impl Decision {
         self.effect == Effect::Allow
     }
 
-    /// Whether it still may be done by whoever is at it: a count that is used up ends no call that took its use.
-    pub fn effect_ignoring_count(&self) -> bool {
-        self.allowed() || self.reasons.iter().any(|reason| reason.fact == "used_up")
-    }
-
     /// The error of a refusal: what the agent is told. A dead token learns nothing, a stranger learns that there is nothing.
     pub fn error(&self) -> Error {
         match self.code {
@@ -102,6 +97,16 @@ impl Decision {
 
 /// Decides. Pure: the same facts, request and time give the same answer, everywhere it is asked.
 pub fn decide(facts: &Facts, request: &Request<'_>, now: Timestamp) -> Decision {
+    decide_for(facts, request, None, now)
+}
+
+/// Decides again for a call that runs under a grant. The use that it took of that grant stays taken; a use of another
+/// one was not taken, so no other counted grant carries the call on.
+pub fn decide_running(facts: &Facts, request: &Request<'_>, under: &GrantId, now: Timestamp) -> Decision {
+    decide_for(facts, request, Some(under), now)
+}
+
+fn decide_for(facts: &Facts, request: &Request<'_>, under: Option<&GrantId>, now: Timestamp) -> Decision {
     let person = if request.unattended { None } else { facts.person.as_ref() };
     let deny = |code: Code, fact: &'static str, text: &str, change: Option<&'static str>| Decision {
         effect: Effect::Deny,
@@ -150,14 +155,15 @@ pub fn decide(facts: &Facts, request: &Request<'_>, now: Timestamp) -> Decision 
             Some("enable the person"),
         );
     }
-    if let Some(person) = person
+    // Also for unattended calls: whoever lost their role must not go on by giving up their person.
+    if let Some(person) = &facts.person
         && person.role < Some(Role::Operator)
     {
         return deny(
             Code::GrantDenied,
             "person_role",
-            "the calling person has no role of operator or more on the agent",
-            Some("give the person a role on the agent, or call unattended where the grant allows that"),
+            "the person the token acts for has no role of operator or more on the agent",
+            Some("give the person a role on the agent, or mint a token without a person"),
         );
     }
     if let Some(ceiling) = ceiling
@@ -169,7 +175,7 @@ pub fn decide(facts: &Facts, request: &Request<'_>, now: Timestamp) -> Decision 
     // What is granted: the first grant that allows decides; otherwise each says why it does not.
     let mut reasons = Vec::new();
     for grant in live {
-        match refuses(grant, facts, request, person.map(|p| &p.id)) {
+        match refuses(grant, facts, request, person.map(|p| &p.id), under) {
             Some(reason) => reasons.push(reason),
             None => {
                 if row.identity == Identity::Unverified {
@@ -270,7 +276,13 @@ fn beyond_ceiling(ceiling: &Ceiling, facts: &Facts, request: &Request<'_>) -> Op
     None
 }
 
-fn refuses(grant: &GrantFacts, facts: &Facts, request: &Request<'_>, person: Option<&UserId>) -> Option<Reason> {
+fn refuses(
+    grant: &GrantFacts,
+    facts: &Facts,
+    request: &Request<'_>,
+    person: Option<&UserId>,
+    under: Option<&GrantId>,
+) -> Option<Reason> {
     let row = &facts.connection.as_ref()?.stored.connection;
     let reason = |fact, text: String, change| Some(Reason { fact, text: format!("grant {}: {text}", grant.id), change });
     let unreadable = |what: &str| {
@@ -312,14 +324,15 @@ fn refuses(grant: &GrantFacts, facts: &Facts, request: &Request<'_>, person: Opt
     match &grant.scopes {
         None => {}
         Some(Parsed::Unreadable) => return unreadable("scopes"),
-        // A token cannot be narrowed once it is handed out: what it can do upstream must lie within the grant.
-        Some(Parsed::Read(allowed)) if request.delivery == Delivery::Reveal => {
+        // A token cannot be narrowed, neither when it is handed out nor in a call: what it can do upstream must lie
+        // within the grant. Where the grant names operations, those hold the proxy to it (a reveal is refused below).
+        Some(Parsed::Read(allowed)) if grant.operations.is_none() => {
             let granted = row.scopes.as_ref().unwrap_or(&row.wanted_scopes);
             if let Some(beyond) = granted.iter().find(|scope| !allowed.contains(*scope)) {
                 return reason(
                     "scopes",
                     format!("the account's token can do more than the grant allows ({beyond})"),
-                    Some("connect with fewer scopes, grant that scope, or use the proxy"),
+                    Some("connect with fewer scopes, grant that scope, or grant the proxy for named operations"),
                 );
             }
         }
@@ -341,8 +354,15 @@ fn refuses(grant: &GrantFacts, facts: &Facts, request: &Request<'_>, person: Opt
         }
         Some(Parsed::Read(_)) => {}
     }
-    if grant.max_uses.is_some_and(|most| grant.uses >= most) {
-        return reason("used_up", "it is used up".to_owned(), Some("grant it anew"));
+    match under {
+        Some(under) if *under == grant.id => {}
+        Some(_) if grant.max_uses.is_some() => {
+            return reason("other_use", "it counts uses, and this call took none of it".to_owned(), None);
+        }
+        _ if grant.max_uses.is_some_and(|most| grant.uses >= most) => {
+            return reason("used_up", "it is used up".to_owned(), Some("grant it anew"));
+        }
+        _ => {}
     }
     None
 }

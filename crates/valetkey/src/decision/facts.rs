@@ -342,7 +342,14 @@ pub async fn for_many(db: &Db, pairs: &[(TokenHash, ConnectionId)]) -> Result<Ha
     }
     let mut found = HashMap::with_capacity(groups.len());
     for (hash, group) in groups {
-        let Some(facts) = assemble(group)? else { continue };
+        let facts = match assemble(group) {
+            Ok(Some(facts)) => facts,
+            Ok(None) => continue,
+            Err(error) => {
+                say_unreadable(&error);
+                continue;
+            }
+        };
         let pair = pairs.iter().find(|(token, connection)| {
             token.as_str() == hash && facts.connection.as_ref().is_some_and(|c| &c.stored.connection.id == connection)
         });
@@ -351,6 +358,11 @@ pub async fn for_many(db: &Db, pairs: &[(TokenHash, ConnectionId)]) -> Result<Ha
         }
     }
     Ok(found)
+}
+
+/// Says that a pair's rows were left out; to whoever needed them it is as if they were not there, which denies.
+pub(super) fn say_unreadable(error: &Error) {
+    tracing::error!(%error, detail = error.detail(), "rows that a decision needs cannot be read");
 }
 
 /// Facts with the hash of the token they are about.

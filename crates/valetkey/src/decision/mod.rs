@@ -12,7 +12,7 @@ mod decide;
 mod facts;
 
 pub use cache::{Authority, Candidates, usable_at};
-pub use decide::{Decision, Effect, Reason, Request, decide, principal, unauthenticated};
+pub use decide::{Decision, Effect, Reason, Request, decide, decide_running, principal, unauthenticated};
 pub use facts::{
     AgentFacts, ConnectionFacts, Facts, GrantFacts, Parsed, TokenFacts, for_agent, for_many, for_token, for_token_all,
     for_token_alone,

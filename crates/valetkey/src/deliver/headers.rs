@@ -45,7 +45,8 @@ pub fn clean_request_trailers(trailers: &mut HeaderMap, injected: &[HeaderName])
 /// Prepares the head of a provider's answer for the caller.
 ///
 /// Removed: hop-by-hop headers and those that `Connection` names, what would act on our own origin (`Set-Cookie`,
-/// `Clear-Site-Data`, `Access-Control-*`, HSTS, ...), `Valet-*`, and every header that holds an injected secret.
+/// `Clear-Site-Data`, `Access-Control-*`, HSTS, ...), orders to a web server in front of us (`X-Accel-*`, `X-Sendfile`,
+/// ...), `Valet-*`, and every header that holds an injected secret.
 /// Set: `Content-Security-Policy: sandbox` and `X-Content-Type-Options: nosniff`, so that a provider's page does not
 /// run on our origin. A redirect goes to the caller as it is; nobody follows it with the credential.
 ///
@@ -121,7 +122,15 @@ fn is_refused_in_response(name: &HeaderName) -> bool {
                 | "content-security-policy"
                 | "content-security-policy-report-only"
                 | "x-content-type-options"
+                // A web server in front of us would read these as orders from us: to send a file of its own.
+                | "x-sendfile"
+                | "x-lighttpd-send-file"
+                | "x-lighttpd-send-tempfile"
+                | "x-litespeed-location"
+                | "x-reproxy-url"
+                | "x-reproxy-file"
         )
+        || name.starts_with("x-accel-")
         || name.starts_with("access-control-")
         || name.starts_with("valet-")
 }
@@ -321,6 +330,8 @@ mod tests {
                 ("content-security-policy-report-only", "x"),
                 ("x-content-type-options", "off"),
                 ("valet-error", "spoofed"),
+                ("x-accel-redirect", "/internal/secrets"),
+                ("x-sendfile", "/etc/passwd"),
                 ("content-type", "text/html"),
                 ("etag", "\"1\""),
                 ("location", "https://elsewhere.example/"),

@@ -29,24 +29,28 @@ use std::{
 };
 
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use crate::{
     app_config,
     audit::{Event, Outcome},
     base::Outside,
-    connection::Stored,
-    decision::{Authority, Decision, Facts, Request, decide, unauthenticated, usable_at},
+    connection::{Renewal, Stored},
+    decision::{Authority, Decision, Facts, Request, decide, for_token_alone, principal, unauthenticated, usable_at},
     error::{Code, Error, Result},
     grant,
     id::{ConnectionId, ProviderName},
     principal::{Actor, Delivery, Owner},
     provider::{Definition, FieldLevel},
-    refresh::{Refresher, Wish},
+    refresh::{Refresher, Served, Wish},
     secret::{Secret, SecretMap},
     token::{LastUsed, TokenHash},
 };
 
 pub use streams::Guarded;
+
+/// A decision that is acted on within this time was not waited with.
+const AT_ONCE: Duration = Duration::from_millis(250);
 
 /// Who calls: an agent by its token, and whether it gave the token's person up for this call.
 #[derive(Clone, Debug)]
@@ -93,6 +97,7 @@ struct Allowed {
     stored: Arc<Stored>,
     actor: Actor,
     epoch: u64,
+    asked: Instant,
 }
 
 impl Deliverer {
@@ -114,8 +119,9 @@ impl Deliverer {
     pub async fn reveal(&self, caller: &Caller, connection: &ConnectionId, min_life: Option<Duration>) -> Result<Revealed> {
         let allowed = self.allow(caller, connection, Delivery::Reveal, None).await?;
         let definition = self.outside.definition(&allowed.stored.connection.provider)?;
-        let served = self.refresher.serve(Arc::clone(&allowed.stored), Wish { min_life, rejected_version: None }).await?;
-        let (secrets, token_type) = revealable(&definition, &served.account)?;
+        let wish = Wish { min_life, rejected_version: None };
+        let (allowed, served) = self.serve(allowed, caller, Delivery::Reveal, None, wish).await?;
+        let (secrets, token_type) = revealable(&definition, served.connection.renewal, &served.account)?;
         self.take_use(&allowed).await?;
         let event = self.event(&allowed, "connection.reveal").facts(json!({ "grant": allowed.decision.grant }));
         self.outside.base.audit.record_use(event).await?;
@@ -140,6 +146,11 @@ impl Deliverer {
         let Some(candidates) = candidates else { return Err(unauthenticated()) };
         let now = self.outside.base.clock.now();
         let request = Request { delivery, operation: None, unattended: caller.unattended };
+        if candidates.facts.is_empty() {
+            // Nothing was decided on: whether the token is alive must still be asked before anything is told.
+            let facts = for_token_alone(&self.outside.base.db, &caller.token).await?.ok_or_else(unauthenticated)?;
+            principal(&facts, now)?;
+        }
         let mut usable = Vec::new();
         let mut person = false;
         for facts in candidates.facts {
@@ -153,16 +164,19 @@ impl Deliverer {
             }
         }
         match usable.as_slice() {
-            [only] => Ok(only.id.clone()),
-            [] => Err(self.nothing_usable(&candidates.site, &provider, person || candidates.person && !caller.unattended).await),
+            [only] if !candidates.more => Ok(only.id.clone()),
+            [] if !candidates.more => {
+                Err(self.nothing_usable(&candidates.site, &provider, person || candidates.person && !caller.unattended).await)
+            }
             several => {
                 let choices: Vec<_> = several
                     .iter()
                     .map(|c| json!({ "connection": c.id, "owner": c.owner, "name": c.name, "subject": c.subject_name }))
                     .collect();
+                let more = if candidates.more { " and perhaps more" } else { "" };
                 Err(Error::new(
                     Code::Ambiguous,
-                    format!("{} connections at {provider} can be used; name one by its id", choices.len()),
+                    format!("{}{more} connections at {provider} can be used; name one by its id", choices.len()),
                 )
                 .with_extra(json!({ "choices": choices })))
             }
@@ -203,7 +217,7 @@ impl Deliverer {
         delivery: Delivery,
         operation: Option<(&http::Method, &str, &[u8])>,
     ) -> Result<Allowed> {
-        let epoch = self.outside.base.db.epoch();
+        let (epoch, asked) = (self.outside.base.db.epoch(), Instant::now());
         let Some(facts) = self.authority.facts(&caller.token, connection).await? else {
             metrics::counter!("valetkey_unknown_tokens_total").increment(1);
             return Err(unauthenticated());
@@ -217,10 +231,30 @@ impl Deliverer {
                 if let Some(token) = &facts.token {
                     self.last_used.note(&facts.site, &token.id, self.outside.base.clock.now());
                 }
-                Ok(Allowed { facts, decision, stored, actor, epoch })
+                Ok(Allowed { facts, decision, stored, actor, epoch, asked })
             }
             _ => Err(self.refuse(&facts, &decision, &actor, connection, delivery).await?),
         }
+    }
+
+    /// The account of an allowed use.
+    ///
+    /// Where it had to be waited for (a refresh, a body that came slowly), the decision is asked again: what was taken
+    /// back meanwhile is not used.
+    async fn serve(
+        &self,
+        allowed: Allowed,
+        caller: &Caller,
+        delivery: Delivery,
+        operation: Option<(&http::Method, &str, &[u8])>,
+        wish: Wish,
+    ) -> Result<(Allowed, Served)> {
+        let served = self.refresher.serve(Arc::clone(&allowed.stored), wish).await?;
+        if allowed.asked.elapsed() < AT_ONCE && self.outside.base.db.epoch() == allowed.epoch {
+            return Ok((allowed, served));
+        }
+        let connection = allowed.stored.connection.id.clone();
+        Ok((self.allow(caller, &connection, delivery, operation).await?, served))
     }
 
     /// Records a refusal and turns it into what the caller is told.
@@ -243,13 +277,16 @@ impl Deliverer {
         Ok(decision.error())
     }
 
-    /// Takes one use where the grant counts them. The last step before the credential leaves, so that a failure
-    /// before it costs nothing.
+    /// Takes one use where the grant counts them: when everything else is ready, so that a failure before it costs
+    /// nothing.
     async fn take_use(&self, allowed: &Allowed) -> Result<()> {
         let (true, Some(id)) = (allowed.decision.counted, &allowed.decision.grant) else { return Ok(()) };
         if grant::take_use(&self.outside.base.db, &allowed.facts.site, id).await? {
             return Ok(());
         }
+        // Somebody else took the last one since the decision.
+        let facts = json!({ "grant": id, "code": Code::GrantDenied.as_str(), "reasons": ["used_up"] });
+        self.outside.base.audit.record_use(self.event(allowed, "connection.use").outcome(Outcome::Denied).facts(facts)).await?;
         Err(Error::new(Code::GrantDenied, "the grant is used up; ask its owner to grant it anew"))
     }
 
@@ -267,7 +304,7 @@ fn actor(facts: &Facts, decision: &Decision) -> Actor {
 
 /// What of an account is handed out: its access token with its type, or the connection's own fields where the
 /// credential is static. Never a refresh token, never what mints another.
-fn revealable(definition: &Definition, account: &SecretMap) -> Result<(SecretMap, Option<String>)> {
+fn revealable(definition: &Definition, renewal: Renewal, account: &SecretMap) -> Result<(SecretMap, Option<String>)> {
     let mut shown = Map::new();
     let text = |key: &str| account.text(key).map(|secret: Secret| Value::String(secret.expose().to_owned()));
     if let Some(token) = text("access_token") {
@@ -276,7 +313,9 @@ fn revealable(definition: &Definition, account: &SecretMap) -> Result<(SecretMap
         let token_type = account.text("token_type").map(|t| t.expose().to_owned()).unwrap_or_else(|| "Bearer".to_owned());
         return Ok((SecretMap::new(shown), Some(token_type)));
     }
-    for field in definition.fields_of(FieldLevel::Connection) {
+    // Where something is renewed, the fields are what mints it: an app password, a private key.
+    let fields = definition.fields_of(FieldLevel::Connection).filter(|_| renewal == Renewal::None);
+    for field in fields {
         if let Some(value) = account.expose().get(&field.name) {
             shown.insert(field.name.clone(), value.clone());
         }
@@ -296,6 +335,7 @@ fn carries_app(definition: &Definition) -> bool {
     let Ok(text) = serde_json::to_string(proxy) else { return true };
     definition.fields_of(FieldLevel::App).any(|field| text.contains(&format!("field.{}", field.name)))
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -306,7 +346,19 @@ mod tests {
         let mut account = SecretMap::default();
         account.set_text("access_token", &Secret::new("at"));
         account.set_text("refresh_token", &Secret::new("rt"));
-        let (secrets, _) = revealable(&definition, &account).unwrap();
+        let (secrets, _) = revealable(&definition, Renewal::RefreshToken, &account).unwrap();
         assert_eq!(secrets.expose().keys().collect::<Vec<_>>(), ["access_token"]);
+    }
+
+    #[test]
+    fn what_mints_a_token_is_not_revealed_in_place_of_one_that_is_missing() {
+        let catalogue = crate::provider::Catalogue::embedded().unwrap();
+        let definition = catalogue.get(&"bluesky".parse().unwrap()).unwrap();
+        let mut account = SecretMap::default();
+        for field in definition.fields_of(FieldLevel::Connection) {
+            account.set_text(&field.name, &Secret::new("canary"));
+        }
+        assert!(!account.expose().is_empty());
+        assert_eq!(revealable(definition, Renewal::Remint, &account).unwrap_err().code(), Code::NoCredentials);
     }
 }

@@ -1,16 +1,16 @@
 //! The proxy: we make the call, and the agent never sees the secret (decisions 7).
 //!
-//! 1. The path and what else the rules name are refused or passed, exactly as they will be sent.
+//! 1. The path and what else the rules name are refused or passed, exactly as they will be sent. A refusal is recorded.
 //! 2. The host is the definition's base, or another one that was fixed for the connection; never the caller's.
 //! 3. The decision is asked for this operation, on the bytes that will be sent.
-//! 4. The access token is served or refreshed; the use is recorded.
-//! 5. Headers are cleaned, the credential is injected last, and the call goes out once.
+//! 4. The access token is served or refreshed. From here on a permission that is taken back ends the call.
+//! 5. Headers are cleaned, the credential is injected last; the use is recorded, and the call goes out once.
 //! 6. Status, header values, body bytes and trailers come back as a stream, except what decisions 7 names.
 //!
 //! A 401 forces a refresh where the token used is still the current one, once per connection and minute. A call
 //! without a body is then made once more with the new token; any other is the caller's to repeat.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, Uri, header, request::Parts, uri::Authority, uri::Scheme};
@@ -28,12 +28,13 @@ use super::{
 };
 use crate::{
     app_config,
+    audit::Outcome,
     connection::{Connection, open_account},
     decision::{Request, decide},
     error::{Code, Error, Result},
     id::ConnectionId,
     principal::Delivery,
-    provider::{self, Definition, Inject, Vars},
+    provider::{self, Definition, Inject, Proxy, Vars},
     refresh::{Served, Wish},
     secret::{Secret, SecretMap},
     upstream,
@@ -71,7 +72,6 @@ impl Deliverer {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<upstream::BoxError>,
     {
-        rules::check_method(&parts.method)?;
         let allowed = self.allow(caller, connection, Delivery::Proxy, None).await?;
         let row = &allowed.stored.connection;
         let definition = self.outside.definition(&row.provider)?;
@@ -83,43 +83,11 @@ impl Deliverer {
             return Err(Error::new(Code::EngineMissing, "calls signed by OAuth 1.0a are not built yet"));
         }
         let app = self.app(&allowed, &definition).await?;
-
-        // The URL and the rules that read it.
-        let clean = CleanPath::parse(target.path, proxy.allow_encoded_slashes)?;
-        if let Some(raw) = target.query {
-            query::check(raw)?;
-        }
-        rules::check_override(&parts.headers, target.query, proxy.allow_method_override)?;
-        let uri = match fixed_base(&definition) {
-            Some(base) => url_of(row, base, &clean, target)?,
-            None => {
-                // The host is in the sealed account: it is opened only now that the agent may use the connection.
-                let sealed =
-                    allowed.stored.sealed.as_deref().ok_or_else(|| Error::internal("an active connection without account"))?;
-                let account = open_account(&self.outside.base, row, sealed).await?;
-                let vars = self.vars(row, &account, app.as_ref());
-                let base = match &proxy.base_url {
-                    Some(template) => template.render(&vars)?,
-                    None => format!("https://{}", row.hosts.first().map(String::as_str).unwrap_or_default()),
-                };
-                url_of(row, &base, &clean, target)?
-            }
+        let uri = match self.url(&allowed, &definition, proxy, app.as_ref(), &parts, target).await {
+            Ok(uri) => uri,
+            Err(error) => return Err(self.refuse_by_rule(&allowed, error, &parts.method, target.path).await?),
         };
         let host = uri.authority().map(|a| a.as_str().to_ascii_lowercase()).unwrap_or_default();
-        rules::check_batch(&parts.method, uri.path(), target.query, proxy.allow_batch)?;
-        let credential_query = target.query.is_some_and(|raw| proxy.is_credential_query(raw));
-        if credential_query || proxy.is_credential_path(&parts.method, &host, uri.path().as_bytes()) {
-            return Err(Error::new(
-                Code::CredentialPath,
-                "this path deals in credentials; it is never proxied, whatever is granted",
-            ));
-        }
-        if !proxy.path_is_allowed(&parts.method, &host, uri.path().as_bytes()) {
-            return Err(Error::new(
-                Code::PathRefused,
-                format!("the definition of {} does not allow this path at {host}", definition.title),
-            ));
-        }
 
         // The decision for exactly this operation.
         let operation = (&parts.method, host.as_str(), uri.path().as_bytes());
@@ -130,53 +98,50 @@ impl Deliverer {
         }
         let allowed = Allowed { decision, ..allowed };
 
-        // Where an answer's content hangs on the body (Graph's `fields`), the body is read before anything is spent on it.
+        // Where the body is read here, it is read before anything is spent on it.
+        let adds_to_body = proxy.inject.iter().any(|inject| matches!(inject, Inject::Form { .. } | Inject::Json { .. }));
         let body = if body.is_end_stream() {
             Payload::Empty
-        } else if proxy.body_must_be_read(&parts.headers) {
-            let whole = inject::buffer(body).await?;
+        } else if adds_to_body || proxy.body_must_be_read(&parts.headers) {
+            let whole = whole(body).await?;
+            // An answer's content can hang on the body (Graph's `fields`).
             if proxy.is_credential_body(&parts.headers, &whole) {
-                return Err(credential_path());
+                return Err(self.refuse_by_rule(&allowed, credential_path(), &parts.method, target.path).await?);
             }
             Payload::Whole(whole)
         } else {
             Payload::Stream(body)
         };
 
-        let served = self.refresher.serve(Arc::clone(&allowed.stored), Wish::default()).await?;
+        let operation = Some((&parts.method, host.as_str(), uri.path().as_bytes()));
+        let (allowed, served) = self.serve(allowed, caller, Delivery::Proxy, operation, Wish::default()).await?;
+        let Some(grant) = allowed.decision.grant.clone() else { return Err(Error::internal("allowed by no grant")) };
         let injections = self.injections(&definition, &served, app.as_ref())?;
         let injected: Vec<HeaderName> = injections.iter().filter_map(Injection::header_name).collect();
         headers::clean_request(&mut parts.headers, &injected)?;
         self.add_headers(&mut parts, &definition, &served, app.as_ref())?;
 
-        self.take_use(&allowed).await?;
-        let facts = json!({ "grant": allowed.decision.grant, "method": parts.method.as_str(), "host": host, "path": uri.path() });
-        self.outside.base.audit.record_use(self.event(&allowed, "connection.proxy").facts(facts)).await?;
-        metrics::counter!("valetkey_deliveries_total", "delivery" => "proxy").increment(1);
-
+        let facts = json!({ "grant": grant, "method": parts.method.as_str(), "host": host, "path": shortened(uri.path()) });
         let op = Operation { method: parts.method.clone(), host, path: uri.path().to_owned() };
-        let ticket = Arc::new(self.streams.register(caller, connection, op, allowed.epoch));
+        let ticket = Arc::new(self.streams.register(caller, connection, op, grant, allowed.epoch));
         parts.uri = uri;
+        // What the server noted beside the caller's request is not for the provider.
+        parts.extensions.clear();
         let strip: Vec<&str> = proxy.strip_query.iter().map(String::as_str).collect();
         let again = matches!(body, Payload::Empty).then(|| (parts.method.clone(), parts.uri.clone(), parts.headers.clone()));
 
         inject::into_head(&mut parts, &injections, &strip)?;
-        let body = if injections.iter().any(Injection::needs_body) {
-            let whole = match body {
-                Payload::Empty => Bytes::new(),
-                Payload::Whole(whole) => whole,
-                Payload::Stream(body) => inject::buffer(body).await?,
-            };
-            upstream::Body::from(inject::into_body(&mut parts.headers, whole, &injections)?)
-        } else {
-            match body {
-                Payload::Empty => upstream::Body::empty(),
-                Payload::Whole(whole) => upstream::Body::from(whole),
-                Payload::Stream(inner) => {
-                    upstream::Body::stream(Upload { inner, injected, ended: Box::pin(ticket.end.clone().cancelled_owned()) })
-                }
-            }
+        let body = match (body, injections.iter().any(Injection::needs_body)) {
+            (Payload::Empty, false) => upstream::Body::empty(),
+            (Payload::Empty, true) => inject::into_body(&mut parts.headers, Bytes::new(), &injections)?.into(),
+            (Payload::Whole(whole), false) => whole.into(),
+            (Payload::Whole(whole), true) => inject::into_body(&mut parts.headers, whole, &injections)?.into(),
+            (Payload::Stream(inner), false) => upstream::Body::stream(Upload::new(inner, injected, Arc::clone(&ticket))),
+            (Payload::Stream(_), true) => return Err(Error::internal("a body that takes a credential was not read")),
         };
+        self.take_use(&allowed).await?;
+        self.outside.base.audit.record_use(self.event(&allowed, "connection.proxy").facts(facts)).await?;
+        metrics::counter!("valetkey_deliveries_total", "delivery" => "proxy").increment(1);
         let answer = self.send(&ticket, http::Request::from_parts(parts, body)).await?;
         if answer.status() == StatusCode::UNAUTHORIZED
             && let Some(fresh) = self.after_rejection(&allowed, &served).await
@@ -192,9 +157,69 @@ impl Deliverer {
                 upstream::Body::empty()
             };
             let answer = self.send(&ticket, http::Request::from_parts(parts, body)).await?;
-            return Ok(cleaned(answer, &injections, ticket));
+            return Ok(cleaned(answer, &injections, &fresh, ticket));
         }
-        Ok(cleaned(answer, &injections, ticket))
+        Ok(cleaned(answer, &injections, &served, ticket))
+    }
+
+    /// The URL of a call, where the rules let it pass.
+    async fn url(
+        &self,
+        allowed: &Allowed,
+        definition: &Definition,
+        proxy: &Proxy,
+        app: Option<&SecretMap>,
+        parts: &Parts,
+        target: Target<'_>,
+    ) -> Result<Uri> {
+        rules::check_method(&parts.method)?;
+        let clean = CleanPath::parse(target.path, proxy.allow_encoded_slashes)?;
+        if let Some(raw) = target.query {
+            query::check(raw)?;
+        }
+        rules::check_override(&parts.headers, target.query, proxy.allow_method_override)?;
+        let row = &allowed.stored.connection;
+        let uri = match fixed_base(definition) {
+            Some(base) => url_of(row, base, &clean, target)?,
+            None => {
+                // The host is in the sealed account: it is opened only now that the agent may use the connection.
+                let sealed =
+                    allowed.stored.sealed.as_deref().ok_or_else(|| Error::internal("an active connection without account"))?;
+                let account = open_account(&self.outside.base, row, sealed).await?;
+                let vars = self.vars(row, &account, app);
+                let base = match &proxy.base_url {
+                    Some(template) => template.render(&vars)?,
+                    None => format!("https://{}", row.hosts.first().map(String::as_str).unwrap_or_default()),
+                };
+                url_of(row, &base, &clean, target)?
+            }
+        };
+        let host = uri.authority().map(|a| a.as_str().to_ascii_lowercase()).unwrap_or_default();
+        rules::check_batch(&parts.method, uri.path(), target.query, proxy.allow_batch)?;
+        let credential_query = target.query.is_some_and(|raw| proxy.is_credential_query(raw));
+        if credential_query || proxy.is_credential_path(&parts.method, &host, uri.path().as_bytes()) {
+            return Err(credential_path());
+        }
+        if !proxy.path_is_allowed(&parts.method, &host, uri.path().as_bytes()) {
+            return Err(Error::new(
+                Code::PathRefused,
+                format!("the definition of {} does not allow this path at {host}", definition.title),
+            ));
+        }
+        Ok(uri)
+    }
+
+    /// Records a call that the rules refuse. Other errors are no refusals, and pass as they are.
+    async fn refuse_by_rule(&self, allowed: &Allowed, error: Error, method: &http::Method, path: &str) -> Result<Error> {
+        let refusals = [Code::MethodRefused, Code::PathRefused, Code::HostRefused, Code::CredentialPath];
+        if refusals.contains(&error.code()) {
+            let code = error.code().as_str();
+            let facts = json!({ "delivery": Delivery::Proxy, "code": code, "method": shortened(method.as_str()), "path": shortened(path) });
+            let event = self.event(allowed, "connection.use").outcome(Outcome::Denied).facts(facts);
+            self.outside.base.audit.record_use(event).await?;
+            metrics::counter!("valetkey_denials_total", "code" => code).increment(1);
+        }
+        Ok(error)
     }
 
     /// Sends, and gives up at once when the permission is taken back meanwhile.
@@ -203,10 +228,7 @@ impl Deliverer {
         ticket: &Arc<super::streams::Ticket>,
         request: http::Request<upstream::Body>,
     ) -> Result<http::Response<hyper::body::Incoming>> {
-        tokio::select! {
-            answer = self.outside.upstream.forward(request) => answer,
-            () = ticket.end.cancelled() => Err(Error::new(Code::GrantDenied, "the permission for this call was taken back")),
-        }
+        ticket.while_it_lasts(self.outside.upstream.forward(request)).await
     }
 
     /// A newer token after an upstream 401, where a refresh is due for it; nothing when the 401 stands.
@@ -343,9 +365,32 @@ fn url_of(row: &Connection, base: &str, clean: &CleanPath<'_>, target: Target<'_
     clean.under(scheme, authority, base_path, target.query)
 }
 
+/// The longest path in the audit, in characters: an agent chooses it, and every call leaves a row.
+const AUDITED_PATH: usize = 512;
+
+fn shortened(path: &str) -> String {
+    match path.char_indices().nth(AUDITED_PATH) {
+        None => path.to_owned(),
+        Some((at, _)) => format!("{}... ({} bytes in all)", &path[..at], path.len()),
+    }
+}
+
+/// How long a body that must be read here may take to come.
+const BODY_PATIENCE: Duration = Duration::from_secs(60);
+
+async fn whole<B>(body: B) -> Result<Bytes>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<upstream::BoxError>,
+{
+    let late = |_| Error::new(Code::InvalidRequest, "the request body did not come within a minute");
+    tokio::time::timeout(BODY_PATIENCE, inject::buffer(body)).await.map_err(late)?
+}
+
 fn cleaned(
     answer: http::Response<hyper::body::Incoming>,
     injections: &[Injection],
+    served: &Served,
     ticket: Arc<super::streams::Ticket>,
 ) -> http::Response<Guarded> {
     let secrets = injections.iter().flat_map(|injection| match injection {
@@ -358,7 +403,8 @@ fn cleaned(
         }
         Injection::Basic { user: _, password } => vec![Some(password.clone())],
     });
-    let secrets: Vec<Secret> = secrets.flatten().collect();
+    // A header may hold more than the token, and an echo the token alone.
+    let secrets: Vec<Secret> = secrets.flatten().chain(served.account.text("access_token")).collect();
     let needles = Arc::new(Needles::new(&secrets));
     let (mut parts, body) = answer.into_parts();
     headers::clean_response(&mut parts, &needles);

@@ -1,8 +1,8 @@
 //! Running streams, and how they end when their authority does (promise 3, decisions 2).
 //!
-//! Every proxied body is registered with what was decided for it. One task decides again: at once when something
-//! was committed here, and on PostgreSQL every second, with one query for all of them, because another replica may
-//! have revoked. Two seconds without an answer from the database end them all.
+//! Every proxied call is registered with what was decided for it, before it leaves. One task decides again: at once when
+//! something was committed here, and every second, because another replica may have revoked and because permissions
+//! expire; on PostgreSQL with one query for all of them. Two seconds without an answer from the database end them all.
 
 use std::{
     collections::HashMap,
@@ -18,21 +18,24 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::{Caller, echo::Needles, headers};
 use crate::{
     base::Base,
-    decision::{Authority, Request, decide},
-    error::{Code, Error},
-    id::ConnectionId,
+    decision::{Authority, Request, decide_running},
+    error::{Code, Error, Result},
+    id::{ConnectionId, GrantId},
     principal::Delivery,
 };
 
-/// How often authority is looked at again where other replicas may change it.
+/// How often authority is looked at again without a commit here: other replicas revoke, and permissions expire.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How long the database may be silent before every stream ends.
 const SILENCE: Duration = Duration::from_secs(2);
+/// How long to wait before the database is asked again after an error.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The running streams of this process.
 #[derive(Clone)]
@@ -49,8 +52,8 @@ struct Open {
     caller: Caller,
     connection: ConnectionId,
     operation: Arc<Operation>,
-    /// The epoch before the facts of its last decision were loaded.
-    epoch: u64,
+    /// The grant that allowed it.
+    grant: GrantId,
     end: CancellationToken,
 }
 
@@ -61,7 +64,7 @@ pub(super) struct Operation {
     pub(super) path: String,
 }
 
-/// A registered stream; dropping it takes it off the list.
+/// A registered call; it is off the list when its body in the one direction and that in the other have ended.
 pub(super) struct Ticket {
     streams: Streams,
     id: u64,
@@ -74,21 +77,44 @@ impl Drop for Ticket {
     }
 }
 
+impl Ticket {
+    /// Does something for the call, and gives up at once when the permission is taken back meanwhile.
+    pub(super) async fn while_it_lasts<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            // The end is asked first: a call whose permission is gone must not leave because its work came first.
+            biased;
+            () = self.end.cancelled() => Err(taken_back()),
+            done = work => done,
+        }
+    }
+}
+
+fn taken_back() -> Error {
+    Error::new(Code::GrantDenied, "the permission for this call was taken back")
+}
+
 impl Streams {
     pub(super) fn new(base: Base) -> Self {
         Self(Arc::new(Inner { base, next: AtomicU64::new(1), open: Mutex::default() }))
     }
 
-    /// Registers a stream before its call leaves. `epoch` is the one read before its facts were loaded, so that a
-    /// revocation in between is noticed at the next look.
-    pub(super) fn register(&self, caller: &Caller, connection: &ConnectionId, operation: Operation, epoch: u64) -> Ticket {
+    /// Registers a call before it leaves. `epoch` is the one read before its facts were loaded: where it moved since,
+    /// a look is due at once.
+    pub(super) fn register(
+        &self,
+        caller: &Caller,
+        connection: &ConnectionId,
+        operation: Operation,
+        grant: GrantId,
+        epoch: u64,
+    ) -> Ticket {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let end = CancellationToken::new();
         let open = Open {
             caller: caller.clone(),
             connection: connection.clone(),
             operation: Arc::new(operation),
-            epoch,
+            grant,
             end: end.clone(),
         };
         self.open().insert(id, open);
@@ -102,55 +128,50 @@ impl Streams {
         self.0.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Decides again and again until told to stop.
+    /// Decides again and again until told to stop; what runs then is ended, for nobody watches it any more.
     pub(super) async fn watch(&self, authority: &Authority, stop: CancellationToken) {
-        let replicated = !self.0.base.db.is_sqlite();
         let mut changes = self.0.base.db.changes();
+        // When the last look began that was answered: a permission that ended since is not noticed yet.
+        let mut seen = Instant::now();
         loop {
             tokio::select! {
-                () = stop.cancelled() => return,
-                changed = changes.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(INTERVAL) => {}
+                () = stop.cancelled() => break,
+                changed = changes.changed() => if changed.is_err() { break },
+                () = tokio::time::sleep_until(seen + INTERVAL) => {}
             }
-            let epoch = self.0.base.db.epoch();
-            let due: Vec<(u64, Open)> = self
-                .open()
-                .iter()
-                .filter(|(_, open)| replicated || open.epoch != epoch)
-                .map(|(id, open)| (*id, open.clone()))
-                .collect();
-            if due.is_empty() {
-                continue;
-            }
-            if tokio::time::timeout(SILENCE, self.look_again(authority, epoch, &due)).await.is_err() {
+            let began = Instant::now();
+            let due: Vec<Open> = self.open().values().cloned().collect();
+            // A slow answer takes its time from the next look, so that the two together stay within the promise.
+            let until = (seen + INTERVAL + SILENCE).clamp(began + SILENCE / 4, began + SILENCE);
+            if !due.is_empty() && tokio::time::timeout_at(until, self.look_again(authority, &due)).await.is_err() {
                 tracing::error!(streams = due.len(), "the database is silent; every running stream was ended");
-                due.iter().for_each(|(_, open)| open.end.cancel());
+                due.iter().for_each(|open| open.end.cancel());
             }
+            seen = began;
         }
+        self.open().values().for_each(|open| open.end.cancel());
     }
 
-    async fn look_again(&self, authority: &Authority, epoch: u64, due: &[(u64, Open)]) {
-        let pairs: Vec<_> = due.iter().map(|(_, open)| (open.caller.token.clone(), open.connection.clone())).collect();
-        let facts = match authority.facts_of_many(&pairs).await {
-            Ok(facts) => facts,
-            Err(error) => {
-                tracing::error!(%error, streams = due.len(), "authority cannot be read; every running stream was ended");
-                due.iter().for_each(|(_, open)| open.end.cancel());
-                return;
+    async fn look_again(&self, authority: &Authority, due: &[Open]) {
+        let pairs: Vec<_> = due.iter().map(|open| (open.caller.token.clone(), open.connection.clone())).collect();
+        // One broken connection of the pool is no reason to end everything: it is asked again while there is time.
+        let facts = loop {
+            match authority.facts_of_many(&pairs).await {
+                Ok(facts) => break facts,
+                Err(error) => {
+                    tracing::warn!(%error, detail = error.detail(), "authority cannot be read; asking again");
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         };
         let now = self.0.base.clock.now();
-        for (id, open) in due {
+        for open in due {
             let operation = (&open.operation.method, open.operation.host.as_str(), open.operation.path.as_bytes());
             let request = Request { delivery: Delivery::Proxy, operation: Some(operation), unattended: open.caller.unattended };
             let still = facts
                 .get(&(open.caller.token.clone(), open.connection.clone()))
-                .is_some_and(|facts| decide(facts, &request, now).effect_ignoring_count());
-            if still {
-                if let Some(open) = self.open().get_mut(id) {
-                    open.epoch = epoch;
-                }
-            } else {
+                .is_some_and(|facts| decide_running(facts, &request, &open.grant, now).allowed());
+            if !still {
                 open.end.cancel();
             }
         }
@@ -181,9 +202,9 @@ impl Body for Guarded {
     type Data = Bytes;
     type Error = Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>>>> {
         if self.ended.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(Error::new(Code::GrantDenied, "the permission for this call was taken back"))));
+            return Poll::Ready(Some(Err(taken_back())));
         }
         match std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             None => Poll::Ready(None),
@@ -211,9 +232,17 @@ impl Body for Guarded {
 
 /// A caller's body on its way to the provider: its trailers cleaned, and ended when authority ends.
 pub(super) struct Upload<B> {
-    pub(super) inner: B,
-    pub(super) injected: Vec<http::HeaderName>,
-    pub(super) ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    inner: B,
+    injected: Vec<http::HeaderName>,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// A provider may answer before it has read everything: the call is watched until the upload ends too.
+    _ticket: Arc<Ticket>,
+}
+
+impl<B> Upload<B> {
+    pub(super) fn new(inner: B, injected: Vec<http::HeaderName>, ticket: Arc<Ticket>) -> Self {
+        Self { inner, injected, ended: Box::pin(ticket.end.clone().cancelled_owned()), _ticket: ticket }
+    }
 }
 
 impl<B> Body for Upload<B>
@@ -226,7 +255,7 @@ where
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         if self.ended.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Err("the permission for this call was taken back".into())));
+            return Poll::Ready(Some(Err(taken_back().into())));
         }
         match std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             None => Poll::Ready(None),
@@ -247,5 +276,53 @@ where
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::{
+        audit::{Audit, Mode},
+        clock::Clock,
+        db::testing,
+        seal::KeyRing,
+        token::TokenHash,
+    };
+
+    #[tokio::test]
+    async fn a_call_is_watched_until_its_upload_has_ended_too() {
+        let (db, _dir) = testing::sqlite().await;
+        let (clock, ring) = (Clock::System, KeyRing::empty());
+        let audit = Audit::new(clock.clone(), ring.clone(), Mode::Batched);
+        let streams = Streams::new(Base { db, ring, clock, audit });
+        let token = TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap();
+        let caller = Caller { token, unattended: false };
+        let operation = Operation { method: http::Method::POST, host: String::new(), path: String::new() };
+        let answer = Arc::new(streams.register(&caller, &ConnectionId::new(), operation, GrantId::new(), 0));
+        let upload = Upload::new(Full::new(Bytes::from_static(b"x")), Vec::new(), Arc::clone(&answer));
+        drop(answer);
+        assert_eq!(streams.open().len(), 1);
+        drop(upload);
+        assert_eq!(streams.open().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_watches_any_more_is_ended() {
+        let (db, _dir) = testing::sqlite().await;
+        let (clock, ring) = (Clock::System, KeyRing::empty());
+        let audit = Audit::new(clock.clone(), ring.clone(), Mode::Batched);
+        let streams = Streams::new(Base { db: db.clone(), ring, clock, audit });
+        let token = TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap();
+        let caller = Caller { token, unattended: false };
+        let operation = Operation { method: http::Method::GET, host: String::new(), path: String::new() };
+        let ticket = streams.register(&caller, &ConnectionId::new(), operation, GrantId::new(), db.epoch());
+        let stop = CancellationToken::new();
+        stop.cancel();
+        streams.watch(&Authority::new(db), stop).await;
+        let sent = ticket.while_it_lasts(async { Ok(()) }).await;
+        assert_eq!(sent.unwrap_err().code(), Code::GrantDenied);
     }
 }

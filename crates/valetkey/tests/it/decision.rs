@@ -181,6 +181,53 @@ on_each_db! {
         assert_eq!(house.ask_for(&token, &connection, &reveal).await.unwrap().code, Some(Code::GrantDenied));
     }
 
+    /// The proxy cannot narrow a token either: only named operations can.
+    async fn a_grants_scopes_are_not_slipped_past_through_the_proxy(db: Db) {
+        let house = House::new(&db).await;
+        let agent = house.agent("a", None).await;
+        let (_, token) = house.token(&agent, None).await;
+        let allowed = async |scopes: &[&str], operations: Option<&str>| {
+            let connection = house.named_connection("site", &format!("{scopes:?}{operations:?}")).await;
+            let scopes = Some(scopes.iter().map(|scope| (*scope).to_owned()).collect());
+            let operations = operations.map(|pattern| vec![pattern.parse().unwrap()]);
+            house.grant_with(NewGrant { scopes, operations, ..NewGrant::proxy(&agent, &connection, ForWhom::Unattended) }).await;
+            house.ask(&token, &connection).await.unwrap().allowed()
+        };
+        assert!(!allowed(&["read"], None).await);
+        assert!(allowed(&["read"], Some("GET /posts/*")).await);
+        assert!(allowed(&["read", "write"], None).await);
+    }
+
+    async fn who_lost_their_role_does_not_go_on_by_giving_up_their_person(db: Db) {
+        let house = House::new(&db).await;
+        let agent = house.agent("a", None).await;
+        house.role(&agent, "carol", Role::Operator).await;
+        let connection = house.connection("site").await;
+        house.grant(&agent, &connection, ForWhom::Unattended).await;
+        let (_, carol) = house.token(&agent, Some("carol")).await;
+        let request = Request { delivery: Delivery::Proxy, operation: None, unattended: true };
+        assert!(house.ask_for(&carol, &connection, &request).await.unwrap().allowed());
+        house.role(&agent, "carol", Role::Viewer).await;
+        assert_eq!(house.ask_for(&carol, &connection, &request).await.unwrap().code, Some(Code::GrantDenied));
+    }
+
+    async fn one_unreadable_row_does_not_hide_the_facts_of_others(db: Db) {
+        let house = House::new(&db).await;
+        let agent = house.agent("a", None).await;
+        let (_, token) = house.token(&agent, None).await;
+        let (sound, odd) = (house.named_connection("site", "").await, house.named_connection("site", "odd").await);
+        for connection in [&sound, &odd] {
+            house.grant(&agent, connection, ForWhom::Unattended).await;
+        }
+        let mut tx = db.begin().await.unwrap();
+        on!(&mut tx, |c| sqlx::query("UPDATE connections SET hosts = 'no list' WHERE id = $1")
+            .bind(odd.as_str()).execute(c).await.map(|_| ()).unwrap());
+        tx.commit().await.unwrap();
+        let pairs = [(token.clone(), odd), (token, sound)];
+        let many = Authority::new(db.clone()).facts_of_many(&pairs).await.unwrap();
+        assert!(!many.contains_key(&pairs[0]) && many.contains_key(&pairs[1]));
+    }
+
     async fn a_ceiling_narrows_whatever_is_granted(db: Db) {
         let house = House::new(&db).await;
         let agent = house.agent("a", None).await;

@@ -131,6 +131,14 @@ impl Yard {
         }
     }
 
+    /// What is in the audit once its queue is written down; nothing can be used after that.
+    async fn audited(&self) -> Vec<valetkey::audit::Row> {
+        let base = &self.house.base;
+        base.audit.close();
+        base.audit.run(base.db.clone()).await;
+        valetkey::audit::list(&base.db, &self.house.site, None, 100).await.unwrap()
+    }
+
     async fn json(&self, caller: &Caller, path: &str) -> Value {
         read_json(self.get(caller, path).await.unwrap()).await
     }
@@ -374,4 +382,146 @@ on_each_db! {
         assert_eq!(yard.get(&carol, "/me").await.unwrap_err().code(), Code::GrantDenied);
         assert_eq!(yard.lab.control().requests("api"), 0);
     }
+
+    /// A use of another grant must be taken by a new call; a running one lives by the grant that allowed it.
+    async fn a_stream_is_not_carried_on_by_a_grant_that_is_used_up(db: Db) {
+        let yard = Yard::new(&db).await;
+        yard.house.grant_with(NewGrant { max_uses: Some(1), ..NewGrant::proxy(&yard.agent, &yard.connection, ForWhom::Owner) }).await;
+        let caller = yard.caller(Some("alice")).await;
+        assert!(yard.get(&caller, "/me").await.is_ok());
+        let lasting = yard.house.grant(&yard.agent, &yard.connection, ForWhom::Owner).await;
+        let body = yard.get(&caller, "/stream?ms=50&n=400").await.unwrap().into_body();
+        grant::revoke(&yard.house.base, &yard.house.site, &Actor::Operator, &lasting, "test").await.unwrap();
+        assert_eq!(end_of(body).await, Some(Code::GrantDenied));
+    }
+
+    async fn a_stream_under_a_counted_grant_goes_on_when_the_count_is_used_up(db: Db) {
+        let yard = Yard::new(&db).await;
+        yard.house.grant_with(NewGrant { max_uses: Some(1), ..NewGrant::proxy(&yard.agent, &yard.connection, ForWhom::Owner) }).await;
+        let caller = yard.caller(Some("alice")).await;
+        let body = yard.get(&caller, "/stream?ms=50&n=50").await.unwrap().into_body();
+        assert_eq!(end_of(body).await, None);
+    }
+
+    async fn a_stream_ends_when_its_grant_expires(db: Db) {
+        let yard = Yard::new(&db).await;
+        let expires_at = Some(yard.house.base.clock.now().plus(Duration::from_secs(60)));
+        yard.house.grant_with(NewGrant { expires_at, ..NewGrant::proxy(&yard.agent, &yard.connection, ForWhom::Owner) }).await;
+        let caller = yard.caller(Some("alice")).await;
+        let body = yard.get(&caller, "/stream?ms=50&n=400").await.unwrap().into_body();
+        yard.house.base.clock.advance(Duration::from_secs(60));
+        assert_eq!(end_of(body).await, Some(Code::GrantDenied));
+    }
+
+    /// The permission counts when the credential leaves, not when the call came.
+    async fn a_call_that_waited_for_a_refresh_is_refused_when_its_grant_was_revoked_meanwhile(db: Db) {
+        let yard = Yard::new(&db).await;
+        let definition = yard.outside.definition(&"lab".parse().unwrap()).unwrap();
+        let values = json!({ "client_id": "lab-client", "client_secret": "lab-secret" });
+        let base = &yard.house.base;
+        let config = app_config::set(base, &yard.house.site, &Actor::Operator, &definition, &Owner::Site, values.as_object().unwrap());
+        let config = config.await.unwrap();
+        for (name, proxied) in [("one", false), ("two", true)] {
+            let issued = yard.lab.control().issue("lab-client", "alice", "profile posts:read posts:write").unwrap();
+            let mut new = yard.house.new_connection("user:alice", name);
+            new.account.set_text("access_token", &issued.access_token.into());
+            new.account.set_text("refresh_token", &issued.refresh_token.unwrap().into());
+            new.app_config = Some(config.id.clone());
+            new.client_id = Some("lab-client".to_owned());
+            new.hosts = vec![yard.lab.addr().to_string()];
+            new.tokens.expires_at = Some(base.clock.now());
+            let connection = yard.insert(&new).await;
+            let grant = NewGrant { delivery: both(), ..NewGrant::proxy(&yard.agent, &connection, ForWhom::Owner) };
+            let grant = yard.house.grant_with(grant).await;
+            let caller = yard.caller(Some("alice")).await;
+            yard.lab.control().misbehave(provider_lab::Rule::once(provider_lab::At::Refresh, provider_lab::Fault::HoldAfter));
+            let waiting = tokio::spawn({
+                let (deliverer, caller, connection) = (yard.deliverer.clone(), caller.clone(), connection.clone());
+                async move {
+                    if proxied {
+                        let (parts, ()) = http::Request::new(()).into_parts();
+                        let target = Target { host: None, path: "/me", query: None };
+                        deliverer.proxy(&caller, &connection, target, parts, Empty::<Bytes>::new()).await.map(|_| ())
+                    } else {
+                        deliverer.reveal(&caller, &connection, None).await.map(|_| ())
+                    }
+                }
+            });
+            while yard.lab.control().held() == 0 {
+                assert!(!waiting.is_finished(), "{:?}", waiting.await);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            grant::revoke(base, &yard.house.site, &Actor::Operator, &grant, "test").await.unwrap();
+            yard.lab.control().release();
+            assert_eq!(waiting.await.unwrap().unwrap_err().code(), Code::NotFound, "{name}");
+        }
+        assert_eq!(yard.lab.control().requests("/api/me"), 0);
+    }
+
+    async fn a_dead_token_learns_nothing_where_only_a_provider_is_named(db: Db) {
+        let yard = Yard::new(&db).await;
+        let expires_at = Some(yard.house.base.clock.now().plus(Duration::from_secs(60)));
+        let new = valetkey::token::NewToken { expires_at, ..Default::default() };
+        let caller = Caller { token: yard.house.token_with(&yard.agent, new).await.1, unattended: false };
+        yard.house.base.clock.advance(Duration::from_secs(60));
+        let error = yard.deliverer.resolve(&caller, "lab", valetkey::principal::Delivery::Proxy).await.unwrap_err();
+        assert_eq!(error.code(), Code::Unauthenticated);
+    }
+
+    async fn a_call_that_the_rules_refuse_is_recorded(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let own = yard.lab.addr().to_string();
+        let long = format!("/me?{}", "x".repeat(10));
+        assert!(yard.get(&caller, &long).await.is_ok());
+        assert_eq!(yard.get(&caller, "/echo-credential").await.unwrap_err().code(), Code::CredentialPath);
+        assert_eq!(yard.get(&caller, "/a/../b").await.unwrap_err().code(), Code::PathRefused);
+        let elsewhere = yard.call_host(&caller, Method::GET, Some("evil.example"), "/", HeaderMap::new(), Bytes::new()).await;
+        assert_eq!(elsewhere.unwrap_err().code(), Code::HostRefused);
+        assert!(yard.call_host(&caller, Method::GET, Some(&own), "/api/me", HeaderMap::new(), Bytes::new()).await.is_ok());
+        let rows = yard.audited().await;
+        let denied: Vec<_> = rows.iter().filter(|row| row.outcome == "denied").map(|row| row.facts.as_str()).collect();
+        assert_eq!(denied.len(), 3, "{denied:?}");
+        for code in ["credential_path", "path_refused", "host_refused"] {
+            assert!(denied.iter().any(|facts| facts.contains(code)), "{code}: {denied:?}");
+        }
+    }
+
+    async fn an_audit_row_is_small_however_long_the_path(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let _ = yard.get(&caller, &format!("/posts/{}", "x".repeat(30_000))).await;
+        let rows = yard.audited().await;
+        let row = rows.iter().find(|row| row.action == "connection.proxy").unwrap();
+        assert!(row.facts.len() < 2_000, "{}", row.facts.len());
+    }
+
+    async fn a_call_that_could_not_be_made_costs_no_use(db: Db) {
+        let yard = Yard::new(&db).await;
+        let mut new = yard.house.new_connection("user:alice", "broken");
+        new.account.set_text("access_token", &"two\nlines".to_owned().into());
+        new.hosts = vec![yard.lab.addr().to_string()];
+        let connection = yard.insert(&new).await;
+        let new = NewGrant { max_uses: Some(1), ..NewGrant::proxy(&yard.agent, &connection, ForWhom::Owner) };
+        let grant = yard.house.grant_with(new).await;
+        let caller = yard.caller(Some("alice")).await;
+        let (parts, ()) = http::Request::new(()).into_parts();
+        let target = Target { host: None, path: "/me", query: None };
+        let error = yard.deliverer.proxy(&caller, &connection, target, parts, Empty::<Bytes>::new()).await.unwrap_err();
+        assert_eq!(error.code(), Code::NotAuthenticated);
+        assert_eq!(grant::get(&db, &yard.house.site, &grant).await.unwrap().unwrap().uses, 0);
+    }
+}
+
+/// The code with which a stream ends within three seconds; nothing when it comes to its own end.
+async fn end_of(mut body: Guarded) -> Option<Code> {
+    let ended = async {
+        while let Some(frame) = body.frame().await {
+            if let Err(error) = frame {
+                return Some(error.code());
+            }
+        }
+        None
+    };
+    tokio::time::timeout(Duration::from_secs(3), ended).await.expect("it goes on")
 }
