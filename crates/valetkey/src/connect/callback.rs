@@ -20,13 +20,13 @@ use super::{
 use crate::{
     audit::{Event, Outcome as Audited},
     base::Outside,
-    connection::{self, Connected, NewConnection, Stored},
+    connection::{self, Connected, Connection, Identity, NewConnection, Renewal, Status, Stored, UpstreamWish},
     db::Tx,
     error::{Code, Error, Result},
     grant::{self, ForWhom, NewGrant},
-    id::{ProviderName, sha256_hex},
+    id::{ConnectionId, ProviderName, sha256_hex},
     principal::Owner,
-    provider::{Definition, Field, FieldLevel, Normalize},
+    provider::{Definition, Field, FieldLevel, Kills, Normalize},
     seal::Place,
     secret::{Secret, SecretMap},
 };
@@ -131,7 +131,7 @@ async fn finish(outside: &Outside, provider: &ProviderName, answer: Answer, bind
     let outcome = match complete(outside, &definition, &flow, &answer).await {
         Ok((connected, missing_scopes)) => Outcome::Connected { connection: connected.id().clone(), missing_scopes },
         Err(fault) => {
-            note_failure(outside, &flow, &fault).await;
+            note_failure(outside, &definition, &flow, &fault).await;
             Outcome::Failed { code: fault.code, word: word_of(&fault) }
         }
     };
@@ -256,13 +256,13 @@ async fn store_obtained(
         };
         match stored.await {
             Ok(connected) => return Ok((connected, obtained.missing)),
-            Err(error) if error.code() == Code::SubjectMismatch => return Err(error.into()),
+            Err(error) if error.code() == Code::SubjectMismatch => return Err(Fault::from(error).with_issued(new.account)),
             // A refresh of the same row came between, or the database was away for a moment.
             Err(error) if tried < STORE_TRIES => {
                 tracing::warn!(error = ?error, tried, "a connected account could not be stored yet");
                 tokio::time::sleep(Duration::from_millis(100) * 4_u32.pow(tried - 1)).await;
             }
-            Err(error) => return Err(Fault::of(Code::StorageFailed, &error)),
+            Err(error) => return Err(Fault::of(Code::StorageFailed, &error).with_issued(new.account)),
         }
     }
 }
@@ -301,6 +301,14 @@ async fn store_in(
         }
         _ => connection::upsert_connected(base, tx, actor, new, flow.new_subject).await?,
     };
+    if let Some(old) = &replaced {
+        let account = match &old.sealed {
+            Some(sealed) => connection::open_account(base, &old.connection, sealed).await.ok(),
+            None => None,
+        };
+        let (wish, reason) = (UpstreamWish::IfPossible, "another account took its place");
+        connection::owe_revocation(base, tx, Some(definition), &old.connection, account.as_ref(), wish, reason).await?;
+    }
     if let (Owner::Agent(agent), Connected::New(id) | Connected::Replaced { new: id, .. }) = (&new.owner, &connected) {
         for whom in [ForWhom::Unattended, ForWhom::Operators] {
             let grant = NewGrant { note: "comes with the agent's own account".to_owned(), ..NewGrant::proxy(agent, id, whom) };
@@ -333,7 +341,7 @@ async fn has_moved(outside: &Outside, definition: &Definition, old: &Stored, fie
 }
 
 /// Records a flow that failed. What cannot be recorded is at least logged: the flow is over either way.
-async fn note_failure(outside: &Outside, flow: &Flow, fault: &Fault) {
+async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, fault: &Fault) {
     let audited = if fault.code == Code::OauthDenied { Audited::Denied } else { Audited::Failed };
     tracing::warn!(
         flow.id = %flow.id, provider = %flow.provider, code = %fault.code, word = fault.word, detail = fault.detail,
@@ -345,7 +353,11 @@ async fn note_failure(outside: &Outside, flow: &Flow, fault: &Fault) {
     });
     let event = Event::new(&flow.site, &flow.created_by, "connection.connect").outcome(audited).facts(facts);
     let noted = async {
+        outside.base.ring.ensure(&outside.base.db, flow.site.as_str(), flow.provider.as_str()).await?;
         let mut tx = outside.base.db.begin_bookkeeping().await?;
+        if let Some(account) = &fault.issued {
+            discard(outside, definition, flow, account, &mut tx).await?;
+        }
         outside.base.audit.record(&mut tx, event).await?;
         store::set_outcome(&mut tx, &flow.site, &flow.session, fault.code.as_str(), None).await?;
         tx.commit().await
@@ -353,6 +365,46 @@ async fn note_failure(outside: &Outside, flow: &Flow, fault: &Fault) {
     if let Err(error) = noted.await {
         tracing::error!(error = ?error, flow.id = %flow.id, "a failed connect flow could not be recorded");
     }
+}
+
+/// Owes the provider the revocation of tokens that were issued and that nobody will hold. Not where a revocation ends
+/// every token of that person for our client: other connections may live on them.
+async fn discard(outside: &Outside, definition: &Definition, flow: &Flow, account: &SecretMap, tx: &mut Tx) -> Result<()> {
+    if !definition.revoke.as_ref().is_some_and(|revoke| revoke.kills != Kills::Grant) {
+        return Ok(());
+    }
+    let never_made = Connection {
+        id: ConnectionId::new(),
+        site: flow.site.clone(),
+        owner: flow.owner.clone(),
+        provider: flow.provider.clone(),
+        name: flow.name.clone(),
+        status: Status::Revoked { at: outside.base.clock.now() },
+        version: 0,
+        revision: 0,
+        app_config: Some(flow.app_config.clone()),
+        client_id: None,
+        subject: None,
+        subject_name: None,
+        identity: Identity::Unverified,
+        scopes: None,
+        wanted_scopes: Vec::new(),
+        hosts: Vec::new(),
+        renewal: Renewal::None,
+        expires_at: None,
+        issued_at: None,
+        usual_life: None,
+        refresh_expires_at: None,
+        last_refreshed_at: None,
+        connected_at: flow.created_at,
+        updated_at: flow.created_at,
+        failures: 0,
+        retry_at: None,
+        last_error: None,
+    };
+    let (wish, reason) = (UpstreamWish::IfPossible, "the account was not connected after all");
+    connection::owe_revocation(&outside.base, tx, Some(definition), &never_made, Some(account), wish, reason).await?;
+    Ok(())
 }
 
 #[cfg(test)]

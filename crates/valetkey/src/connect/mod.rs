@@ -17,6 +17,7 @@
 //! for whoever may operate the agent. Both are ordinary grants, to be seen and revoked like any other.
 
 mod callback;
+mod input;
 mod oauth2;
 pub mod session;
 mod store;
@@ -31,7 +32,7 @@ use crate::{
     base::Base,
     error::{Code, Error, Result},
     id::{ConnectionId, ProviderName, sha256_hex},
-    secret::Secret,
+    secret::{Secret, SecretMap},
 };
 
 /// How long a link works.
@@ -130,20 +131,27 @@ pub(crate) struct Fault {
     code: Code,
     word: String,
     detail: Option<String>,
+    /// An account that was drawn before the flow failed, and that nobody will hold.
+    issued: Option<SecretMap>,
 }
 
 impl Fault {
     fn new(code: Code, word: impl Into<String>) -> Self {
-        Self { code, word: word.into(), detail: None }
+        Self { code, word: word.into(), detail: None, issued: None }
     }
 
     /// A fault of this code for an error of ours; the word is the error's code.
     fn of(code: Code, error: &Error) -> Self {
-        Self { code, word: error.code().as_str().to_owned(), detail: Some(format!("{error:?}")) }
+        Self { code, word: error.code().as_str().to_owned(), detail: Some(format!("{error:?}")), issued: None }
     }
 
     fn with_detail(mut self, detail: impl std::fmt::Display) -> Self {
         self.detail = Some(detail.to_string());
+        self
+    }
+
+    fn with_issued(mut self, account: SecretMap) -> Self {
+        self.issued = Some(account);
         self
     }
 }

@@ -18,12 +18,12 @@ use crate::{
     app_config::{self, AppConfig},
     base::Outside,
     clock::Timestamp,
-    connection::{Identity, RefreshWindow, Renewal, Tokens, refresh_at},
+    connection::{Identity, Tokens, due_at, merge_answer},
     error::{Code, Error, Result},
     id::{AppConfigId, SiteId},
     principal::Owner,
     provider::{
-        self, Broker, Client, Definition, OAuth2, Pkce, PkceEncoding, RedirectRule, RefreshStrategy, Role, Vars,
+        self, Broker, Client, Definition, OAuth2, Pkce, PkceEncoding, RedirectRule, Role, Vars,
         step::{Outputs, Step},
     },
     secret::{Secret, SecretMap},
@@ -267,100 +267,124 @@ pub(super) struct Obtained {
     pub(super) hosts: Vec<String>,
 }
 
-/// From an authorization code to an account that can be stored.
+/// From an authorization code to an account that can be stored. Each call is sent once: the code is spent by the first.
 pub(super) async fn obtain(ground: &Ground<'_>, code: &Secret, verifier: &Secret) -> Result<Obtained, Fault> {
     let oauth2 = ground.oauth2;
     let stripped = oauth2.code_strip_suffix.as_deref().and_then(|suffix| code.expose().strip_suffix(suffix)).map(Secret::new);
     let code = stripped.as_ref().unwrap_or(code);
     let joined = oauth2.join_scopes(ground.scopes);
-
     let vars = Vars {
         scopes: Some(&joined),
         code: Some(code),
         code_verifier: (oauth2.pkce != Pkce::Off).then_some(verifier),
         ..ground.plain_vars()
     };
-    let (mut outputs, mut sent_at) = ground.call_one(&oauth2.token, Code::TokenExchangeFailed, &vars).await?;
-    let slots = slot_accounts(ground.definition, &outputs.raw);
-
-    let mut account = ground.fields.clone();
-    outputs.store_into(&mut account);
-    for (_, step) in &oauth2.exchange {
-        let vars = Vars { scopes: Some(&joined), account: Some(&account), ..ground.plain_vars() };
-        let (next, at) = ground.call_one(step, Code::TokenTransformFailed, &vars).await?;
-        if next.access_token.is_some() {
-            sent_at = at;
-        }
-        next.store_into(&mut account);
-        outputs = follow(outputs, next);
+    let (outputs, sent_at) = ground.call_one(&oauth2.token, Code::TokenExchangeFailed, &vars).await?;
+    let mut drawn = Drawn::first(ground, outputs, sent_at);
+    // From here on there are tokens: whatever fails must not leave them lying about at the provider.
+    match complete(ground, &mut drawn).await {
+        Ok(identified) => drawn.obtained(ground, identified),
+        Err(fault) => Err(fault.with_issued(drawn.account)),
     }
-
-    let (subject, subject_name, identity) = identify(ground, &outputs, &mut account).await?;
-    let granted = granted_scopes(ground, &outputs, &account).await;
-    let missing = match &granted {
-        Some(granted) => ground.scopes.iter().filter(|scope| !granted.contains(scope)).cloned().collect(),
-        None => Vec::new(),
-    };
-    let tokens = token_facts(ground.definition, &outputs, &account, granted, sent_at);
-    write_facts(&mut account, &tokens);
-    if !slots.is_empty() {
-        account.expose_mut().insert("slots".to_owned(), Value::Object(slots));
-    }
-    let hosts = match &ground.definition.proxy {
-        Some(proxy) => {
-            let vars = Vars { account: Some(&account), ..ground.plain_vars() };
-            proxy.host_set(&vars).map_err(|error| Fault::of(Code::AccountFetchFailed, &error))?
-        }
-        None => Vec::new(),
-    };
-    Ok(Obtained { account, tokens, subject, subject_name, identity, missing, hosts })
 }
 
-/// A second-stage answer on top of an earlier one. A new access token brings its own lifetime: where it names none,
-/// the old one's does not count for it.
-fn follow(old: Outputs, new: Outputs) -> Outputs {
-    let mut merged = old;
-    if new.access_token.is_some() {
-        merged.access_token = new.access_token;
-        merged.expires_in = new.expires_in;
-        merged.expires_at = new.expires_at;
-        merged.token_type = new.token_type.or(merged.token_type);
-    }
-    if new.refresh_token.is_some() {
-        merged.refresh_token = new.refresh_token;
-        merged.refresh_expires_in = new.refresh_expires_in;
-        merged.refresh_expires_at = new.refresh_expires_at;
-    }
-    merged.scope = new.scope.or(merged.scope);
-    merged.id = new.id.or(merged.id);
-    merged.username = new.username.or(merged.username);
-    merged.display_name = new.display_name.or(merged.display_name);
-    merged.email = new.email.or(merged.email);
-    merged.extra.extend(new.extra);
-    merged
+/// What the answers so far brought.
+struct Drawn {
+    account: SecretMap,
+    tokens: Tokens,
+    /// The subject, where a token answer names one.
+    id: Option<String>,
+    hosts: Vec<String>,
 }
 
-async fn identify(
-    ground: &Ground<'_>,
-    outputs: &Outputs,
-    account: &mut SecretMap,
-) -> Result<(Option<String>, Option<String>, Identity), Fault> {
+/// Whose account it is.
+struct Identified {
+    subject: Option<String>,
+    subject_name: Option<String>,
+    identity: Identity,
+}
+
+impl Drawn {
+    fn first(ground: &Ground<'_>, outputs: Outputs, sent_at: Timestamp) -> Self {
+        let slots = slot_accounts(ground.definition, &outputs.raw);
+        let (mut account, tokens) = merge_answer(ground.definition, Some(ground.fields), &outputs, sent_at);
+        if !slots.is_empty() {
+            account.expose_mut().insert("slots".to_owned(), Value::Object(slots));
+        }
+        Self { account, tokens, id: outputs.id, hosts: Vec::new() }
+    }
+
+    /// A second-stage answer on top. A new access token brings its own lifetime: where its answer names none, the old
+    /// one's does not count for it.
+    fn follow(&mut self, definition: &Definition, outputs: Outputs, sent_at: Timestamp) {
+        let refresh_token = self.account.text("refresh_token");
+        let (account, mut tokens) = merge_answer(definition, Some(&self.account), &outputs, sent_at);
+        let same_refresh_token = match (&refresh_token, account.text("refresh_token")) {
+            (Some(old), Some(new)) => old.matches(&new),
+            _ => false,
+        };
+        if outputs.access_token.is_none() {
+            tokens.issued_at = self.tokens.issued_at;
+            tokens.expires_at = self.tokens.expires_at;
+            tokens.usual_life = self.tokens.usual_life;
+        }
+        if same_refresh_token {
+            tokens.refresh_expires_at = tokens.refresh_expires_at.or(self.tokens.refresh_expires_at);
+        }
+        tokens.scopes = tokens.scopes.or_else(|| self.tokens.scopes.take());
+        tokens.refresh_at = due_at(definition, tokens.renewal, tokens.issued_at, tokens.expires_at, tokens.refresh_expires_at);
+        self.account = account;
+        self.tokens = tokens;
+        self.id = outputs.id.or_else(|| self.id.take());
+    }
+
+    fn obtained(self, ground: &Ground<'_>, identified: Identified) -> Result<Obtained, Fault> {
+        let Self { mut account, tokens, hosts, .. } = self;
+        let missing = match &tokens.scopes {
+            Some(granted) => {
+                account.expose_mut().insert("scope".to_owned(), Value::String(granted.join(" ")));
+                ground.scopes.iter().filter(|scope| !granted.contains(scope)).cloned().collect()
+            }
+            None => Vec::new(),
+        };
+        let Identified { subject, subject_name, identity } = identified;
+        Ok(Obtained { account, tokens, subject, subject_name, identity, missing, hosts })
+    }
+}
+
+/// The second-stage exchanges, the identity, the scopes, and the hosts.
+async fn complete(ground: &Ground<'_>, drawn: &mut Drawn) -> Result<Identified, Fault> {
+    let joined = ground.oauth2.join_scopes(ground.scopes);
+    for (_, step) in &ground.oauth2.exchange {
+        let vars = Vars { scopes: Some(&joined), account: Some(&drawn.account), ..ground.plain_vars() };
+        let (outputs, sent_at) = ground.call_one(step, Code::TokenTransformFailed, &vars).await?;
+        drawn.follow(ground.definition, outputs, sent_at);
+    }
+    let identified = identify(ground, drawn.id.as_deref(), &mut drawn.account).await?;
+    drawn.tokens.scopes = granted_scopes(ground, drawn.tokens.scopes.take(), &drawn.account).await;
+    if let Some(proxy) = &ground.definition.proxy {
+        let vars = Vars { account: Some(&drawn.account), ..ground.plain_vars() };
+        drawn.hosts = proxy.host_set(&vars).map_err(|error| Fault::of(Code::AccountFetchFailed, &error))?;
+    }
+    Ok(identified)
+}
+
+async fn identify(ground: &Ground<'_>, told: Option<&str>, account: &mut SecretMap) -> Result<Identified, Fault> {
     const FAILED: Code = Code::AccountFetchFailed;
     let joined = ground.oauth2.join_scopes(ground.scopes);
     match &ground.definition.identity {
         provider::Identity::Step(step) => {
-            let vars = Vars { scopes: Some(&joined), account: Some(account), id: outputs.id.as_deref(), ..ground.plain_vars() };
+            let vars = Vars { scopes: Some(&joined), account: Some(account), id: told, ..ground.plain_vars() };
             let (found, _) = ground.call_one(step, FAILED, &vars).await?;
             let Some(id) = found.id.clone() else { return Err(Fault::new(FAILED, "no_id_in_answer")) };
             found.store_into(account);
             let name = found.username.or(found.display_name).or(found.email);
-            Ok((Some(id), name, Identity::Verified))
+            Ok(Identified { subject: Some(id), subject_name: name, identity: Identity::Verified })
         }
         provider::Identity::Static(members) => {
             let mut found = Map::new();
             {
-                let vars =
-                    Vars { scopes: Some(&joined), account: Some(account), id: outputs.id.as_deref(), ..ground.plain_vars() };
+                let vars = Vars { scopes: Some(&joined), account: Some(account), id: told, ..ground.plain_vars() };
                 for (name, template) in members {
                     if let Some(value) = template.render(&vars).map_err(|error| Fault::of(FAILED, &error))? {
                         found.insert(name.clone(), Value::String(value.expose().to_owned()));
@@ -371,71 +395,27 @@ async fn identify(
             let Some(id) = text("id") else { return Err(Fault::new(FAILED, "no_id_in_answer")) };
             let name = text("username").or_else(|| text("display_name")).or_else(|| text("email"));
             account.expose_mut().extend(found);
-            Ok((Some(id), name, Identity::Verified))
+            Ok(Identified { subject: Some(id), subject_name: name, identity: Identity::Verified })
         }
         // Nothing upstream says who it is: what the owner connected counts as the owner's word (decisions 4).
-        provider::Identity::None { .. } => Ok((None, None, Identity::Owner)),
+        provider::Identity::None { .. } => Ok(Identified { subject: None, subject_name: None, identity: Identity::Owner }),
     }
 }
 
-/// The scopes that were granted: as a list call says, else as the token answer says, else those that were asked for,
+/// The scopes that were granted: as a list call says, else as the token answers said, else those that were asked for,
 /// because an answer that names none grants them all (RFC 6749 section 5.1). Absent where the list could not be had.
-async fn granted_scopes(ground: &Ground<'_>, outputs: &Outputs, account: &SecretMap) -> Option<Vec<String>> {
-    if let Some(step) = &ground.definition.scope_check {
-        let joined = ground.oauth2.join_scopes(ground.scopes);
-        let vars = Vars { scopes: Some(&joined), account: Some(account), ..ground.plain_vars() };
-        return match ground.call(step, Code::AccountFetchFailed, &vars).await {
-            Ok((entries, _)) => Some(entries.into_iter().filter_map(|entry| entry.scope).flatten().collect()),
-            Err(fault) => {
-                tracing::warn!(provider = %ground.definition.name, error = fault.word, "the granted scopes could not be listed");
-                None
-            }
-        };
-    }
-    Some(outputs.scope.clone().unwrap_or_else(|| ground.scopes.to_vec()))
-}
-
-/// The plain facts about the tokens, kept beside the sealed account.
-fn token_facts(
-    definition: &Definition,
-    outputs: &Outputs,
-    account: &SecretMap,
-    scopes: Option<Vec<String>>,
-    sent_at: Timestamp,
-) -> Tokens {
-    let refresh = &definition.refresh;
-    let renewal = match refresh.strategy {
-        // Nobody promised a refresh token: without one the connection simply has none.
-        RefreshStrategy::RefreshToken if account.text("refresh_token").is_some() => Renewal::RefreshToken,
-        RefreshStrategy::RefreshToken | RefreshStrategy::None => Renewal::None,
-        RefreshStrategy::Extend => Renewal::Extend,
-        RefreshStrategy::Remint => Renewal::Remint,
+async fn granted_scopes(ground: &Ground<'_>, told: Option<Vec<String>>, account: &SecretMap) -> Option<Vec<String>> {
+    let Some(step) = &ground.definition.scope_check else {
+        return Some(told.unwrap_or_else(|| ground.scopes.to_vec()));
     };
-    let expires_at = outputs.access_expiry(sent_at);
-    let refresh_life = refresh.refresh_ttl.filter(|_| renewal == Renewal::RefreshToken);
-    let refresh_expires_at = outputs.refresh_expiry(sent_at).or_else(|| refresh_life.map(|life| sent_at.plus(life)));
-    let due = expires_at.or_else(|| refresh.access_ttl.map(|life| sent_at.plus(life)));
-    let window = RefreshWindow { before: refresh.before, refresh_life };
-    Tokens {
-        renewal,
-        issued_at: Some(sent_at),
-        expires_at,
-        usual_life: expires_at.and_then(|end| i64::try_from(end.since(sent_at).as_secs()).ok()),
-        refresh_expires_at,
-        refresh_at: if renewal == Renewal::None { None } else { refresh_at(sent_at, due, refresh_expires_at, window) },
-        scopes,
-    }
-}
-
-/// The members of an account that say what its columns say, for those who read the account alone.
-fn write_facts(account: &mut SecretMap, tokens: &Tokens) {
-    let map = account.expose_mut();
-    match tokens.expires_at {
-        Some(at) => map.insert("expires_at".to_owned(), Value::from(at.unix_seconds())),
-        None => map.remove("expires_at"),
-    };
-    if let Some(scopes) = &tokens.scopes {
-        map.insert("scope".to_owned(), Value::String(scopes.join(" ")));
+    let joined = ground.oauth2.join_scopes(ground.scopes);
+    let vars = Vars { scopes: Some(&joined), account: Some(account), ..ground.plain_vars() };
+    match ground.call(step, Code::AccountFetchFailed, &vars).await {
+        Ok((entries, _)) => Some(entries.into_iter().filter_map(|entry| entry.scope).flatten().collect()),
+        Err(fault) => {
+            tracing::warn!(provider = %ground.definition.name, error = fault.word, "the granted scopes could not be listed");
+            None
+        }
     }
 }
 
@@ -476,20 +456,5 @@ mod tests {
         let verifier = Secret::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");
         assert_eq!(challenge(&verifier, PkceEncoding::Base64Url), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
         assert_eq!(challenge(&verifier, PkceEncoding::Hex), "13d31e961a1ad8ec2f16b10c4c982e0876a878ad6df144566ee1894acb70f9c3");
-    }
-
-    #[test]
-    fn a_second_stage_token_does_not_inherit_the_lifetime_of_the_first() {
-        let old = Outputs {
-            access_token: Some(Secret::new("a")),
-            refresh_token: Some(Secret::new("r")),
-            expires_in: Some(Duration::from_secs(60)),
-            ..Outputs::default()
-        };
-        let new = Outputs { access_token: Some(Secret::new("b")), ..Outputs::default() };
-        let merged = follow(old, new);
-        assert_eq!(merged.access_token.unwrap().expose(), "b");
-        assert_eq!(merged.expires_in, None);
-        assert_eq!(merged.refresh_token.unwrap().expose(), "r");
     }
 }

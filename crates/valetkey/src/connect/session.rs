@@ -8,7 +8,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Binding, Ended, FLOW_LIFE, LINK_LIFE, Outcome, cookie_key,
+    Binding, Ended, FLOW_LIFE, LINK_LIFE, Outcome, cookie_key, input,
     oauth2::{self, App, Ground},
     store::{self, Flow, Session},
 };
@@ -21,7 +21,6 @@ use crate::{
     id::{self, AccountName, AgentId, ConnectSessionId, ConnectionId, FlowId, ProviderName, SiteId, UserId, sha256_hex},
     platform,
     principal::{Actor, Owner},
-    provider::{Definition, FieldLevel, Normalize, OAuth2},
     seal::Place,
     secret::{Secret, SecretMap},
     site,
@@ -29,10 +28,6 @@ use crate::{
 
 /// The largest payload, in bytes (mission document 001).
 pub const MAX_PAYLOAD: usize = 4096;
-/// The most scopes of one session.
-const MAX_SCOPES: usize = 100;
-/// The longest scope, in bytes.
-const MAX_SCOPE: usize = 256;
 
 /// What a new connect session is made of.
 #[derive(Clone, Debug)]
@@ -116,8 +111,8 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
     for id in [&new.agent, &owner_agent(&new.owner)].into_iter().flatten() {
         agent::require(&base.db, site, id).await?;
     }
-    let scopes = wanted_scopes(&definition, oauth2, new.scopes)?;
-    let fields = accept_fields(outside, &definition, &new.fields)?;
+    let scopes = input::wanted_scopes(&definition, oauth2, new.scopes)?;
+    let fields = input::accept_fields(outside, &definition, &new.fields)?;
     oauth2::check_redirect(&definition, oauth2, &outside.callback_url(&definition.name))?;
     oauth2::endpoint_for(&definition, oauth2, &SecretMap::new(fields.clone()))?;
     App::choose(outside, site, &definition, &new.owner).await?;
@@ -546,59 +541,4 @@ fn gone() -> Error {
 
 fn other_browser() -> Error {
     Error::new(Code::Forbidden, "this link is open in another browser; go on there, or ask for a new link")
-}
-
-/// The scopes to ask for: those named or the definition's, and those that bring a refresh token.
-fn wanted_scopes(definition: &Definition, oauth2: &OAuth2, named: Option<Vec<String>>) -> Result<Vec<String>> {
-    let Some(mut scopes) = named else { return Ok(definition.needed_scopes()) };
-    let separator = oauth2.scope_separator.trim();
-    for scope in &scopes {
-        // The characters of RFC 6749 section 3.3. A separator inside would smuggle in a second scope.
-        let plain = scope.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
-        let one = separator.is_empty() || !scope.contains(separator);
-        if scope.is_empty() || scope.len() > MAX_SCOPE || !plain || !one {
-            return Err(Error::new(Code::InvalidRequest, "a scope is one word of printable ASCII, without quotes and commas"));
-        }
-    }
-    if scopes.len() > MAX_SCOPES {
-        return Err(Error::new(Code::InvalidRequest, format!("a session asks for at most {MAX_SCOPES} scopes")));
-    }
-    for scope in &oauth2.scopes.offline {
-        if !scopes.contains(scope) {
-            scopes.push(scope.clone());
-        }
-    }
-    let mut seen = std::collections::BTreeSet::new();
-    scopes.retain(|scope| seen.insert(scope.clone()));
-    Ok(scopes)
-}
-
-/// Checks what was entered for the connection. An address is checked by the guard: it decides where secrets go.
-fn accept_fields(outside: &Outside, definition: &Definition, given: &Map<String, Value>) -> Result<Map<String, Value>> {
-    let refuse = |why: String| Err(Error::new(Code::InvalidRequest, why));
-    for name in given.keys() {
-        match definition.fields_of(FieldLevel::Connection).find(|field| &field.name == name) {
-            Some(field) if field.secret => {
-                return refuse(format!("{name} is a secret and is not taken with a link; store it by the account routes"));
-            }
-            Some(_) => {}
-            None => return refuse(format!("{} has no connection field `{name}`", definition.title)),
-        }
-    }
-    let mut fields = Map::new();
-    for field in definition.fields_of(FieldLevel::Connection).filter(|field| !field.secret) {
-        let entered = match given.get(&field.name) {
-            None | Some(Value::Null) => String::new(),
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Number(number)) => number.to_string(),
-            Some(_) => return refuse(format!("{}: it is a text", field.name)),
-        };
-        let Some(accepted) = field.accept(&entered)? else { continue };
-        if field.normalize == Some(Normalize::HttpsOrigin) {
-            let url = url::Url::parse(&accepted).map_err(Error::internal)?;
-            outside.upstream.guard().check_url(&url)?;
-        }
-        fields.insert(field.name.clone(), Value::String(accepted));
-    }
-    Ok(fields)
 }
