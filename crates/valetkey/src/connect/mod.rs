@@ -32,6 +32,7 @@ use crate::{
     base::Base,
     error::{Code, Error, Result},
     id::{ConnectionId, ProviderName, sha256_hex},
+    provider::step::StepFailure,
     secret::{Secret, SecretMap},
 };
 
@@ -145,9 +146,14 @@ impl Fault {
         Self { code, word: error.code().as_str().to_owned(), detail: Some(format!("{error:?}")), issued: None }
     }
 
-    fn with_detail(mut self, detail: impl std::fmt::Display) -> Self {
-        self.detail = Some(detail.to_string());
-        self
+    /// A fault that the provider told us of. Its word is kept only if it looks like one: letters, or a short number.
+    /// A provider that puts what we sent into its error must not bring it into the audit (promise 1).
+    fn told(code: Code, failure: &StepFailure) -> Self {
+        let word = failure.error.as_str();
+        let letters = word.len() <= 48 && word.bytes().all(|b| b.is_ascii_lowercase() || b"_.-".contains(&b));
+        let number = word.len() <= 6 && word.bytes().all(|b| b.is_ascii_digit());
+        let word = if letters || number { word } else { "other" };
+        Self { detail: Some(format!("the provider answered {}", failure.status.as_u16())), ..Self::new(code, word) }
     }
 
     fn with_issued(mut self, account: SecretMap) -> Self {

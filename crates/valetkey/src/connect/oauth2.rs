@@ -162,7 +162,7 @@ impl Ground<'_> {
         } else {
             step.read(answer.status, &answer.headers, body).map(|outputs| vec![outputs])
         };
-        let outputs = read.map_err(|failure| Fault::new(code, failure.error.clone()).with_detail(failure))?;
+        let outputs = read.map_err(|failure| Fault::told(code, &failure))?;
         Ok((outputs, sent_at))
     }
 

@@ -4,6 +4,7 @@
 
 mod arrows;
 mod audit;
+mod connect;
 mod db;
 mod decision;
 mod deliver;
