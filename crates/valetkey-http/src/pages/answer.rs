@@ -5,7 +5,7 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use valetkey::{Error, Result};
 
 /// Where forms of a page may lead.
@@ -67,26 +67,25 @@ pub(super) async fn style() -> Response {
     (headers, include_str!("../../templates/page.css")).into_response()
 }
 
-fn secured(mut response: Response, forms: &Forms) -> Response {
+/// The headers of everything here. What an answer says for itself stays.
+pub(super) fn secured(mut response: Response, forms: &Forms) -> Response {
     let policy =
         format!("default-src 'none'; style-src 'self'; form-action {}; frame-ancestors 'none'; base-uri 'none'", forms.policy());
+    // An origin that is no header value leads nowhere.
+    let policy = HeaderValue::from_str(&policy).unwrap_or(STRICT);
     let headers = response.headers_mut();
-    match HeaderValue::from_str(&policy) {
-        Ok(policy) => headers.insert(header::CONTENT_SECURITY_POLICY, policy),
-        // An origin that is no header value leads nowhere.
-        Err(_) => headers.insert(header::CONTENT_SECURITY_POLICY, STRICT),
-    };
-    add(headers, header::REFERRER_POLICY, "no-referrer");
-    add(headers, header::CACHE_CONTROL, "no-store");
-    add(headers, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
-    // For browsers that do not know frame-ancestors.
-    add(headers, header::X_FRAME_OPTIONS, "DENY");
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, policy),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        // For browsers that do not know frame-ancestors.
+        (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    ] {
+        headers.entry(name).or_insert(value);
+    }
     response
 }
 
 const STRICT: HeaderValue =
     HeaderValue::from_static("default-src 'none'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'");
-
-fn add(headers: &mut HeaderMap, name: HeaderName, value: &'static str) {
-    headers.insert(name, HeaderValue::from_static(value));
-}

@@ -15,13 +15,16 @@ mod answer;
 mod cookies;
 mod outcome;
 
+use std::sync::Arc;
+
 use askama::Template;
 use axum::{
     Router,
     body::Bytes,
     extract::{DefaultBodyLimit, Path, RawQuery, State},
+    middleware::map_response,
     response::Response,
-    routing::{MethodRouter, get},
+    routing::get,
 };
 use http::{HeaderMap, StatusCode, header};
 use tokio_util::task::TaskTracker;
@@ -36,9 +39,10 @@ use valetkey::{
 };
 
 use self::{
-    answer::{Forms, page, redirect, style},
+    answer::{Forms, page, redirect, secured, style},
     cookies::Cookies,
 };
+use crate::error::{Logged, status};
 
 /// The largest form, in bytes: an assertion is at most 4 KiB.
 const MAX_FORM: usize = 16 * 1024;
@@ -55,19 +59,20 @@ pub struct Deps {
 /// The pages and the callback.
 pub fn router(deps: Deps) -> Router {
     Router::new()
-        .route("/", only_get(get(home)))
-        .route("/assets/page.css", only_get(get(style)))
-        .route("/connect/done", only_get(get(outcome::done)))
-        // A look that asks for the head alone must not bind the link to itself, nor use up a flow.
-        .route("/connect/{link}", only_get(get(open).post(answer_form)))
-        .route("/callback/{provider}", only_get(get(callback)))
+        .route("/", get(home))
+        .route("/assets/page.css", get(style))
+        .route("/connect/done", get(outcome::done))
+        .route("/connect/{link}", get(open).post(answer_form).head(head_refused))
+        .route("/callback/{provider}", get(callback).head(head_refused))
         .layer(DefaultBodyLimit::max(MAX_FORM))
+        // What is refused before a handler sees it is no page, and is guarded like one.
+        .layer(map_response(|response: Response| async { secured(response, &Forms::None) }))
         .with_state(deps)
 }
 
-fn only_get(route: MethodRouter<Deps>) -> MethodRouter<Deps> {
-    let refused = || async { failed(&Error::new(Code::MethodRefused, "this address does not take that method")) };
-    route.head(refused).fallback(refused)
+/// A look that asks for the head alone must not bind a link to itself, nor use up a flow.
+async fn head_refused() -> Response {
+    failed(Error::new(Code::MethodRefused, "this address does not take that method"))
 }
 
 #[derive(Template)]
@@ -125,7 +130,7 @@ async fn open(State(deps): State<Deps>, Path(link): Path<String>, headers: Heade
             }
             response
         }
-        Err(error) => failed(&error),
+        Err(error) => failed(error),
     }
 }
 
@@ -135,7 +140,7 @@ async fn answer_form(State(deps): State<Deps>, Path(link): Path<String>, headers
     let cookies = Cookies::new(&deps.outside, &headers);
     match take_answer(&deps, &link, &headers, &cookies, &body).await {
         Ok(response) => response,
-        Err(error) => failed(&error),
+        Err(error) => failed(error),
     }
 }
 
@@ -197,28 +202,16 @@ async fn callback(
             }
             response
         }
-        Err(error) => failed(&error),
+        Err(error) => failed(error),
     }
 }
 
 /// A fault as a page. What only the log may know goes there.
-fn failed(error: &Error) -> Response {
-    let status = match error.code() {
-        Code::InvalidRequest => StatusCode::BAD_REQUEST,
-        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
-        Code::Forbidden => StatusCode::FORBIDDEN,
-        Code::NotFound => StatusCode::NOT_FOUND,
-        Code::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
-        Code::NotConfigured | Code::EngineMissing | Code::InvalidConfig => StatusCode::CONFLICT,
-        Code::StorageFailed | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::INTERNAL_SERVER_ERROR,
-    };
-    if status.is_server_error() {
-        tracing::error!(error = ?error, "a page failed");
-    } else {
-        tracing::debug!(error = ?error, "a page was refused");
-    }
-    page(status, &Failed { message: error.message(), code: error.code().as_str() }, &Forms::None)
+fn failed(error: Error) -> Response {
+    let page_of = Failed { message: error.message(), code: error.code().as_str() };
+    let mut response = page(status(error.code()), &page_of, &Forms::None);
+    response.extensions_mut().insert(Logged(Arc::new(error)));
+    response
 }
 
 /// What a person says in a form.

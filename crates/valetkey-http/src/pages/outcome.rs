@@ -29,7 +29,7 @@ pub(super) fn target(ended: &Ended) -> String {
     if let Some(url) = ended.return_url() {
         return url;
     }
-    let mut query = form_urlencoded::Serializer::new("/connect/done?".to_owned());
+    let mut query = form_urlencoded::Serializer::new(String::new());
     match &ended.outcome {
         Outcome::Connected { missing_scopes, .. } => {
             query.append_pair("outcome", CONNECTED);
@@ -47,7 +47,7 @@ pub(super) fn target(ended: &Ended) -> String {
     if let Some(provider) = &ended.provider {
         query.append_pair("provider", provider.as_str());
     }
-    query.finish()
+    format!("/connect/done?{}", query.finish())
 }
 
 /// The same for an answer of which nothing is known.
@@ -88,7 +88,7 @@ pub(super) async fn done(State(deps): State<Deps>, RawQuery(query): RawQuery) ->
         return page(StatusCode::OK, &done, &Forms::None);
     }
     let Some(code) = Code::ALL.iter().copied().find(|code| code.as_str() == named) else {
-        return failed(&Error::new(Code::NotFound, "there is no such outcome"));
+        return failed(Error::new(Code::NotFound, "there is no such outcome"));
     };
     let text = TEXTS.iter().find(|(known, _)| *known == code).map_or(OTHERWISE, |(_, text)| text);
     let done = Done {

@@ -370,7 +370,7 @@ async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, f
 /// Owes the provider the revocation of tokens that were issued and that nobody will hold. Not where a revocation ends
 /// every token of that person for our client: other connections may live on them.
 async fn discard(outside: &Outside, definition: &Definition, flow: &Flow, account: &SecretMap, tx: &mut Tx) -> Result<()> {
-    if !definition.revoke.as_ref().is_some_and(|revoke| revoke.kills != Kills::Grant) {
+    if definition.revoke.as_ref().is_none_or(|revoke| revoke.kills == Kills::Grant) {
         return Ok(());
     }
     let never_made = Connection {

@@ -1,5 +1,4 @@
-//! Connecting: links, the code flow, the callback. One test per requirement of docs/requirements that concerns it, with
-//! its number.
+//! Connecting: links, the code flow, the callback. A test that shows a requirement names it (`R12`).
 
 mod issuer;
 mod outcomes;
