@@ -1,0 +1,262 @@
+//! Works the outbox off: claims what is due, asks the provider, settles the claim.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use http::{Method, StatusCode};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::store::{self, OwedItem, Settlement};
+use crate::{
+    app_config,
+    audit::{AUDIT_LABEL, Event, Outcome},
+    base::Outside,
+    connection::can_revoke_with,
+    error::{Error, Result},
+    principal::Actor,
+    provider::{
+        Broker, Client, Definition, Role, Vars,
+        step::{FailureClass, Step, StepFailure},
+    },
+    seal::Place,
+    secret::{Secret, SecretMap},
+    upstream::Limits,
+};
+
+/// How the outbox is worked off. The defaults are for production; tests shorten them.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How often what is due is looked for.
+    pub interval: Duration,
+    /// How long one call may take.
+    pub deadline: Duration,
+    /// The pause after a first failure; it doubles with each further one.
+    pub first_backoff: Duration,
+    /// The longest pause.
+    pub longest_backoff: Duration,
+    /// How often the provider is asked before it is given up.
+    pub attempts: i64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(2),
+            deadline: Duration::from_secs(30),
+            // Twenty attempts, doubling from half a minute to twelve hours, take some five days.
+            first_backoff: Duration::from_secs(30),
+            longest_backoff: Duration::from_secs(12 * 3600),
+            attempts: 20,
+        }
+    }
+}
+
+/// How many are asked for at once, and read at a time.
+const AT_ONCE: usize = 8;
+const PAGE: i64 = 32;
+
+/// Works off what is due until `stop`. Every replica runs one.
+pub async fn worker(outside: Outside, stop: CancellationToken) {
+    worker_with(outside, Settings::default(), stop).await;
+}
+
+/// The same with other settings.
+pub async fn worker_with(outside: Outside, settings: Settings, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(settings.interval) => {}
+        }
+        // Not cut off by `stop`: a call that was made is settled, or it is made again after its claim ran out.
+        if let Err(error) = work_off(&outside, &settings).await {
+            tracing::warn!(error = ?error, "the revocations could not be worked off; that is tried again");
+        }
+    }
+}
+
+/// Works off what is due now; says how many calls for revocations were settled.
+pub async fn work_off(outside: &Outside, settings: &Settings) -> Result<usize> {
+    let mut settled = 0;
+    loop {
+        let due = store::due(&outside.base.db, outside.base.clock.now(), PAGE).await?;
+        let is_last = i64::try_from(due.len()).unwrap_or(PAGE) < PAGE;
+        let mut outcomes = stream::iter(due.into_iter().map(|item| one(outside, settings, item))).buffer_unordered(AT_ONCE);
+        let mut claimed = 0;
+        while let Some(outcome) = outcomes.next().await {
+            claimed += usize::from(outcome?);
+        }
+        settled += claimed;
+        // A page of which another replica had everything would come again.
+        if is_last || claimed == 0 {
+            return Ok(settled);
+        }
+    }
+}
+
+/// What the provider's answers mean.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The tokens are dead.
+    Revoked,
+    /// The provider does not revoke such tokens.
+    Unsupported(String),
+    /// There was no token that a call names.
+    NothingToRevoke,
+    /// It refused, and will again.
+    Failed(String),
+    /// It may work later.
+    Later { error: String, retry_after: Option<Duration> },
+}
+
+async fn one(outside: &Outside, settings: &Settings, item: OwedItem) -> Result<bool> {
+    let base = &outside.base;
+    // Long enough for every call of the longest definition; a dead claimer's row comes due again after it.
+    let until = base.clock.now().plus(settings.deadline * 4 + Duration::from_secs(60));
+    base.ring.derived(&base.db, &item.site, AUDIT_LABEL).await?;
+    if !store::claim(&base.db, &item, until).await? {
+        return Ok(false);
+    }
+    let verdict = ask(outside, settings, &item).await.unwrap_or_else(|error| {
+        tracing::warn!(revocation.id = %item.id, error = ?error, "a revocation cannot be asked for");
+        Verdict::Later { error: error.code().as_str().to_owned(), retry_after: None }
+    });
+    settle(outside, settings, &item, verdict).await?;
+    Ok(true)
+}
+
+async fn settle(outside: &Outside, settings: &Settings, item: &OwedItem, verdict: Verdict) -> Result<()> {
+    let base = &outside.base;
+    let now = base.clock.now();
+    let attempts = item.attempts + 1;
+    let (status, error) = match &verdict {
+        Verdict::Later { error, retry_after } if attempts < settings.attempts => {
+            let doublings = u32::try_from(item.attempts.clamp(0, 20)).unwrap_or(0);
+            let pause = settings.first_backoff.saturating_mul(1 << doublings).min(settings.longest_backoff);
+            let at = now.plus(pause.max(retry_after.unwrap_or_default()));
+            let mut tx = base.db.begin_bookkeeping().await?;
+            store::settle(&mut tx, item, &Settlement::Again { at, error }).await?;
+            metrics::counter!("valetkey_revocations_total", "outcome" => "later").increment(1);
+            tracing::info!(
+                revocation.id = %item.id, connection.id = %item.connection, provider = %item.provider, error, attempts,
+                "a provider did not revoke yet; its tokens must be taken as living"
+            );
+            return tx.commit().await;
+        }
+        Verdict::Later { error, .. } | Verdict::Failed(error) => ("failed", Some(error.as_str())),
+        Verdict::Unsupported(error) => ("unsupported", Some(error.as_str())),
+        Verdict::NothingToRevoke => ("skipped", Some("no token that the provider revokes")),
+        Verdict::Revoked => ("revoked", None),
+    };
+    let mut tx = base.db.begin_bookkeeping().await?;
+    if !store::settle(&mut tx, item, &Settlement::Over { status, error, now }).await? {
+        return Ok(());
+    }
+    let outcome = if status == "failed" { Outcome::Failed } else { Outcome::Ok };
+    let facts = json!({ "provider": item.provider, "status": status, "error": error, "attempts": attempts });
+    let event = Event::new(&item.site, &Actor::System, "revocation.over").outcome(outcome).connection(&item.connection);
+    base.audit.record(&mut tx, event.facts(facts)).await?;
+    tx.commit().await?;
+    metrics::counter!("valetkey_revocations_total", "outcome" => status).increment(1);
+    if status == "failed" {
+        tracing::warn!(
+            revocation.id = %item.id, connection.id = %item.connection, provider = %item.provider, error, attempts,
+            "the provider did not revoke; revoke the app's access there by hand"
+        );
+    }
+    Ok(())
+}
+
+/// Makes the definition's calls, in order.
+async fn ask(outside: &Outside, settings: &Settings, item: &OwedItem) -> Result<Verdict> {
+    let base = &outside.base;
+    let definition = outside.definition(&item.provider)?;
+    let Some(revoke) = &definition.revoke else { return Ok(Verdict::Unsupported("no_revocation".to_owned())) };
+    let Some(sealed) = &item.sealed else { return Ok(Verdict::Failed("nothing_kept".to_owned())) };
+    let owner = item.owner.to_string();
+    let place = Place::revocation(&item.site, &item.provider, &owner, &item.name, &item.id);
+    let bytes = base.ring.open(&base.db, &place, sealed).await?;
+    let account = SecretMap::from_json(&bytes).map_err(|_| Error::internal("a sealed revocation holds no JSON object"))?;
+    let app = match &item.app_config {
+        Some(id) => match app_config::get(&base.db, &item.site, id).await? {
+            Some(config) => Some(app_config::open(base, &config).await?),
+            None => None,
+        },
+        None => None,
+    };
+    let client = ClientOf::new(&definition, app.as_ref());
+    let subject = account.text("id");
+    let callback = outside.callback_url(&item.provider);
+    let vars = Vars {
+        app: app.as_ref(),
+        fields: Some(&account),
+        account: Some(&account),
+        client: client.borrow(),
+        callback: Some(&callback),
+        id: subject.as_ref().map(Secret::expose),
+        broker: Broker { url: outside.public_url.as_str(), ..Broker::default() },
+        ..Vars::default()
+    };
+    let (mut revoked, mut unsupported) = (false, None);
+    for step in &revoke.steps {
+        if !can_revoke_with(step) {
+            unsupported = Some("auth_not_built".to_owned());
+            continue;
+        }
+        if !step.applies(&vars) {
+            continue;
+        }
+        let request = step.render(&vars)?;
+        let answer = match outside.upstream.exchange(request, Limits::within(settings.deadline)).await {
+            Ok(answer) => answer,
+            // Asking twice revokes once, so it does not matter whether the request arrived.
+            Err(failure) => return Ok(Verdict::Later { error: failure.error.code().as_str().to_owned(), retry_after: None }),
+        };
+        match step.read(answer.status, &answer.headers, answer.body.expose()) {
+            Ok(_) => revoked = true,
+            Err(failure) => match refused(step, failure) {
+                Verdict::Revoked => revoked = true,
+                Verdict::Unsupported(error) => unsupported = Some(error),
+                verdict => return Ok(verdict),
+            },
+        }
+    }
+    Ok(match (revoked, unsupported) {
+        (true, _) => Verdict::Revoked,
+        (false, Some(error)) => Verdict::Unsupported(error),
+        (false, None) => Verdict::NothingToRevoke,
+    })
+}
+
+/// What a refusal means for a revocation.
+fn refused(step: &Step, failure: StepFailure) -> Verdict {
+    match failure.class {
+        FailureClass::Transient { retry_after } => Verdict::Later { error: failure.error, retry_after },
+        // The operator may correct the app configuration.
+        FailureClass::ClientFault => Verdict::Later { error: failure.error, retry_after: None },
+        // RFC 7009 section 2.2.1.
+        _ if failure.error == "unsupported_token_type" => Verdict::Unsupported(failure.error),
+        // What is deleted by its URL or body and is not there is gone, by an attempt whose answer was lost, say.
+        _ if step.method == Method::DELETE && matches!(failure.status, StatusCode::NOT_FOUND | StatusCode::GONE) => {
+            Verdict::Revoked
+        }
+        _ => Verdict::Failed(failure.error),
+    }
+}
+
+/// The client of an app configuration.
+struct ClientOf {
+    id: Option<Secret>,
+    secret: Option<Secret>,
+}
+
+impl ClientOf {
+    fn new(definition: &Definition, app: Option<&SecretMap>) -> Self {
+        let of_role = |role| app?.text(&definition.field_with_role(role)?.name);
+        Self { id: of_role(Role::ClientId), secret: of_role(Role::ClientSecret) }
+    }
+
+    fn borrow(&self) -> Option<Client<'_>> {
+        self.id.as_ref().map(|id| Client { id: id.expose(), secret: self.secret.as_ref() })
+    }
+}
