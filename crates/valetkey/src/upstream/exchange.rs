@@ -106,9 +106,17 @@ pub(super) async fn exchange(connector: &Connector, request: Request<Bytes>, lim
     let (uri, request) = prepare(request).map_err(Failure::unsent)?;
     let opened = tokio::time::timeout_at(limits.deadline, open(connector, uri)).await;
     let mut line = opened.map_err(|_| Failure::unsent(too_late()))?.map_err(Failure::unsent)?;
-    let spoken = tokio::time::timeout_at(limits.deadline, line.speak(request, limits.max_body)).await;
-    spoken.map_err(|_| Failure::maybe(too_late()))?
+    let speaking = line.speak(request, limits.max_body);
+    tokio::pin!(speaking);
+    match tokio::time::timeout_at(limits.deadline, &mut speaking).await {
+        Ok(spoken) => spoken,
+        // A process that stood still past its deadline wakes up with the answer in its socket: it is read, not lost.
+        Err(_) => tokio::time::timeout(LAST_LOOK, speaking).await.map_err(|_| Failure::maybe(too_late()))?,
+    }
 }
+
+/// How long after the deadline an answer that is here already may take to be read.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 fn too_late() -> Error {
     Error::new(Code::UpstreamTimeout, "the provider did not answer in time; try again later")
