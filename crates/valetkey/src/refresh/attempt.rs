@@ -13,7 +13,7 @@ use super::{
     life::Life,
     run::failed_before,
     settle::Spent,
-    store::{self, Failed, Release},
+    store::{self, Failed, Release, Take},
     tasks::{Progress, Trouble},
 };
 use crate::{
@@ -37,6 +37,8 @@ pub(super) struct Plan {
     pub(super) definition: Arc<Definition>,
     /// Whether this is the one recovery attempt after a lost answer.
     pub(super) recovery: bool,
+    /// Whether the provider refused the token, which forces a refresh once a minute.
+    pub(super) forced: bool,
     pub(super) actor: Actor,
 }
 
@@ -68,13 +70,16 @@ impl Refresher {
             Err(error) => return Attempted::Failed(self.cannot_ask(&plan, error).await),
         };
         if let Some(wait) = prepared.config.as_ref().and_then(|config| self.0.alerts.pause(config)) {
-            return Attempted::Failed(app_refused().after(wait));
+            return Attempted::Failed(app_refused().after(wait).of_all());
         }
         let admission = match self.0.breakers.admit(&prepared.authority) {
             Ok(admission) => admission,
-            Err(wait) => return Attempted::Failed(failed_before(Some("provider_unavailable")).after(wait)),
+            Err(wait) => return Attempted::Failed(failed_before(Some("provider_unavailable")).after(wait).of_all()),
         };
         let Ok(permit) = self.0.permits.acquire().await else { return Attempted::Failed(Error::internal("no permits").into()) };
+        if self.0.stopping.is_cancelled() {
+            return Attempted::Failed(Trouble::new(Code::Unavailable, "the service is shutting down; try again"));
+        }
         crash::point(crash::BEFORE_LEASE).await;
         // The deadline counts from before the commit: whoever sees the lease later counts from later.
         let begun = Instant::now();
@@ -186,7 +191,13 @@ impl Refresher {
 
     async fn take_lease(&self, plan: &Plan) -> Result<bool> {
         let (connection, lease) = (&plan.stored.connection, plan.stored.lease_number);
-        let taken = store::take_lease(self.db(), connection, lease, &self.0.holder, plan.recovery).await;
+        let take = Take {
+            lease_as_read: lease,
+            holder: &self.0.holder,
+            recovery: plan.recovery,
+            forced_at: plan.forced.then(|| self.now()),
+        };
+        let taken = store::take_lease(self.db(), connection, &take).await;
         if taken.is_err() {
             // Perhaps it was committed nevertheless. Nothing was sent under it, so it is taken back.
             let release = Release { lease: lease + 1, keep_journal: plan.recovery, failure: None };

@@ -15,10 +15,7 @@ use super::{
     store::{self, Due},
     tasks::{self, Job, Key, Purpose},
 };
-use crate::{
-    error::{Code, Result},
-    principal::Actor,
-};
+use crate::{error::Result, principal::Actor};
 
 /// How many rows are read at a time.
 const PAGE: i64 = 64;
@@ -81,7 +78,7 @@ async fn renew(refresher: &Refresher, row: Due) -> Option<Due> {
     let job = Job { purpose: Purpose::Due, actor: Actor::System };
     let (running, _) = refresher.join_or_start(&Key { site, id }, &job);
     match tasks::outcome(running).await {
-        Err(trouble) if trouble.code == Code::RefreshFailed => Some(row),
+        Err(trouble) if trouble.concerns_all => Some(row),
         // Each tells of its own trouble.
         _ => None,
     }

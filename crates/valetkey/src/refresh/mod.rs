@@ -261,9 +261,7 @@ impl Refresher {
         if !is_current || !life.is_renewable() {
             return Box::pin(self.serve(stored, Wish::default())).await;
         }
-        let claimed = store::claim_forced(self.db(), &stored.connection, now, MINUTE).await?;
-        let purpose = if claimed { Purpose::Rejected(rejected) } else { Purpose::Join(rejected) };
-        self.renewed_or(&stored, purpose).await
+        self.renewed_or(&stored, Purpose::Rejected(rejected)).await
     }
 
     /// Renews; where that fails, serves what is there if it has not ended.

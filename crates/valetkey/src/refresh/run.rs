@@ -6,7 +6,7 @@ use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    Refresher,
+    MINUTE, Refresher,
     attempt::{Attempted, Plan},
     breaker::fraction,
     life::Life,
@@ -32,8 +32,8 @@ enum Next {
     Wait(Instant),
     /// The answer was lost, and so was that of the recovery attempt.
     GiveUp,
-    /// Ask the provider; whether as the one recovery attempt.
-    Ask { recovery: bool },
+    /// Ask the provider; whether as the one recovery attempt, and whether because it refused the token.
+    Ask { recovery: bool, forced: bool },
 }
 
 impl Refresher {
@@ -71,10 +71,10 @@ impl Refresher {
                 Next::Refuse(trouble) => return Err(trouble),
                 Next::Wait(since) => self.wait_for_another(since, progress).await?,
                 Next::GiveUp => self.give_up(&stored, &job.actor).await?,
-                Next::Ask { recovery } => {
+                Next::Ask { recovery, forced } => {
                     let Some(definition) = definition else { return Err(over(&stored.connection).into()) };
                     let (grace, version) = (definition.refresh.grace, stored.connection.version);
-                    let plan = Plan { stored, definition, recovery, actor: job.actor.clone() };
+                    let plan = Plan { stored, definition, recovery, forced, actor: job.actor.clone() };
                     match self.attempt(plan, progress).await {
                         Attempted::Served(served) => return Ok(served),
                         Attempted::Again => {}
@@ -108,9 +108,7 @@ impl Refresher {
             || match purpose {
                 Purpose::Due => life.is_due() || !life.serves(),
                 Purpose::Dead => !life.serves(),
-                Purpose::Wish(version) | Purpose::Rejected(version) | Purpose::Join(version) | Purpose::Asked(version) => {
-                    connection.version == version
-                }
+                Purpose::Wish(version) | Purpose::Rejected(version) | Purpose::Asked(version) => connection.version == version,
             };
         if !wanted {
             return match purpose {
@@ -122,17 +120,21 @@ impl Refresher {
             return if purpose == Purpose::Due { Next::Serve } else { Next::Wait(since) };
         }
         let serve_or = |trouble: Trouble| if life.has_ended() { Next::Refuse(trouble) } else { Next::Serve };
-        if matches!(purpose, Purpose::Join(_)) {
-            return serve_or(Trouble::pending(self.0.settings.poll));
-        }
         if !life.is_renewable() {
             return if purpose == Purpose::Due { Next::Park(None) } else { serve_or(over(connection).into()) };
         }
         let asked = matches!(purpose, Purpose::Asked(_));
+        let forced = matches!(purpose, Purpose::Rejected(_));
+        // Once a minute: who comes later with the same refusal is served what there is. A time that lies in the future
+        // was written by a clock that ran ahead, and must not lock anybody out.
+        let recently = |at: Timestamp| now.since(at) < MINUTE && at.since(now) < MINUTE;
+        if forced && stored.forced_at.is_some_and(recently) && !life.has_ended() {
+            return Next::Serve;
+        }
         let recovery = life.answer_was_lost();
         if recovery {
             // A token that its provider refuses serves no more, whatever its end was said to be.
-            let is_dead = !life.serves() || in_grace || matches!(purpose, Purpose::Rejected(_));
+            let is_dead = !life.serves() || in_grace || forced;
             if !is_dead && asked {
                 return Next::Refuse(answer_lost_earlier());
             }
@@ -147,7 +149,7 @@ impl Refresher {
             let wait = connection.retry_at.map(|at| at.since(now)).unwrap_or_default();
             return serve_or(failed_before(connection.last_error.as_deref()).after(wait));
         }
-        Next::Ask { recovery }
+        Next::Ask { recovery, forced }
     }
 
     /// Since when we see another process hold the lease; absent where nobody does, or nobody can any more.

@@ -3,8 +3,6 @@
 //! Leases, journals and failures change nobody's authority and leave the epoch alone. What changes tokens or status
 //! moves it, because the sealed account and the status are among the facts that a decision may have cached.
 
-use std::time::Duration;
-
 use crate::{
     clock::Timestamp,
     connection::{Connection, Tokens},
@@ -14,29 +12,36 @@ use crate::{
     on, row,
 };
 
+/// How a lease is taken.
+pub(super) struct Take<'a> {
+    /// The lease as it was read.
+    pub(super) lease_as_read: i64,
+    /// Who takes it.
+    pub(super) holder: &'a str,
+    /// Whether the one recovery attempt for this version is being made.
+    pub(super) recovery: bool,
+    /// When the provider's refusal of the token forced it, if it did.
+    pub(super) forced_at: Option<Timestamp>,
+}
+
 /// Takes the lease and journals that this version is being spent under it: one statement, one commit.
 ///
-/// False when anything moved since the row was read. `recovery` notes that the one recovery attempt for this version is
-/// being made.
-pub(super) async fn take_lease(
-    db: &Db,
-    connection: &Connection,
-    lease_as_read: i64,
-    holder: &str,
-    recovery: bool,
-) -> Result<bool> {
+/// False when anything moved since the row was read.
+pub(super) async fn take_lease(db: &Db, connection: &Connection, take: &Take<'_>) -> Result<bool> {
     let mut tx = db.begin_bookkeeping().await?;
     let changed = on!(&mut tx, |c| sqlx::query(
         "UPDATE connections SET lease_number = lease_number + 1, lease_holder = $5, spending_version = version,
-            spending_lease = lease_number + 1, recovered_version = CASE WHEN $6 = 1 THEN version ELSE recovered_version END
+            spending_lease = lease_number + 1, recovered_version = CASE WHEN $6 = 1 THEN version ELSE recovered_version END,
+            forced_at = COALESCE($7, forced_at)
          WHERE site = $1 AND id = $2 AND version = $3 AND lease_number = $4 AND status = 'active'"
     )
     .bind(connection.site.as_str())
     .bind(connection.id.as_str())
     .bind(connection.version)
-    .bind(lease_as_read)
-    .bind(holder)
-    .bind(i64::from(recovery))
+    .bind(take.lease_as_read)
+    .bind(take.holder)
+    .bind(i64::from(take.recovery))
+    .bind(take.forced_at.map(|t| t.0))
     .execute(c)
     .await?
     .rows_affected());
@@ -128,29 +133,6 @@ pub(super) async fn park(db: &Db, connection: &Connection, now: Timestamp, refre
     .await
     .map(|_| ())?);
     tx.commit().await
-}
-
-/// Claims the one forced refresh of a minute. False when it was claimed already, or the tokens changed meanwhile.
-pub(super) async fn claim_forced(db: &Db, connection: &Connection, now: Timestamp, every: Duration) -> Result<bool> {
-    let mut tx = db.begin_bookkeeping().await?;
-    // A time that lies in the future was written by a clock that ran ahead; it must not lock us out.
-    let changed = on!(&mut tx, |c| {
-        sqlx::query(
-        "UPDATE connections SET forced_at = $4
-         WHERE site = $1 AND id = $2 AND version = $3 AND status = 'active' AND (forced_at IS NULL OR forced_at <= $5 OR forced_at > $6)"
-    )
-    .bind(connection.site.as_str())
-    .bind(connection.id.as_str())
-    .bind(connection.version)
-    .bind(now.0)
-    .bind(now.minus(every).0)
-    .bind(now.plus(every).0)
-    .execute(c)
-    .await?
-    .rows_affected()
-    });
-    tx.commit().await?;
-    Ok(changed == 1)
 }
 
 /// Writes new tokens over the revision that was read, and moves the version. False when the row changed meanwhile.

@@ -52,8 +52,6 @@ pub(super) enum Purpose {
     Wish(i64),
     /// The provider refused this version.
     Rejected(i64),
-    /// The provider refused this version, and somebody else is at it already, or was a moment ago.
-    Join(i64),
     /// An operator or owner asks for another one than this version.
     Asked(i64),
 }
@@ -64,7 +62,7 @@ impl Purpose {
         match self {
             Purpose::Due => true,
             Purpose::Dead => connection.status != Status::Active || definition.is_none() || life::serves(connection, now),
-            Purpose::Wish(version) | Purpose::Rejected(version) | Purpose::Join(version) | Purpose::Asked(version) => {
+            Purpose::Wish(version) | Purpose::Rejected(version) | Purpose::Asked(version) => {
                 connection.status != Status::Active || connection.version != version
             }
         }
@@ -95,11 +93,18 @@ pub(super) struct Trouble {
     detail: Option<String>,
     retry_after: Option<Duration>,
     extra: Option<serde_json::Value>,
+    /// Whether the provider cannot be asked for any account just now.
+    pub(super) concerns_all: bool,
 }
 
 impl Trouble {
     pub(super) fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), detail: None, retry_after: None, extra: None }
+        Self { code, message: message.into(), detail: None, retry_after: None, extra: None, concerns_all: false }
+    }
+
+    pub(super) fn of_all(mut self) -> Self {
+        self.concerns_all = true;
+        self
     }
 
     pub(super) fn after(mut self, wait: Duration) -> Self {
@@ -127,6 +132,7 @@ impl From<Error> for Trouble {
             detail: error.detail().map(str::to_owned),
             retry_after: error.retry_after(),
             extra: error.extra().cloned(),
+            concerns_all: false,
         }
     }
 }

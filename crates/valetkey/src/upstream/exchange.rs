@@ -106,6 +106,10 @@ pub(super) async fn exchange(connector: &Connector, request: Request<Bytes>, lim
     let (uri, request) = prepare(request).map_err(Failure::unsent)?;
     let opened = tokio::time::timeout_at(limits.deadline, open(connector, uri)).await;
     let mut line = opened.map_err(|_| Failure::unsent(too_late()))?.map_err(Failure::unsent)?;
+    // Too late to begin with: a process that stood still meanwhile must not send what another one may have sent by now.
+    if Instant::now() >= limits.deadline {
+        return Err(Failure::unsent(too_late()));
+    }
     let speaking = line.speak(request, limits.max_body);
     tokio::pin!(speaking);
     match tokio::time::timeout_at(limits.deadline, &mut speaking).await {

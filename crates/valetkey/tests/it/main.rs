@@ -9,5 +9,8 @@ mod db;
 mod decision;
 mod deliver;
 mod lab_definition;
+mod refresh;
+mod revoke;
 mod seal;
 mod support;
+mod town;
