@@ -25,6 +25,7 @@ pub mod revoke;
 pub mod seal;
 pub mod secret;
 pub mod site;
+pub mod text;
 pub mod token;
 pub mod upstream;
 

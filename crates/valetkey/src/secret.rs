@@ -115,7 +115,9 @@ impl SecretMap {
 
     /// Sets one text member.
     pub fn set_text(&mut self, key: &str, value: &Secret) {
-        self.0.insert(key.to_owned(), serde_json::Value::String(value.expose().to_owned()));
+        if let Some(old) = self.0.insert(key.to_owned(), serde_json::Value::String(value.expose().to_owned())) {
+            wipe(old);
+        }
     }
 }
 

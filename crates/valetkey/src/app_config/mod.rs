@@ -105,14 +105,16 @@ pub async fn set(
         site: site.clone(),
     };
     let mut tx = base.db.begin().await?;
-    match keep {
-        Some(_) => store::update(&mut tx, &config).await?,
-        None => {
-            if let Some(old) = &old {
-                store::set_replaced(&mut tx, site, &old.id, now).await?;
-            }
-            store::insert(&mut tx, &config).await?;
-        }
+    let unmoved = match (keep, &old) {
+        (Some(old), _) => store::update(&mut tx, old, &config).await?,
+        (None, Some(old)) => store::set_replaced(&mut tx, site, &old.id, now).await?,
+        (None, None) => true,
+    };
+    if !unmoved {
+        return Err(Error::new(Code::Conflict, "that configuration was set meanwhile; look again"));
+    }
+    if keep.is_none() {
+        store::insert(&mut tx, &config).await?;
     }
     let facts = json!({ "provider": config.provider, "owner": config.owner, "config": config.id, "client_id": config.client_id });
     base.audit.record(&mut tx, Event::new(site, actor, "app_config.set").facts(facts)).await?;
@@ -157,7 +159,9 @@ pub async fn open(base: &Base, config: &AppConfig) -> Result<SecretMap> {
 pub async fn delete(base: &Base, site: &SiteId, actor: &Actor, provider: &ProviderName, owner: &Owner) -> Result<()> {
     let Some(config) = current(&base.db, site, provider, owner).await? else { return Ok(()) };
     let mut tx = base.db.begin().await?;
-    store::set_replaced(&mut tx, site, &config.id, base.clock.now()).await?;
+    if !store::set_replaced(&mut tx, site, &config.id, base.clock.now()).await? {
+        return Ok(());
+    }
     let facts = json!({ "provider": provider, "owner": owner, "config": config.id });
     base.audit.record(&mut tx, Event::new(site, actor, "app_config.delete").facts(facts)).await?;
     tx.commit().await

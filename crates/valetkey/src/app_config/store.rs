@@ -67,31 +67,37 @@ pub(super) async fn insert(tx: &mut Tx, config: &AppConfig) -> Result<()> {
     }
 }
 
-pub(super) async fn update(tx: &mut Tx, config: &AppConfig) -> Result<()> {
+/// Writes a configuration over the one that was read. False when somebody else was faster: what it keeps of the old
+/// secrets would be too old.
+pub(super) async fn update(tx: &mut Tx, old: &AppConfig, config: &AppConfig) -> Result<bool> {
     let shown = serde_json::to_string(&config.values).map_err(Error::internal)?;
-    on!(tx, |c| sqlx::query(
-        "UPDATE app_configs SET sealed = $3, shown = $4, updated_at = $5, replaced_at = NULL WHERE site = $1 AND id = $2"
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE app_configs SET sealed = $3, shown = $4, updated_at = $5
+         WHERE site = $1 AND id = $2 AND sealed = $6 AND replaced_at IS NULL"
     )
     .bind(config.site.as_str())
     .bind(config.id.as_str())
     .bind(&config.sealed)
     .bind(&shown)
     .bind(config.updated_at.0)
+    .bind(&old.sealed)
     .execute(c)
-    .await
-    .map(|_| ())?);
-    Ok(())
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
 }
 
-pub(super) async fn set_replaced(tx: &mut Tx, site: &SiteId, id: &AppConfigId, now: Timestamp) -> Result<()> {
-    on!(tx, |c| sqlx::query("UPDATE app_configs SET replaced_at = $3 WHERE site = $1 AND id = $2 AND replaced_at IS NULL")
-        .bind(site.as_str())
-        .bind(id.as_str())
-        .bind(now.0)
-        .execute(c)
-        .await
-        .map(|_| ())?);
-    Ok(())
+/// Notes that a configuration counts no more. False when that was so already.
+pub(super) async fn set_replaced(tx: &mut Tx, site: &SiteId, id: &AppConfigId, now: Timestamp) -> Result<bool> {
+    let changed =
+        on!(tx, |c| sqlx::query("UPDATE app_configs SET replaced_at = $3 WHERE site = $1 AND id = $2 AND replaced_at IS NULL")
+            .bind(site.as_str())
+            .bind(id.as_str())
+            .bind(now.0)
+            .execute(c)
+            .await?
+            .rows_affected());
+    Ok(changed == 1)
 }
 
 pub(super) async fn current(db: &Db, site: &SiteId, provider: &ProviderName, owner: &Owner) -> Result<Option<AppConfig>> {

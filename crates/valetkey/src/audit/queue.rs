@@ -1,13 +1,14 @@
 //! The bounded queue of uses, and the task that writes it down in batches.
 
 use std::{
+    collections::HashSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Audit, Event, lock};
+use super::{AUDIT_LABEL, Audit, Event, lock};
 use crate::{
     clock::Timestamp,
     db::Db,
@@ -118,6 +119,12 @@ impl Queue {
 }
 
 async fn write(audit: &Audit, db: &Db, batch: &[Item]) -> Result<()> {
+    // A key that is not known here is looked up or made before the transaction begins: inside, SQLite's one writing
+    // connection is taken.
+    let sites: HashSet<_> = batch.iter().map(|item| &item.event.site).collect();
+    for site in sites {
+        audit.ring.derived(db, site, AUDIT_LABEL).await?;
+    }
     let mut tx = db.begin_bookkeeping().await?;
     audit.record_all(&mut tx, batch.iter().map(|item| (&item.event, item.at))).await?;
     tx.commit().await

@@ -99,7 +99,11 @@ pub(super) async fn insert(tx: &mut Tx, rows: &[Row]) -> Result<()> {
     Ok(())
 }
 
-/// The newest events of a site, newest first; at most `limit`, older than `before` where one is given.
+/// The most events in one listing.
+const MOST_LISTED: i64 = 1_000;
+
+/// The newest events of a site, newest first, older than `before` where one is given; at most `limit`, which counts as
+/// 1 when it is less and as 1,000 when it is more.
 pub async fn list(db: &Db, site: &SiteId, before: Option<Timestamp>, limit: i64) -> Result<Vec<Row>> {
     Ok(on!(db, |c| sqlx::query_as(
         "SELECT site, writer, seq, id, at, actor, action, outcome, agent, connection, facts, chain
@@ -107,7 +111,8 @@ pub async fn list(db: &Db, site: &SiteId, before: Option<Timestamp>, limit: i64)
     )
     .bind(site.as_str())
     .bind(before.map_or(i64::MAX, |t| t.0))
-    .bind(limit)
+    // What is less than zero means "all" to SQLite and is an error to PostgreSQL.
+    .bind(limit.clamp(1, MOST_LISTED))
     .fetch_all(c)
     .await?))
 }

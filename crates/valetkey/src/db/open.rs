@@ -51,8 +51,10 @@ impl Db {
 async fn open_sqlite(dir: &std::path::Path, patience: Duration) -> Result<Db> {
     make_private_dir(dir)?;
     let lock = DataLock::take(dir, patience).await?;
+    let file = dir.join("valetkey.db");
+    make_private_file(&file)?;
     let options = SqliteConnectOptions::new()
-        .filename(dir.join("valetkey.db"))
+        .filename(file)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         // A lost rotated refresh token locks a person out, so every commit reaches the disk.
@@ -154,6 +156,18 @@ fn make_private_dir(dir: &std::path::Path) -> Result<()> {
         .mode(0o700)
         .create(dir)
         .map_err(|e| Error::new(Code::InvalidConfig, format!("cannot make the data folder {}", dir.display())).with_detail(e))
+}
+
+/// The folder may be one that others can look into. SQLite gives its log the permissions of this file.
+fn make_private_file(file: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(file)
+        .map(|_| ())
+        .map_err(|e| Error::new(Code::InvalidConfig, format!("cannot make the database {}", file.display())).with_detail(e))
 }
 
 fn parse_version(text: &str) -> (u32, u32, u32) {

@@ -19,6 +19,7 @@ use crate::{
     id::{AgentId, ConnectionId, GrantId, SiteId, UserId},
     principal::{Actor, Delivery},
     provider::pattern::PathPattern,
+    text,
 };
 
 /// For whom the agent may use the connection (decisions 3).
@@ -135,6 +136,15 @@ pub async fn create_in(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, m
     if matches!(&new.for_whom, ForWhom::People(people) if people.is_empty()) {
         return Err(Error::new(Code::InvalidRequest, "for_whom: a list of people names at least one"));
     }
+    text::check("note", &new.note, text::NOTE)?;
+    if let ForWhom::People(people) = &new.for_whom {
+        text::check_list("for_whom", people.len(), text::LIST)?;
+    }
+    if let Some(scopes) = &new.scopes {
+        text::check_list("scopes", scopes.len(), text::LIST)?;
+        scopes.iter().try_for_each(|scope| text::check("scopes", scope, text::NOTE))?;
+    }
+    text::check_list("operations", new.operations.as_ref().map_or(0, Vec::len), text::LIST)?;
     if !store::both_live(tx, site, &new.agent, &new.connection).await? {
         return Err(Error::new(Code::NotFound, "there is no such agent or no such connection"));
     }
@@ -176,6 +186,7 @@ pub async fn list(db: &Db, site: &SiteId, agent: Option<&AgentId>, connection: O
 
 /// Takes a grant back: no request that arrives after this returned is served by it. Doing it again changes nothing.
 pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &GrantId, reason: &str) -> Result<()> {
+    text::check("reason", reason, text::NOTE)?;
     let Some(grant) = get(&base.db, site, id).await? else {
         return Err(Error::new(Code::NotFound, format!("there is no grant `{id}`")));
     };

@@ -88,7 +88,7 @@ pub async fn verify(
             .map_err(|_| refused("signature or claims"))?;
     let claims = data.claims;
     let seconds = now.unix_seconds();
-    if claims.exp <= seconds || claims.iat > seconds + SKEW || claims.exp - claims.iat > LIFE || claims.exp < claims.iat {
+    if !is_in_time(claims.iat, claims.exp, seconds) {
         return Err(refused("time"));
     }
     if claims.sid != session.as_str() {
@@ -106,4 +106,32 @@ pub async fn verify(
         return Err(refused("used before"));
     }
     Ok((key_id, user))
+}
+
+/// Whether an assertion counts at `now`, all in seconds. Whoever signs chooses the numbers: none may overflow.
+fn is_in_time(iat: i64, exp: i64, now: i64) -> bool {
+    exp > now && iat <= now.saturating_add(SKEW) && exp.checked_sub(iat).is_some_and(|life| (0..=LIFE).contains(&life))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_assertion_counts_for_a_minute_whatever_its_numbers() {
+        let now = 1_800_000_000;
+        assert!(is_in_time(now, now + LIFE, now));
+        assert!(is_in_time(now + SKEW, now + LIFE, now));
+        for (iat, exp) in [
+            (now, now),
+            (now, now + LIFE + 1),
+            (now + SKEW + 1, now + LIFE),
+            (now + 3, now + 2),
+            // The difference overflows, and wrapped it is less than a minute.
+            (i64::MIN, i64::MAX),
+            (i64::MIN, now + 1),
+        ] {
+            assert!(!is_in_time(iat, exp, now), "{iat} {exp}");
+        }
+    }
 }

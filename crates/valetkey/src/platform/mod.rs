@@ -22,6 +22,7 @@ use crate::{
     principal::Actor,
     seal::Place,
     secret::{Secret, SecretBytes},
+    text,
 };
 
 pub use assertion::{sign, verify};
@@ -169,6 +170,10 @@ pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewKey) -> R
     let now = base.clock.now();
     if new.scopes.is_empty() {
         return Err(Error::new(Code::InvalidRequest, "a platform key has at least one scope"));
+    }
+    text::check("label", &new.label, text::LABEL)?;
+    if let Asserts::People(people) = &new.asserts {
+        text::check_list("asserts", people.len(), text::LIST)?;
     }
     if new.expires_at.is_some_and(|at| at <= now) {
         return Err(Error::new(Code::InvalidRequest, "expires_at is in the past"));

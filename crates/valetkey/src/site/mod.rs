@@ -14,6 +14,7 @@ use crate::{
     principal::Actor,
     row,
     seal::Place,
+    text,
 };
 
 /// A tenant.
@@ -56,7 +57,17 @@ impl TryFrom<SiteRow> for Site {
 }
 
 /// Makes a site with its own keys.
+///
+/// It runs in a task of its own: a site whose keys were not made, because the caller left in the middle, is one that
+/// nothing can be recorded for. (A start mends what a crash left so.) The key refers to the committed site and the audit
+/// needs the key, so the event follows in a transaction of its own.
 pub async fn create(base: &Base, actor: &Actor, id: &SiteId, title: &str) -> Result<Site> {
+    text::check("title", title, text::LABEL)?;
+    let (base, actor, id, title) = (base.clone(), actor.clone(), id.clone(), title.to_owned());
+    tokio::spawn(async move { make(&base, &actor, &id, &title).await }).await.map_err(Error::internal)?
+}
+
+async fn make(base: &Base, actor: &Actor, id: &SiteId, title: &str) -> Result<Site> {
     let now = base.clock.now();
     let mut tx = base.db.begin().await?;
     let inserted =
@@ -69,6 +80,9 @@ pub async fn create(base: &Base, actor: &Actor, id: &SiteId, title: &str) -> Res
             .map(|_| ()));
     match inserted {
         Err(e) if is_unique_violation(&e) => {
+            drop(tx);
+            // Making its keys may have failed the first time.
+            prepare(base, id).await?;
             return Err(Error::new(Code::Conflict, format!("there is a site `{id}` already")));
         }
         other => other?,
@@ -99,9 +113,11 @@ pub async fn get(db: &Db, id: &SiteId) -> Result<Option<Site>> {
 
 /// One site that must be there.
 pub async fn require(db: &Db, id: &SiteId) -> Result<Site> {
-    get(db, id)
-        .await?
-        .ok_or_else(|| Error::new(Code::NotFound, format!("there is no site `{id}`; `valetkey site list` shows those there are")))
+    get(db, id).await?.ok_or_else(|| not_there(id))
+}
+
+fn not_there(id: &SiteId) -> Error {
+    Error::new(Code::NotFound, format!("there is no site `{id}`; `valetkey site list` shows those there are"))
 }
 
 /// Every site, by id.
@@ -126,34 +142,53 @@ pub struct SiteChange {
 
 /// Changes a site.
 pub async fn change(base: &Base, actor: &Actor, id: &SiteId, change: SiteChange) -> Result<Site> {
+    if let Some(title) = &change.title {
+        text::check("title", title, text::LABEL)?;
+    }
+    text::check_list("return_to", change.return_to.as_ref().map_or(0, Vec::len), MOST_RETURN_TO)?;
     for url in change.return_to.iter().flatten() {
         check_return_to(url)?;
     }
-    let now = base.clock.now();
-    let site = require(&base.db, id).await?;
-    let title = change.title.unwrap_or(site.title);
-    let return_to = change.return_to.unwrap_or(site.return_to);
-    let unproven = change.unproven_links.unwrap_or(site.unproven_links);
     let mut tx = base.db.begin().await?;
-    on!(&mut tx, |c| sqlx::query("UPDATE sites SET title = $2, return_to = $3, unproven_links_at = $4 WHERE id = $1")
-        .bind(id.as_str())
-        .bind(&title)
-        .bind(json!(return_to).to_string())
-        .bind(unproven.then_some(now.0))
-        .execute(c)
-        .await
-        .map(|_| ())?);
-    let event = Event::new(id, actor, "site.change").facts(json!({ "return_to": return_to, "unproven_links": unproven }));
+    // Only what is given is written: a rename must not bring back a switch that somebody turns off meanwhile.
+    let changed = on!(&mut tx, |c| sqlx::query(
+        "UPDATE sites SET title = COALESCE($2, title), return_to = COALESCE($3, return_to),
+            unproven_links_at = CASE WHEN $4 = 1 THEN COALESCE(unproven_links_at, $5) WHEN $4 = 0 THEN NULL
+                                     ELSE unproven_links_at END
+         WHERE id = $1"
+    )
+    .bind(id.as_str())
+    .bind(&change.title)
+    .bind(change.return_to.as_ref().map(|urls| json!(urls).to_string()))
+    .bind(change.unproven_links.map(i64::from))
+    .bind(base.clock.now().0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    if changed != 1 {
+        return Err(not_there(id));
+    }
+    let facts = json!({ "title": change.title, "return_to": change.return_to, "unproven_links": change.unproven_links });
+    let event = Event::new(id, actor, "site.change").facts(facts);
     base.audit.record(&mut tx, event).await?;
     tx.commit().await?;
     require(&base.db, id).await
 }
 
+/// The most places a site's flows may return to.
+const MOST_RETURN_TO: usize = 100;
+
 fn check_return_to(text: &str) -> Result<()> {
-    let fine = url::Url::parse(text).is_ok_and(|url| {
-        let loopback = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
-        (url.scheme() == "https" || (url.scheme() == "http" && loopback)) && url.fragment().is_none() && url.username().is_empty()
-    });
+    // A parser drops line breaks and tabs; the text is what is compared and sent.
+    let plain = text.len() <= 2_000 && text.bytes().all(|byte| byte.is_ascii_graphic());
+    let fine = plain
+        && url::Url::parse(text).is_ok_and(|url| {
+            let loopback = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
+            (url.scheme() == "https" || (url.scheme() == "http" && loopback))
+                && url.fragment().is_none()
+                && url.username().is_empty()
+                && url.password().is_none()
+        });
     if fine {
         Ok(())
     } else {

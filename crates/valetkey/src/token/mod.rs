@@ -10,6 +10,8 @@ mod store;
 
 pub use last_used::LastUsed;
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use serde_json::json;
 
@@ -23,6 +25,7 @@ use crate::{
     id::{self, AgentId, SiteId, TokenId, UserId, sha256_hex},
     principal::{Actor, Ceiling},
     secret::Secret,
+    text,
 };
 
 const PREFIX: &str = "vk_";
@@ -101,6 +104,17 @@ pub struct NewToken {
 /// A token acts for a person only while that person has a role of operator or more on the agent; it is refused
 /// at once where it could never work.
 pub async fn mint(base: &Base, site: &SiteId, actor: &Actor, agent: &AgentId, new: NewToken) -> Result<(Token, Secret)> {
+    text::check("label", &new.label, text::LABEL)?;
+    if let Some(ceiling) = &new.ceiling {
+        let lengths = [
+            ("connections", ceiling.connections.as_ref().map_or(0, BTreeSet::len)),
+            ("providers", ceiling.providers.as_ref().map_or(0, BTreeSet::len)),
+            ("operations", ceiling.operations.as_ref().map_or(0, Vec::len)),
+        ];
+        for (what, length) in lengths {
+            text::check_list(what, length, text::LIST)?;
+        }
+    }
     agent::require(&base.db, site, agent).await?;
     let minter = actor.user().cloned();
     for user in [&new.person, &minter].into_iter().flatten() {
@@ -147,6 +161,7 @@ pub async fn list(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Token>>
 
 /// Revokes a token: no request that arrives after this returned is served. Doing it again changes nothing.
 pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &TokenId, reason: &str) -> Result<()> {
+    text::check("reason", reason, text::NOTE)?;
     let mut tx = base.db.begin().await?;
     let Some(agent) = store::agent_of(&mut tx, site, id).await? else {
         return Err(Error::new(Code::NotFound, format!("there is no token `{id}`")));
@@ -160,6 +175,7 @@ pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &TokenId, rea
 
 /// Revokes every token of an agent and says how many lived.
 pub async fn revoke_all(base: &Base, site: &SiteId, actor: &Actor, agent: &AgentId, reason: &str) -> Result<u64> {
+    text::check("reason", reason, text::NOTE)?;
     let mut tx = base.db.begin().await?;
     let ended = store::revoke_all(&mut tx, site, agent, actor, reason, base.clock.now()).await?;
     let facts = json!({ "tokens": ended, "reason": reason });
@@ -171,6 +187,9 @@ pub async fn revoke_all(base: &Base, site: &SiteId, actor: &Actor, agent: &Agent
 /// Notes that tokens were used. Called in batches, off the hot path, at most once a minute for each token.
 pub async fn touch(db: &Db, used: &[(SiteId, TokenId, Timestamp)]) -> Result<()> {
     let mut tx = db.begin_bookkeeping().await?;
+    // In one order, so that two replicas that write the same tokens wait for one another and do not lock up.
+    let mut used: Vec<_> = used.iter().collect();
+    used.sort_by_key(|(_, id, _)| id);
     for (site, id, at) in used {
         store::touch(&mut tx, site, id, *at).await?;
     }

@@ -97,6 +97,30 @@ on_each_db! {
         }
     }
 
+    /// Without its key, a site's rows cannot be chained; making it needs the connection that the batch would hold.
+    async fn uses_at_a_site_without_a_key_do_not_hold_up_the_queue(db: Db) {
+        let house = House::new(&db).await;
+        let mut tx = db.begin().await.unwrap();
+        on!(&mut tx, |c| sqlx::query("INSERT INTO sites (id, title, return_to, created_at) VALUES ('half', 'Half', '[]', 0)")
+            .execute(c).await.map(|_| ()).unwrap());
+        tx.commit().await.unwrap();
+        let before = rows(&house).await.len();
+        for site in ["half", "default"] {
+            house.base.audit.record_use(Event::new(&site.parse().unwrap(), &Actor::System, "test.use")).await.unwrap();
+        }
+        house.base.audit.close();
+        tokio::time::timeout(Duration::from_secs(10), house.base.audit.run(db.clone())).await.expect("it is held up");
+        assert_eq!(rows(&house).await.len(), before + 2);
+    }
+
+    async fn a_listing_is_bounded_whatever_is_asked_for(db: Db) {
+        let house = House::new(&db).await;
+        house.agent("a", None).await;
+        for (asked, given) in [(-1, 1), (0, 1), (2, 2)] {
+            assert_eq!(audit::list(&db, &house.site, None, asked).await.unwrap().len(), given, "{asked}");
+        }
+    }
+
     async fn a_queue_that_stays_full_refuses_and_drops_nothing(db: Db) {
         let house = House::new(&db).await;
         // Nobody empties this queue.

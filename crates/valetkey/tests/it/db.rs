@@ -78,6 +78,21 @@ async fn a_bad_database_url_is_refused_without_repeating_it() {
     assert!(!format!("{error:?}").contains("canary"), "{error:?}");
 }
 
+/// In a folder that others may look into, too.
+#[tokio::test]
+async fn the_database_file_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let config = DbConfig::Sqlite { dir: dir.path().to_owned(), patience: std::time::Duration::ZERO };
+    let db = Db::open(&config).await.unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", entry.file_name());
+    }
+    db.close().await;
+}
+
 #[tokio::test]
 async fn sqlite_runs_with_the_settings_that_the_promises_need() {
     let (db, _dir) = testing::sqlite().await;

@@ -12,5 +12,6 @@ mod lab_definition;
 mod refresh;
 mod revoke;
 mod seal;
+mod site;
 mod support;
 mod town;
