@@ -20,10 +20,12 @@ const CAPACITY: usize = 20_000;
 #[derive(Clone)]
 pub struct Authority {
     db: Db,
-    cache: Option<Arc<Cache<Key, (u64, Arc<Facts>)>>>,
+    cache: Option<Arc<Cache<Key, Remembered>>>,
 }
 
 type Key = (TokenHash, ConnectionId);
+/// Facts, and the epoch that was read before they were loaded.
+type Remembered = (u64, Arc<Facts>);
 
 impl Authority {
     /// The look-up for a database. PostgreSQL caches no authority: another replica may revoke at any moment.
