@@ -20,10 +20,9 @@ use super::{
 use crate::{
     audit::{Event, Outcome as Audited},
     base::Outside,
-    connection::{self, Connected, Connection, Identity, NewConnection, Renewal, Status, Stored, UpstreamWish},
+    connection::{self, Connected, Connection, Identity, NewConnection, Renewal, Status, Stored, UpstreamWish, accounts},
     db::Tx,
     error::{Code, Error, Result},
-    grant::{self, ForWhom, NewGrant},
     id::{ConnectionId, ProviderName, sha256_hex},
     principal::Owner,
     provider::{Definition, Field, FieldLevel, Kills, Normalize},
@@ -310,10 +309,7 @@ async fn store_in(
         connection::owe_revocation(base, tx, Some(definition), &old.connection, account.as_ref(), wish, reason).await?;
     }
     if let (Owner::Agent(agent), Connected::New(id) | Connected::Replaced { new: id, .. }) = (&new.owner, &connected) {
-        for whom in [ForWhom::Unattended, ForWhom::Operators] {
-            let grant = NewGrant { note: "comes with the agent's own account".to_owned(), ..NewGrant::proxy(agent, id, whom) };
-            grant::create_in(base, tx, &new.site, actor, grant).await?;
-        }
+        accounts::grant_to_owner(base, tx, &new.site, actor, agent, id).await?;
     }
     let facts = json!({
         "session": flow.session, "provider": new.provider, "owner": new.owner, "name": new.name, "subject": new.subject,

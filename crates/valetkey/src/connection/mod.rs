@@ -5,6 +5,7 @@
 //! journal of a refresh are columns of their own that touch neither. Status, listing and `is_authenticated`
 //! read plain columns only; nothing here opens a sealed value unless its name says `open` or it takes a key.
 
+pub mod accounts;
 mod answer;
 mod outbox;
 mod row;

@@ -58,18 +58,7 @@ pub async fn slot(
     owner: &Owner,
     name: &AccountName,
 ) -> Result<Option<Connection>> {
-    let row: Option<ConnectionRow> = on!(db, |c| sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM connections WHERE site = $1 AND provider = $2 AND owner = $3 AND name = $4 AND status <> 'revoked'"
-    ))
-    .bind(site.as_str())
-    .bind(provider.as_str())
-    .bind(owner.to_string())
-    .bind(name.as_stored())
-    .fetch_optional(c)
-    .await?);
-    Ok(row.map(ConnectionRow::read).transpose()?.map(|stored| stored.connection))
+    Ok(stored_slot_now(db, site, provider, owner, name).await?.map(|stored| stored.connection))
 }
 
 /// The live connection in an owner's slot with its sealed account, inside a transaction.
@@ -81,6 +70,28 @@ pub async fn stored_slot(
     name: &AccountName,
 ) -> Result<Option<Stored>> {
     let row: Option<ConnectionRow> = on!(tx, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM connections WHERE site = $1 AND provider = $2 AND owner = $3 AND name = $4 AND status <> 'revoked'"
+    ))
+    .bind(site.as_str())
+    .bind(provider.as_str())
+    .bind(owner.to_string())
+    .bind(name.as_stored())
+    .fetch_optional(c)
+    .await?);
+    row.map(ConnectionRow::read).transpose()
+}
+
+/// The same outside a transaction.
+pub(super) async fn stored_slot_now(
+    db: &Db,
+    site: &SiteId,
+    provider: &ProviderName,
+    owner: &Owner,
+    name: &AccountName,
+) -> Result<Option<Stored>> {
+    let row: Option<ConnectionRow> = on!(db, |c| sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
         " FROM connections WHERE site = $1 AND provider = $2 AND owner = $3 AND name = $4 AND status <> 'revoked'"

@@ -178,6 +178,58 @@ pub async fn replace_account(base: &Base, tx: &mut Tx, old: &Connection, new: &N
     Ok(changed == 1)
 }
 
+/// Replaces what a connection seals where its tokens stay the same: its version does not move.
+///
+/// Compared on the revision that was read: false means that somebody else was faster, and nothing was written.
+pub(super) async fn patch_account(base: &Base, tx: &mut Tx, old: &Connection, account: &SecretMap) -> Result<bool> {
+    let owner = old.owner.to_string();
+    let sealed = base.ring.seal_now(&old.place(&owner), &account.to_json())?;
+    let changed = on!(&mut *tx, |c| sqlx::query(
+        "UPDATE connections SET sealed = $4, revision = revision + 1, updated_at = $5
+         WHERE site = $1 AND id = $2 AND revision = $3 AND status <> 'revoked'"
+    )
+    .bind(old.site.as_str())
+    .bind(old.id.as_str())
+    .bind(old.revision)
+    .bind(&sealed)
+    .bind(base.clock.now().0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
+/// Keeps everybody else from changing a connection until this transaction ends; false when somebody did since it was read.
+pub(super) async fn lock_revision(tx: &mut Tx, old: &Connection) -> Result<bool> {
+    let locked = on!(&mut *tx, |c| sqlx::query(
+        "UPDATE connections SET revision = revision WHERE site = $1 AND id = $2 AND revision = $3 AND status <> 'revoked'"
+    )
+    .bind(old.site.as_str())
+    .bind(old.id.as_str())
+    .bind(old.revision)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(locked == 1)
+}
+
+/// Notes that the owner vouches for the account behind these tokens; false when the tokens changed since.
+pub(super) async fn confirm_identity(tx: &mut Tx, old: &Connection, now: Timestamp) -> Result<bool> {
+    let changed = on!(&mut *tx, |c| sqlx::query(
+        "UPDATE connections SET identity = $4, updated_at = $5
+         WHERE site = $1 AND id = $2 AND version = $3 AND status <> 'revoked'"
+    )
+    .bind(old.site.as_str())
+    .bind(old.id.as_str())
+    .bind(old.version)
+    .bind(Identity::Owner.as_str())
+    .bind(now.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
 /// Stores the outcome of a connect flow in its slot (decisions 4).
 ///
 /// The same upstream subject keeps the id; another one is refused unless `new_subject` says that the owner meant

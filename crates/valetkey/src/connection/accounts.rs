@@ -1,0 +1,578 @@
+//! Accounts by named scope: what a platform reads and writes of a site's, a person's or an agent's own account
+//! (decisions 5; mission document 004). The scope that is named is the scope that is meant: nothing falls back.
+//!
+//! 1. A *slot* is site, provider, owner and name; the live connection in it is the account.
+//! 2. [`put`] stores a whole account. Where one is there that can be refreshed, it needs the entity tag that was read
+//!    ([`etag`]) or `replace`, so that a stale copy cannot overwrite a rotated token.
+//! 3. [`patch`] merges members that are no tokens and decide no host, by compare-and-set: of two at once, none is lost.
+//! 4. [`reveal`] opens the account, for whoever may; it is recorded before it leaves.
+//!
+//! Tokens that come in this way were obtained by somebody else. Where the definition can ask upstream whose they are, the
+//! identity is unverified until that was done or the owner vouches for it ([`confirm`]); agents' grants wait meanwhile. An
+//! agent's own account comes with the agent's grants on it.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Connection, Identity, NewConnection, Renewal, Stored, Tokens, UpstreamWish, due_at, erase, insert, open_account,
+    owe_revocation, replace_account,
+    store::{self, stored_slot_now},
+    write,
+};
+use crate::{
+    app_config,
+    audit::Event,
+    base::{Base, Outside},
+    clock::Timestamp,
+    db::Tx,
+    error::{Code, Error, Result},
+    grant::{self, ForWhom, NewGrant},
+    id::{AccountName, AgentId, ConnectionId, ProviderName, SiteId},
+    principal::{Actor, Owner},
+    provider::{self, Definition, Field, FieldLevel, HostRule, Kind, Normalize, RefreshStrategy, Vars},
+    secret::SecretMap,
+};
+
+/// The largest account, in bytes of JSON.
+pub const MAX_ACCOUNT: usize = 64 * 1024;
+/// How often a write that met another one is tried again. Each time somebody else's write went through.
+const TRIES: usize = 64;
+
+/// Members that are tokens or say how long tokens live. Only whoever brings the whole account may set them.
+const TOKEN_MEMBERS: &[&str] = &[
+    "access_token",
+    "refresh_token",
+    "token_secret",
+    "access_token_secret",
+    "oauth_token",
+    "oauth_token_secret",
+    "id_token",
+    "session_token",
+    "token_type",
+    "expires_in",
+    "expires_at",
+    "token_expires_at",
+    "scope",
+    "slots",
+];
+
+/// Where an account is.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// The site.
+    pub site: SiteId,
+    /// The provider.
+    pub provider: ProviderName,
+    /// Whose.
+    pub owner: Owner,
+    /// Which of the owner's accounts there.
+    pub name: AccountName,
+}
+
+impl Slot {
+    /// The error of a slot without an account.
+    pub fn empty(&self) -> Error {
+        match &self.owner {
+            Owner::User(user) => {
+                Error::new(Code::NoPerUserCredentials, format!("user {user} has no account `{}` at {}", self.name, self.provider))
+            }
+            owner => Error::new(Code::NoCredentials, format!("{owner} has no account `{}` at {}", self.name, self.provider)),
+        }
+    }
+}
+
+/// What a writer says about what is there before (RFC 9110 section 13).
+#[derive(Clone, Debug, Default)]
+pub struct Precondition {
+    /// The entity tags of which the present one must be one (`If-Match`).
+    pub if_match: Option<IfMatch>,
+    /// There must be no account yet (`If-None-Match: *`).
+    pub if_none: bool,
+    /// Whatever is there may be replaced, also by somebody else's account.
+    pub replace: bool,
+}
+
+/// The value of an `If-Match`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IfMatch {
+    /// `*`: there must be an account, whichever.
+    Any,
+    /// One of these, without their quotes. A weak tag matches nothing.
+    Tags(Vec<String>),
+}
+
+/// What [`put`] did.
+#[derive(Clone, Debug)]
+pub struct Put {
+    /// The connection that is there now.
+    pub connection: Connection,
+    /// Whether there was none before.
+    pub created: bool,
+    /// The connection whose place it took, because it is somebody else's account or at another server.
+    pub replaced: Option<ConnectionId>,
+}
+
+/// The entity tag of an account, without quotes: its connection and the version of its tokens.
+pub fn etag(connection: &Connection) -> String {
+    format!("{}.{}", connection.id, connection.version)
+}
+
+/// The account in a slot, without its secrets; opens nothing.
+pub async fn status(base: &Base, slot: &Slot) -> Result<Option<Connection>> {
+    super::slot(&base.db, &slot.site, &slot.provider, &slot.owner, &slot.name).await
+}
+
+/// The account in a slot with its secrets. Who may see them is checked before; that somebody did is recorded here.
+pub async fn reveal(base: &Base, actor: &Actor, slot: &Slot) -> Result<Option<(Connection, SecretMap)>> {
+    let Some(stored) = load(base, slot).await? else { return Ok(None) };
+    let Some(sealed) = &stored.sealed else { return Ok(None) };
+    let account = open_account(base, &stored.connection, sealed).await?;
+    let facts = json!({ "provider": slot.provider, "owner": slot.owner, "name": slot.name });
+    let event = Event::new(&slot.site, actor, "account.reveal").connection(&stored.connection.id).facts(facts);
+    base.audit.record_use(event).await?;
+    Ok(Some((stored.connection, account)))
+}
+
+/// Stores a whole account in a slot.
+///
+/// # Errors
+/// `precondition_required` and `precondition_failed` as [`Precondition`] says; `invalid_request` for a field that is
+/// missing or wrong; `address_refused`; `subject_mismatch` where it is somebody else's account or at another server and
+/// `replace` is not said; `conflict` where the account changes faster than it can be written.
+pub async fn put(
+    outside: &Outside,
+    actor: &Actor,
+    slot: &Slot,
+    account: SecretMap,
+    precondition: &Precondition,
+) -> Result<Put> {
+    let base = &outside.base;
+    let definition = outside.definition(&slot.provider)?;
+    let account = accept(outside, &definition, account)?;
+    let hosts = hosts(outside, &definition, &account)?;
+    let client = client(outside, slot).await?;
+    for _ in 0..TRIES {
+        base.ring.ensure(&base.db, slot.site.as_str(), slot.provider.as_str()).await?;
+        let old = load(base, slot).await?;
+        check(precondition, old.as_ref().map(|old| &old.connection))?;
+        let old_account = match &old {
+            Some(old) => opened(base, old).await,
+            None => None,
+        };
+        let write = Write { outside, actor, slot, definition: &definition, account: &account, hosts: &hosts, client: &client };
+        match write.once(old.as_ref(), old_account.as_ref(), precondition.replace).await {
+            // Somebody else was faster: look again, and check again what was said about it.
+            Ok(None) => {}
+            Ok(Some(put)) => return Ok(put),
+            Err(error) if error.code() == Code::Conflict => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::new(Code::Conflict, "the account changes all the time; try again"))
+}
+
+/// Merges members into an account; one that is null is taken out. Tokens and what decides a host cannot be touched.
+///
+/// # Errors
+/// As [`put`], and `no_credentials` or `no_per_user_credentials` where there is none.
+pub async fn patch(
+    outside: &Outside,
+    actor: &Actor,
+    slot: &Slot,
+    changes: &SecretMap,
+    precondition: &Precondition,
+) -> Result<Connection> {
+    let base = &outside.base;
+    let definition = outside.definition(&slot.provider)?;
+    for name in changes.expose().keys() {
+        if is_token(&definition, name) || deciding(&definition).any(|field| &field.name == name) {
+            return Err(Error::new(
+                Code::InvalidRequest,
+                format!("{name}: a patch does not change tokens, secrets and what decides a host; store the whole account"),
+            ));
+        }
+    }
+    for _ in 0..TRIES {
+        let old = load(base, slot).await?.ok_or_else(|| slot.empty())?;
+        check(&Precondition { replace: true, ..precondition.clone() }, Some(&old.connection))?;
+        let sealed = old.sealed.as_ref().ok_or_else(|| slot.empty())?;
+        let mut account = open_account(base, &old.connection, sealed).await?;
+        for (name, value) in changes.expose() {
+            match value {
+                Value::Null => drop(account.expose_mut().remove(name)),
+                value => drop(account.expose_mut().insert(name.clone(), value.clone())),
+            }
+        }
+        let account = accept(outside, &definition, account)?;
+        if self::hosts(outside, &definition, &account)? != old.connection.hosts {
+            return Err(Error::new(Code::InvalidRequest, "this would change a host that the account's secrets are sent to"));
+        }
+        base.ring.ensure(&base.db, slot.site.as_str(), slot.provider.as_str()).await?;
+        let mut tx = base.db.begin().await?;
+        if !write::patch_account(base, &mut tx, &old.connection, &account).await? {
+            continue;
+        }
+        let members: Vec<_> = changes.expose().keys().collect();
+        record(base, &mut tx, actor, slot, "account.patch", &old.connection.id, json!({ "members": members })).await?;
+        tx.commit().await?;
+        return status(base, slot).await?.ok_or_else(|| slot.empty());
+    }
+    Err(Error::new(Code::Conflict, "the account changes all the time; try again"))
+}
+
+/// The owner vouches for the upstream account of these very tokens. Doing it again changes nothing.
+///
+/// # Errors
+/// `not_found`; `conflict` where the tokens changed since `connection` was read.
+pub async fn confirm(base: &Base, actor: &Actor, connection: &Connection) -> Result<Connection> {
+    if connection.identity == Identity::Unverified {
+        let mut tx = base.db.begin().await?;
+        if !write::confirm_identity(&mut tx, connection, base.clock.now()).await? {
+            return Err(Error::new(Code::Conflict, "the account changed meanwhile; look at it again and confirm that"));
+        }
+        let event = Event::new(&connection.site, actor, "connection.confirm")
+            .connection(&connection.id)
+            .facts(json!({ "subject": connection.subject, "version": connection.version }));
+        base.audit.record(&mut tx, event).await?;
+        tx.commit().await?;
+    }
+    super::require(&base.db, &connection.site, &connection.id).await
+}
+
+/// The grants that come with an agent's own account: for when nobody is calling, and for whoever may operate the agent;
+/// by the proxy only. They are grants like any other, to be seen and revoked.
+pub async fn grant_to_owner(
+    base: &Base,
+    tx: &mut Tx,
+    site: &SiteId,
+    actor: &Actor,
+    agent: &AgentId,
+    connection: &ConnectionId,
+) -> Result<()> {
+    for whom in [ForWhom::Unattended, ForWhom::Operators] {
+        let note = "comes with the agent's own account".to_owned();
+        grant::create_in(base, tx, site, actor, NewGrant { note, ..NewGrant::proxy(agent, connection, whom) }).await?;
+    }
+    Ok(())
+}
+
+/// One attempt at writing a whole account.
+struct Write<'a> {
+    outside: &'a Outside,
+    actor: &'a Actor,
+    slot: &'a Slot,
+    definition: &'a Definition,
+    account: &'a SecretMap,
+    hosts: &'a [String],
+    client: &'a Option<app_config::AppConfig>,
+}
+
+impl Write<'_> {
+    /// Nothing when somebody else wrote meanwhile.
+    async fn once(&self, old: Option<&Stored>, old_account: Option<&SecretMap>, replace: bool) -> Result<Option<Put>> {
+        let (base, slot) = (&self.outside.base, self.slot);
+        let new = self.connection(old)?;
+        let mut tx = base.db.begin().await?;
+        let (id, replaced) = match old {
+            None => (self.insert(&mut tx, &new).await?, None),
+            Some(old) if self.is_another(old, old_account, &new) => {
+                if !replace {
+                    return Err(Error::new(
+                        Code::SubjectMismatch,
+                        "this is somebody else's account, or one at another server, than the one stored here; say replace=true if it \
+                         shall take its place, without the grants on the old one",
+                    ));
+                }
+                let reason = "another account took its place";
+                let wish = UpstreamWish::IfPossible;
+                let before = &old.connection;
+                if !write::lock_revision(&mut tx, before).await? {
+                    return Ok(None);
+                }
+                owe_revocation(base, &mut tx, Some(self.definition), before, old_account, wish, reason).await?;
+                erase(&mut tx, &slot.site, &before.id, self.actor, reason, base.clock.now()).await?;
+                (self.insert(&mut tx, &new).await?, Some(before.id.clone()))
+            }
+            // The same tokens: a change of what stands beside them, which leaves version and identity alone.
+            Some(old) if old_account.is_some_and(|before| same_tokens(self.definition, before, self.account)) => {
+                if !write::patch_account(base, &mut tx, &old.connection, self.account).await? {
+                    return Ok(None);
+                }
+                (old.connection.id.clone(), None)
+            }
+            Some(old) => {
+                if !replace_account(base, &mut tx, &old.connection, &new).await? {
+                    return Ok(None);
+                }
+                (old.connection.id.clone(), None)
+            }
+        };
+        let facts = json!({
+            "identity": new.identity, "scopes": new.tokens.scopes, "client_id": new.client_id, "hosts": new.hosts,
+            "created": old.is_none(), "replaced": replaced,
+        });
+        record(base, &mut tx, self.actor, slot, "account.put", &id, facts).await?;
+        let stored = store::load_in(&mut tx, &slot.site, &id).await?.ok_or_else(|| slot.empty())?;
+        tx.commit().await?;
+        Ok(Some(Put { connection: stored.connection, created: old.is_none(), replaced }))
+    }
+
+    async fn insert(&self, tx: &mut Tx, new: &NewConnection) -> Result<ConnectionId> {
+        let base = &self.outside.base;
+        let id = insert(base, tx, self.actor, new).await?;
+        if let Owner::Agent(agent) = &self.slot.owner {
+            grant_to_owner(base, tx, &self.slot.site, self.actor, agent, &id).await?;
+        }
+        Ok(id)
+    }
+
+    /// Whether what comes is not the account that is there: another subject, or another server.
+    fn is_another(&self, old: &Stored, old_account: Option<&SecretMap>, new: &NewConnection) -> bool {
+        let before = &old.connection;
+        let subject = matches!((&before.subject, &new.subject), (Some(a), Some(b)) if a != b);
+        let field = deciding(self.definition).any(|field| {
+            let value = |account: &SecretMap| account.expose().get(&field.name).cloned();
+            old_account.is_some_and(|old| value(old) != value(self.account))
+        });
+        subject || field || before.hosts != self.hosts
+    }
+
+    fn connection(&self, old: Option<&Stored>) -> Result<NewConnection> {
+        let old = old.map(|old| &old.connection);
+        let now = self.outside.base.clock.now();
+        let (subject, subject_name, identity) = match &self.definition.identity {
+            // Whose it is must be asked; until then it is believed to be whose it was.
+            provider::Identity::Step(_) => (
+                old.and_then(|old| old.subject.clone()),
+                old.and_then(|old| old.subject_name.clone()),
+                Identity::Unverified,
+            ),
+            provider::Identity::Static(members) => {
+                let vars = vars(self.account);
+                let text = |name: &str| {
+                    let (_, template) = members.iter().find(|(known, _)| known == name)?;
+                    template.render(&vars).ok().flatten().map(|text| text.expose().to_owned())
+                };
+                let name = text("username").or_else(|| text("display_name")).or_else(|| text("email"));
+                (text("id"), name, Identity::Owner)
+            }
+            provider::Identity::None { .. } => (None, None, Identity::Owner),
+        };
+        Ok(NewConnection {
+            site: self.slot.site.clone(),
+            provider: self.slot.provider.clone(),
+            owner: self.slot.owner.clone(),
+            name: self.slot.name.clone(),
+            account: self.account.clone(),
+            tokens: tokens(self.definition, self.account, now)?,
+            app_config: self.client.as_ref().map(|config| config.id.clone()),
+            client_id: self.client.as_ref().and_then(|config| config.client_id.clone()),
+            subject,
+            subject_name,
+            identity,
+            wanted_scopes: self.definition.needed_scopes(),
+            hosts: self.hosts.to_vec(),
+        })
+    }
+}
+
+/// What a writer said about what is there, against what is.
+fn check(precondition: &Precondition, present: Option<&Connection>) -> Result<()> {
+    let failed = |text: &'static str| Err(Error::new(Code::PreconditionFailed, text));
+    if precondition.if_none && present.is_some() {
+        return failed("there is an account already");
+    }
+    match (&precondition.if_match, present) {
+        (Some(_), None) => return failed("there is no account any more"),
+        (Some(IfMatch::Tags(tags)), Some(present)) if !tags.contains(&etag(present)) => {
+            return failed("the account changed since you read it; read it again and start from that");
+        }
+        (Some(_), Some(_)) => return Ok(()),
+        (None, _) => {}
+    }
+    if present.is_some_and(|present| present.renewal != Renewal::None) && !precondition.replace {
+        return Err(Error::new(
+            Code::PreconditionRequired,
+            "the stored tokens may have been renewed since you read them: send If-Match with the account's ETag, or replace=true",
+        ));
+    }
+    Ok(())
+}
+
+/// What a caller gave, with the connection's own fields checked and brought into one form. Everything else stays as it is.
+fn accept(outside: &Outside, definition: &Definition, mut account: SecretMap) -> Result<SecretMap> {
+    for field in definition.fields_of(FieldLevel::Connection) {
+        let entered = match account.expose().get(&field.name) {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(Value::Number(number)) => number.to_string(),
+            Some(_) => return Err(Error::new(Code::InvalidRequest, format!("{}: it is a text", field.name))),
+        };
+        // What an account of another kind is made of came from the provider; only a static one is its fields.
+        let needed = definition.kind == Kind::Static || field.normalize == Some(Normalize::HttpsOrigin);
+        if entered.is_empty() && !(needed && (field.required || field.default.is_some())) {
+            continue;
+        }
+        let Some(accepted) = field.accept(&entered)? else { continue };
+        if field.normalize == Some(Normalize::HttpsOrigin) {
+            let url = url::Url::parse(&accepted).map_err(Error::internal)?;
+            outside.upstream.guard().check_url(&url)?;
+        }
+        account.expose_mut().insert(field.name.clone(), Value::String(accepted));
+    }
+    if account.expose().is_empty() {
+        return Err(Error::new(Code::InvalidRequest, "the account is empty; to end it, delete it"));
+    }
+    if account.to_json().expose().len() > MAX_ACCOUNT {
+        return Err(Error::new(Code::PayloadTooLarge, format!("an account has at most {MAX_ACCOUNT} bytes")));
+    }
+    Ok(account)
+}
+
+/// The hosts that the account's secrets may be sent to, each that the account itself decides checked by the guard.
+fn hosts(outside: &Outside, definition: &Definition, account: &SecretMap) -> Result<Vec<String>> {
+    let Some(proxy) = &definition.proxy else { return Ok(Vec::new()) };
+    let vars = vars(account);
+    proxy
+        .hosts
+        .iter()
+        .map(|rule| {
+            let host = rule.render(&vars)?;
+            if let HostRule::Instance(_) = rule {
+                let wrong = |_| Error::new(Code::InvalidRequest, "the account names no server, or none that is one");
+                outside.upstream.guard().check_url(&url::Url::parse(&format!("https://{host}/")).map_err(wrong)?)?;
+            }
+            Ok(host)
+        })
+        .collect()
+}
+
+/// What templates see of an account that was stored whole: its fields and its tokens are the same object.
+fn vars(account: &SecretMap) -> Vars<'_> {
+    Vars { fields: Some(account), account: Some(account), ..Vars::default() }
+}
+
+/// The fields whose values decide a host (decisions 4).
+fn deciding(definition: &Definition) -> impl Iterator<Item = &Field> {
+    let by = definition.variants.as_ref().map(|variants| variants.by.as_str());
+    definition
+        .fields_of(FieldLevel::Connection)
+        .filter(move |field| field.normalize == Some(Normalize::HttpsOrigin) || by == Some(field.name.as_str()))
+}
+
+fn is_token(definition: &Definition, name: &str) -> bool {
+    TOKEN_MEMBERS.contains(&name) || definition.field(name).is_some_and(|field| field.secret)
+}
+
+fn same_tokens(definition: &Definition, a: &SecretMap, b: &SecretMap) -> bool {
+    let tokens = |account: &SecretMap| -> SecretMap {
+        let members = account.expose().iter().filter(|(name, _)| is_token(definition, name));
+        SecretMap::new(members.map(|(name, value)| (name.clone(), value.clone())).collect::<Map<_, _>>())
+    };
+    tokens(a) == tokens(b)
+}
+
+/// The plain facts about the tokens of an account that was stored whole.
+fn tokens(definition: &Definition, account: &SecretMap, now: Timestamp) -> Result<Tokens> {
+    let has = |name: &str| account.text(name).is_some();
+    let renewal = match definition.refresh.strategy {
+        RefreshStrategy::RefreshToken if has("refresh_token") => Renewal::RefreshToken,
+        RefreshStrategy::Extend if has("access_token") => Renewal::Extend,
+        RefreshStrategy::Remint => Renewal::Remint,
+        RefreshStrategy::RefreshToken | RefreshStrategy::Extend | RefreshStrategy::None => Renewal::None,
+    };
+    let expires_at = expires_at(account, now)?;
+    let life = expires_at.filter(|end| *end > now).map(|end| end.since(now)).or(definition.refresh.access_ttl);
+    let scopes = match account.expose().get("scope") {
+        Some(Value::String(text)) => {
+            let separator = definition.oauth2.as_ref().map_or(" ", |oauth2| oauth2.scope_separator_out.as_str());
+            let separated = |c: char| c.is_whitespace() || (!separator.is_empty() && separator.contains(c));
+            Some(text.split(separated).filter(|scope| !scope.is_empty()).map(str::to_owned).collect())
+        }
+        Some(Value::Array(items)) => Some(items.iter().filter_map(Value::as_str).map(str::to_owned).collect()),
+        _ => None,
+    };
+    // When the tokens were issued nobody said; the refresh window is then told from their end.
+    let issued_at = None;
+    Ok(Tokens {
+        renewal,
+        issued_at,
+        expires_at,
+        usual_life: life.map(|life| i64::try_from(life.as_secs()).unwrap_or(i64::MAX)),
+        refresh_expires_at: None,
+        refresh_at: due_at(definition, renewal, issued_at, expires_at, None),
+        scopes,
+    })
+}
+
+/// When the access token ends, as far as the account says: `expires_at` or `token_expires_at` (seconds since the Unix
+/// epoch, or RFC 3339), or `expires_in` from now. Zero and the empty text say nothing.
+fn expires_at(account: &SecretMap, now: Timestamp) -> Result<Option<Timestamp>> {
+    let unreadable = |name: &str| Error::new(Code::InvalidRequest, format!("{name}: it is a number of seconds"));
+    let seconds = |value: &Value| -> Option<i64> {
+        match value {
+            Value::Number(number) => number.as_i64().or_else(|| number.as_f64().map(|f| f as i64)),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        }
+    };
+    let given = |name: &'static str| {
+        let value = account.expose().get(name)?;
+        let said = !value.is_null() && value.as_str() != Some("") && value.as_i64() != Some(0);
+        said.then_some((name, value))
+    };
+    for (name, value) in ["expires_at", "token_expires_at"].into_iter().filter_map(given) {
+        let moment = || value.as_str()?.trim().parse::<jiff::Timestamp>().ok().map(|moment| Timestamp(moment.as_microsecond()));
+        let end = seconds(value).map(Timestamp::from_unix_seconds).or_else(moment);
+        return end.map(Some).ok_or_else(|| unreadable(name));
+    }
+    match given("expires_in") {
+        None => Ok(None),
+        Some((name, value)) => {
+            let life = seconds(value).and_then(|life| u64::try_from(life).ok()).ok_or_else(|| unreadable(name))?;
+            Ok(Some(now.plus(std::time::Duration::from_secs(life))))
+        }
+    }
+}
+
+/// The app whose client is taken to have minted the tokens: the owner's own where one is stored, else the site's, as when
+/// connecting.
+async fn client(outside: &Outside, slot: &Slot) -> Result<Option<app_config::AppConfig>> {
+    let db = &outside.base.db;
+    match app_config::current(db, &slot.site, &slot.provider, &slot.owner).await? {
+        Some(own) => Ok(Some(own)),
+        None => app_config::current(db, &slot.site, &slot.provider, &Owner::Site).await,
+    }
+}
+
+/// What an account seals, for comparing. One that cannot be opened is like nothing that could come.
+async fn opened(base: &Base, stored: &Stored) -> Option<SecretMap> {
+    match open_account(base, &stored.connection, stored.sealed.as_deref()?).await {
+        Ok(account) => Some(account),
+        Err(error) => {
+            tracing::error!(connection.id = %stored.connection.id, error = ?error, "an account that is replaced cannot be opened");
+            None
+        }
+    }
+}
+
+async fn load(base: &Base, slot: &Slot) -> Result<Option<Stored>> {
+    stored_slot_now(&base.db, &slot.site, &slot.provider, &slot.owner, &slot.name).await
+}
+
+async fn record(
+    base: &Base,
+    tx: &mut Tx,
+    actor: &Actor,
+    slot: &Slot,
+    action: &'static str,
+    id: &ConnectionId,
+    mut facts: Value,
+) -> Result<()> {
+    if let Value::Object(members) = &mut facts {
+        for (name, value) in [("provider", json!(slot.provider)), ("owner", json!(slot.owner)), ("name", json!(slot.name))] {
+            members.insert(name.to_owned(), value);
+        }
+    }
+    base.audit.record(tx, Event::new(&slot.site, actor, action).connection(id).facts(facts)).await
+}
