@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use crate::error::{Code, Error, Result};
+
 /// A moment: microseconds since the Unix epoch, UTC. Prints as RFC 3339.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
@@ -57,6 +59,24 @@ impl serde::Serialize for Timestamp {
     }
 }
 
+impl std::str::FromStr for Timestamp {
+    type Err = Error;
+
+    /// Reads an RFC 3339 moment.
+    fn from_str(text: &str) -> Result<Self> {
+        match text.parse::<jiff::Timestamp>() {
+            Ok(moment) => Ok(Self(moment.as_microsecond())),
+            Err(_) => Err(Error::new(Code::InvalidRequest, "a moment is written as in RFC 3339: 2027-01-31T12:00:00Z")),
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Timestamp {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(|e: Error| serde::de::Error::custom(e.message()))
+    }
+}
+
 /// Where the time comes from.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
@@ -96,6 +116,14 @@ mod tests {
     #[test]
     fn a_timestamp_prints_as_rfc_3339() {
         assert_eq!(Timestamp::from_unix_seconds(1_700_000_000).to_string(), "2023-11-14T22:13:20.000Z");
+    }
+
+    #[test]
+    fn a_moment_is_read_as_it_is_printed_and_in_any_zone() {
+        let moment: Timestamp = "2023-11-15T00:13:20+02:00".parse().unwrap();
+        assert_eq!(moment, Timestamp::from_unix_seconds(1_700_000_000));
+        assert_eq!(moment.to_string().parse::<Timestamp>().unwrap(), moment);
+        assert!("tomorrow".parse::<Timestamp>().is_err() && "1700000000".parse::<Timestamp>().is_err());
     }
 
     #[test]

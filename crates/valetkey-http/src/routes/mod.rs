@@ -1,5 +1,30 @@
 //! The handlers, one file per noun, the same nouns as the library's rooms.
 
+pub(crate) mod accounts;
+pub(crate) mod agents;
+pub(crate) mod audit;
+pub(crate) mod connect_sessions;
+pub(crate) mod connections;
+pub(crate) mod decisions;
 pub(crate) mod deliver;
+pub(crate) mod grants;
 pub(crate) mod health;
+pub(crate) mod keys;
+pub(crate) mod people;
+pub(crate) mod providers;
+pub(crate) mod revocations;
+pub(crate) mod seal_keys;
 pub(crate) mod sites;
+pub(crate) mod tokens;
+
+use valetkey::clock::Timestamp;
+
+/// A moment as it stands in answers: RFC 3339.
+fn moment(at: Timestamp) -> String {
+    at.to_string()
+}
+
+/// A moment that may be absent.
+fn maybe(at: Option<Timestamp>) -> Option<String> {
+    at.map(moment)
+}

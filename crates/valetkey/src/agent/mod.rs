@@ -156,6 +156,11 @@ pub async fn list(db: &Db, site: &SiteId) -> Result<Vec<Agent>> {
     store::all(db, site).await
 }
 
+/// The agents on which a person has a role, theirs among them, oldest first.
+pub async fn list_for(db: &Db, site: &SiteId, user: &UserId) -> Result<Vec<Agent>> {
+    store::of_user(db, site, user).await
+}
+
 /// Disables an agent or lets it act again. Its tokens stop and start with it.
 pub async fn set_disabled(base: &Base, site: &SiteId, actor: &Actor, id: &AgentId, disabled: bool) -> Result<()> {
     let mut tx = base.db.begin().await?;

@@ -92,6 +92,20 @@ pub(super) async fn all(db: &Db, site: &SiteId) -> Result<Vec<Agent>> {
     rows.into_iter().map(Agent::try_from).collect()
 }
 
+pub(super) async fn of_user(db: &Db, site: &SiteId, user: &UserId) -> Result<Vec<Agent>> {
+    let rows: Vec<AgentRow> = on!(db, |c| sqlx::query_as(
+        "SELECT id, slug, title, owner_user, created_at, disabled_at FROM agents a
+         WHERE site = $1 AND deleted_at IS NULL AND (owner_user = $2
+            OR EXISTS (SELECT 1 FROM agent_access r WHERE r.site = a.site AND r.agent = a.id AND r.user_id = $2))
+         ORDER BY created_at, id"
+    )
+    .bind(site.as_str())
+    .bind(user.as_str())
+    .fetch_all(c)
+    .await?);
+    rows.into_iter().map(Agent::try_from).collect()
+}
+
 pub(super) async fn set_disabled(tx: &mut Tx, site: &SiteId, id: &AgentId, at: Option<Timestamp>) -> Result<bool> {
     let changed =
         on!(tx, |c| sqlx::query("UPDATE agents SET disabled_at = $3 WHERE site = $1 AND id = $2 AND deleted_at IS NULL")

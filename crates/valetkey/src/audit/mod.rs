@@ -34,7 +34,7 @@ use crate::{
 };
 
 pub use queue::Mode;
-pub use store::{Row, list};
+pub use store::{Row, list, page};
 
 /// Which of a site's derived keys its chains are keyed with.
 pub const AUDIT_LABEL: &str = "audit chain";

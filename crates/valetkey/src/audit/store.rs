@@ -6,7 +6,7 @@ use crate::{
     clock::Timestamp,
     db::{Db, Tx},
     error::Result,
-    id::SiteId,
+    id::{EventId, SiteId},
     on, row,
 };
 
@@ -113,6 +113,22 @@ pub async fn list(db: &Db, site: &SiteId, before: Option<Timestamp>, limit: i64)
     .bind(before.map_or(i64::MAX, |t| t.0))
     // What is less than zero means "all" to SQLite and is an error to PostgreSQL.
     .bind(limit.clamp(1, MOST_LISTED))
+    .fetch_all(c)
+    .await?))
+}
+
+/// The newest events of a site, newest first; at most `limit`, older than the event `before` where one is given.
+pub async fn page(db: &Db, site: &SiteId, before: Option<&EventId>, limit: i64) -> Result<Vec<Row>> {
+    let Some(before) = before else { return list(db, site, None, limit).await };
+    Ok(on!(db, |c| sqlx::query_as(
+        "SELECT a.site, a.writer, a.seq, a.id, a.at, a.actor, a.action, a.outcome, a.agent, a.connection, a.facts, a.chain
+         FROM audit a JOIN (SELECT at, id FROM audit WHERE site = $1 AND id = $2) b
+            ON a.at < b.at OR (a.at = b.at AND a.id < b.id)
+         WHERE a.site = $1 ORDER BY a.at DESC, a.id DESC LIMIT $3"
+    )
+    .bind(site.as_str())
+    .bind(before.as_str())
+    .bind(limit)
     .fetch_all(c)
     .await?))
 }

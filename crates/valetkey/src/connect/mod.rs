@@ -32,7 +32,7 @@ use crate::{
     base::Base,
     error::{Code, Error, Result},
     id::{ConnectionId, ProviderName, sha256_hex},
-    provider::step::StepFailure,
+    provider::{Definition, step::StepFailure},
     secret::{Secret, SecretMap},
 };
 
@@ -113,6 +113,11 @@ impl Ended {
         url.push_str(&query.finish());
         Some(url)
     }
+}
+
+/// Whether this build can connect accounts of a provider in a browser; the error says what it waits for.
+pub fn is_connectable(definition: &Definition) -> Result<()> {
+    oauth2::connectable(definition).map(|_| ())
 }
 
 /// Deletes expired flows, and sessions that expired a day ago; until then what became of them can be asked for.

@@ -376,8 +376,11 @@ impl Write<'_> {
     }
 }
 
-/// What a writer said about what is there, against what is.
-fn check(precondition: &Precondition, present: Option<&Connection>) -> Result<()> {
+/// Holds what a writer said about what is there against what is.
+///
+/// # Errors
+/// `precondition_failed` where it is not so, `precondition_required` where something had to be said.
+pub fn check(precondition: &Precondition, present: Option<&Connection>) -> Result<()> {
     let failed = |text: &'static str| Err(Error::new(Code::PreconditionFailed, text));
     if precondition.if_none && present.is_some() {
         return failed("there is an account already");

@@ -122,3 +122,29 @@ pub async fn list(db: &Db, site: &SiteId, filter: &Filter) -> Result<Vec<Connect
     .await?);
     rows.into_iter().map(|row| Ok(row.read()?.connection)).collect()
 }
+
+/// A page of a site's connections, the oldest first: at most `limit`, after the one with id `after`. Opens nothing.
+pub async fn page(
+    db: &Db,
+    site: &SiteId,
+    filter: &Filter,
+    after: Option<&ConnectionId>,
+    limit: u32,
+) -> Result<Vec<Connection>> {
+    let rows: Vec<ConnectionRow> = on!(db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM connections
+         WHERE site = $1 AND id > $5 AND ($2 = '' OR provider = $2) AND ($3 = '' OR owner = $3) AND ($4 = 1 OR status <> 'revoked')
+         ORDER BY id LIMIT $6"
+    ))
+    .bind(site.as_str())
+    .bind(filter.provider.as_ref().map_or("", ProviderName::as_str))
+    .bind(filter.owner.as_ref().map(ToString::to_string).unwrap_or_default())
+    .bind(i64::from(filter.revoked))
+    .bind(after.map_or("", ConnectionId::as_str))
+    .bind(i64::from(limit))
+    .fetch_all(c)
+    .await?);
+    rows.into_iter().map(|row| Ok(row.read()?.connection)).collect()
+}

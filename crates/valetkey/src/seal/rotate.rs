@@ -239,6 +239,39 @@ pub async fn rewrap(db: &Db, ring: &KeyRing) -> Result<u64> {
     ))
 }
 
+/// A data key as it is listed.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ListedKey {
+    /// Its id.
+    pub id: String,
+    /// The tenant.
+    pub site: String,
+    /// The provider, or a name of ours that begins with `_`.
+    pub provider: String,
+    /// Its version.
+    pub version: i64,
+    /// The id of the root key that wraps it.
+    pub root: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When nothing used it any more.
+    pub retired_at: Option<Timestamp>,
+}
+
+/// Every data key, by site, provider and version. Opens nothing.
+pub async fn data_keys(db: &Db) -> Result<Vec<ListedKey>> {
+    let listed = |key: DataKeyRow| ListedKey {
+        id: key.id,
+        site: key.site,
+        provider: key.provider,
+        version: key.version,
+        root: key.root_id,
+        created_at: Timestamp(key.created_at),
+        retired_at: key.retired_at.map(Timestamp),
+    };
+    Ok(store::data_keys(db).await?.into_iter().map(listed).collect())
+}
+
 /// The root keys that data keys are wrapped by.
 pub async fn roots_in_use(db: &Db) -> Result<Vec<RootKeyId>> {
     Ok(store::roots_in_use(db).await?.into_iter().map(|(id, _)| RootKeyId::stored(id)).collect())

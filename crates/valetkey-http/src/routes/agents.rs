@@ -1,0 +1,249 @@
+//! Agents, and the roles that people have on them. An agent is named by its id, or by a slug that fits only one.
+//!
+//! A call for a person (`Valet-User`) does what that person may: change an agent as its admin, have it act as an operator.
+
+use axum::extract::State;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use valetkey::{
+    Code, Error,
+    agent::{self, NewAgent, Role},
+    id::{AgentId, UserId},
+};
+
+use super::{maybe, moment};
+use crate::{
+    caller::Caller,
+    error::Answer,
+    extract::{Body, Json, Path},
+    state::AppState,
+};
+
+/// An agent.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Agent {
+    /// Its id.
+    id: String,
+    /// What people type: a name, not an identity.
+    slug: String,
+    /// What people read.
+    title: String,
+    /// The person it belongs to, who is its admin.
+    owner: Option<String>,
+    /// Since when.
+    created_at: String,
+    /// Since when it is disabled.
+    disabled_at: Option<String>,
+}
+
+impl From<agent::Agent> for Agent {
+    fn from(agent: agent::Agent) -> Self {
+        Self {
+            id: agent.id.to_string(),
+            slug: agent.slug,
+            title: agent.title,
+            owner: agent.owner.map(|owner| owner.to_string()),
+            created_at: moment(agent.created_at),
+            disabled_at: maybe(agent.disabled_at),
+        }
+    }
+}
+
+/// A list of agents.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Agents {
+    /// The agents, the oldest first.
+    agents: Vec<Agent>,
+}
+
+/// Lists the site's agents; in a call for a person those on which they have a role.
+#[utoipa::path(get, path = "/v1/agents", tag = "agents", responses((status = 200, body = Agents)))]
+pub(crate) async fn list(State(state): State<AppState>, caller: Caller) -> Answer<Json<Agents>> {
+    let (db, site) = (&state.base().db, caller.site()?);
+    let agents = match caller.user() {
+        None => agent::list(db, site).await?,
+        Some(user) => agent::list_for(db, site, user).await?,
+    };
+    Ok(Json(Agents { agents: agents.into_iter().map(Agent::from).collect() }))
+}
+
+/// A new agent.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewAgentBody {
+    /// Your id for it; a fresh one when absent.
+    #[schema(value_type = Option<String>)]
+    id: Option<AgentId>,
+    /// What people type: 1 to 64 of `a-z0-9_-`.
+    slug: String,
+    /// What people read; the slug when absent.
+    title: Option<String>,
+    /// The person it belongs to; in a call for a person, that person.
+    #[schema(value_type = Option<String>)]
+    owner: Option<UserId>,
+}
+
+/// Makes an agent. It may do nothing until something is granted to it.
+#[utoipa::path(post, path = "/v1/agents", tag = "agents", request_body = NewAgentBody, responses((status = 201, body = Agent)))]
+pub(crate) async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    Body(new): Body<NewAgentBody>,
+) -> Answer<(StatusCode, Json<Agent>)> {
+    if let (Some(owner), Some(user)) = (&new.owner, caller.user())
+        && owner != user
+    {
+        return Err(Error::new(Code::Forbidden, "in a call for a person the agent belongs to that person").into());
+    }
+    let owner = new.owner.or_else(|| caller.user().cloned());
+    let new = NewAgent { id: new.id, slug: new.slug, title: new.title.unwrap_or_default(), owner };
+    let agent = agent::create(state.base(), caller.site()?, &caller.actor()?, new).await?;
+    Ok((StatusCode::CREATED, Json(agent.into())))
+}
+
+/// A person's role on an agent.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Access {
+    /// The person.
+    user: String,
+    /// `viewer`, `operator` or `admin`; each includes those before it.
+    role: String,
+    /// Since when.
+    created_at: String,
+}
+
+impl From<agent::Access> for Access {
+    fn from(access: agent::Access) -> Self {
+        Self { user: access.user.to_string(), role: access.role.to_string(), created_at: moment(access.created_at) }
+    }
+}
+
+/// An agent with the roles on it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AgentWithRoles {
+    /// The agent.
+    #[serde(flatten)]
+    agent: Agent,
+    /// Who has which role, besides its owner.
+    roles: Vec<Access>,
+}
+
+/// One agent and who has which role on it.
+#[utoipa::path(get, path = "/v1/agents/{agent}", tag = "agents", params(("agent" = String, Path, description = "Its id or slug.")),
+    responses((status = 200, body = AgentWithRoles)))]
+pub(crate) async fn show(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(named): Path<String>,
+) -> Answer<Json<AgentWithRoles>> {
+    let agent = named_agent(&state, &caller, &named, Role::Viewer).await?;
+    let roles = agent::roles(&state.base().db, caller.site()?, &agent.id).await?;
+    Ok(Json(AgentWithRoles { agent: agent.into(), roles: roles.into_iter().map(Access::from).collect() }))
+}
+
+/// What changes about an agent.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AgentChange {
+    /// Whether it is disabled: its tokens stop and start with it.
+    disabled: bool,
+}
+
+/// Disables an agent, or lets it act again.
+#[utoipa::path(patch, path = "/v1/agents/{agent}", tag = "agents", params(("agent" = String, Path)), request_body = AgentChange,
+    responses((status = 200, body = Agent)))]
+pub(crate) async fn change(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(named): Path<String>,
+    Body(change): Body<AgentChange>,
+) -> Answer<Json<Agent>> {
+    let (base, site) = (state.base(), caller.site()?);
+    let agent = named_agent(&state, &caller, &named, Role::Admin).await?;
+    agent::set_disabled(base, site, &caller.actor()?, &agent.id, change.disabled).await?;
+    Ok(Json(agent::require(&base.db, site, &agent.id).await?.into()))
+}
+
+/// Deletes an agent for good: its tokens and grants count no more. Doing it again changes nothing.
+#[utoipa::path(delete, path = "/v1/agents/{agent}", tag = "agents", params(("agent" = String, Path)), responses((status = 204)))]
+pub(crate) async fn delete(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(named): Path<String>,
+) -> Answer<StatusCode> {
+    match named_agent(&state, &caller, &named, Role::Admin).await {
+        Ok(agent) => agent::delete(state.base(), caller.site()?, &caller.actor()?, &agent.id).await?,
+        Err(problem) if problem.0.code() == Code::NotFound => {}
+        Err(problem) => return Err(problem),
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A list of roles.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Roles {
+    /// Who has which role, besides the agent's owner.
+    roles: Vec<Access>,
+}
+
+/// Who has which role on an agent.
+#[utoipa::path(get, path = "/v1/agents/{agent}/roles", tag = "agents", params(("agent" = String, Path)),
+    responses((status = 200, body = Roles)))]
+pub(crate) async fn roles(State(state): State<AppState>, caller: Caller, Path(named): Path<String>) -> Answer<Json<Roles>> {
+    let agent = named_agent(&state, &caller, &named, Role::Viewer).await?;
+    let roles = agent::roles(&state.base().db, caller.site()?, &agent.id).await?;
+    Ok(Json(Roles { roles: roles.into_iter().map(Access::from).collect() }))
+}
+
+/// A role to give.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewRole {
+    /// `viewer`, `operator` or `admin`.
+    #[schema(value_type = String)]
+    role: Role,
+}
+
+/// Gives a person a role on an agent, in place of the one they had.
+#[utoipa::path(put, path = "/v1/agents/{agent}/roles/{user}", tag = "agents",
+    params(("agent" = String, Path), ("user" = String, Path)), request_body = NewRole, responses((status = 204)))]
+pub(crate) async fn set_role(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path((named, user)): Path<(String, UserId)>,
+    Body(new): Body<NewRole>,
+) -> Answer<StatusCode> {
+    let agent = named_agent(&state, &caller, &named, Role::Admin).await?;
+    agent::set_role(state.base(), caller.site()?, &caller.actor()?, &agent.id, &user, new.role).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Takes a person's role on an agent away. Doing it again changes nothing.
+#[utoipa::path(delete, path = "/v1/agents/{agent}/roles/{user}", tag = "agents",
+    params(("agent" = String, Path), ("user" = String, Path)), responses((status = 204)))]
+pub(crate) async fn remove_role(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path((named, user)): Path<(String, UserId)>,
+) -> Answer<StatusCode> {
+    let agent = named_agent(&state, &caller, &named, Role::Admin).await?;
+    agent::remove_role(state.base(), caller.site()?, &caller.actor()?, &agent.id, &user).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The agent that is named; in a call for a person it must be one on which they have this role.
+pub(super) async fn named_agent(state: &AppState, caller: &Caller, named: &str, least: Role) -> Answer<agent::Agent> {
+    let (db, site) = (&state.base().db, caller.site()?);
+    let agent = agent::find(db, site, named).await?;
+    if let Some(user) = caller.user() {
+        let role = agent::role_of(db, site, &agent.id, user).await?;
+        if role.is_none() {
+            return Err(Error::new(Code::NotFound, format!("there is no agent `{named}`")).into());
+        }
+        if role < Some(least) {
+            return Err(Error::new(Code::Forbidden, format!("user {user} needs the role {least} on this agent")).into());
+        }
+    }
+    Ok(agent)
+}

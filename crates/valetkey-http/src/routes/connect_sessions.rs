@@ -1,0 +1,143 @@
+//! Connect sessions: links by which somebody connects an account.
+
+use axum::extract::State;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+use valetkey::{
+    Code, Error,
+    connect::session::{self, NewSession},
+    id::{AccountName, AgentId, ConnectSessionId, ProviderName},
+    platform::Scope,
+    principal::Owner,
+};
+
+use super::moment;
+use crate::{
+    caller::Caller,
+    error::Answer,
+    extract::{Body, Json, Path},
+    state::AppState,
+};
+
+/// What is to be connected, and for whom.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewConnectSession {
+    /// At which provider.
+    #[schema(value_type = String)]
+    provider: ProviderName,
+    /// Whose the account will be: `site`, `user:<id>` or `agent:<id>`.
+    #[schema(value_type = String)]
+    owner: Owner,
+    /// Which of the owner's accounts there; the default one when absent.
+    name: Option<String>,
+    /// The scopes to ask for; the definition's when absent.
+    scopes: Option<Vec<String>>,
+    /// Where the browser goes afterwards; exactly one of the site's places.
+    return_to: Option<String>,
+    /// Carried along until the flow is over; at most 4 KiB.
+    payload: Option<String>,
+    /// The agent on whose account this is asked, named on the page.
+    #[schema(value_type = Option<String>)]
+    agent: Option<AgentId>,
+    /// Whether another upstream account may take the place of the one connected before.
+    #[serde(default)]
+    new_subject: bool,
+    /// Values of the provider's connection fields, such as an instance. None of them is a secret.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    fields: Map<String, Value>,
+}
+
+/// A link, which is shown this once.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MadeConnectSession {
+    /// The session's id, which assertions name; no secret.
+    id: String,
+    /// The link. It works once.
+    url: String,
+    /// Until when.
+    expires_at: String,
+}
+
+/// Makes a link. For a person's account the key must be allowed to speak for that person; for the site's or an agent's it
+/// needs `admin` too.
+#[utoipa::path(post, path = "/v1/connect-sessions", tag = "connect", request_body = NewConnectSession,
+    responses((status = 201, body = MadeConnectSession)))]
+pub(crate) async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    Body(new): Body<NewConnectSession>,
+) -> Answer<(StatusCode, Json<MadeConnectSession>)> {
+    match &new.owner {
+        Owner::User(person) => caller.require_speaks_for(person)?,
+        Owner::Site | Owner::Agent(_) => caller.require(Scope::Admin)?,
+    }
+    let name: AccountName = new.name.as_deref().unwrap_or_default().parse()?;
+    let new = NewSession {
+        provider: new.provider,
+        owner: new.owner,
+        name,
+        scopes: new.scopes,
+        return_to: new.return_to,
+        payload: new.payload,
+        agent: new.agent,
+        new_subject: new.new_subject,
+        fields: new.fields,
+    };
+    let made = session::create(state.outside(), caller.site()?, &caller.actor()?, new).await?;
+    let answer = MadeConnectSession {
+        id: made.id.to_string(),
+        url: made.url(state.outside()).expose().to_owned(),
+        expires_at: moment(made.expires_at),
+    };
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+/// Where a link stands.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ConnectSession {
+    /// The session's id.
+    id: String,
+    /// At which provider.
+    provider: String,
+    /// Whose the account will be.
+    owner: String,
+    /// Which of the owner's accounts there.
+    name: String,
+    /// `waiting`, `started`, `expired`, `connected`, or the code of what went wrong.
+    state: String,
+    /// The connection, once there is one.
+    connection: Option<String>,
+    /// What was given to be carried along.
+    payload: Option<String>,
+    /// Since when.
+    created_at: String,
+    /// Until when the link works.
+    expires_at: String,
+}
+
+/// Where a link stands, until a day after it expired.
+#[utoipa::path(get, path = "/v1/connect-sessions/{id}", tag = "connect", params(("id" = String, Path)),
+    responses((status = 200, body = ConnectSession)))]
+pub(crate) async fn show(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ConnectSessionId>,
+) -> Answer<Json<ConnectSession>> {
+    let found = session::status(state.base(), caller.site()?, &id).await?.filter(|session| caller.reaches(&session.owner));
+    let found = found.ok_or_else(|| Error::new(Code::NotFound, format!("there is no connect session `{id}`")))?;
+    Ok(Json(ConnectSession {
+        id: found.id.to_string(),
+        provider: found.provider.to_string(),
+        owner: found.owner.to_string(),
+        name: found.name.to_string(),
+        state: found.state,
+        connection: found.connection.map(|id| id.to_string()),
+        payload: found.payload,
+        created_at: moment(found.created_at),
+        expires_at: moment(found.expires_at),
+    }))
+}

@@ -1,0 +1,304 @@
+//! Connections.
+
+use axum::extract::State;
+use http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use valetkey::{
+    Code, Error,
+    clock::Timestamp,
+    connection::{self, Filter, Status, UpstreamWish, accounts},
+    id::{ConnectionId, ProviderName},
+    platform::Scope,
+    principal::Owner,
+    revoke,
+};
+
+use super::{accounts::precondition, maybe, moment};
+use crate::{
+    caller::Caller,
+    error::Answer,
+    extract::{Json, Path, Query},
+    state::AppState,
+};
+
+/// How many connections a page has at most.
+const MOST: u32 = 1000;
+
+/// A connected account. No secret is among this.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Connection {
+    /// Its id.
+    pub(super) id: String,
+    /// Whose it is: `site`, `user:<id>` or `agent:<id>`.
+    pub(super) owner: String,
+    /// At which provider.
+    pub(super) provider: String,
+    /// Which of the owner's accounts there.
+    pub(super) name: String,
+    /// `active`, `expiring`, `expired`, `needs_reauth` or `revoked`.
+    pub(super) status: String,
+    /// Why it must be connected again, as a stable word.
+    pub(super) reason: Option<String>,
+    /// Whether it can serve now, or after a refresh.
+    pub(super) authenticated: bool,
+    /// The version of its tokens.
+    pub(super) version: i64,
+    /// The upstream subject.
+    pub(super) subject: Option<String>,
+    /// What upstream calls the subject.
+    pub(super) subject_name: Option<String>,
+    /// How sure we are of the subject: `verified`, `unverified`, `owner`.
+    pub(super) identity: String,
+    /// The client id that minted its tokens.
+    pub(super) client_id: Option<String>,
+    /// The scopes granted; absent while unknown.
+    pub(super) scopes: Option<Vec<String>>,
+    /// The scopes asked for.
+    pub(super) wanted_scopes: Vec<String>,
+    /// The hosts its credential may go to.
+    pub(super) hosts: Vec<String>,
+    /// How it is renewed: `none`, `refresh_token`, `extend`, `remint`.
+    pub(super) renewal: String,
+    /// When the access token ends; absent while unknown.
+    pub(super) expires_at: Option<String>,
+    /// When the refresh token ends; absent while unknown.
+    pub(super) refresh_expires_at: Option<String>,
+    /// When it was last refreshed.
+    pub(super) last_refreshed_at: Option<String>,
+    /// Failed refreshes in a row.
+    pub(super) failures: i64,
+    /// Not to be refreshed before.
+    pub(super) retry_at: Option<String>,
+    /// The stable word of the last failed refresh.
+    pub(super) last_error: Option<String>,
+    /// Since when.
+    pub(super) connected_at: String,
+    /// When anything about it last changed.
+    pub(super) updated_at: String,
+    /// Since when it is revoked.
+    pub(super) revoked_at: Option<String>,
+}
+
+impl Connection {
+    pub(super) fn new(connection: connection::Connection, now: Timestamp) -> Self {
+        let (reason, revoked_at) = match &connection.status {
+            Status::Active => (None, None),
+            Status::NeedsReauth { reason } => (Some(reason.clone()), None),
+            Status::Revoked { at } => (None, Some(moment(*at))),
+        };
+        Self {
+            status: connection.display_status(now).to_owned(),
+            authenticated: connection.is_authenticated(now),
+            reason,
+            revoked_at,
+            id: connection.id.to_string(),
+            owner: connection.owner.to_string(),
+            provider: connection.provider.to_string(),
+            name: connection.name.to_string(),
+            version: connection.version,
+            subject: connection.subject,
+            subject_name: connection.subject_name,
+            identity: connection.identity.as_str().to_owned(),
+            client_id: connection.client_id,
+            scopes: connection.scopes,
+            wanted_scopes: connection.wanted_scopes,
+            hosts: connection.hosts,
+            renewal: connection.renewal.as_str().to_owned(),
+            expires_at: maybe(connection.expires_at),
+            refresh_expires_at: maybe(connection.refresh_expires_at),
+            last_refreshed_at: maybe(connection.last_refreshed_at),
+            failures: connection.failures,
+            retry_at: maybe(connection.retry_at),
+            last_error: connection.last_error,
+            connected_at: moment(connection.connected_at),
+            updated_at: moment(connection.updated_at),
+        }
+    }
+}
+
+/// Which connections.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Which {
+    /// Only at this provider.
+    #[param(value_type = Option<String>)]
+    provider: Option<ProviderName>,
+    /// Only this owner's: `site`, `user:<id>` or `agent:<id>`.
+    #[param(value_type = Option<String>)]
+    owner: Option<Owner>,
+    /// The revoked ones, too.
+    #[serde(default)]
+    revoked: bool,
+    /// Only those that came after this one: the `next` of the page before.
+    #[param(value_type = Option<String>)]
+    after: Option<ConnectionId>,
+    /// How many at most, up to 1000.
+    limit: Option<u32>,
+}
+
+/// A page of connections.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Connections {
+    /// The connections, the oldest first.
+    connections: Vec<Connection>,
+    /// Where the next page begins; absent on the last.
+    next: Option<String>,
+}
+
+/// Lists connections. A platform sees the site's, the agents' and those of the people it may speak for.
+#[utoipa::path(get, path = "/v1/connections", tag = "connections", params(Which), responses((status = 200, body = Connections)))]
+pub(crate) async fn list(
+    State(state): State<AppState>,
+    caller: Caller,
+    Query(which): Query<Which>,
+) -> Answer<Json<Connections>> {
+    if let Some(owner) = &which.owner {
+        caller.require_reaches(owner)?;
+    }
+    let (base, now) = (state.base(), state.base().clock.now());
+    let limit = which.limit.unwrap_or(MOST).clamp(1, MOST);
+    let filter = Filter { provider: which.provider, owner: which.owner, revoked: which.revoked };
+    let page = connection::page(&base.db, caller.site()?, &filter, which.after.as_ref(), limit).await?;
+    let next = (page.len() == limit as usize).then(|| page.last().map(|c| c.id.to_string())).flatten();
+    let seen = page.into_iter().filter(|connection| caller.reaches(&connection.owner));
+    Ok(Json(Connections { connections: seen.map(|connection| Connection::new(connection, now)).collect(), next }))
+}
+
+/// One connection.
+#[utoipa::path(get, path = "/v1/connections/{id}", tag = "connections", params(("id" = String, Path)),
+    responses((status = 200, body = Connection)))]
+pub(crate) async fn show(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ConnectionId>,
+) -> Answer<Json<Connection>> {
+    let connection = reached(&state, &caller, &id).await?;
+    Ok(Json(Connection::new(connection, state.base().clock.now())))
+}
+
+/// How to end a connection.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Ending {
+    /// `skip` leaves the tokens as they are at the provider; `force` revokes them there also where other connections of
+    /// the same account die with them.
+    upstream: Option<Upstream>,
+    /// Why, in your words.
+    reason: Option<String>,
+}
+
+/// What to do at the provider.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Upstream {
+    /// Nothing.
+    Skip,
+    /// Revoke, whatever dies with it.
+    Force,
+}
+
+impl Ending {
+    /// An ending without a reason of its own.
+    pub(super) fn of(upstream: Option<Upstream>) -> Self {
+        Self { upstream, reason: None }
+    }
+
+    pub(super) fn wish(&self) -> UpstreamWish {
+        match self.upstream {
+            None => UpstreamWish::IfPossible,
+            Some(Upstream::Skip) => UpstreamWish::Skip,
+            Some(Upstream::Force) => UpstreamWish::Force,
+        }
+    }
+
+    pub(super) fn reason(&self) -> &str {
+        self.reason.as_deref().unwrap_or("asked for")
+    }
+}
+
+/// How a connection ended.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Ended {
+    /// What becomes of its tokens at the provider: `pending`, `unsupported` or `skipped`. A secret that was revealed before
+    /// lives until it ends there.
+    upstream: String,
+    /// Why, where it is skipped.
+    why: Option<String>,
+}
+
+impl From<revoke::Ended> for Ended {
+    fn from(ended: revoke::Ended) -> Self {
+        let (upstream, why) = match ended.upstream {
+            connection::Owed::Pending => ("pending", None),
+            connection::Owed::Unsupported => ("unsupported", None),
+            connection::Owed::Skipped(why) => ("skipped", Some(why)),
+        };
+        Self { upstream: upstream.to_owned(), why }
+    }
+}
+
+/// Ends a connection: from now on it is refused everywhere, and its account is erased. Ending it again changes nothing.
+#[utoipa::path(delete, path = "/v1/connections/{id}", tag = "connections", params(("id" = String, Path), Ending),
+    responses((status = 200, body = Ended)))]
+pub(crate) async fn revoke(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ConnectionId>,
+    Query(ending): Query<Ending>,
+) -> Answer<Json<Ended>> {
+    let connection = reached(&state, &caller, &id).await?;
+    let (actor, wish) = (caller.actor()?, ending.wish());
+    let ended = revoke::connection(state.outside(), &connection.site, &actor, &id, ending.reason(), wish).await?;
+    Ok(Json(ended.into()))
+}
+
+/// Refreshes a connection's token now; one that is younger than a minute stays.
+#[utoipa::path(post, path = "/v1/connections/{id}/refresh", tag = "connections", params(("id" = String, Path)),
+    responses((status = 200, body = Connection)))]
+pub(crate) async fn refresh(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ConnectionId>,
+) -> Answer<Json<Connection>> {
+    let connection = reached(&state, &caller, &id).await?;
+    let served = state.refresher().refresh_now(&connection.site, &id, &caller.actor()?).await?;
+    Ok(Json(Connection::new(served.connection, state.base().clock.now())))
+}
+
+/// The owner vouches for the upstream account of tokens that were written from outside. With `If-Match` for exactly the
+/// version that was looked at.
+#[utoipa::path(post, path = "/v1/connections/{id}/confirm", tag = "connections",
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header, description = "The account's ETag.")),
+    responses((status = 200, body = Connection)))]
+pub(crate) async fn confirm(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ConnectionId>,
+    headers: HeaderMap,
+) -> Answer<Json<Connection>> {
+    let connection = reached(&state, &caller, &id).await?;
+    match &connection.owner {
+        // Only who may speak for the owner has the owner's word.
+        Owner::User(person) => caller.require_speaks_for(person)?,
+        Owner::Site | Owner::Agent(_) => caller.require(Scope::Admin)?,
+    }
+    accounts::check(&precondition(&headers, true)?, Some(&connection))?;
+    let connection = accounts::confirm(state.base(), &caller.actor()?, &connection).await?;
+    Ok(Json(Connection::new(connection, state.base().clock.now())))
+}
+
+/// A connection that the caller may know of.
+pub(super) async fn reached(state: &AppState, caller: &Caller, id: &ConnectionId) -> Answer<connection::Connection> {
+    let connection = connection::get(&state.base().db, caller.site()?, id).await?;
+    let connection = connection.filter(|connection| caller.reaches(&connection.owner));
+    Ok(connection.ok_or_else(|| Error::new(Code::NotFound, format!("there is no connection `{id}`")))?)
+}
+
+/// A member that is always a JSON object or list, for answers that repeat what was stored as such.
+pub(super) fn json_or_null<T: Serialize>(value: &T) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
+}

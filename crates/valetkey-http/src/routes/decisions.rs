@@ -1,0 +1,205 @@
+//! What an agent may do, and why: `explain` for those who manage it, `me` for the agent itself. Both ask the function that
+//! decides every use.
+
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use valetkey::{
+    Code, Error, agent,
+    decision::{self, Effect, Request, decide},
+    id::{ConnectionId, UserId},
+    principal::Delivery,
+};
+
+use super::connections::reached;
+use crate::{
+    caller::Caller,
+    error::Answer,
+    extract::{Body, Json, Query},
+    state::AppState,
+};
+
+/// What is asked.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Question {
+    /// The agent's id or slug.
+    agent: String,
+    /// The connection.
+    #[schema(value_type = String)]
+    connection: ConnectionId,
+    /// `proxy` or `reveal`.
+    #[schema(value_type = String)]
+    delivery: Delivery,
+    /// What would be called; the question is a general one without it.
+    operation: Option<Operation>,
+    /// The person who would be calling; nobody when absent.
+    #[schema(value_type = Option<String>)]
+    person: Option<UserId>,
+}
+
+/// A call as it would be sent.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Operation {
+    /// The method.
+    method: String,
+    /// The host, with its port where that is not 443; the connection's first when absent.
+    host: Option<String>,
+    /// The whole path that is sent, without the query.
+    path: String,
+}
+
+/// The answer, with the facts that made it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Explained {
+    /// `allow` or `deny`.
+    effect: String,
+    /// The code of the refusal.
+    code: Option<String>,
+    /// The grant that allows.
+    grant: Option<String>,
+    /// For whom the agent would act; absent means unattended.
+    person: Option<String>,
+    /// The deciding facts.
+    reasons: Vec<Reason>,
+}
+
+/// One fact that spoke for or against.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Reason {
+    /// A stable word.
+    fact: String,
+    /// A sentence.
+    text: String,
+    /// What would change it.
+    change: Option<String>,
+}
+
+impl From<decision::Decision> for Explained {
+    fn from(decision: decision::Decision) -> Self {
+        let reason = |reason: decision::Reason| Reason {
+            fact: reason.fact.to_owned(),
+            text: reason.text,
+            change: reason.change.map(str::to_owned),
+        };
+        Self {
+            effect: if decision.effect == Effect::Allow { "allow" } else { "deny" }.to_owned(),
+            code: decision.code.map(|code| code.as_str().to_owned()),
+            grant: decision.grant.map(|grant| grant.to_string()),
+            person: decision.person.map(|person| person.to_string()),
+            reasons: decision.reasons.into_iter().map(reason).collect(),
+        }
+    }
+}
+
+/// Whether an agent may use a connection, as if it held a fresh token without a ceiling: the answer that enforcement gives.
+#[utoipa::path(post, path = "/v1/explain", tag = "decisions", request_body = Question, responses((status = 200, body = Explained)))]
+pub(crate) async fn explain(
+    State(state): State<AppState>,
+    caller: Caller,
+    Body(question): Body<Question>,
+) -> Answer<Json<Explained>> {
+    let (base, site) = (state.base(), caller.site()?);
+    let agent = agent::find(&base.db, site, &question.agent).await?;
+    let connection = reached(&state, &caller, &question.connection).await?;
+    let facts = decision::for_agent(&base.db, site, &agent.id, question.person.as_ref(), &connection.id).await?;
+    let facts = facts.ok_or_else(|| Error::new(Code::NotFound, format!("there is no agent `{}`", question.agent)))?;
+    let operation = match &question.operation {
+        None => None,
+        Some(operation) => {
+            let method = operation.method.parse::<http::Method>();
+            let method = method.map_err(|_| Error::new(Code::InvalidRequest, "operation.method: it is a method such as GET"))?;
+            let host = operation.host.as_deref().or_else(|| connection.hosts.first().map(String::as_str)).unwrap_or_default();
+            Some((method, host, operation.path.as_bytes()))
+        }
+    };
+    let operation = operation.as_ref().map(|(method, host, path)| (method, *host, *path));
+    let request = Request { delivery: question.delivery, operation, unattended: question.person.is_none() };
+    Ok(Json(decide(&facts, &request, base.clock.now()).into()))
+}
+
+/// How the agent asks.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Asking {
+    /// What could be used without the token's person.
+    #[serde(default)]
+    unattended: bool,
+}
+
+/// Who the token makes the caller, and what it may use.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Me {
+    /// The site everything happens in.
+    site: String,
+    /// The agent.
+    agent: Option<String>,
+    /// The person it acts for; absent means unattended.
+    user: Option<String>,
+    /// How we know: `agent_token`.
+    source: String,
+    /// The token's id.
+    token: Option<String>,
+    /// The connections that can be used.
+    connections: Vec<Usable>,
+}
+
+/// A connection that can be used.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Usable {
+    /// Its id.
+    id: String,
+    /// At which provider.
+    provider: String,
+    /// The provider's name for people.
+    title: String,
+    /// Which of the owner's accounts there.
+    name: String,
+    /// What upstream calls the account.
+    subject_name: Option<String>,
+    /// How: `proxy`, `reveal`. A grant may narrow the proxy to some operations.
+    delivery: Vec<String>,
+}
+
+/// Who the caller is and which connections it can use now.
+#[utoipa::path(get, path = "/v1/me", tag = "decisions", params(Asking), responses((status = 200, body = Me)))]
+pub(crate) async fn me(State(state): State<AppState>, caller: Caller, Query(asking): Query<Asking>) -> Answer<Json<Me>> {
+    let Caller::Agent { hash } = caller else { return Err(Error::internal("this is for agents").into()) };
+    let (base, now) = (state.base(), state.base().clock.now());
+    let facts = decision::for_token_alone(&base.db, &hash).await?.ok_or_else(decision::unauthenticated)?;
+    let principal = decision::principal(&facts, now)?;
+    if let Some(token) = &principal.token {
+        state.last_used().note(&principal.site, token, now);
+    }
+    let mut connections = Vec::new();
+    for facts in decision::for_token_all(&base.db, &hash).await? {
+        let may = |delivery: &Delivery| {
+            let request = Request { delivery: *delivery, operation: None, unattended: asking.unattended };
+            decide(&facts, &request, now).allowed()
+        };
+        let delivery: Vec<String> =
+            [Delivery::Proxy, Delivery::Reveal].iter().filter(|delivery| may(delivery)).map(ToString::to_string).collect();
+        if let (false, Some(connection)) = (delivery.is_empty(), &facts.connection) {
+            let connection = &connection.stored.connection;
+            let definition = state.outside().catalogue.get(&connection.provider);
+            connections.push(Usable {
+                id: connection.id.to_string(),
+                provider: connection.provider.to_string(),
+                title: definition.map_or_else(|| connection.provider.to_string(), |definition| definition.title.clone()),
+                name: connection.name.to_string(),
+                subject_name: connection.subject_name.clone(),
+                delivery,
+            });
+        }
+    }
+    Ok(Json(Me {
+        site: principal.site.to_string(),
+        agent: principal.agent.map(|agent| agent.to_string()),
+        user: principal.user.filter(|_| !asking.unattended).map(|user| user.to_string()),
+        source: "agent_token".to_owned(),
+        token: principal.token.map(|token| token.to_string()),
+        connections,
+    }))
+}

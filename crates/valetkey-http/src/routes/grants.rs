@@ -1,0 +1,230 @@
+//! Grants: permissions of agents to use connections.
+
+use std::collections::{BTreeSet, HashMap};
+
+use axum::extract::State;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use valetkey::{
+    Code, Error, agent,
+    clock::Timestamp,
+    connection::{self, Status},
+    grant::{self, ForWhom, NewGrant},
+    id::{AgentId, ConnectionId, GrantId},
+    platform::Scope,
+    principal::{Delivery, Owner},
+    provider::pattern::PathPattern,
+};
+
+use super::{connections::json_or_null, maybe, moment, tokens::Why};
+use crate::{
+    caller::Caller,
+    error::Answer,
+    extract::{Body, Json, Path, Query},
+    state::AppState,
+};
+
+/// A permission of an agent to use a connection.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Grant {
+    /// Its id.
+    id: String,
+    /// Who may use it.
+    agent: String,
+    /// What may be used.
+    connection: String,
+    /// For whom: `owner`, `unattended`, `operators`, or a list of people.
+    #[schema(value_type = Object)]
+    for_whom: Value,
+    /// How: `proxy`, `reveal`.
+    delivery: Vec<String>,
+    /// The most scopes of the provider; absent for no narrowing.
+    scopes: Option<BTreeSet<String>>,
+    /// The operations that may be called; absent for all that the definition allows.
+    #[schema(value_type = Option<Vec<String>>)]
+    operations: Value,
+    /// How often in all.
+    max_uses: Option<i64>,
+    /// How often so far; counted only where there is a limit.
+    uses: i64,
+    /// Until when.
+    expires_at: Option<String>,
+    /// Why, in the grantor's words.
+    note: String,
+    /// The person who granted it; absent where the site itself did.
+    grantor: Option<String>,
+    /// Since when.
+    created_at: String,
+    /// Since when it is revoked.
+    revoked_at: Option<String>,
+}
+
+impl From<grant::Grant> for Grant {
+    fn from(grant: grant::Grant) -> Self {
+        Self {
+            id: grant.id.to_string(),
+            agent: grant.agent.to_string(),
+            connection: grant.connection.to_string(),
+            for_whom: json_or_null(&grant.for_whom),
+            delivery: grant.delivery.iter().map(ToString::to_string).collect(),
+            scopes: grant.scopes,
+            operations: json_or_null(&grant.operations),
+            max_uses: grant.max_uses,
+            uses: grant.uses,
+            expires_at: maybe(grant.expires_at),
+            note: grant.note,
+            grantor: grant.grantor.map(|grantor| grantor.to_string()),
+            created_at: moment(grant.created_at),
+            revoked_at: maybe(grant.revoked_at),
+        }
+    }
+}
+
+/// A new grant.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewGrantBody {
+    /// Who may use it: the agent's id or slug.
+    agent: String,
+    /// What may be used.
+    #[schema(value_type = String)]
+    connection: ConnectionId,
+    /// For whom: `owner` (the calling person is the connection's owner), `unattended` (nobody is calling), `operators`
+    /// (anybody with that role on the agent), or a list of people. On a person's connection it is `owner` when absent.
+    #[schema(value_type = Option<Object>)]
+    for_whom: Option<ForWhom>,
+    /// How: `proxy`, `reveal`. The proxy only, when absent.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    delivery: BTreeSet<Delivery>,
+    /// The most scopes of the provider.
+    scopes: Option<BTreeSet<String>>,
+    /// Only these operations, such as `GET /api/**`.
+    #[schema(value_type = Option<Vec<String>>)]
+    operations: Option<Vec<PathPattern>>,
+    /// How often in all.
+    max_uses: Option<i64>,
+    /// Until when.
+    #[schema(value_type = Option<String>)]
+    expires_at: Option<Timestamp>,
+    /// Why.
+    #[serde(default)]
+    note: String,
+}
+
+/// Grants. On a person's connection the key must be allowed to speak for that person, who is then the grantor; on the
+/// site's or an agent's it needs `admin` too.
+#[utoipa::path(post, path = "/v1/grants", tag = "grants", request_body = NewGrantBody, responses((status = 201, body = Grant)))]
+pub(crate) async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    Body(new): Body<NewGrantBody>,
+) -> Answer<(StatusCode, Json<Grant>)> {
+    let (base, site) = (state.base(), caller.site()?);
+    let connection = connection::get(&base.db, site, &new.connection).await?;
+    let connection = connection.filter(|c| !matches!(c.status, Status::Revoked { .. }) && disposes(&caller, &c.owner));
+    let none = || Error::new(Code::NotFound, format!("there is no connection `{}` that you may grant", new.connection));
+    let connection = connection.ok_or_else(none)?;
+    let agent = agent::find(&base.db, site, &new.agent).await?;
+    let grantor = match (&connection.owner, &caller) {
+        (Owner::User(person), Caller::Platform { .. }) => Some(person.clone()),
+        _ => None,
+    };
+    let for_whom = match (new.for_whom, &connection.owner) {
+        (Some(whom), _) => whom,
+        (None, Owner::User(_)) => ForWhom::Owner,
+        (None, _) => {
+            let text = "for_whom: say `unattended`, `operators` or a list of people; nobody owns this connection";
+            return Err(Error::new(Code::InvalidRequest, text).into());
+        }
+    };
+    let new = NewGrant {
+        agent: agent.id,
+        connection: connection.id,
+        for_whom,
+        delivery: new.delivery,
+        scopes: new.scopes,
+        operations: new.operations,
+        max_uses: new.max_uses,
+        expires_at: new.expires_at,
+        note: new.note,
+        grantor,
+    };
+    let grant = grant::create(base, site, &caller.actor()?, new).await?;
+    Ok((StatusCode::CREATED, Json(grant.into())))
+}
+
+/// Which grants.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Which {
+    /// Only this agent's: its id or slug.
+    agent: Option<String>,
+    /// Only those on this connection.
+    #[param(value_type = Option<String>)]
+    connection: Option<ConnectionId>,
+}
+
+/// A list of grants.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Grants {
+    /// The grants, the oldest first, the ended ones among them.
+    grants: Vec<Grant>,
+}
+
+/// Lists grants. A platform names an agent or a connection, and sees those on connections it reaches.
+#[utoipa::path(get, path = "/v1/grants", tag = "grants", params(Which), responses((status = 200, body = Grants)))]
+pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(which): Query<Which>) -> Answer<Json<Grants>> {
+    let (db, site) = (&state.base().db, caller.site()?);
+    if which.agent.is_none() && which.connection.is_none() && matches!(caller, Caller::Platform { .. }) {
+        return Err(Error::new(Code::InvalidRequest, "name an agent or a connection").into());
+    }
+    let agent: Option<AgentId> = match &which.agent {
+        Some(named) => Some(agent::find(db, site, named).await?.id),
+        None => None,
+    };
+    let mut grants = grant::list(db, site, agent.as_ref(), which.connection.as_ref()).await?;
+    if matches!(caller, Caller::Platform { .. }) {
+        let mut reached: HashMap<ConnectionId, bool> = HashMap::new();
+        for grant in &grants {
+            if !reached.contains_key(&grant.connection) {
+                let connection = connection::get(db, site, &grant.connection).await?;
+                let reaches = connection.is_some_and(|connection| caller.reaches(&connection.owner));
+                reached.insert(grant.connection.clone(), reaches);
+            }
+        }
+        grants.retain(|grant| reached.get(&grant.connection) == Some(&true));
+    }
+    Ok(Json(Grants { grants: grants.into_iter().map(Grant::from).collect() }))
+}
+
+/// Takes a grant back: no request that comes after this is served by it. Doing it again changes nothing.
+#[utoipa::path(delete, path = "/v1/grants/{id}", tag = "grants", params(("id" = String, Path), Why), responses((status = 204)))]
+pub(crate) async fn revoke(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<GrantId>,
+    Query(why): Query<Why>,
+) -> Answer<StatusCode> {
+    let (base, site) = (state.base(), caller.site()?);
+    let none = || Error::new(Code::NotFound, format!("there is no grant `{id}`"));
+    let grant = grant::get(&base.db, site, &id).await?.ok_or_else(none)?;
+    let connection = connection::get(&base.db, site, &grant.connection).await?;
+    // Whoever may see a person's things may take a grant on them back; to give one needs the person.
+    if !connection.is_some_and(|connection| caller.reaches(&connection.owner)) {
+        return Err(none().into());
+    }
+    grant::revoke(base, site, &caller.actor()?, &id, why.reason()).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Whether the caller may grant what belongs to an owner.
+fn disposes(caller: &Caller, owner: &Owner) -> bool {
+    match owner {
+        Owner::User(person) => caller.speaks_for(person),
+        Owner::Site | Owner::Agent(_) => caller.has(Scope::Admin),
+    }
+}
