@@ -33,21 +33,22 @@ const ADMIN: Who = Who::Scope(&[Scope::Admin]);
 const AGENTS: Who = Who::Scope(&[Scope::Agents]);
 const CONNECT: Who = Who::Scope(&[Scope::Connect]);
 const GRANTS: Who = Who::Scope(&[Scope::Grants]);
+const SHOW: Who = Who::Scope(&[Scope::AccountsRead, Scope::AccountsReveal]);
 const READ: Who = Who::Scope(&[Scope::AccountsRead]);
 const WRITE: Who = Who::Scope(&[Scope::AccountsWrite]);
 
 macro_rules! page {
-    ($($method:ident $path:literal => $noun:ident::$handler:ident, $who:expr;)*) => {
+    ($($method:ident $path:literal => $($handler:ident)::+, $who:expr;)*) => {
         /// Every route of the API.
         pub const ROUTES: &[Route] = &[$(Route { method: stringify!($method), path: $path, who: $who },)*];
 
         fn api() -> Router<AppState> {
-            Router::new()$(.route($path, axum::routing::$method(routes::$noun::$handler)))*
+            Router::new()$(.route($path, axum::routing::$method(routes::$($handler)::+)))*
         }
 
         /// The handlers' own descriptions.
         #[derive(utoipa::OpenApi)]
-        #[openapi(paths($(routes::$noun::$handler),*))]
+        #[openapi(paths($(routes::$($handler)::+),*))]
         pub(crate) struct Described;
     };
 }
@@ -64,6 +65,80 @@ page! {
     post "/v1/sites" => sites::create, Who::Operator;
     get "/v1/sites/{id}" => sites::show, ADMIN;
     patch "/v1/sites/{id}" => sites::change, ADMIN;
+
+    // Providers, for every platform; the site's own apps there for whoever administers it.
+    get "/v1/providers" => providers::list, Who::Platform;
+    get "/v1/providers/{provider}" => providers::show, Who::Platform;
+    get "/v1/providers/{provider}/config" => providers::config, ADMIN;
+    put "/v1/providers/{provider}/config" => providers::configure, ADMIN;
+    delete "/v1/providers/{provider}/config" => providers::forget, ADMIN;
+
+    // Accounts by named scope: for platforms, never for agents. A person's needs a key that may speak for them, or `admin`.
+    // What is in an account needs `accounts:reveal`, which nothing implies.
+    get "/v1/providers/{provider}/accounts/site" => accounts::site::show, SHOW;
+    put "/v1/providers/{provider}/accounts/site" => accounts::site::put, WRITE;
+    patch "/v1/providers/{provider}/accounts/site" => accounts::site::patch, WRITE;
+    delete "/v1/providers/{provider}/accounts/site" => accounts::site::delete, WRITE;
+    get "/v1/providers/{provider}/accounts/users/{user}" => accounts::user::show, SHOW;
+    put "/v1/providers/{provider}/accounts/users/{user}" => accounts::user::put, WRITE;
+    patch "/v1/providers/{provider}/accounts/users/{user}" => accounts::user::patch, WRITE;
+    delete "/v1/providers/{provider}/accounts/users/{user}" => accounts::user::delete, WRITE;
+    get "/v1/providers/{provider}/accounts/agents/{agent}" => accounts::agent_account::show, SHOW;
+    put "/v1/providers/{provider}/accounts/agents/{agent}" => accounts::agent_account::put, WRITE;
+    patch "/v1/providers/{provider}/accounts/agents/{agent}" => accounts::agent_account::patch, WRITE;
+    delete "/v1/providers/{provider}/accounts/agents/{agent}" => accounts::agent_account::delete, WRITE;
+
+    // Connections. A person's needs a key that may speak for them, or `admin`; only the former can confirm one.
+    get "/v1/connections" => connections::list, READ;
+    get "/v1/connections/{id}" => connections::show, READ;
+    delete "/v1/connections/{id}" => connections::revoke, WRITE;
+    post "/v1/connections/{id}/refresh" => connections::refresh, WRITE;
+    post "/v1/connections/{id}/confirm" => connections::confirm, WRITE;
+    get "/v1/revocations" => revocations::list, ADMIN;
+
+    // Links. For a person by a key that may speak for them; for the site or an agent `admin` is needed, too.
+    post "/v1/connect-sessions" => connect_sessions::create, CONNECT;
+    get "/v1/connect-sessions/{id}" => connect_sessions::show, CONNECT;
+
+    // Agents, roles and tokens. In a call for a person: as far as that person's role on the agent goes.
+    get "/v1/agents" => agents::list, AGENTS;
+    post "/v1/agents" => agents::create, AGENTS;
+    get "/v1/agents/{agent}" => agents::show, AGENTS;
+    patch "/v1/agents/{agent}" => agents::change, AGENTS;
+    delete "/v1/agents/{agent}" => agents::delete, AGENTS;
+    get "/v1/agents/{agent}/roles" => agents::roles, AGENTS;
+    put "/v1/agents/{agent}/roles/{user}" => agents::set_role, AGENTS;
+    delete "/v1/agents/{agent}/roles/{user}" => agents::remove_role, AGENTS;
+    get "/v1/agents/{agent}/tokens" => tokens::list, AGENTS;
+    post "/v1/agents/{agent}/tokens" => tokens::mint, AGENTS;
+    delete "/v1/agents/{agent}/tokens" => tokens::revoke_all, AGENTS;
+    delete "/v1/tokens/{id}" => tokens::revoke, AGENTS;
+
+    // Grants and decisions. On a person's connection by a key that may speak for them, who is then the grantor; on the
+    // site's or an agent's `admin` is needed, too.
+    get "/v1/grants" => grants::list, GRANTS;
+    post "/v1/grants" => grants::create, GRANTS;
+    delete "/v1/grants/{id}" => grants::revoke, GRANTS;
+    post "/v1/explain" => decisions::explain, GRANTS;
+
+    // Platform keys, people, the audit.
+    get "/v1/keys" => keys::list, ADMIN;
+    post "/v1/keys" => keys::create, Who::Operator;
+    delete "/v1/keys/{id}" => keys::revoke, Who::Operator;
+    patch "/v1/people/{id}" => people::change, ADMIN;
+    get "/v1/audit" => audit::list, ADMIN;
+
+    // Sealing keys: whoever holds the machine.
+    get "/v1/seal-keys" => seal_keys::list, Who::Operator;
+    post "/v1/seal-keys/rotate" => seal_keys::rotate, Who::Operator;
+    post "/v1/seal-keys/verify" => seal_keys::verify, Who::Operator;
+    post "/v1/seal-keys/reload" => seal_keys::reload, Who::Operator;
+    post "/v1/seal-keys/new-root" => seal_keys::new_root, Who::Operator;
+    post "/v1/seal-keys/rewrap" => seal_keys::rewrap, Who::Operator;
+    post "/v1/seal-keys/drop-old-roots" => seal_keys::drop_old_roots, Who::Operator;
+
+    // What an agent may use.
+    get "/v1/me" => decisions::me, Who::Agent;
 
     // The two deliveries: an agent's, by its own token. What it may use is decided behind this.
     post "/v1/connections/{id}/token" => deliver::reveal, Who::Agent;

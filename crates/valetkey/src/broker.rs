@@ -27,6 +27,7 @@ use crate::{
     principal::Actor,
     provider::{Catalogue, Trust},
     refresh::{self, Refresher},
+    revoke,
     seal::{self, KeyRing, RootSource},
     site,
     token::LastUsed,
@@ -267,6 +268,8 @@ impl Broker {
         );
         let (refresher, stop) = (self.0.refresher.clone(), self.0.stopping.clone());
         self.spawn(async move { refresher.keeper(stop).await });
+        let (outside, stop) = (self.0.outside.clone(), self.0.stopping.clone());
+        self.spawn(revoke::worker(outside, stop));
         let (deliverer, stop) = (self.0.deliverer.clone(), self.0.stopping.clone());
         self.spawn(async move { deliverer.watch_streams(stop).await });
         if self.base().db.is_sqlite() {

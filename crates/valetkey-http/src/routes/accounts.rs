@@ -115,7 +115,7 @@ macro_rules! scope {
                 Path(path): Path<$what>,
                 Query(reading): Query<Reading>,
             ) -> Answer<Response> {
-                let (provider, owner) = $owner(path);
+                let (provider, owner) = ($owner)(path);
                 super::show(&state, &caller, provider, owner, &reading).await
             }
 
@@ -132,7 +132,7 @@ macro_rules! scope {
                 headers: HeaderMap,
                 Body(new): Body<NewAccount>,
             ) -> Answer<Response> {
-                let (provider, owner) = $owner(path);
+                let (provider, owner) = ($owner)(path);
                 super::put(&state, &caller, provider, owner, &writing, &headers, SecretMap::new(new.account)).await
             }
 
@@ -148,7 +148,7 @@ macro_rules! scope {
                 headers: HeaderMap,
                 Body(change): Body<AccountChange>,
             ) -> Answer<Response> {
-                let (provider, owner) = $owner(path);
+                let (provider, owner) = ($owner)(path);
                 super::patch(&state, &caller, provider, owner, &writing, &headers, &SecretMap::new(change.account)).await
             }
 
@@ -161,7 +161,7 @@ macro_rules! scope {
                 Path(path): Path<$what>,
                 Query(deleting): Query<Deleting>,
             ) -> Answer<StatusCode> {
-                let (provider, owner) = $owner(path);
+                let (provider, owner) = ($owner)(path);
                 super::delete(&state, &caller, provider, owner, deleting).await
             }
         }

@@ -2,11 +2,13 @@
 //! decides every use.
 
 use axum::extract::State;
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 use valetkey::{
     Code, Error, agent,
     decision::{self, Effect, Request, decide},
+    deliver,
     id::{ConnectionId, UserId},
     principal::Delivery,
 };
@@ -15,7 +17,7 @@ use super::connections::reached;
 use crate::{
     caller::Caller,
     error::Answer,
-    extract::{Body, Json, Query},
+    extract::{Body, Json},
     state::AppState,
 };
 
@@ -119,16 +121,6 @@ pub(crate) async fn explain(
     Ok(Json(decide(&facts, &request, base.clock.now()).into()))
 }
 
-/// How the agent asks.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct Asking {
-    /// What could be used without the token's person.
-    #[serde(default)]
-    unattended: bool,
-}
-
 /// Who the token makes the caller, and what it may use.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Me {
@@ -164,9 +156,10 @@ pub(crate) struct Usable {
 }
 
 /// Who the caller is and which connections it can use now.
-#[utoipa::path(get, path = "/v1/me", tag = "decisions", params(Asking), responses((status = 200, body = Me)))]
-pub(crate) async fn me(State(state): State<AppState>, caller: Caller, Query(asking): Query<Asking>) -> Answer<Json<Me>> {
-    let Caller::Agent { hash } = caller else { return Err(Error::internal("this is for agents").into()) };
+#[utoipa::path(get, path = "/v1/me", tag = "decisions",
+    params(("Valet-Unattended" = Option<String>, Header, description = "`true`: without the token's person.")), responses((status = 200, body = Me)))]
+pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: HeaderMap) -> Answer<Json<Me>> {
+    let deliver::Caller { token: hash, unattended } = super::deliver::agent(&caller, &headers)?;
     let (base, now) = (state.base(), state.base().clock.now());
     let facts = decision::for_token_alone(&base.db, &hash).await?.ok_or_else(decision::unauthenticated)?;
     let principal = decision::principal(&facts, now)?;
@@ -176,7 +169,7 @@ pub(crate) async fn me(State(state): State<AppState>, caller: Caller, Query(aski
     let mut connections = Vec::new();
     for facts in decision::for_token_all(&base.db, &hash).await? {
         let may = |delivery: &Delivery| {
-            let request = Request { delivery: *delivery, operation: None, unattended: asking.unattended };
+            let request = Request { delivery: *delivery, operation: None, unattended };
             decide(&facts, &request, now).allowed()
         };
         let delivery: Vec<String> =
@@ -197,7 +190,7 @@ pub(crate) async fn me(State(state): State<AppState>, caller: Caller, Query(aski
     Ok(Json(Me {
         site: principal.site.to_string(),
         agent: principal.agent.map(|agent| agent.to_string()),
-        user: principal.user.filter(|_| !asking.unattended).map(|user| user.to_string()),
+        user: principal.user.filter(|_| !unattended).map(|user| user.to_string()),
         source: "agent_token".to_owned(),
         token: principal.token.map(|token| token.to_string()),
         connections,

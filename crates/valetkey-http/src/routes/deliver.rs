@@ -124,7 +124,8 @@ pub(crate) async fn proxy(State(state): State<AppState>, caller: Caller, request
     Ok(answer.map(AxumBody::new))
 }
 
-fn agent(caller: &Caller, headers: &HeaderMap) -> Result<deliver::Caller> {
+/// The calling agent, and whether it gives up its token's person for this call.
+pub(super) fn agent(caller: &Caller, headers: &HeaderMap) -> Result<deliver::Caller> {
     let Caller::Agent { hash } = caller else {
         return Err(Error::new(Code::Forbidden, "this is for agents, with their own token"));
     };

@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde_json::json;
 
 pub use self::{
-    store::{Revocation, list},
+    store::{Revocation, list, newest},
     worker::{Settings, work_off, worker, worker_with},
 };
 pub use crate::connection::{Owed, UpstreamWish};

@@ -85,6 +85,19 @@ pub async fn list(db: &Db, site: &SiteId, connection: &ConnectionId) -> Result<V
     rows.into_iter().map(Revocation::try_from).collect()
 }
 
+/// A site's newest revocations, newest first; at most `limit`.
+pub async fn newest(db: &Db, site: &SiteId, limit: i64) -> Result<Vec<Revocation>> {
+    let rows: Vec<ShownRow> = on!(db, |c| sqlx::query_as(
+        "SELECT id, provider, connection, status, reason, attempts, next_at, last_error, created_at, done_at FROM revocations
+         WHERE site = $1 ORDER BY created_at DESC, id DESC LIMIT $2"
+    )
+    .bind(site.as_str())
+    .bind(limit)
+    .fetch_all(c)
+    .await?);
+    rows.into_iter().map(Revocation::try_from).collect()
+}
+
 /// Locks a live connection's row until the transaction ends, if it still is as it was read.
 pub(super) async fn lock_unchanged(tx: &mut Tx, connection: &Connection) -> Result<bool> {
     let locked = on!(tx, |c| sqlx::query(

@@ -161,14 +161,14 @@ pub async fn list(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Token>>
 
 /// The agent that a token belongs to, if there is a token by that id.
 pub async fn agent_of(db: &Db, site: &SiteId, id: &TokenId) -> Result<Option<AgentId>> {
-    store::holder(db, site, id).await
+    store::agent_of_now(db, site, id).await
 }
 
 /// Revokes a token: no request that arrives after this returned is served. Doing it again changes nothing.
 pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &TokenId, reason: &str) -> Result<()> {
     text::check("reason", reason, text::NOTE)?;
     let mut tx = base.db.begin().await?;
-    let Some(agent) = store::holder(&mut tx, site, id).await? else {
+    let Some(agent) = store::agent_of(&mut tx, site, id).await? else {
         return Err(Error::new(Code::NotFound, format!("there is no token `{id}`")));
     };
     if store::revoke(&mut tx, site, id, actor, reason, base.clock.now()).await? {

@@ -3,7 +3,7 @@
 use super::{Token, TokenHash};
 use crate::{
     clock::Timestamp,
-    db::{Db, Target, Tx},
+    db::{Db, Tx},
     error::{Error, Result},
     id::{AgentId, SiteId, TokenId, UserId},
     on,
@@ -91,9 +91,18 @@ pub(super) async fn of_agent(db: &Db, site: &SiteId, agent: &AgentId) -> Result<
     rows.into_iter().map(Token::try_from).collect()
 }
 
-/// The agent that holds a token; read inside a transaction or outside.
-pub(super) async fn holder<'c, T: Target<'c>>(from: T, site: &SiteId, id: &TokenId) -> Result<Option<AgentId>> {
-    let row: Option<(String,)> = on!(from, |c| sqlx::query_as("SELECT agent FROM agent_tokens WHERE site = $1 AND id = $2")
+pub(super) async fn agent_of(tx: &mut Tx, site: &SiteId, id: &TokenId) -> Result<Option<AgentId>> {
+    let row: Option<(String,)> = on!(tx, |c| sqlx::query_as("SELECT agent FROM agent_tokens WHERE site = $1 AND id = $2")
+        .bind(site.as_str())
+        .bind(id.as_str())
+        .fetch_optional(c)
+        .await?);
+    row.map(|(agent,)| agent.parse()).transpose()
+}
+
+/// The same outside a transaction.
+pub(super) async fn agent_of_now(db: &Db, site: &SiteId, id: &TokenId) -> Result<Option<AgentId>> {
+    let row: Option<(String,)> = on!(db, |c| sqlx::query_as("SELECT agent FROM agent_tokens WHERE site = $1 AND id = $2")
         .bind(site.as_str())
         .bind(id.as_str())
         .fetch_optional(c)
