@@ -50,7 +50,8 @@ pub struct Grant {
     pub for_whom: ForWhom,
     /// How the credential may reach its use.
     pub delivery: BTreeSet<Delivery>,
-    /// The provider's scopes that are needed at most; absent means those the connection has.
+    /// The provider's scopes that the account's token may have at most. Where it has more, nothing is allowed but named
+    /// operations through the proxy, for a token cannot be narrowed. Absent means those the connection has.
     pub scopes: Option<BTreeSet<String>>,
     /// The operations allowed through the proxy; absent means all that the definition allows.
     pub operations: Option<Vec<PathPattern>>,
@@ -81,7 +82,7 @@ pub struct NewGrant {
     pub for_whom: ForWhom,
     /// How; the proxy when empty.
     pub delivery: BTreeSet<Delivery>,
-    /// The most scopes.
+    /// The most scopes that the account's token may have.
     pub scopes: Option<BTreeSet<String>>,
     /// The operations.
     pub operations: Option<Vec<PathPattern>>,
