@@ -32,6 +32,7 @@ use url::{Url, form_urlencoded};
 use valetkey::{
     Code, Error, Result,
     base::Outside,
+    clock::Timestamp,
     connect::{self, session, session::Proof, session::View},
     id::ProviderName,
     principal::Owner,
@@ -92,6 +93,7 @@ struct Consent {
     is_site: bool,
     reach: String,
     returns_to: Option<String>,
+    until: String,
 }
 
 #[derive(Template)]
@@ -121,6 +123,7 @@ async fn open(State(deps): State<Deps>, Path(link): Path<String>, headers: Heade
                 is_site: visit.view.owner == Owner::Site,
                 reach: reach(&visit.view),
                 returns_to: visit.view.return_to.as_deref().and_then(host_of),
+                until: minute(visit.view.expires_at),
                 view: visit.view,
                 csrf,
             };
@@ -281,6 +284,12 @@ fn forms_of(view: &View) -> Forms {
         origins.push(url.origin().ascii_serialization());
     }
     Forms::To(origins)
+}
+
+/// A moment to the minute, for people: `2026-05-03 14:06 UTC`.
+fn minute(at: Timestamp) -> String {
+    let text = at.to_string();
+    format!("{} UTC", text.get(..16).unwrap_or(&text).replace('T', " "))
 }
 
 fn host_of(url: &str) -> Option<String> {
