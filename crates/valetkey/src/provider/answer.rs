@@ -405,10 +405,11 @@ fn token(value: &Value) -> Option<Secret> {
     }
 }
 
-/// A name or id; numbers keep their digits. Numbers too large for that are absent rather than wrong.
+/// A name or id; numbers keep their digits. Numbers too large for that are absent rather than wrong. Control characters
+/// are left out: PostgreSQL takes no NUL, and an answer that could not be stored would be a rotated token lost.
 fn text(value: &Value) -> Option<String> {
     match value {
-        Value::String(text) if text.chars().count() <= MAX_TEXT => Some(text.clone()),
+        Value::String(text) if text.chars().count() <= MAX_TEXT => Some(text.chars().filter(|c| !c.is_control()).collect()),
         Value::Number(number) if !number.is_f64() => Some(number.to_string()),
         _ => None,
     }

@@ -4,6 +4,7 @@
 
 mod arrows;
 mod audit;
+mod conformance;
 mod connect;
 mod db;
 mod decision;
