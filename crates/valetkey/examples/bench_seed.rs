@@ -6,11 +6,12 @@
 //! `bench_seed (--data DIR | --database URL --root-key-file FILE) --provider NAME --host HOST --connections N --ids FILE`
 //!
 //! The ids of the connections go to FILE, one a line; standard output is the agent's token.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command of its own")]
+#![expect(clippy::print_stdout, reason = "a command of its own")]
 
 use std::{collections::BTreeSet, error::Error, io::Write as _, path::PathBuf, time::Duration};
 
 use serde_json::json;
+use tokio::task::JoinSet;
 use valetkey::{
     agent::{self, NewAgent},
     audit::{Audit, Mode},
@@ -27,9 +28,10 @@ use valetkey::{
     token::{self, NewToken},
 };
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 const BATCH: usize = 1_000;
+const WRITERS: usize = 4;
 const DAY: Duration = Duration::from_secs(86_400);
 
 #[tokio::main]
@@ -50,22 +52,31 @@ async fn main() -> Result<()> {
     let label = NewToken { label: "bench".to_owned(), ..NewToken::default() };
     let (_, text) = token::mint(&base, &site, &Actor::Operator, &agent.id, label).await?;
 
+    // SQLite has one writer and takes them in turn; PostgreSQL takes several at once.
+    let mut writers = JoinSet::new();
+    for first in 0..WRITERS {
+        let (base, site, provider, host, agent) = (base.clone(), site.clone(), provider.clone(), host.clone(), agent.id.clone());
+        let numbers: Vec<usize> = (first + 1..=wanted).step_by(WRITERS).collect();
+        writers.spawn(async move {
+            let mut ids = Vec::with_capacity(numbers.len());
+            for batch in numbers.chunks(BATCH) {
+                let mut tx = base.db.begin().await?;
+                for &number in batch {
+                    let new = new_connection(&base, &site, &provider, &host, number)?;
+                    let id = connection::insert(&base, &mut tx, &Actor::Operator, &new).await?;
+                    let delivery = BTreeSet::from([Delivery::Proxy, Delivery::Reveal]);
+                    let new = NewGrant { delivery, ..NewGrant::proxy(&agent, &id, ForWhom::Unattended) };
+                    grant::create_in(&base, &mut tx, &site, &Actor::Operator, new).await?;
+                    ids.push(id);
+                }
+                tx.commit().await?;
+            }
+            Result::Ok(ids)
+        });
+    }
     let mut ids: Vec<ConnectionId> = Vec::with_capacity(wanted);
-    while ids.len() < wanted {
-        let mut tx = base.db.begin().await?;
-        for number in ids.len() + 1..=wanted.min(ids.len() + BATCH) {
-            let id =
-                connection::insert(&base, &mut tx, &Actor::Operator, &new_connection(&base, &site, &provider, &host, number)?)
-                    .await?;
-            let delivery = BTreeSet::from([Delivery::Proxy, Delivery::Reveal]);
-            let new = NewGrant { delivery, ..NewGrant::proxy(&agent.id, &id, ForWhom::Unattended) };
-            grant::create_in(&base, &mut tx, &site, &Actor::Operator, new).await?;
-            ids.push(id);
-        }
-        tx.commit().await?;
-        if ids.len().is_multiple_of(100_000) {
-            eprintln!("{} of {wanted}", ids.len());
-        }
+    while let Some(done) = writers.join_next().await {
+        ids.extend(done??);
     }
 
     let mut file = std::io::BufWriter::new(std::fs::File::create(ids_file)?);
