@@ -99,7 +99,7 @@ class Stage:
         port = servers.free_port()
         arguments = [
             RELEASE / "valetkey", "serve", *seeded.arguments, "--listen", f"127.0.0.1:{port}", "--audit", audit,
-            "--providers", self.providers, "--allow-private", self.upstream_host(),
+            "--providers", self.providers, "--loopback-http", "--allow-private", self.upstream_host(), "--log", "warn",
         ]
         return servers.Server("valetkey", arguments, port, self.folder / "valetkey.log", ready="/readyz")
 
