@@ -145,8 +145,10 @@ def definition(upstream: servers.Server) -> str:
     """The provider of the benchmarks: OAuth with refresh, whose API is the upstream."""
     host = f"127.0.0.1:{upstream.port}"
     return f"""
-name = "Bench"
+title = "Bench"
 kind = "oauth2"
+identity = "none"
+identity_none_reason = "the accounts of the benchmarks are made up"
 
 [fields]
 client_id = {{ label = "Client ID", type = "text", required = true, level = "app", role = "client_id" }}
@@ -169,7 +171,7 @@ access_ttl = "30d"
 [proxy]
 base_url = "http://{host}"
 hosts = ["{host}"]
-path_allow = {{ "{host}" = ["/api/"] }}
+path_allow = {{ "{host}" = ["/api/**"] }}
 credential_paths = ["/token"]
 inject = [{{ in = "header", name = "Authorization", value = "Bearer {{{{token.access_token}}}}" }}]
 """
