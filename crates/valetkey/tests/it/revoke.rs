@@ -13,7 +13,7 @@ use valetkey::{
     revoke::{self, Owed, Revocation, Settings, UpstreamWish},
 };
 
-use crate::town::{Account, HOUR, MINUTE, Replica, Town, quick};
+use crate::town::{Account, HOUR, MINUTE, Replica, Town, catalogue, quick};
 
 on_each_db! {
     /// R64, R65: the account is gone when the call returns, whatever the provider does.
@@ -147,7 +147,7 @@ on_each_db! {
         let by_proxy = format!("[revoke]\nkills = \"token\"\nmethod = \"POST\"\nurl = \"{}/revoke\"\nauth = \"proxy\"\n", town.lab.origin());
         for revoke in [String::new(), by_proxy] {
             town.definition = with_revoke(&town.lab.definition_toml(), &revoke);
-            let catalogue = std::sync::Arc::new(town.catalogue(&town.definition));
+            let catalogue = std::sync::Arc::new(catalogue(&town.definition));
             let replica = town.replica(&db).await.rebuilt(quick(), |outside| outside.catalogue = catalogue);
             let account = replica.living(&town, &format!("n{}", revoke.len()), HOUR / 2).await;
             assert_eq!(end(&replica, &account.id, UpstreamWish::IfPossible).await, Owed::Unsupported);

@@ -2,14 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use provider_lab::{CLIENT_ID, CLIENT_SECRET, DefinitionOptions, Issued, Lab};
+use provider_lab::{CLIENT_ID, CLIENT_SECRET, DefinitionOptions, Issued, Lab, fingerprint};
 use serde_json::{Map, Value, json};
 use valetkey::{
     Result, app_config,
     audit::{self, Audit, Mode},
     base::{Base, Outside},
     clock::{Clock, Timestamp},
-    connection::{self, Identity, NewConnection, Renewal, Stored, Tokens},
+    connection::{self, Identity, NewConnection, Renewal, Status, Stored, Tokens},
     db::Db,
     id::{AppConfigId, ConnectionId, SiteId},
     principal::{Actor, Owner},
@@ -23,6 +23,8 @@ use valetkey::{
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+/// Where the test's clock begins.
+pub(crate) const START: Timestamp = Timestamp(1_800_000_000_000_000);
 pub(crate) const SCOPES: &str = "posts:read posts:write profile";
 
 /// A lab, a clock that the test moves, and what replicas share.
@@ -30,7 +32,7 @@ pub(crate) struct Town {
     pub(crate) lab: Lab,
     pub(crate) clock: Clock,
     pub(crate) definition: String,
-    roots: Secret,
+    pub(crate) roots: Secret,
 }
 
 /// One process of the broker.
@@ -67,7 +69,7 @@ impl Town {
     pub(crate) async fn with(options: &DefinitionOptions) -> Self {
         let lab = Lab::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let definition = lab.definition(options);
-        let clock = Clock::manual(Timestamp::from_unix_seconds(1_800_000_000));
+        let clock = Clock::manual(START);
         Self { lab, clock, definition, roots: valetkey::seal::RootKey::generate().unwrap().to_line() }
     }
 
@@ -76,15 +78,50 @@ impl Town {
     }
 
     pub(crate) async fn replica_with(&self, db: &Db, settings: Settings) -> Replica {
-        let roots = RootKeys::parse(&self.roots).unwrap();
+        Replica::build(db, settings, &self.definition, &self.lab.addr().to_string(), &self.roots, self.clock.clone()).await
+    }
+
+    pub(crate) fn upstream(&self, reaches_the_lab: bool) -> Upstream {
+        let lab = self.lab.addr().to_string();
+        upstream(reaches_the_lab.then_some(lab.as_str()))
+    }
+
+    /// Changes how the lab treats our client.
+    pub(crate) fn lab_settings(&self, change: impl FnOnce(&mut provider_lab::Settings)) {
+        assert!(self.lab.settings(CLIENT_ID, change));
+    }
+
+    pub(crate) fn issue(&self) -> Issued {
+        self.lab.issue(CLIENT_ID, "alice", SCOPES).unwrap()
+    }
+}
+
+pub(crate) fn catalogue(definition: &str) -> Catalogue {
+    let catalogue = Catalogue::embedded().unwrap().with_text(&"lab".parse().unwrap(), definition, Trust::Dev);
+    catalogue.unwrap_or_else(|problems| panic!("{problems:#?}"))
+}
+
+fn upstream(lab: Option<&str>) -> Upstream {
+    let allow_private = lab.iter().map(|lab| lab.parse().unwrap()).collect();
+    Upstream::new(upstream::Settings { allow_private, ..upstream::Settings::default() }).unwrap()
+}
+
+pub(crate) fn client(secret: &str) -> Map<String, Value> {
+    Map::from_iter([("client_id".to_owned(), json!(CLIENT_ID)), ("client_secret".to_owned(), json!(secret))])
+}
+
+impl Replica {
+    /// A process that reaches this lab and no other private address.
+    pub(crate) async fn build(db: &Db, settings: Settings, definition: &str, lab: &str, roots: &Secret, clock: Clock) -> Self {
+        let roots = RootKeys::parse(roots).unwrap();
         let ring = KeyRing::load_with_freshness(db, roots, Clock::System, Duration::from_millis(100)).await.unwrap();
-        let audit = Audit::new(self.clock.clone(), ring.clone(), Mode::Batched);
-        let base = Base { db: db.clone(), ring, clock: self.clock.clone(), audit };
+        let audit = Audit::new(clock.clone(), ring.clone(), Mode::Batched);
+        let base = Base { db: db.clone(), ring, clock, audit };
         let site = SiteId::default_site();
         let outside = Outside {
             base: base.clone(),
-            catalogue: Arc::new(self.catalogue(&self.definition)),
-            upstream: self.upstream(true),
+            catalogue: Arc::new(catalogue(definition)),
+            upstream: upstream(Some(lab)),
             public_url: "https://keys.example.test".parse().unwrap(),
         };
         // The first replica makes the site; the others find it.
@@ -99,34 +136,9 @@ impl Town {
             }
         };
         let refresher = Refresher::new(outside.clone(), settings);
-        Replica { outside, refresher, site, config: config.id }
+        Self { outside, refresher, site, config: config.id }
     }
 
-    pub(crate) fn catalogue(&self, definition: &str) -> Catalogue {
-        let catalogue = Catalogue::embedded().unwrap().with_text(&"lab".parse().unwrap(), definition, Trust::Dev);
-        catalogue.unwrap_or_else(|problems| panic!("{problems:#?}"))
-    }
-
-    pub(crate) fn upstream(&self, reaches_the_lab: bool) -> Upstream {
-        let allow_private = if reaches_the_lab { vec![self.lab.addr().to_string().parse().unwrap()] } else { Vec::new() };
-        Upstream::new(upstream::Settings { allow_private, ..upstream::Settings::default() }).unwrap()
-    }
-
-    /// Changes how the lab treats our client.
-    pub(crate) fn lab_settings(&self, change: impl FnOnce(&mut provider_lab::Settings)) {
-        assert!(self.lab.settings(CLIENT_ID, change));
-    }
-
-    pub(crate) fn issue(&self) -> Issued {
-        self.lab.issue(CLIENT_ID, "alice", SCOPES).unwrap()
-    }
-}
-
-pub(crate) fn client(secret: &str) -> Map<String, Value> {
-    Map::from_iter([("client_id".to_owned(), json!(CLIENT_ID)), ("client_secret".to_owned(), json!(secret))])
-}
-
-impl Replica {
     /// The same process with other pieces.
     pub(crate) fn rebuilt(&self, settings: Settings, change: impl FnOnce(&mut Outside)) -> Self {
         let mut outside = self.outside.clone();
@@ -265,4 +277,37 @@ impl Replica {
 /// The access token that was served.
 pub(crate) fn access(served: &Served) -> String {
     served.account.text("access_token").unwrap().expose().to_owned()
+}
+
+/// So many callers at once, spread over the replicas; the tokens they got.
+pub(crate) async fn crowd(replicas: &[&Replica], id: &ConnectionId, callers: usize) -> Vec<String> {
+    let callers: Vec<_> = (0..callers).map(|n| spawn(replicas[n % replicas.len()], id)).collect();
+    let mut tokens = Vec::new();
+    for caller in callers {
+        tokens.push(access(&caller.await.unwrap().unwrap()));
+    }
+    tokens
+}
+
+pub(crate) fn spawn(
+    replica: &Replica,
+    id: &ConnectionId,
+) -> tokio::task::JoinHandle<valetkey::Result<valetkey::refresh::Served>> {
+    let (replica, id) = (replica.clone(), id.clone());
+    tokio::spawn(async move { replica.serve(&id).await })
+}
+
+pub(crate) fn keep(replica: &Replica) -> tokio_util::sync::CancellationToken {
+    let stop = tokio_util::sync::CancellationToken::new();
+    let (refresher, token) = (replica.refresher.clone(), stop.clone());
+    tokio::spawn(async move { refresher.keeper(token).await });
+    stop
+}
+
+pub(crate) fn spends(town: &Town, account: &Account) -> u64 {
+    town.lab.spends_of_refresh_token(&fingerprint(account.first.refresh_token.as_deref().unwrap()))
+}
+
+pub(crate) fn reauth(reason: &str) -> Status {
+    Status::NeedsReauth { reason: reason.to_owned() }
 }
