@@ -143,3 +143,167 @@ pub fn due_at(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        provider::{Catalogue, Trust},
+        secret::SecretBytes,
+    };
+
+    const DAY: Duration = Duration::from_secs(86_400);
+    const HOUR: Duration = Duration::from_secs(3600);
+    const NOW: Timestamp = Timestamp(1_800_000_000_000_000);
+
+    fn definition(refresh: &str) -> Definition {
+        let text = format!(
+            r#"
+title = "Some"
+kind = "oauth2"
+identity = "none"
+identity_none_reason = "a test"
+[fields]
+client_id = {{ label = "Id", type = "text", required = true, level = "app", role = "client_id" }}
+server = {{ label = "Server", type = "url", required = true, level = "connection", normalize = "https_origin" }}
+[oauth2]
+authorize_url = "https://some.example/authorize"
+token_url = "https://some.example/token"
+client_auth = "none"
+pkce = "required"
+scope_separator = " "
+scopes = {{ default = ["a"] }}
+[refresh]
+{refresh}
+"#
+        );
+        let name = "some".parse().unwrap();
+        let catalogue = Catalogue::default().with_text(&name, &text, Trust::Normal).unwrap_or_else(|e| panic!("{e:#?}"));
+        Definition::clone(catalogue.get(&name).unwrap())
+    }
+
+    fn read(definition: &Definition, answer: serde_json::Value) -> Outputs {
+        let step = definition.refresh.step.as_ref().unwrap();
+        step.read(http::StatusCode::OK, &http::HeaderMap::new(), answer.to_string().as_bytes()).unwrap()
+    }
+
+    fn account(json: serde_json::Value) -> SecretMap {
+        SecretMap::from_json(&SecretBytes::new(json.to_string().into_bytes())).unwrap()
+    }
+
+    const ROTATES: &str = "strategy = \"refresh_token\"\nrotation = \"always\"\nbefore = \"5m\"";
+
+    /// R34.
+    #[test]
+    fn an_answer_is_merged_and_erases_nothing() {
+        let definition = definition(ROTATES);
+        let old = account(json!({ "access_token": "a1", "refresh_token": "r1", "scope": "x", "expires_at": 5, "note": "kept" }));
+        let answer = json!({ "access_token": "a2", "token_type": "Bearer", "tenant": { "id": 7 }, "nothing": null });
+        let (merged, tokens) = merge_answer(&definition, Some(&old), &read(&definition, answer), NOW);
+        assert_eq!(
+            serde_json::Value::Object(merged.expose().clone()),
+            json!({
+                "access_token": "a2", "refresh_token": "r1", "token_type": "bearer", "scope": "x", "note": "kept",
+                "tenant": { "id": 7 },
+            })
+        );
+        assert_eq!((tokens.expires_at, tokens.scopes, tokens.usual_life), (None, None, None));
+        assert_eq!(tokens.renewal, Renewal::RefreshToken);
+    }
+
+    #[test]
+    fn an_answer_changes_neither_what_was_entered_nor_who_the_account_is() {
+        let definition = definition(ROTATES);
+        let old = account(json!({ "server": "https://mine.example", "id": "1001", "slots": { "bot": {} } }));
+        let answer = json!({
+            "access_token": "a", "server": "https://other.example", "id": "666", "slots": "gone", "refresh_expires_at": "x",
+        });
+        let (merged, _) = merge_answer(&definition, Some(&old), &read(&definition, answer), NOW);
+        assert_eq!(
+            serde_json::Value::Object(merged.expose().clone()),
+            json!({ "server": "https://mine.example", "id": "1001", "slots": { "bot": {} }, "access_token": "a" })
+        );
+    }
+
+    #[test]
+    fn the_account_says_the_end_and_the_scopes_of_its_token() {
+        let definition = definition(ROTATES);
+        let answer = json!({ "access_token": "a", "refresh_token": "r", "expires_in": 3600, "scope": "b a" });
+        let (merged, tokens) = merge_answer(&definition, None, &read(&definition, answer), NOW);
+        assert_eq!(merged.expose()["expires_at"], json!(1_800_003_600));
+        assert_eq!(merged.expose()["scope"], json!("a b"));
+        assert_eq!(tokens.expires_at, Some(NOW.plus(HOUR)));
+        assert_eq!(tokens.usual_life, Some(3600));
+        assert_eq!(tokens.refresh_at, Some(NOW.plus(HOUR).minus(Duration::from_secs(300))));
+    }
+
+    #[test]
+    fn a_refresh_token_of_fixed_life_is_not_kept_alive_in_vain() {
+        let fixed = definition("strategy = \"refresh_token\"\nrotation = \"never\"\nrefresh_ttl = \"30d\"");
+        let answer = json!({ "access_token": "a", "refresh_token": "r" });
+        let (first, tokens) = merge_answer(&fixed, None, &read(&fixed, answer), NOW);
+        assert_eq!((tokens.refresh_expires_at, tokens.refresh_at), (Some(NOW.plus(30 * DAY)), None));
+        // A later answer does not begin its life anew.
+        let (_, tokens) = merge_answer(&fixed, Some(&first), &read(&fixed, json!({ "access_token": "b" })), NOW.plus(DAY));
+        assert_eq!(tokens.refresh_expires_at, None);
+    }
+
+    #[test]
+    fn a_new_or_sliding_refresh_token_lives_anew_and_is_kept_alive() {
+        let rotates = definition(&format!("{ROTATES}\nrefresh_ttl = \"30d\""));
+        let slides = "strategy = \"refresh_token\"\nrotation = \"never\"\nrefresh_ttl = \"30d\"\nrefresh_ttl_sliding = true";
+        let slides = definition(slides);
+        let old = account(json!({ "access_token": "a", "refresh_token": "r" }));
+        for (definition, answer) in
+            [(&rotates, json!({ "access_token": "b", "refresh_token": "r2" })), (&slides, json!({ "access_token": "b" }))]
+        {
+            let (_, tokens) = merge_answer(definition, Some(&old), &read(definition, answer), NOW);
+            assert_eq!((tokens.refresh_expires_at, tokens.refresh_at), (Some(NOW.plus(30 * DAY)), Some(NOW.plus(20 * DAY))));
+        }
+    }
+
+    #[test]
+    fn a_refresh_token_whose_end_comes_nearer_with_every_answer_makes_few_refreshes() {
+        let definition = definition(&format!(
+            "{ROTATES}\nout = {{ access_token = \"access_token\", \
+            refresh_token = \"refresh_token\", refresh_expires_in = \"left\" }}"
+        ));
+        let end = NOW.plus(365 * DAY);
+        let (mut now, mut refreshes) = (NOW, 0);
+        loop {
+            let left = end.since(now).as_secs();
+            let answer = json!({ "access_token": "a", "refresh_token": format!("r{refreshes}"), "left": left });
+            let (_, tokens) = merge_answer(&definition, None, &read(&definition, answer), now);
+            let Some(next) = tokens.refresh_at else { break };
+            assert!(next > now);
+            (now, refreshes) = (next, refreshes + 1);
+            assert!(refreshes < 15, "refreshes follow one another faster and faster");
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_extended_is_neither_too_young_nor_too_old_for_it() {
+        let extend = |more: &str| {
+            definition(&format!(
+                "strategy = \"extend\"\nmethod = \"GET\"\nurl = \"https://some.example/extend\"\nauth = \"bearer\"\nbefore = \"7d\"\n{more}"
+            ))
+        };
+        let due =
+            |definition: &Definition, life: Duration| due_at(definition, Renewal::Extend, Some(NOW), Some(NOW.plus(life)), None);
+        let plain = extend("min_age = \"24h\"\naccept_expired = false");
+        assert_eq!(due(&plain, 60 * DAY), Some(NOW.plus(53 * DAY)));
+        assert_eq!(due(&plain, 30 * HOUR), Some(NOW.plus(24 * HOUR)));
+        assert_eq!(due(&plain, HOUR), None);
+        assert_eq!(due(&extend("min_age = \"24h\"\naccept_expired = true"), HOUR), Some(NOW.plus(24 * HOUR)));
+    }
+
+    #[test]
+    fn what_cannot_be_renewed_is_never_due() {
+        let definition = definition(ROTATES);
+        let (_, tokens) =
+            merge_answer(&definition, None, &read(&definition, json!({ "access_token": "a", "expires_in": 60 })), NOW);
+        assert_eq!((tokens.renewal, tokens.refresh_at), (Renewal::None, None));
+    }
+}

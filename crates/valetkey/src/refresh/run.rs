@@ -74,6 +74,8 @@ impl Refresher {
                 Next::Ask { recovery, forced } => {
                     let Some(definition) = definition else { return Err(over(&stored.connection).into()) };
                     let (grace, version) = (definition.refresh.grace, stored.connection.version);
+                    // Who comes now can wait for the answer.
+                    progress.send_replace(Progress::Working);
                     let plan = Plan { stored, definition, recovery, forced, actor: job.actor.clone() };
                     match self.attempt(plan, progress).await {
                         Attempted::Served(served) => return Ok(served),

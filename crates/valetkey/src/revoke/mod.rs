@@ -31,6 +31,7 @@ use crate::{
     id::{ConnectionId, SiteId},
     principal::Actor,
     secret::SecretMap,
+    text,
 };
 
 /// How a connection ended.
@@ -48,7 +49,7 @@ const TRIES: usize = 16;
 /// Ends a connection. Ending it again changes nothing.
 ///
 /// # Errors
-/// `not_found`; `conflict` where the connection changes faster than it can be ended.
+/// `not_found`; `invalid_request` where the reason is too long; `conflict` where the connection changes faster than it can be ended.
 pub async fn connection(
     outside: &Outside,
     site: &SiteId,
@@ -57,6 +58,7 @@ pub async fn connection(
     reason: &str,
     wish: UpstreamWish,
 ) -> Result<Ended> {
+    text::check("reason", reason, text::NOTE)?;
     let base = &outside.base;
     for _ in 0..TRIES {
         let Some(stored) = row::load(&base.db, site, id).await? else {
