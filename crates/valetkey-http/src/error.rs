@@ -101,13 +101,15 @@ pub fn status(code: Code) -> StatusCode {
         Code::TokenExchangeFailed
         | Code::TokenTransformFailed
         | Code::AccountFetchFailed
-        | Code::RefreshFailed
         | Code::UpstreamUnreachable
         | Code::UpstreamInvalid => StatusCode::BAD_GATEWAY,
         Code::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-        Code::RefreshPending | Code::StorageFailed | Code::KeyUnavailable | Code::AuditUnavailable | Code::Unavailable => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Code::RefreshPending
+        | Code::RefreshFailed
+        | Code::StorageFailed
+        | Code::KeyUnavailable
+        | Code::AuditUnavailable
+        | Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::InvalidConfig | Code::InvalidDefinition | Code::Unsealable | Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         // A code that was added and not placed here is a defect of ours; a test counts them.
         _ => StatusCode::INTERNAL_SERVER_ERROR,

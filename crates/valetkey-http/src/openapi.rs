@@ -3,8 +3,8 @@
 use utoipa::{
     OpenApi as _,
     openapi::{
-        ContentBuilder, InfoBuilder, OpenApi, RefOr, ResponseBuilder,
-        path::{Operation, PathItem},
+        ContentBuilder, InfoBuilder, OpenApi, RefOr, Required, ResponseBuilder,
+        path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
         schema::{ObjectBuilder, Schema, Type},
         security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
     },
@@ -38,6 +38,9 @@ pub fn document() -> OpenApi {
         if let Some(item) = document.paths.paths.get_mut(&documented_path(route.path)) {
             for operation in operations(item, route) {
                 complete(operation, route.who);
+                if names_a_site(route) {
+                    operation.parameters.get_or_insert_default().push(site());
+                }
             }
         }
     }
@@ -75,6 +78,23 @@ fn complete(operation: &mut Operation, who: Who) {
     let content = ContentBuilder::new().schema(Some(utoipa::openapi::Ref::from_schema_name("Problem"))).build();
     let problem = ResponseBuilder::new().description("What went wrong.").content("application/problem+json", content).build();
     operation.responses.responses.insert("default".to_owned(), RefOr::T(problem));
+}
+
+/// Whether the operator says on this route which site is meant.
+fn names_a_site(route: &Route) -> bool {
+    let of_all_sites = ["/v1/sites", "/v1/seal-keys"].iter().any(|path| route.path.starts_with(path));
+    route.path.starts_with("/v1/") && !of_all_sites && route.who != Who::Agent
+}
+
+fn site() -> RefOr<Parameter> {
+    let text = "The operator's: which site is meant; `default` when absent. A platform's site is that of its key.";
+    let parameter = ParameterBuilder::new()
+        .name("site")
+        .parameter_in(ParameterIn::Query)
+        .required(Required::False)
+        .description(Some(text))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String).build()));
+    RefOr::T(parameter.build())
 }
 
 fn operations<'a>(item: &'a mut PathItem, route: &Route) -> Vec<&'a mut Operation> {

@@ -142,6 +142,7 @@ page! {
 
     // The two deliveries: an agent's, by its own token. What it may use is decided behind this.
     post "/v1/connections/{id}/token" => deliver::reveal, Who::Agent;
+    any "/v1/proxy/{connection}/" => deliver::proxy_root, Who::Agent;
     any "/v1/proxy/{connection}/{*path}" => deliver::proxy, Who::Agent;
 }
 

@@ -63,6 +63,7 @@ pub(crate) struct Deleting {
     /// Which of the owner's accounts there; the default one when absent.
     name: Option<String>,
     /// `skip` or `force`, as for a connection.
+    #[param(inline)]
     upstream: Option<super::connections::Upstream>,
 }
 
@@ -107,7 +108,7 @@ macro_rules! scope {
             use super::*;
 
             #[doc = concat!("How the ", $words, " account at a provider stands, with the scope `accounts:read`; and with `accounts:reveal` all that is in it.")]
-            #[utoipa::path(get, path = $path, tag = "accounts", params(("provider" = String, Path), $(($param = String, Path),)? Reading),
+            #[utoipa::path(get, summary = concat!("How the ", $words, " account at a provider stands, with the scope `accounts:read`; and with `accounts:reveal` all that is in it."), path = $path, tag = "accounts", params(("provider" = String, Path), $(($param = String, Path),)? Reading),
                 responses((status = 200, body = Account, headers(("ETag" = String)))))]
             pub(crate) async fn show(
                 State(state): State<AppState>,
@@ -120,7 +121,7 @@ macro_rules! scope {
             }
 
             #[doc = concat!("Stores the ", $words, " account at a provider, whole. Where one is there that can be refreshed, `If-Match` or `replace=true` is needed.")]
-            #[utoipa::path(put, path = $path, tag = "accounts", params(("provider" = String, Path), $(($param = String, Path),)? Writing,
+            #[utoipa::path(put, summary = concat!("Stores the ", $words, " account at a provider, whole. Where one is there that can be refreshed, `If-Match` or `replace=true` is needed."), path = $path, tag = "accounts", params(("provider" = String, Path), $(($param = String, Path),)? Writing,
                 ("If-Match" = Option<String>, Header), ("If-None-Match" = Option<String>, Header, description = "`*`: only where there is none.")),
                 request_body = NewAccount,
                 responses((status = 200, body = Account, headers(("ETag" = String))), (status = 201, body = Account, headers(("ETag" = String)))))]
@@ -137,7 +138,7 @@ macro_rules! scope {
             }
 
             #[doc = concat!("Merges members into the ", $words, " account at a provider.")]
-            #[utoipa::path(patch, path = $path, tag = "accounts", params(("provider" = String, Path), $(($param = String, Path),)? Writing,
+            #[utoipa::path(patch, summary = concat!("Merges members into the ", $words, " account at a provider."), path = $path, tag = "accounts", params(("provider" = String, Path), $(($param = String, Path),)? Writing,
                 ("If-Match" = Option<String>, Header)), request_body = AccountChange,
                 responses((status = 200, body = Account, headers(("ETag" = String)))))]
             pub(crate) async fn patch(
@@ -153,7 +154,7 @@ macro_rules! scope {
             }
 
             #[doc = concat!("Deletes the ", $words, " account at a provider. Doing it again changes nothing.")]
-            #[utoipa::path(delete, path = $path, tag = "accounts", params(("provider" = String, Path), $(($param = String, Path),)? Deleting),
+            #[utoipa::path(delete, summary = concat!("Deletes the ", $words, " account at a provider. Doing it again changes nothing."), path = $path, tag = "accounts", params(("provider" = String, Path), $(($param = String, Path),)? Deleting),
                 responses((status = 204)))]
             pub(crate) async fn delete(
                 State(state): State<AppState>,
@@ -169,10 +170,22 @@ macro_rules! scope {
 }
 
 scope!(site, "/v1/providers/{provider}/accounts/site", (), ProviderName, |provider| (provider, Owner::Site), "site's own");
-scope!(user, "/v1/providers/{provider}/accounts/users/{user}", ("user"), (ProviderName, UserId),
-    |(provider, user)| (provider, Owner::User(user)), "person's");
-scope!(agent_account, "/v1/providers/{provider}/accounts/agents/{agent}", ("agent"), (ProviderName, AgentId),
-    |(provider, agent)| (provider, Owner::Agent(agent)), "agent's");
+scope!(
+    user,
+    "/v1/providers/{provider}/accounts/users/{user}",
+    ("user"),
+    (ProviderName, UserId),
+    |(provider, user)| (provider, Owner::User(user)),
+    "person's"
+);
+scope!(
+    agent_account,
+    "/v1/providers/{provider}/accounts/agents/{agent}",
+    ("agent"),
+    (ProviderName, AgentId),
+    |(provider, agent)| (provider, Owner::Agent(agent)),
+    "agent's"
+);
 
 async fn show(state: &AppState, caller: &Caller, provider: ProviderName, owner: Owner, reading: &Reading) -> Answer<Response> {
     let slot = slot(state, caller, provider, owner, reading.name.as_deref()).await?;

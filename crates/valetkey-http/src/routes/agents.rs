@@ -167,11 +167,7 @@ pub(crate) async fn change(
 
 /// Deletes an agent for good: its tokens and grants count no more. Doing it again changes nothing.
 #[utoipa::path(delete, path = "/v1/agents/{agent}", tag = "agents", params(("agent" = String, Path)), responses((status = 204)))]
-pub(crate) async fn delete(
-    State(state): State<AppState>,
-    caller: Caller,
-    Path(named): Path<String>,
-) -> Answer<StatusCode> {
+pub(crate) async fn delete(State(state): State<AppState>, caller: Caller, Path(named): Path<String>) -> Answer<StatusCode> {
     match named_agent(&state, &caller, &named, Role::Admin).await {
         Ok(agent) => agent::delete(state.base(), caller.site()?, &caller.actor()?, &agent.id).await?,
         Err(problem) if problem.0.code() == Code::NotFound => {}

@@ -150,11 +150,7 @@ pub(crate) struct Connections {
 
 /// Lists connections. A platform sees the site's, the agents' and those of the people it may speak for.
 #[utoipa::path(get, path = "/v1/connections", tag = "connections", params(Which), responses((status = 200, body = Connections)))]
-pub(crate) async fn list(
-    State(state): State<AppState>,
-    caller: Caller,
-    Query(which): Query<Which>,
-) -> Answer<Json<Connections>> {
+pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(which): Query<Which>) -> Answer<Json<Connections>> {
     if let Some(owner) = &which.owner {
         caller.require_reaches(owner)?;
     }
@@ -186,6 +182,7 @@ pub(crate) async fn show(
 pub(crate) struct Ending {
     /// `skip` leaves the tokens as they are at the provider; `force` revokes them there also where other connections of
     /// the same account die with them.
+    #[param(inline)]
     upstream: Option<Upstream>,
     /// Why, in your words.
     reason: Option<String>,

@@ -124,6 +124,16 @@ pub(crate) async fn proxy(State(state): State<AppState>, caller: Caller, request
     Ok(answer.map(AxumBody::new))
 }
 
+/// Makes a call to the root of a provider's API, or of its part that the definition's base URL names.
+#[utoipa::path(
+    get, path = "/v1/proxy/{connection}/", tag = "delivery",
+    params(("connection" = String, Path, description = "A connection's id, or a provider's name")),
+    responses((status = 200, description = "Whatever the provider answered"))
+)]
+pub(crate) async fn proxy_root(state: State<AppState>, caller: Caller, request: axum::extract::Request) -> Answer<Response> {
+    proxy(state, caller, request).await
+}
+
 /// The calling agent, and whether it gives up its token's person for this call.
 pub(super) fn agent(caller: &Caller, headers: &HeaderMap) -> Result<deliver::Caller> {
     let Caller::Agent { hash } = caller else {

@@ -79,11 +79,7 @@ pub(crate) struct Revocations {
 
 /// Lists revocations that are owed to providers, and what became of them.
 #[utoipa::path(get, path = "/v1/revocations", tag = "connections", params(Which), responses((status = 200, body = Revocations)))]
-pub(crate) async fn list(
-    State(state): State<AppState>,
-    caller: Caller,
-    Query(which): Query<Which>,
-) -> Answer<Json<Revocations>> {
+pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(which): Query<Which>) -> Answer<Json<Revocations>> {
     let (db, site) = (&state.base().db, caller.site()?);
     let limit = which.limit.unwrap_or(100).clamp(1, MOST);
     let revocations = match &which.connection {

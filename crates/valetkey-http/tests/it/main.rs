@@ -2,7 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop; clippy knows test functions, not what they call")]
 
+mod access;
+mod accounts;
+mod agents;
+mod connect_sessions;
+mod connections;
+mod decisions;
 mod edge;
+mod grants;
+mod keys;
+mod openapi;
 mod pages;
+mod providers;
+mod seal_keys;
+mod serve;
 mod sites;
 mod support;
+mod unauthenticated;

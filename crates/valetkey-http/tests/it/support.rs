@@ -1,11 +1,11 @@
 //! A broker behind its router, and callers with names.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use axum::{Router, body::Body};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use valetkey::{
     Broker, Settings,
@@ -14,32 +14,32 @@ use valetkey::{
     id::SiteId,
     platform::{self, Asserts, NewKey, Scope},
     principal::Actor,
-    provider::Trust,
     seal::{RootKey, RootSource},
     secret::Secret,
+    upstream::Resolver,
 };
 use valetkey_http::{AppState, HttpSettings, LocalOperator};
 
 /// Runs a test body on both databases, each with a broker of its own.
 macro_rules! on_each_db {
-    ($($(#[$meta:meta])* async fn $name:ident($app:ident: App) $body:block)*) => {$(
+    ($($(#[$meta:meta])* async fn $name:ident($app:ident: $App:ty) $body:block)*) => {$(
         $(#[$meta])*
         mod $name {
             use super::*;
 
-            async fn body($app: $crate::support::App) {
+            async fn on_one($app: $App) {
                 $body
                 $app.broker.stop().await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {
-                body($crate::support::App::sqlite().await).await;
+                on_one(<$App>::sqlite().await).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
-                body($crate::support::App::postgres().await).await;
+                on_one(<$App>::postgres().await).await;
             }
         }
     )*};
@@ -53,6 +53,14 @@ pub(crate) struct App {
     pub(crate) clock: Clock,
     pub(crate) db: DbConfig,
     dir: tempfile::TempDir,
+}
+
+/// What an app is made of.
+pub(crate) struct Parts {
+    pub(crate) broker: Broker,
+    pub(crate) router: Router,
+    pub(crate) db: DbConfig,
+    pub(crate) dir: tempfile::TempDir,
 }
 
 /// Who calls.
@@ -108,32 +116,83 @@ impl App {
     pub(crate) async fn sqlite() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let db = DbConfig::Sqlite { dir: dir.path().join("data"), patience: Duration::from_secs(5) };
-        Self::start(db, dir, |_| {}).await
+        Self::start(db, dir, RootSource::Text(RootKey::generate().unwrap().to_line())).await
+    }
+
+    /// With a root key in a file of its own.
+    pub(crate) async fn sqlite_with_key_file() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let db = DbConfig::Sqlite { dir: dir.path().join("data"), patience: Duration::from_secs(5) };
+        let root = RootSource::File(dir.path().join("root.key"));
+        Self::start(db, dir, root).await
     }
 
     pub(crate) async fn postgres() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let db = DbConfig::Postgres { url: Secret::new(testing::postgres_url().await), max_connections: 8 };
-        Self::start(db, dir, |_| {}).await
+        Self::start(db, dir, RootSource::Text(RootKey::generate().unwrap().to_line())).await
     }
 
-    pub(crate) async fn start(db: DbConfig, dir: tempfile::TempDir, change: impl FnOnce(&mut HttpSettings)) -> Self {
+    async fn start(db: DbConfig, dir: tempfile::TempDir, root: RootSource) -> Self {
         let clock = Clock::manual(Timestamp::from_unix_seconds(1_800_000_000));
-        let root = RootSource::Text(RootKey::generate().unwrap().to_line());
         let mut settings = Settings::new(db.clone(), root, "https://keys.example.test".parse().unwrap());
         settings.clock = clock.clone();
-        settings.trust = Trust::Dev;
-        settings.providers = Some(definitions(&dir));
+        // Nothing outside is spoken to.
+        settings.upstream.resolver = Resolver::Fixed(Default::default());
         let broker = Broker::start(settings).await.unwrap().broker;
-        let mut http = HttpSettings::default();
-        change(&mut http);
-        let router = valetkey_http::router(AppState::new(broker.clone(), http).unwrap());
+        let router = valetkey_http::router(AppState::new(broker.clone(), HttpSettings::default()).unwrap());
         Self { broker, router, clock, db, dir }
+    }
+
+    /// A database without its key behind the router.
+    pub(crate) async fn without_key(db: DbConfig, dir: tempfile::TempDir) -> Self {
+        let broker = Broker::without_key(&db).await.unwrap();
+        let router = valetkey_http::router(AppState::new(broker.clone(), HttpSettings::default()).unwrap());
+        Self { broker, router, clock: Clock::System, db, dir }
+    }
+
+    /// Everything it is made of.
+    pub(crate) fn into_parts(self) -> Parts {
+        Parts { broker: self.broker, router: self.router, db: self.db, dir: self.dir }
     }
 
     /// A folder that goes away with the app.
     pub(crate) fn dir(&self) -> &std::path::Path {
         self.dir.path()
+    }
+
+    /// An agent with an owner; its id.
+    pub(crate) async fn agent(&self, slug: &str, owner: &str) -> String {
+        let made = self.post(&As::Operator, "/v1/agents", json!({ "slug": slug, "owner": owner })).await.expect(201);
+        text(&made.json(), "/id")
+    }
+
+    /// Gives a person a role on an agent.
+    pub(crate) async fn role(&self, agent: &str, user: &str, role: &str) {
+        self.put(&As::Operator, &format!("/v1/agents/{agent}/roles/{user}"), json!({ "role": role })).await.expect(204);
+    }
+
+    /// A token for an agent; its id and the caller who shows it.
+    pub(crate) async fn token(&self, agent: &str, new: Value) -> (String, As) {
+        let minted = self.post(&As::Operator, &format!("/v1/agents/{agent}/tokens"), new).await.expect(201).json();
+        (text(&minted, "/id"), As::Bearer(text(&minted, "/token")))
+    }
+
+    /// A stored account of a static provider, which is usable at once; its connection's id.
+    pub(crate) async fn account(&self, owner: &str, name: &str) -> String {
+        let path = format!("/v1/providers/http_basic/accounts/{owner}?name={name}");
+        text(&self.put(&As::Operator, &path, basic("secret")).await.expect(201).json(), "/connection")
+    }
+
+    /// A grant; its id.
+    pub(crate) async fn grant(&self, new: Value) -> String {
+        text(&self.post(&As::Operator, "/v1/grants", new).await.expect(201).json(), "/id")
+    }
+
+    /// Stores the site's app at Reddit.
+    pub(crate) async fn reddit(&self) {
+        let values = json!({ "client_id": "id", "client_secret": "secret", "developer_username": "dev" });
+        self.put(&As::Operator, "/v1/providers/reddit/config", json!({ "values": values })).await.expect(200);
     }
 
     /// A platform key of the default site.
@@ -207,9 +266,15 @@ impl App {
     }
 }
 
-/// A folder of definitions for the tests.
-fn definitions(dir: &tempfile::TempDir) -> PathBuf {
-    let folder = dir.path().join("providers");
-    std::fs::create_dir_all(&folder).unwrap();
-    folder
+/// An account of the static provider `http_basic`.
+pub(crate) fn basic(password: &str) -> Value {
+    json!({ "account": {
+        "account": "intranet", "base_url": "https://intranet.example.com", "username": "u", "password": password,
+    }})
+}
+
+/// A text inside a JSON document.
+#[track_caller]
+pub(crate) fn text(json: &Value, at: &str) -> String {
+    json.pointer(at).and_then(Value::as_str).unwrap_or_else(|| panic!("no text at {at} in {json}")).to_owned()
 }

@@ -29,7 +29,7 @@ use crate::{
     grant::{self, ForWhom, NewGrant},
     id::{AccountName, AgentId, ConnectionId, ProviderName, SiteId},
     principal::{Actor, Owner},
-    provider::{self, Definition, Field, FieldLevel, HostRule, Kind, Normalize, RefreshStrategy, Vars},
+    provider::{self, Definition, Field, FieldLevel, HostRule, Kind, Normalize, RefreshStrategy, Role, Vars},
     secret::SecretMap,
 };
 
@@ -139,13 +139,7 @@ pub async fn reveal(base: &Base, actor: &Actor, slot: &Slot) -> Result<Option<(C
 /// `precondition_required` and `precondition_failed` as [`Precondition`] says; `invalid_request` for a field that is
 /// missing or wrong; `address_refused`; `subject_mismatch` where it is somebody else's account or at another server and
 /// `replace` is not said; `conflict` where the account changes faster than it can be written.
-pub async fn put(
-    outside: &Outside,
-    actor: &Actor,
-    slot: &Slot,
-    account: SecretMap,
-    precondition: &Precondition,
-) -> Result<Put> {
+pub async fn put(outside: &Outside, actor: &Actor, slot: &Slot, account: SecretMap, precondition: &Precondition) -> Result<Put> {
     let base = &outside.base;
     let definition = outside.definition(&slot.provider)?;
     let account = accept(outside, &definition, account)?;
@@ -342,11 +336,9 @@ impl Write<'_> {
         let now = self.outside.base.clock.now();
         let (subject, subject_name, identity) = match &self.definition.identity {
             // Whose it is must be asked; until then it is believed to be whose it was.
-            provider::Identity::Step(_) => (
-                old.and_then(|old| old.subject.clone()),
-                old.and_then(|old| old.subject_name.clone()),
-                Identity::Unverified,
-            ),
+            provider::Identity::Step(_) => {
+                (old.and_then(|old| old.subject.clone()), old.and_then(|old| old.subject_name.clone()), Identity::Unverified)
+            }
             provider::Identity::Static(members) => {
                 let vars = vars(self.account);
                 let text = |name: &str| {
@@ -464,7 +456,8 @@ fn deciding(definition: &Definition) -> impl Iterator<Item = &Field> {
 }
 
 fn is_token(definition: &Definition, name: &str) -> bool {
-    TOKEN_MEMBERS.contains(&name) || definition.field(name).is_some_and(|field| field.secret)
+    let is_credential = |field: &Field| field.secret || matches!(field.role, Some(Role::Token | Role::Password));
+    TOKEN_MEMBERS.contains(&name) || definition.field(name).is_some_and(is_credential)
 }
 
 fn same_tokens(definition: &Definition, a: &SecretMap, b: &SecretMap) -> bool {

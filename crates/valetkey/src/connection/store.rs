@@ -124,14 +124,9 @@ pub async fn list(db: &Db, site: &SiteId, filter: &Filter) -> Result<Vec<Connect
 }
 
 /// A page of a site's connections, the oldest first: at most `limit`, after the one with id `after`. Opens nothing.
-pub async fn page(
-    db: &Db,
-    site: &SiteId,
-    filter: &Filter,
-    after: Option<&ConnectionId>,
-    limit: u32,
-) -> Result<Vec<Connection>> {
-    let rows: Vec<ConnectionRow> = on!(db, |c| sqlx::query_as(concat!(
+pub async fn page(db: &Db, site: &SiteId, filter: &Filter, after: Option<&ConnectionId>, limit: u32) -> Result<Vec<Connection>> {
+    let rows: Vec<ConnectionRow> = on!(db, |c| {
+        sqlx::query_as(concat!(
         "SELECT ",
         columns!(),
         " FROM connections
@@ -145,6 +140,7 @@ pub async fn page(
     .bind(after.map_or("", ConnectionId::as_str))
     .bind(i64::from(limit))
     .fetch_all(c)
-    .await?);
+    .await?
+    });
     rows.into_iter().map(|row| Ok(row.read()?.connection)).collect()
 }

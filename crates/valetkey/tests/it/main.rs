@@ -4,6 +4,7 @@
 
 mod arrows;
 mod audit;
+mod broker;
 mod conformance;
 mod connect;
 mod db;

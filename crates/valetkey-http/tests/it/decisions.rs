@@ -1,0 +1,102 @@
+//! Explaining and enforcing are the same (promise 6).
+
+use serde_json::{Value, json};
+use valetkey::platform::{Asserts, Scope};
+
+use crate::support::{App, As, on_each_db, text};
+
+on_each_db! {
+    async fn explain_says_what_enforcement_does(app: App) {
+        let people = [None, Some("alice"), Some("bob"), Some("carol")];
+        let grants = [
+            json!({ "for_whom": "owner", "delivery": ["reveal"] }),
+            json!({ "for_whom": "unattended", "delivery": ["reveal", "proxy"] }),
+            json!({ "for_whom": "operators", "delivery": ["reveal"] }),
+            json!({ "for_whom": ["bob"], "delivery": ["reveal"] }),
+            json!({ "for_whom": "operators", "delivery": ["proxy"] }),
+            json!({ "for_whom": "operators", "delivery": ["reveal"], "operations": ["GET /x"] }),
+            Value::Null,
+        ];
+        let mut allowed = 0;
+        for (i, grant) in grants.iter().enumerate() {
+            let agent = app.agent(&format!("agent{i}"), "alice").await;
+            // Carol may operate it, bob too; then bob may not any more.
+            app.role(&agent, "carol", "operator").await;
+            app.role(&agent, "bob", "operator").await;
+            let connection = app.account("users/alice", &format!("account{i}")).await;
+            if let Value::Object(_) = grant {
+                let mut new = grant.clone();
+                new["agent"] = json!(agent);
+                new["connection"] = json!(connection);
+                app.grant(new).await;
+            }
+            for person in people {
+                let (_, token) = app.token(&agent, json!({ "person": person })).await;
+                if person == Some("bob") && i == 2 {
+                    app.role(&agent, "bob", "viewer").await;
+                }
+                for (delivery, enforced) in [("reveal", true), ("proxy", false)] {
+                    let question = json!({ "agent": agent, "connection": connection, "delivery": delivery, "person": person });
+                    let told = app.post(&As::Operator, "/v1/explain", question).await.expect(200).json();
+                    let says_yes = told["effect"] == "allow";
+                    assert!(!told["reasons"].as_array().unwrap().is_empty());
+                    let me = app.get(&token, "/v1/me").await.expect(200).json();
+                    let listed = me["connections"].as_array().unwrap().iter().find(|c| c["id"] == json!(connection));
+                    let listed = listed.is_some_and(|c| c["delivery"].as_array().unwrap().contains(&json!(delivery)));
+                    assert_eq!(listed, says_yes, "{grant} {person:?} {delivery}: {told}");
+                    if enforced {
+                        let done = app.post(&token, &format!("/v1/connections/{connection}/token"), json!({})).await;
+                        assert_eq!(done.status.is_success(), says_yes, "{grant} {person:?} {delivery}: {told}");
+                        if !says_yes {
+                            assert_eq!(json!(done.code()), told["code"], "{grant} {person:?}: {told}");
+                        }
+                    }
+                    allowed += usize::from(says_yes);
+                }
+            }
+        }
+        assert!(allowed > 5, "a test in which everything is refused shows little");
+    }
+
+    async fn an_operation_is_explained_as_it_would_be_enforced(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let connection = app.account("users/alice", "").await;
+        app.grant(json!({ "agent": agent, "connection": connection, "for_whom": "unattended", "operations": ["GET /ok/*"] })).await;
+        let (_, token) = app.token(&agent, json!({})).await;
+        for (method, path, effect) in [("GET", "/ok/1", "allow"), ("POST", "/ok/1", "deny"), ("GET", "/ok/1/2", "deny"), ("GET", "/", "deny")] {
+            let operation = json!({ "method": method, "path": path });
+            let question = json!({ "agent": "a", "connection": connection, "delivery": "proxy", "operation": operation });
+            let told = app.post(&As::Operator, "/v1/explain", question).await.expect(200).json();
+            assert_eq!(told["effect"], effect, "{method} {path}: {told}");
+            let done = app.call(&token, method.parse().unwrap(), &format!("/v1/proxy/{connection}{path}"), None, &[]).await;
+            // Allowed, it goes out, and there is nobody in this test's outside.
+            assert_eq!(done.code(), if effect == "allow" { "upstream_unreachable" } else { "grant_denied" });
+        }
+    }
+
+    async fn a_caller_may_give_its_person_up_and_gain_none(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let connection = app.account("users/alice", "").await;
+        app.grant(json!({ "agent": agent, "connection": connection, "for_whom": "unattended", "delivery": ["reveal"] })).await;
+        let (_, token) = app.token(&agent, json!({ "person": "alice" })).await;
+        let me = async |headers: &[(&str, &str)]| app.call(&token, http::Method::GET, "/v1/me", None, headers).await;
+        let with = me(&[]).await.expect(200).json();
+        assert_eq!((&with["user"], &with["connections"]), (&json!("alice"), &json!([])));
+        let without = me(&[("valet-unattended", "true")]).await.expect(200).json();
+        assert_eq!((&without["user"], &without["connections"][0]["id"]), (&json!(null), &json!(connection)));
+        me(&[("valet-unattended", "false")]).await.refused(400, "invalid_request");
+        me(&[("valet-user", "bob")]).await.refused(400, "invalid_request");
+    }
+
+    async fn a_platform_asks_about_what_it_reaches(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let connection = app.account("users/bob", "").await;
+        let key = app.key(&[Scope::Grants], Asserts::People(["alice".parse().unwrap()].into())).await;
+        let question = json!({ "agent": agent, "connection": connection, "delivery": "proxy" });
+        app.post(&key, "/v1/explain", question.clone()).await.refused(404, "not_found");
+        let told = app.post(&As::Operator, "/v1/explain", question).await.expect(200).json();
+        assert_eq!((text(&told, "/effect"), text(&told, "/code"), text(&told, "/reasons/0/fact")), ("deny".into(), "not_found".into(), "no_grant".into()));
+        let nobody = json!({ "agent": "nobody", "connection": connection, "delivery": "proxy" });
+        app.post(&As::Operator, "/v1/explain", nobody).await.refused(404, "not_found");
+    }
+}

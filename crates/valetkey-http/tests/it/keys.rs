@@ -1,0 +1,67 @@
+//! Platform keys and the audit.
+
+use serde_json::json;
+use valetkey::platform::{Asserts, Scope};
+
+use crate::support::{App, As, on_each_db, text};
+
+on_each_db! {
+    async fn only_the_operator_makes_and_ends_keys(app: App) {
+        let admin = app.key(&[Scope::Admin], Asserts::Any).await;
+        let new = json!({ "label": "backend", "scopes": ["connect", "agents"], "asserts": ["alice", "42"] });
+        app.post(&admin, "/v1/keys", new.clone()).await.refused(403, "forbidden");
+        let made = app.post(&As::Operator, "/v1/keys", new).await.expect(201).json();
+        assert!(text(&made, "/key").starts_with("vkp_") && text(&made, "/assertion_secret").len() == 43);
+        let id = text(&made, "/id");
+        app.delete(&admin, &format!("/v1/keys/{id}")).await.refused(403, "forbidden");
+        let listed = app.get(&admin, "/v1/keys").await.expect(200);
+        let shown = String::from_utf8(listed.bytes.clone()).unwrap();
+        assert!(!shown.contains(&text(&made, "/key")) && !shown.contains(&text(&made, "/assertion_secret")));
+        let row = listed.json()["keys"].as_array().unwrap().iter().find(|key| key["id"] == json!(id)).unwrap().clone();
+        assert_eq!(row["asserts"], json!(["42", "alice"]));
+        app.delete(&As::Operator, &format!("/v1/keys/{id}")).await.expect(204);
+        app.delete(&As::Operator, &format!("/v1/keys/{id}")).await.expect(204);
+    }
+
+    async fn a_key_without_a_scope_or_with_an_unknown_one_is_not_made(app: App) {
+        for scopes in [json!([]), json!(["everything"]), json!("admin")] {
+            app.post(&As::Operator, "/v1/keys", json!({ "label": "x", "scopes": scopes })).await.refused(400, "invalid_request");
+        }
+    }
+
+    async fn keys_of_one_site_are_none_of_another(app: App) {
+        app.post(&As::Operator, "/v1/sites", json!({ "id": "other" })).await.expect(201);
+        let new = json!({ "label": "o", "scopes": ["admin", "agents"] });
+        let made = app.post(&As::Operator, "/v1/keys?site=other", new).await.expect(201).json();
+        let others = As::Bearer(text(&made, "/key"));
+        app.agent("a", "alice").await;
+        assert_eq!(app.get(&others, "/v1/agents").await.expect(200).json()["agents"], json!([]));
+        app.get(&others, "/v1/agents/a").await.refused(404, "not_found");
+        assert_eq!(app.get(&others, "/v1/keys").await.expect(200).json()["keys"].as_array().unwrap().len(), 1);
+        assert_eq!(app.get(&As::Operator, "/v1/keys").await.expect(200).json()["keys"], json!([]));
+    }
+
+    async fn the_audit_is_paged_from_the_newest_back(app: App) {
+        for slug in ["a", "b", "c"] {
+            app.agent(slug, "alice").await;
+            app.clock.advance(std::time::Duration::from_secs(1));
+        }
+        let admin = app.key(&[Scope::Admin], Asserts::None).await;
+        let all = app.get(&admin, "/v1/audit").await.expect(200).json();
+        let ids: Vec<_> = all["events"].as_array().unwrap().iter().map(|event| text(event, "/id")).collect();
+        assert!(ids.len() >= 4);
+        let mut paged = Vec::new();
+        loop {
+            let before = paged.last().map(|id| format!("&before={id}")).unwrap_or_default();
+            let page = app.get(&admin, &format!("/v1/audit?limit=2{before}")).await.expect(200).json();
+            let page: Vec<_> = page["events"].as_array().unwrap().iter().map(|event| text(event, "/id")).collect();
+            if page.is_empty() {
+                break;
+            }
+            paged.extend(page);
+        }
+        assert_eq!(paged, ids);
+        let newest = &all["events"][0];
+        assert_eq!((&newest["action"], &newest["outcome"]), (&json!("key.create"), &json!("ok")));
+    }
+}
