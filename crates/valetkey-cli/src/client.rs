@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::net::UnixStream;
+use valetkey::id::SiteId;
 
 use crate::{
     failure::{Failure, Result},
@@ -29,12 +30,17 @@ pub(crate) const SOCKET: &str = "valetkey.sock";
 /// The largest answer that is read.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
 /// The longest line of a streamed answer.
-const LONGEST_LINE: usize = 1024 * 1024;
+const LONGEST_LINE: usize = LARGEST_ANSWER;
 /// How long an answer may take that is not a stream: longer than a provider may take, within a call, to refresh.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The broker, wherever it is.
-pub(crate) enum Client {
+/// The broker, wherever it is, and the site that is spoken of.
+pub(crate) struct Client {
+    way: Way,
+    site: SiteId,
+}
+
+enum Way {
     /// A running server's socket.
     Socket(PathBuf),
     /// The broker in this process.
@@ -47,34 +53,17 @@ impl Client {
     /// # Errors
     /// Neither can be done; the exit code is 5.
     pub(crate) async fn reach(settings: &Settings) -> Result<Self> {
-        let Place::Folder(dir) = &settings.place else {
-            return Ok(Self::Here(Box::new(Opened::open(settings).await?)));
-        };
-        if let Some(client) = Self::running(dir, settings).await? {
-            return Ok(client);
-        }
-        match Opened::open(settings).await {
-            // Somebody was faster; perhaps a server.
-            Err(failure) if failure.code() == "conflict" => Self::running(dir, settings).await?.ok_or(failure),
-            opened => Ok(Self::Here(Box::new(opened?))),
-        }
+        Ok(Self { way: Way::find(settings).await?, site: settings.site.clone() })
     }
 
-    /// The server that holds the folder, if somebody does.
-    async fn running(dir: &std::path::Path, settings: &Settings) -> Result<Option<Self>> {
-        let Some(holder) = valetkey::db::holder(dir) else { return Ok(None) };
-        let socket = dir.join(SOCKET);
-        if connect(&socket).await.is_err() {
-            // A command that is at work, or a server that is about to listen or to end.
-            return wait_for(dir, &socket, &holder).await.map(|found| found.map(Self::Socket));
-        }
-        if let [first, ..] = settings.only_for_servers.as_slice() {
-            return Err(Failure::usage(format!(
-                "{holder} serves {}, and {first} is its own setting: give it to `valetkey serve`, or leave it out here",
-                dir.display()
-            )));
-        }
-        Ok(Some(Self::Socket(socket)))
+    /// The server that listens on a socket.
+    pub(crate) fn at(socket: PathBuf, site: SiteId) -> Self {
+        Self { way: Way::Socket(socket), site }
+    }
+
+    /// Whether the broker is in this process, so that nobody can follow a link to it.
+    pub(crate) fn is_here(&self) -> bool {
+        matches!(self.way, Way::Here(_))
     }
 
     /// Sends a request and returns the JSON of its answer; null where the answer is empty.
@@ -139,12 +128,16 @@ impl Client {
 
     /// Ends what was opened here, so that all of it is on disk.
     pub(crate) async fn close(self) {
-        if let Self::Here(opened) = self {
+        if let Way::Here(opened) = self.way {
             opened.close().await;
         }
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response<Body>> {
+        let path = match self.site == SiteId::default_site() {
+            true => path.to_owned(),
+            false => with_query(path, &[("site", Some(self.site.as_str()))]),
+        };
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
@@ -152,10 +145,43 @@ impl Client {
         let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request =
             request.body(Body::from(bytes)).map_err(|error| Failure::usage("that cannot be asked for").with_detail(error))?;
-        match self {
-            Self::Here(opened) => opened.answer(request).await,
-            Self::Socket(path) => over_socket(path, request).await,
+        match &self.way {
+            Way::Here(opened) => opened.answer(request).await,
+            Way::Socket(path) => over_socket(path, request).await,
         }
+    }
+}
+
+impl Way {
+    async fn find(settings: &Settings) -> Result<Self> {
+        let Place::Folder(dir) = &settings.place else {
+            return Ok(Self::Here(Box::new(Opened::open(settings).await?)));
+        };
+        if let Some(client) = Self::running(dir, settings).await? {
+            return Ok(client);
+        }
+        match Opened::open(settings).await {
+            // Somebody was faster; perhaps a server.
+            Err(failure) if failure.code() == "conflict" => Self::running(dir, settings).await?.ok_or(failure),
+            opened => Ok(Self::Here(Box::new(opened?))),
+        }
+    }
+
+    /// The server that holds the folder, if somebody does.
+    async fn running(dir: &std::path::Path, settings: &Settings) -> Result<Option<Self>> {
+        let Some(holder) = valetkey::db::holder(dir) else { return Ok(None) };
+        let socket = dir.join(SOCKET);
+        if connect(&socket).await.is_err() {
+            // A command that is at work, or a server that is about to listen or to end.
+            return wait_for(dir, &socket, &holder).await.map(|found| found.map(Self::Socket));
+        }
+        if let [first, ..] = settings.only_for_servers.as_slice() {
+            return Err(Failure::usage(format!(
+                "{holder} serves {}, and {first} is its own setting: give it to `valetkey serve`, or leave it out here",
+                dir.display()
+            )));
+        }
+        Ok(Some(Self::Socket(socket)))
     }
 }
 

@@ -95,6 +95,7 @@ impl Failure {
     }
 
     /// The number to exit with.
+    #[cfg(test)]
     pub(crate) fn exit(&self) -> Exit {
         self.exit
     }
@@ -136,6 +137,9 @@ impl fmt::Display for Failure {
                 writeln!(f, "  {}", crate::output::plain(&text))?;
             }
         }
+        for problem in self.document.get("problems").and_then(Value::as_array).into_iter().flatten() {
+            writeln!(f, "  {}", place_of(problem))?;
+        }
         match &self.detail {
             Some(detail) => writeln!(f, "  ({})", crate::output::plain(detail)),
             None => Ok(()),
@@ -157,6 +161,20 @@ impl From<std::io::Error> for Failure {
             _ => Self::failed("the output could not be written").with_detail(error),
         }
     }
+}
+
+/// A mistake in a file, as compilers write it.
+fn place_of(problem: &Value) -> String {
+    let text = |name: &str| crate::output::plain(&crate::output::cell(problem, name));
+    let mut line = text("/file");
+    if problem.get("line").and_then(Value::as_u64).is_some_and(|line| line > 0) {
+        line.push_str(&format!(":{}:{}", text("/line"), text("/column")));
+    }
+    for part in ["/key", "/message"].map(text).into_iter().filter(|part| !part.is_empty()) {
+        line.push_str(": ");
+        line.push_str(&part);
+    }
+    line
 }
 
 fn exit_of(code: &str) -> Option<Exit> {

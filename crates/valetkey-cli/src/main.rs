@@ -11,6 +11,7 @@ mod logging;
 mod moments;
 mod opened;
 mod output;
+#[cfg(test)]
 mod reference;
 mod secrets;
 mod settings;

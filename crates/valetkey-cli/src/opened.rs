@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Where the broker is reached when nothing else is said.
-pub(crate) const USUAL_LISTEN: &str = "127.0.0.1:8321";
+pub(crate) const USUAL_LISTEN: &str = "127.0.0.1:8320";
 /// The database in a data folder.
 pub(crate) const DATABASE: &str = "valetkey.db";
 /// How many connections a server opens to PostgreSQL at most.

@@ -83,6 +83,8 @@ pub(crate) struct Settings {
     pub(crate) trust: Trust,
     /// The site.
     pub(crate) site: SiteId,
+    /// Whether the site was said, or is the usual one.
+    pub(crate) site_was_said: bool,
     /// The exceptions to the rule that only public addresses are spoken to.
     pub(crate) allow_private: Vec<AllowPrivate>,
     /// Where browsers and agents reach the broker, if that was said.
@@ -112,7 +114,8 @@ impl Settings {
             None => (variable("VALETKEY_ROOT_KEY").map(Secret::new), variable("VALETKEY_ROOT_KEY_FILE").map(PathBuf::from)),
         };
         let root = RootSource::choose(global.root_key_file.clone(), text, file, default);
-        let site = global.site.clone().or_else(|| variable("VALETKEY_SITE")).unwrap_or_else(|| "default".to_owned());
+        let site = global.site.clone().or_else(|| variable("VALETKEY_SITE"));
+        let site_was_said = site.is_some();
         let allow_private = match global.allow_private.as_slice() {
             [] => variable("VALETKEY_ALLOW_PRIVATE")
                 .map(|list| list.split(',').map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()).collect())
@@ -137,7 +140,13 @@ impl Settings {
             root,
             providers: global.providers.clone().or_else(|| variable("VALETKEY_PROVIDERS").map(PathBuf::from)),
             trust: if loopback_http { Trust::Dev } else { Trust::Normal },
-            site: site.parse().map_err(|error: valetkey::Error| Failure::usage(format!("--site: {}", error.message())))?,
+            site: match site {
+                Some(site) => {
+                    site.parse().map_err(|error: valetkey::Error| Failure::usage(format!("--site: {}", error.message())))?
+                }
+                None => SiteId::default_site(),
+            },
+            site_was_said,
             allow_private: allow_private
                 .iter()
                 .map(|one| {

@@ -36,13 +36,24 @@ pub(crate) enum Connection {
         /// Its id
         id: String,
         /// Revoke at the provider also where that ends other connections of the same account
-        #[arg(long)]
+        #[arg(long, conflicts_with = "skip_upstream")]
         force: bool,
+        /// Leave the tokens as they are at the provider
+        #[arg(long)]
+        skip_upstream: bool,
+        /// Why
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Refresh a connection's token now
     Refresh {
         /// Its id
         id: String,
+    },
+    /// List the revocations that are owed to providers, and what became of them
+    Revocations {
+        /// Only this connection's
+        id: Option<String>,
     },
     /// Say that a connection's account is the right one, after its tokens were written from outside
     Confirm {
@@ -61,11 +72,17 @@ impl Connection {
                 session.ask(Method::GET, &with_query("/v1/connections", &filter), None, list).await
             }
             Self::Show { id } => session.ask(Method::GET, &of(&id)?, None, show).await,
-            Self::Revoke { id, force } => {
-                let path = with_query(&of(&id)?, &[("force", force.then_some("true"))]);
+            Self::Revoke { id, force, skip_upstream, reason } => {
+                let upstream = if force { Some("force") } else { skip_upstream.then_some("skip") };
+                let path = with_query(&of(&id)?, &[("upstream", upstream), ("reason", reason.as_deref())]);
                 session.ask(Method::DELETE, &path, None, |answer| revoked(&id, answer)).await
             }
             Self::Refresh { id } => session.ask(Method::POST, &format!("{}/refresh", of(&id)?), Some(&json!({})), show).await,
+            Self::Revocations { id } => {
+                session
+                    .ask(Method::GET, &with_query("/v1/revocations", &[("connection", id.as_deref())]), None, revocations)
+                    .await
+            }
             Self::Confirm { id } => session.ask(Method::POST, &format!("{}/confirm", of(&id)?), Some(&json!({})), show).await,
         }
     }
@@ -77,6 +94,13 @@ fn list(answer: &Value) -> String {
     let heads = ["id", "provider", "owner", "name", "status", "account", "token until", "since"];
     let none = "nothing is connected; make a link with `valetkey connect`";
     table(&heads, items(answer, "connections").iter().map(row).collect(), none)
+}
+
+fn revocations(answer: &Value) -> String {
+    let columns = ["/connection", "/provider", "/status", "/attempts", "/next_at", "/last_error", "/created_at", "/done_at"];
+    let row = |one: &Value| columns.map(|at| cell(one, at)).to_vec();
+    let heads = ["connection", "provider", "status", "attempts", "next", "last error", "since", "over"];
+    table(&heads, items(answer, "revocations").iter().map(row).collect(), "nothing was owed to a provider")
 }
 
 fn show(connection: &Value) -> String {
@@ -102,9 +126,16 @@ fn show(connection: &Value) -> String {
 }
 
 fn revoked(id: &str, answer: &Value) -> String {
-    let upstream = cell(answer, "/upstream");
-    match upstream.as_str() {
-        "" => format!("{id} is revoked"),
-        upstream => format!("{id} is revoked\nat the provider: {upstream}"),
-    }
+    let why = cell(answer, "/why");
+    let there = match cell(answer, "/upstream").as_str() {
+        "pending" => {
+            "its tokens will be revoked at the provider, too; `valetkey connection revocations` shows what came of it".to_owned()
+        }
+        "unsupported" => {
+            "its tokens live on at the provider until they end by themselves: it has no way to revoke them".to_owned()
+        }
+        "skipped" => format!("its tokens live on at the provider: {why}"),
+        other => other.to_owned(),
+    };
+    format!("{id} is revoked, and its account is erased\n{there}\nA token that was revealed before lives until it ends there.")
 }

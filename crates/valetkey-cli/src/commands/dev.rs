@@ -29,7 +29,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use url::Url;
-use valetkey::{Broker, db::DbConfig, provider::Trust, seal::RootSource, secret::Secret, upstream::AllowPrivate};
+use valetkey::{Broker, db::DbConfig, id::SiteId, provider::Trust, seal::RootSource, secret::Secret, upstream::AllowPrivate};
 use valetkey_http::HttpSettings;
 
 use self::{api::Api, platform::Platform};
@@ -51,14 +51,14 @@ const PROVIDER: &str = "lab";
 /// The person who is signed in at the demo platform, and their agent.
 const USER: &str = "alice";
 const AGENT: &str = "demo";
-const BROKER_PORT: u16 = 8321;
-const LAB_PORT: u16 = 8322;
-const PLATFORM_PORT: u16 = 8323;
+const BROKER_PORT: u16 = 8320;
+const LAB_PORT: u16 = 8321;
+const PLATFORM_PORT: u16 = 8322;
 
 /// How to try it.
 #[derive(Args, Debug)]
 pub(crate) struct Dev {
-    /// Where the broker listens; loopback only [default: 127.0.0.1:8321, or a free port]
+    /// Where the broker listens; loopback only [default: 127.0.0.1:8320, or a free port]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
 }
@@ -78,7 +78,7 @@ impl Dev {
 
         let started = start_broker(session, &folder, &lab, broker_address).await?;
         let running = Running::start(&started, HttpSettings::default(), broker_port, Some(&folder)).await?;
-        let operator = Client::Socket(folder.join(crate::client::SOCKET));
+        let operator = Client::at(folder.join(crate::client::SOCKET), SiteId::default_site());
         let platform = set_up(&operator, &lab, broker_address, platform_address, &folder).await?;
 
         let url = platform.url();
@@ -178,7 +178,7 @@ async fn start_broker(session: &Session, folder: &Path, lab: &Lab, address: Sock
 /// What an operator would set up once, through the API.
 async fn set_up(operator: &Client, lab: &Lab, broker: SocketAddr, platform: SocketAddr, folder: &Path) -> Result<Platform> {
     let app = json!({ "values": { "client_id": provider_lab::CLIENT_ID, "client_secret": provider_lab::CLIENT_SECRET } });
-    operator.call(Method::PUT, &format!("/v1/providers/{PROVIDER}/app"), Some(&app)).await?;
+    operator.call(Method::PUT, &format!("/v1/providers/{PROVIDER}/config"), Some(&app)).await?;
     let site = json!({ "title": "the demo platform", "return_to": [format!("http://{platform}/")] });
     operator.call(Method::PATCH, "/v1/sites/default", Some(&site)).await?;
     let key = json!({

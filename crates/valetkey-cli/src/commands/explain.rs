@@ -4,7 +4,7 @@ use clap::Args;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Session, owner::agent_id};
+use super::Session;
 use crate::{
     failure::{Failure, Result},
     output::{cell, items, plain},
@@ -22,7 +22,8 @@ pub(crate) struct Explain {
     /// How the credential would reach its use
     #[arg(long, value_name = "HOW", default_value = "proxy", value_parser = ["proxy", "reveal"])]
     deliver: String,
-    /// What would be called, such as 'GET api.example.com/v1/me'; without it, the question is a general one
+    /// What would be called, such as 'GET /v1/me' or, at another of the connection's hosts, 'GET api.example.com/v1/me';
+    /// without it, the question is a general one
     #[arg(long, value_name = "OPERATION")]
     operation: Option<String>,
     /// The person who would be calling; without one, nobody
@@ -34,29 +35,26 @@ impl Explain {
     /// Prints the answer; the exit code is 1 when it is a no.
     pub(super) async fn run(self, session: &Session) -> Result<()> {
         let operation = self.operation.as_deref().map(operation).transpose()?;
-        let answer = session
-            .with(async |client| {
-                let body = json!({
-                    "agent": agent_id(client, &self.agent).await?,
-                    "connection": self.connection,
-                    "delivery": self.deliver,
-                    "operation": operation,
-                    "user": self.user,
-                });
-                client.call(Method::POST, "/v1/explain", Some(&body)).await
-            })
-            .await?;
+        let body = json!({
+            "agent": self.agent,
+            "connection": self.connection,
+            "delivery": self.deliver,
+            "operation": operation,
+            "person": self.user,
+        });
+        let answer = session.with(async |client| client.call(Method::POST, "/v1/explain", Some(&body)).await).await?;
         session.out.show(&answer, show)?;
         if cell(&answer, "/effect") == "allow" { Ok(()) } else { Err(Failure::silent()) }
     }
 }
 
 fn operation(text: &str) -> Result<Value> {
-    let wrong = || Failure::usage("--operation: a method, a space, a host and a path, such as 'GET api.example.com/v1/me'");
+    let wrong = || Failure::usage("--operation: a method, a space, and a path with or without a host, such as 'GET /v1/me'");
     let (method, target) = text.split_once(' ').ok_or_else(wrong)?;
-    let at = target.find('/').filter(|at| *at > 0).ok_or_else(wrong)?;
+    let at = target.find('/').ok_or_else(wrong)?;
     let method: http::Method = method.parse().map_err(|_| wrong())?;
-    Ok(json!({ "method": method.as_str(), "host": &target[..at], "path": &target[at..] }))
+    let host = (at > 0).then(|| &target[..at]);
+    Ok(json!({ "method": method.as_str(), "host": host, "path": &target[at..] }))
 }
 
 fn show(answer: &Value) -> String {
@@ -85,7 +83,8 @@ mod tests {
     fn an_operation_is_a_method_a_host_and_a_path() {
         let read = operation("GET api.example.com:8443/v1/a%20b").unwrap();
         assert_eq!(read, json!({ "method": "GET", "host": "api.example.com:8443", "path": "/v1/a%20b" }));
-        for text in ["", "GET", "GET /v1/me", "api.example.com/v1", "G@T api.example.com/v1", "GET api.example.com"] {
+        assert_eq!(operation("GET /v1/me").unwrap(), json!({ "method": "GET", "host": null, "path": "/v1/me" }));
+        for text in ["", "GET", "api.example.com/v1", "G@T api.example.com/v1", "GET api.example.com"] {
             assert!(operation(text).is_err(), "{text:?}");
         }
     }

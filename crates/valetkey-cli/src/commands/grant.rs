@@ -4,7 +4,7 @@ use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Session, owner::agent_id};
+use super::Session;
 use crate::{
     client::{segment, with_query},
     failure::Result,
@@ -60,8 +60,8 @@ pub(crate) enum Grant {
         /// The grant's id
         id: String,
         /// Why
-        #[arg(long, default_value = "")]
-        reason: String,
+        #[arg(long)]
+        reason: Option<String>,
     },
 }
 
@@ -70,7 +70,8 @@ impl Grant {
         match self {
             Self::Create { agent, connection, for_whom, deliver, scope, operation, max_uses, expires, note } => {
                 let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
-                let mut body = json!({
+                let body = json!({
+                    "agent": agent,
                     "connection": connection,
                     "for_whom": for_whom,
                     "delivery": deliver,
@@ -80,30 +81,15 @@ impl Grant {
                     "expires_at": expires.map(|until| until.from(session.clock.now())),
                     "note": note,
                 });
-                let answer = session
-                    .with(async |client| {
-                        body["agent"] = agent_id(client, &agent).await?.into();
-                        client.call(Method::POST, "/v1/grants", Some(&body)).await
-                    })
-                    .await?;
-                session.out.show(&answer, show)
+                session.ask(Method::POST, "/v1/grants", Some(&body), show).await
             }
             Self::List { agent, connection } => {
-                let answer = session
-                    .with(async |client| {
-                        let agent = match &agent {
-                            Some(agent) => Some(agent_id(client, agent).await?),
-                            None => None,
-                        };
-                        let filter = [("agent", agent.as_deref()), ("connection", connection.as_deref())];
-                        client.call(Method::GET, &with_query("/v1/grants", &filter), None).await
-                    })
-                    .await?;
-                session.out.show(&answer, list)
+                let filter = [("agent", agent.as_deref()), ("connection", connection.as_deref())];
+                session.ask(Method::GET, &with_query("/v1/grants", &filter), None, list).await
             }
             Self::Revoke { id, reason } => {
-                let path = format!("/v1/grants/{}", segment(&id)?);
-                session.ask(Method::DELETE, &path, Some(&json!({ "reason": reason })), |_| format!("{id} is revoked")).await
+                let path = with_query(&format!("/v1/grants/{}", segment(&id)?), &[("reason", reason.as_deref())]);
+                session.ask(Method::DELETE, &path, None, |_| format!("{id} is revoked")).await
             }
         }
     }

@@ -1,9 +1,9 @@
 //! `valetkey keys`: the sealing keys. All of it works while the server runs.
 //!
 //! Data keys seal rows, one per site and provider; root keys wrap data keys and are never in the database. To change the
-//! root key: `new-root` writes a new first line into the key file, `reload` has the server read it, `rewrap` puts the data
-//! keys under it, and `drop-old-roots` takes the old lines away. With PostgreSQL every replica reads the file again
-//! (SIGHUP) before `rewrap`.
+//! root key: `new-root` writes a new first line into the key file and has the server read it, `rewrap` puts the data keys
+//! under it, and `drop-old-roots` takes the old lines away. With PostgreSQL every replica gets the same file and reads it
+//! again (SIGHUP) before `rewrap`.
 
 use std::{io::Write as _, path::PathBuf};
 
@@ -25,7 +25,7 @@ use crate::{
 pub(crate) enum Keys {
     /// Show the root keys that are loaded and the data keys under them
     Status,
-    /// Seal everything under new data keys; run again after an interruption, it goes on
+    /// Seal everything under new data keys, of all sites unless --site names one; run again after an interruption, it goes on
     Rotate {
         /// Only this provider's
         #[arg(long)]
@@ -36,9 +36,9 @@ pub(crate) enum Keys {
     },
     /// Open every sealed value and say what was found; changes nothing
     Verify,
-    /// Write a new root key as the first line of the key file; the old ones stay in it
+    /// Write a new root key as the first line of the key file, where the old ones stay, and have the server read it
     NewRoot,
-    /// Have the server read the root keys again
+    /// Have the server read the root keys again; with PostgreSQL, each replica reads them on SIGHUP
     Reload,
     /// Put every data key under the current root key
     Rewrap,
@@ -58,42 +58,63 @@ impl Keys {
             session.ask(Method::POST, path, Some(&json!({})), human).await
         };
         match self {
-            Self::Status => session.ask(Method::GET, "/v1/sealing", None, status).await,
+            Self::Status => session.ask(Method::GET, "/v1/seal-keys", None, status).await,
             Self::Rotate { provider, verify } => rotate(session, provider, verify).await,
             Self::Verify => {
-                let report = session.with(async |client| walk(session, client, "/v1/sealing/verify", &json!({})).await).await?;
+                let report = session.with(async |client| walk(session, client, "/v1/seal-keys/verify", &json!({})).await).await?;
                 session.out.show(&report, found)?;
                 clean(&report)
             }
-            Self::NewRoot => post("/v1/sealing/new-root", |answer| {
-                format!(
-                    "root key {} is the first line of {}\nnow: `valetkey keys reload`, and SIGHUP to every other replica; then `valetkey keys rewrap`",
-                    cell(answer, "/root"),
-                    cell(answer, "/file")
-                )
-            })
-            .await,
-            Self::Reload => post("/v1/sealing/reload", |answer| format!("loaded: {}", cell(answer, "/roots"))).await,
-            Self::Rewrap => post("/v1/sealing/rewrap", |answer| {
-                format!("{} data keys moved under the current root key\nnow: `valetkey keys drop-old-roots`", cell(answer, "/moved"))
-            })
-            .await,
-            Self::DropOldRoots => post("/v1/sealing/drop-old-roots", |answer| {
-                let gone = cell(answer, "/removed");
-                if gone.is_empty() { "there was no old root key in the file".to_owned() } else { format!("removed: {gone}") }
-            })
-            .await,
+            Self::NewRoot => new_root(session).await,
+            Self::Reload => post("/v1/seal-keys/reload", |answer| format!("loaded: {}", cell(answer, "/roots"))).await,
+            Self::Rewrap => {
+                post("/v1/seal-keys/rewrap", |answer| {
+                    format!(
+                        "{} data keys moved under the current root key\nnow: `valetkey keys drop-old-roots`",
+                        cell(answer, "/moved")
+                    )
+                })
+                .await
+            }
+            Self::DropOldRoots => {
+                post("/v1/seal-keys/drop-old-roots", |answer| {
+                    let gone = cell(answer, "/removed");
+                    if gone.is_empty() { "there was no old root key in the file".to_owned() } else { format!("removed: {gone}") }
+                })
+                .await
+            }
             Self::Generate { file } => generate(session, file),
         }
     }
 }
 
+/// Writes the new key, and has the server that was asked read it.
+async fn new_root(session: &Session) -> Result<()> {
+    let answer = session
+        .with(async |client| {
+            let mut answer = client.call(Method::POST, "/v1/seal-keys/new-root", Some(&json!({}))).await?;
+            let loaded = client.call(Method::POST, "/v1/seal-keys/reload", Some(&json!({}))).await?;
+            answer["roots"] = loaded.get("roots").cloned().unwrap_or_default();
+            Ok(answer)
+        })
+        .await?;
+    session.out.show(&answer, |answer| {
+        format!(
+            "root key {} is the first line of {}, and loaded\nEvery other replica needs the same file, and SIGHUP to read it. Back it up, then: `valetkey keys rewrap`",
+            cell(answer, "/root"),
+            cell(answer, "/file")
+        )
+    })
+}
+
 async fn rotate(session: &Session, provider: Option<String>, verify: bool) -> Result<()> {
+    let site = session.settings.site_was_said.then_some(&session.settings.site);
+    let scope = json!({ "site": site, "provider": provider });
     let outcome = session
         .with(async |client| {
-            let mut outcome = walk(session, client, "/v1/sealing/rotate", &json!({ "provider": provider })).await?;
+            let mut outcome = walk(session, client, "/v1/seal-keys/rotate", &scope).await?;
             if verify {
-                outcome["verified"] = walk(session, client, "/v1/sealing/verify", &json!({})).await?;
+                outcome["verified"] = walk(session, client, "/v1/seal-keys/verify", &json!({})).await?;
             }
             Ok(outcome)
         })

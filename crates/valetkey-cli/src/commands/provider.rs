@@ -104,7 +104,7 @@ impl Provider {
 }
 
 fn app_path(name: &str) -> Result<String> {
-    Ok(format!("/v1/providers/{}/app", segment(name)?))
+    Ok(format!("/v1/providers/{}/config", segment(name)?))
 }
 
 impl Configure {
@@ -179,7 +179,7 @@ fn ask(field: &Value) -> Result<Option<String>> {
     Ok((!typed.is_empty()).then_some(typed))
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("`{text}` is not KEY=VALUE")),

@@ -61,9 +61,9 @@ pub(crate) struct Serve {
     #[arg(long, env = "VALETKEY_REFRESH_INTERVAL", value_name = "TIME", default_value = "15s", value_parser = duration)]
     refresh_interval: Duration,
     /// The most connections to PostgreSQL
-    #[arg(long, env = "VALETKEY_DATABASE_CONNECTIONS", value_name = "N", default_value_t = USUAL_CONNECTIONS,
+    #[arg(long, env = "VALETKEY_MAX_CONNECTIONS", value_name = "N", default_value_t = USUAL_CONNECTIONS,
         value_parser = clap::value_parser!(u32).range(2..=1000))]
-    database_connections: u32,
+    max_connections: u32,
     /// A file of further root certificates (PEM) for providers inside your own network
     #[arg(long, env = "VALETKEY_EXTRA_ROOTS", value_name = "FILE")]
     extra_roots: Option<PathBuf>,
@@ -90,7 +90,7 @@ impl Serve {
         let public_url = public_url(settings.public_url.as_ref(), address)?;
         let (db, folder) = match &settings.place {
             Place::Folder(dir) => (DbConfig::Sqlite { dir: dir.clone(), patience: PATIENCE }, Some(dir.clone())),
-            Place::Postgres(url) => (DbConfig::Postgres { url: url.clone(), max_connections: self.database_connections }, None),
+            Place::Postgres(url) => (DbConfig::Postgres { url: url.clone(), max_connections: self.max_connections }, None),
         };
         let mut broker = opened::broker_settings(settings, db, public_url.clone()).map_err(|error| Failure::opening(&error))?;
         broker.audit = match self.audit {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Session;
 use crate::{
-    client::segment,
+    client::{segment, with_query},
     failure::{Failure, Result},
     moments::Until,
     output::{cell, facts, items, table},
@@ -41,16 +41,16 @@ pub(crate) enum Token {
         /// The token's id
         token: String,
         /// Why
-        #[arg(long, default_value = "")]
-        reason: String,
+        #[arg(long)]
+        reason: Option<String>,
     },
     /// Revoke every token of an agent
     RevokeAll {
         /// The agent's id or slug
         agent: String,
         /// Why
-        #[arg(long, default_value = "")]
-        reason: String,
+        #[arg(long)]
+        reason: Option<String>,
     },
 }
 
@@ -100,17 +100,13 @@ impl Token {
             }
             Self::List { agent } => session.ask(Method::GET, &of(&agent)?, None, list).await,
             Self::Revoke { token, reason } => {
-                let path = format!("/v1/tokens/{}", segment(&token)?);
-                let body = json!({ "reason": reason });
-                session.ask(Method::DELETE, &path, Some(&body), |_| format!("{token} is revoked")).await
+                let path = with_query(&format!("/v1/tokens/{}", segment(&token)?), &[("reason", reason.as_deref())]);
+                session.ask(Method::DELETE, &path, None, |_| format!("{token} is revoked")).await
             }
             Self::RevokeAll { agent, reason } => {
-                let body = json!({ "reason": reason });
-                session
-                    .ask(Method::DELETE, &of(&agent)?, Some(&body), |answer| {
-                        format!("{} tokens are revoked", cell(answer, "/revoked"))
-                    })
-                    .await
+                let path = with_query(&of(&agent)?, &[("reason", reason.as_deref())]);
+                let said = |answer: &Value| format!("{} tokens are revoked", cell(answer, "/revoked"));
+                session.ask(Method::DELETE, &path, None, said).await
             }
         }
     }

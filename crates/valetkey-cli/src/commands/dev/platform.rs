@@ -105,7 +105,7 @@ impl Platform {
             "return_to": self.url(),
             "agent": self.agent.0,
         });
-        let session = self.call(Method::POST, "/v1/connect/sessions", Some(&body)).await?;
+        let session = self.call(Method::POST, "/v1/connect-sessions", Some(&body)).await?;
         let id = cell(&session, "/id").parse()?;
         let assertion = platform::sign(&self.key_id, &self.assertion_secret, &self.user, &id, Clock::System.now())?;
         Ok((cell(&session, "/url"), assertion))

@@ -15,18 +15,18 @@ mod home;
 mod server;
 
 pub(crate) use browser::{Browser, Page};
-pub(crate) use home::{Home, Ran};
+pub(crate) use home::{Home, Ran, command};
 pub(crate) use server::Server;
 
 /// Writes a test once and runs it on both databases: `on_each_home! { async fn name(home: Home) { ... } }`.
 #[macro_export]
 macro_rules! on_each_home {
-    ($($(#[$meta:meta])* async fn $name:ident($home:ident: Home) $body:block)*) => {$(
+    ($($(#[$meta:meta])* async fn $name:ident($($home:ident)+: Home) $body:block)*) => {$(
         $(#[$meta])*
         mod $name {
             use super::*;
 
-            async fn body($home: $crate::support::Home) $body
+            async fn body($($home)+: $crate::support::Home) $body
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {

@@ -84,8 +84,9 @@ impl Server {
 
     /// Where it is reached, without a slash at the end.
     pub(crate) fn url(&self) -> String {
-        let url = self.said.get("broker").or_else(|| self.said.get("url"));
-        url.and_then(Value::as_str).unwrap().trim_end_matches('/').to_owned()
+        let said = |name: &str| self.said.get(name).and_then(Value::as_str);
+        // Not by its public URL, where somebody else may stand in front.
+        said("listen").map_or_else(|| said("broker").unwrap().to_owned(), |address| format!("http://{address}"))
     }
 
     /// An address at this server.
@@ -106,6 +107,16 @@ impl Server {
     /// What it logged so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Waits until its log holds a text; the reading of it runs beside.
+    pub(crate) async fn logged(&self, text: &str) -> String {
+        let began = Instant::now();
+        while !self.log().contains(text) {
+            assert!(began.elapsed() < PATIENCE, "the log never holds `{text}`:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        self.log()
     }
 
     /// Whether the process is still there.

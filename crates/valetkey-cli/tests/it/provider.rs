@@ -1,0 +1,39 @@
+//! `valetkey provider`.
+
+use crate::support::Home;
+
+#[test]
+fn check_reports_every_mistake_with_file_line_column_and_key() {
+    let home = Home::sqlite();
+    let good = home.folder().join("good.toml");
+    std::fs::write(&good, "extends = \"github\"\ntitle = \"Ours\"\n").unwrap();
+    assert_eq!(home.cli(&["provider", "check", good.to_str().unwrap()]).ok().trim(), "1 file without a mistake");
+
+    let bad = home.folder().join("bad.toml");
+    std::fs::write(&bad, "extends = \"github\"\ntitel = \"Ours\"\n\n[oauth2]\npkce = \"perhaps\"\n").unwrap();
+    let ran = home.cli(&["provider", "check", good.to_str().unwrap(), bad.to_str().unwrap()]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!(lines.len(), 2, "{ran:?}");
+    assert!(lines[0].starts_with(&format!("{}:2:1: titel: ", bad.display())), "{ran:?}");
+    assert!(lines[1].starts_with(&format!("{}:5:1: oauth2.pkce: ", bad.display())), "{ran:?}");
+    assert!(lines[1].contains("required"), "it says what is allowed: {ran:?}");
+    assert_eq!(ran.stderr, "");
+
+    let ran = home.cli(&["provider", "check", bad.to_str().unwrap(), "--json"]);
+    assert_eq!(ran.code, Some(1));
+    let answer: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((answer["problems"][1]["line"].as_u64(), answer["problems"][1]["key"].as_str()), (Some(5), Some("oauth2.pkce")));
+}
+
+#[tokio::test]
+async fn a_definition_with_a_mistake_stops_the_start_and_leaves_no_database() {
+    let mut home = Home::sqlite();
+    let folder = home.folder().join("providers");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("mine.toml"), "kind = \"oauth3\"\n").unwrap();
+    home.set("VALETKEY_PROVIDERS", folder.to_str().unwrap());
+    let said = home.serve_refused(&[]).await.failed(5);
+    assert!(said.contains("mine.toml:1:1: kind: "), "{said}");
+    assert!(!home.data().exists());
+}
