@@ -1,5 +1,6 @@
 //! Tests of the real binary: every one starts it as a process and speaks to it from outside.
 
+mod dev;
 mod keys;
 mod provider;
 mod serve;

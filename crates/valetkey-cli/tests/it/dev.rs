@@ -1,0 +1,135 @@
+//! `valetkey dev`: from nothing to a proxied call, as somebody does who follows the pages.
+
+use std::process::Command;
+
+use reqwest::StatusCode;
+use serde_json::Value;
+
+use crate::support::{Browser, Home, Page, Server};
+
+struct Dev {
+    server: Server,
+    browser: Browser,
+    _home: Home,
+}
+
+impl Dev {
+    async fn start() -> Self {
+        let home = Home::sqlite();
+        let data = home.data().display().to_string();
+        let server = Server::run(&[], &["dev", "--json", "--listen", "127.0.0.1:0", "--data", &data]).await.unwrap();
+        Self { server, browser: Browser::new(), _home: home }
+    }
+
+    fn said(&self, name: &str) -> &str {
+        self.server.said[name].as_str().unwrap()
+    }
+
+    /// From the demo platform's page to the provider's.
+    async fn to_the_lab(&mut self) -> Page {
+        let url = self.said("url").to_owned();
+        let page = self.browser.open(&url).await;
+        assert_eq!(page.status, StatusCode::OK);
+        let page = self.browser.press(&page, "Connect your Lab account").await;
+        let page = self.browser.press(&page, "Continue").await;
+        assert!(page.html.contains("alice") && page.html.contains("posts:write"), "the broker says what is asked: {page:?}");
+        self.browser.press(&page, "Go on to Lab").await
+    }
+
+    async fn connected(&mut self) -> Page {
+        let page = self.to_the_lab().await;
+        assert!(page.url.as_str().starts_with(self.said("lab")), "{page:?}");
+        self.browser.press(&page, "Approve").await
+    }
+}
+
+/// A command that a page shows, as a shell runs it.
+fn run(command: &str) -> (i32, String) {
+    let output = Command::new("sh").args(["-c", command]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap(), text)
+}
+
+fn curl(command: &str) -> (u16, Value) {
+    assert!(command.starts_with("curl "), "{command}");
+    let (code, text) = run(&format!("{command} -w '\\n%{{http_code}}'"));
+    assert_eq!(code, 0, "{text}");
+    let (body, status) = text.trim_end().rsplit_once('\n').unwrap();
+    (status.parse().unwrap(), serde_json::from_str(body).unwrap_or_else(|_| panic!("{text}")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_leads_from_one_url_to_a_call_by_a_fresh_agent_and_back() {
+    let mut dev = Dev::start().await;
+    let page = dev.connected().await;
+    assert_eq!(page.url.as_str(), dev.said("url"), "back at the platform, without anything in the address");
+    assert!(page.html.contains("@alice") || page.html.contains("alice"), "{page:?}");
+
+    let (status, me) = curl(&page.element("me"));
+    assert_eq!((status, me["username"].as_str()), (200, Some("alice")), "{me}");
+    let (status, post) = curl(&page.element("post"));
+    assert_eq!(status, 201, "{post}");
+    let front = Browser::new().open(dev.said("lab")).await;
+    assert!(front.html.contains("Hello from my agent"), "{front:?}");
+
+    let (code, explained) = run(&page.element("explain"));
+    assert!(code == 0 && explained.starts_with("allow"), "{explained}");
+    let (code, audit) = run(&page.element("audit"));
+    assert!(code == 0 && audit.contains("grant.create"), "{audit}");
+
+    let again = dev.browser.open(page.url.as_str()).await;
+    assert_eq!(again.element("me"), page.element("me"), "looking again makes nothing anew");
+
+    let (code, said) = run(&page.element("revoke"));
+    assert_eq!(code, 0, "{said}");
+    let (status, refused) = curl(&page.element("me"));
+    assert_eq!((status, refused["code"].as_str()), (404, Some("not_found")), "{refused}");
+    let (code, explained) = run(&page.element("explain"));
+    assert!(code == 1 && explained.starts_with("deny"), "{explained}");
+    assert!(!dev.server.log().contains("panicked"), "{}", dev.server.log());
+    assert_eq!(dev.server.end().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn saying_no_leads_back_to_the_platform_with_the_reason() {
+    let mut dev = Dev::start().await;
+    let page = dev.to_the_lab().await;
+    let page = dev.browser.press(&page, "Deny").await;
+    assert!(page.url.as_str().starts_with(dev.said("url")));
+    assert!(page.html.contains("oauth_denied"), "{page:?}");
+    let page = dev.browser.press(&page, "Connect your Lab account").await;
+    let page = dev.browser.press(&page, "Continue").await;
+    let page = dev.browser.press(&page, "Cancel").await;
+    assert!(page.html.contains("oauth_denied"), "{page:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_link_without_the_platforms_word_lets_nobody_go_on() {
+    let mut dev = Dev::start().await;
+    let url = dev.said("url").to_owned();
+    let page = dev.browser.open(&url).await;
+    let page = dev.browser.press(&page, "Connect your Lab account").await;
+    let link = page.html.split("action=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let stranger = Browser::new().open(&link).await;
+    assert!(stranger.forms().is_empty(), "{stranger:?}");
+}
+
+#[tokio::test]
+async fn dev_brings_its_own_and_listens_to_this_machine_only() {
+    let home = Home::sqlite();
+    let data = home.data().display().to_string();
+    let refused = |arguments: Vec<String>| async move {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        match Server::run(&[], &arguments).await {
+            Ok(_) => panic!("dev started with {arguments:?}"),
+            Err(ran) => ran.failed(2),
+        }
+    };
+    let with = |more: &[&str]| [&["dev", "--json"], more].concat().iter().map(|word| (*word).to_owned()).collect();
+    let said = refused(with(&["--data", &data, "--allow-private", "10.0.0.1:80"])).await;
+    assert!(said.contains("--allow-private"), "{said}");
+    let said = refused(with(&["--data", &data, "--listen", "0.0.0.0:0"])).await;
+    assert!(said.contains("loopback"), "{said}");
+    let said = refused(with(&["--database", "postgres://localhost/x"])).await;
+    assert!(said.contains("embedded"), "{said}");
+}
