@@ -60,6 +60,8 @@ page! {
     get "/metrics" => health::metrics, Who::Monitoring;
     get "/openapi.json" => health::openapi, Who::Anybody;
 
+    get "/v1/status" => status::show, Who::Operator;
+
     // Sites: the operator's. A key with `admin` sees its own and changes where flows may return to.
     get "/v1/sites" => sites::list, Who::Operator;
     post "/v1/sites" => sites::create, Who::Operator;

@@ -15,6 +15,7 @@ pub(crate) mod providers;
 pub(crate) mod revocations;
 pub(crate) mod seal_keys;
 pub(crate) mod sites;
+pub(crate) mod status;
 pub(crate) mod tokens;
 
 use valetkey::clock::Timestamp;

@@ -192,6 +192,11 @@ impl Audit {
         self.queue.run(self, &db).await;
     }
 
+    /// How many uses wait to be written, and how many may before uses are refused.
+    pub fn waiting(&self) -> (usize, usize) {
+        self.queue.waiting()
+    }
+
     /// Closes the queue: what is in it is still written, new uses are refused.
     pub fn close(&self) {
         self.queue.close();

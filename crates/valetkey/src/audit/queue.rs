@@ -80,6 +80,12 @@ impl Queue {
         }
     }
 
+    /// How many uses wait to be written, and how many may.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let waiting = lock(&self.send).as_ref().map_or(0, |send| send.max_capacity() - send.capacity());
+        (waiting, CAPACITY)
+    }
+
     pub(super) fn close(&self) {
         lock(&self.send).take();
     }

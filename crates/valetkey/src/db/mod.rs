@@ -27,7 +27,10 @@ use sqlx::{Executor, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, S
 pub use lock::{DataLock, holder};
 pub use open::{DbConfig, MIN_SQLITE};
 
-use crate::error::{Error, Result};
+use crate::{
+    clock::Timestamp,
+    error::{Error, Result},
+};
 
 /// Runs one body against the database behind a target, which is a `&Db` or a `&mut Tx`.
 #[macro_export]
@@ -164,6 +167,20 @@ impl Db {
             }
             Pools::Postgres(_) => Ok(None),
         }
+    }
+
+    /// The number of the schema: how many migrations were made.
+    pub async fn schema(&self) -> Result<i64> {
+        let (number,): (i64,) = on!(self, |c| sqlx::query_as("SELECT COUNT(*) FROM schema_migrations").fetch_one(c).await?);
+        Ok(number)
+    }
+
+    /// What time it is on PostgreSQL's machine; absent on SQLite, which runs on ours.
+    pub async fn remote_time(&self) -> Result<Option<Timestamp>> {
+        let Some(pool) = self.postgres() else { return Ok(None) };
+        let (micros,): (i64,) =
+            sqlx::query_as("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)").fetch_one(pool).await?;
+        Ok(Some(Timestamp(micros)))
     }
 
     /// The PostgreSQL pool, for what only PostgreSQL has (`LISTEN`); absent on SQLite.
