@@ -2,6 +2,7 @@
 
 mod dev;
 mod keys;
+mod main_job;
 mod provider;
 mod serve;
 mod support;

@@ -23,8 +23,6 @@ pub(crate) struct Page {
     pub(crate) url: Url,
     /// The HTML.
     pub(crate) html: String,
-    /// The headers of the answer.
-    pub(crate) headers: header::HeaderMap,
 }
 
 /// A form on a page.
@@ -46,6 +44,12 @@ impl Browser {
     /// Opens an address, and follows redirects.
     pub(crate) async fn open(&mut self, url: &str) -> Page {
         self.go(Method::GET, Url::parse(url).unwrap(), None, None).await
+    }
+
+    /// Sends a form that some page of somebody else's holds, and follows redirects.
+    pub(crate) async fn post(&mut self, url: &str, fields: &[(&str, &str)]) -> Page {
+        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        self.go(Method::POST, Url::parse(url).unwrap(), Some(body), None).await
     }
 
     /// Presses the button with this text on the page, and follows redirects.
@@ -98,7 +102,7 @@ impl Browser {
                 method = Method::GET;
                 continue;
             }
-            return Page { status, url, html: response.text().await.unwrap(), headers };
+            return Page { status, url, html: response.text().await.unwrap() };
         }
         panic!("too many redirects, at {url}");
     }

@@ -78,11 +78,6 @@ impl Home {
         }
     }
 
-    /// The URL of the PostgreSQL database, where it is one.
-    pub(crate) fn postgres_url(&self) -> Option<&str> {
-        self.postgres.as_deref()
-    }
-
     /// A server that must start.
     pub(crate) async fn serve(&self) -> Server {
         self.serve_with(&[]).await

@@ -13,10 +13,12 @@
 mod browser;
 mod home;
 mod server;
+mod world;
 
 pub(crate) use browser::{Browser, Page};
 pub(crate) use home::{Home, Ran, command};
 pub(crate) use server::Server;
+pub(crate) use world::{Key, World, call, text};
 
 /// Writes a test once and runs it on both databases: `on_each_home! { async fn name(home: Home) { ... } }`.
 #[macro_export]

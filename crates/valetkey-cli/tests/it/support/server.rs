@@ -119,11 +119,6 @@ impl Server {
         self.log()
     }
 
-    /// Whether the process is still there.
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
     /// Sends it a signal: `STOP` freezes it, `CONT` lets it go on, `HUP` has it read its root keys again.
     pub(crate) fn signal(&self, name: &str) {
         signal(self.child.id(), name);
