@@ -63,11 +63,13 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// The log level where none is asked for: servers tell what they do, commands only what is wrong.
+    /// What is logged where nothing is asked for: servers tell what they do, commands only what is wrong. What goes wrong
+    /// with the command's own request is its answer already.
     pub(crate) fn usual_log(&self) -> &'static str {
         match self {
             Self::Serve(_) => "info",
-            _ => "warn",
+            Self::Dev(_) => "warn",
+            _ => "warn,valetkey_http::edge=off,valetkey_http::routes=off",
         }
     }
 }

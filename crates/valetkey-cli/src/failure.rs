@@ -75,7 +75,7 @@ impl Failure {
     /// A problem document that a server answered with.
     pub(crate) fn problem(status: http::StatusCode, document: Value) -> Self {
         let code = document.get("code").and_then(Value::as_str);
-        let exit = code.map_or_else(|| exit_of_status(status), |code| exit_of(code).unwrap_or_else(|| exit_of_status(status)));
+        let exit = code.map_or_else(|| exit_of_status(status), |code| exit_of(code).unwrap_or(Exit::Failed));
         let document = match document {
             Value::Object(_) => document,
             _ => json!({ "status": status.as_u16(), "code": "failed", "detail": format!("the server answered {status}") }),
@@ -182,7 +182,7 @@ fn exit_of(code: &str) -> Option<Exit> {
         "not_found" | "no_credentials" | "no_per_user_credentials" => Exit::NotFound,
         "conflict" | "ambiguous" | "precondition_failed" | "precondition_required" => Exit::Conflict,
         "invalid_config" => Exit::Usage,
-        "unavailable" => Exit::Unreachable,
+        "unavailable" | "storage_failed" | "audit_unavailable" => Exit::Unreachable,
         _ => return None,
     })
 }

@@ -126,7 +126,10 @@ async fn accounts_are_stored_from_standard_input_and_shown_only_when_asked() {
     let shown = home.cli(&["account", "get", "lab", "--site-account"]).ok();
     assert!(shown.contains("active") && !shown.contains("canary"), "{shown}");
     let whole = home.json(&["account", "get", "lab", "--site-account", "--reveal"]);
-    assert_eq!((text(&whole["account"], "access_token"), text(&whole["account"], "note")), ("canary-at".into(), "kept as it is".into()));
+    assert_eq!(
+        (text(&whole["account"], "access_token"), text(&whole["account"], "note")),
+        ("canary-at".into(), "kept as it is".into())
+    );
     home.cli(&["account", "get", "lab", "--user", "42"]).failed(3);
     home.cli(&["account", "delete", "lab", "--site-account"]).ok();
     home.cli(&["account", "get", "lab", "--site-account"]).failed(3);

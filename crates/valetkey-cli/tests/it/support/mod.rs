@@ -18,26 +18,24 @@ mod world;
 pub(crate) use browser::{Browser, Page};
 pub(crate) use home::{Home, Ran, command};
 pub(crate) use server::Server;
-pub(crate) use world::{Key, World, call, text};
+pub(crate) use world::{World, call, text};
 
 /// Writes a test once and runs it on both databases: `on_each_home! { async fn name(home: Home) { ... } }`.
 #[macro_export]
 macro_rules! on_each_home {
     ($($(#[$meta:meta])* async fn $name:ident($($home:ident)+: Home) $body:block)*) => {$(
+        async fn $name($($home)+: $crate::support::Home) $body
+
         $(#[$meta])*
         mod $name {
-            use super::*;
-
-            async fn body($($home)+: $crate::support::Home) $body
-
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {
-                body($crate::support::Home::sqlite()).await;
+                super::$name($crate::support::Home::sqlite()).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
-                body($crate::support::Home::postgres().await).await;
+                super::$name($crate::support::Home::postgres().await).await;
             }
         }
     )*};
