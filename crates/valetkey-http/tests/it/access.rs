@@ -1,5 +1,5 @@
 //! The access matrix: every route, for every kind of caller. It is a golden file, so that a changed cell is a decision that
-//! somebody reviews. `VALETKEY_WRITE_GOLDEN=1` writes it anew.
+//! somebody reviews. `UPDATE_GOLDEN=1` writes it anew.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
@@ -113,9 +113,9 @@ fn table(callers: &[(String, As)], rows: &BTreeMap<String, Vec<String>>) -> Stri
 
 fn compare(now: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/access.golden");
-    if std::env::var_os("VALETKEY_WRITE_GOLDEN").is_some() {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, now).unwrap();
     }
     let golden = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(now, golden, "the access matrix changed; if that is meant, run this test with VALETKEY_WRITE_GOLDEN=1");
+    assert_eq!(now, golden, "the access matrix changed; if that is meant, run this test with UPDATE_GOLDEN=1");
 }

@@ -15,11 +15,11 @@ fn described() -> Value {
 fn the_description_is_the_golden_file() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
     let now = document().to_pretty_json().unwrap() + "\n";
-    if std::env::var_os("VALETKEY_WRITE_GOLDEN").is_some() {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &now).unwrap();
     }
     let golden = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(now == golden, "docs/openapi.json is not what the code says; run this test with VALETKEY_WRITE_GOLDEN=1");
+    assert!(now == golden, "docs/openapi.json is not what the code says; run this test with UPDATE_GOLDEN=1");
 }
 
 #[test]
