@@ -517,7 +517,7 @@ fn expires_at(account: &SecretMap, now: Timestamp) -> Result<Option<Timestamp>> 
         let said = !value.is_null() && value.as_str() != Some("") && value.as_i64() != Some(0);
         said.then_some((name, value))
     };
-    for (name, value) in ["expires_at", "token_expires_at"].into_iter().filter_map(given) {
+    if let Some((name, value)) = ["expires_at", "token_expires_at"].into_iter().find_map(given) {
         let moment = || value.as_str()?.trim().parse::<jiff::Timestamp>().ok().map(|moment| Timestamp(moment.as_microsecond()));
         let end = seconds(value).map(Timestamp::from_unix_seconds).or_else(moment);
         return end.map(Some).ok_or_else(|| unreadable(name));
