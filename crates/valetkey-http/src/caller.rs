@@ -193,6 +193,10 @@ pub(crate) async fn gate(State(state): State<AppState>, request: Request, next: 
         }
         Err(error) => return Problem(error).into_response(),
     }
+    // The databases differ in what they make of a NUL. What is proxied has stricter rules of its own.
+    if !path.as_str().starts_with("/v1/proxy/") && parts.uri.path().contains("%00") {
+        return Problem(Error::new(Code::InvalidRequest, "the path holds a NUL")).into_response();
+    }
     next.run(Request::from_parts(parts, body)).await
 }
 

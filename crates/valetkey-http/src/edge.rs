@@ -203,6 +203,25 @@ mod tests {
         request
     }
 
+    #[tokio::test]
+    async fn a_panic_is_an_error_of_ours_that_tells_the_caller_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = valetkey::db::DbConfig::Sqlite { dir: dir.path().to_owned(), patience: std::time::Duration::ZERO };
+        let broker = valetkey::Broker::without_key(&db).await.unwrap();
+        let state = AppState::new(broker, crate::HttpSettings::default()).unwrap();
+        let router = axum::Router::new()
+            .route("/panic", axum::routing::get(async || -> &'static str { panic!("canary") }))
+            .layer(axum::middleware::from_fn_with_state(state, edge));
+        let asked = Request::get("/panic").body(axum::body::Body::empty()).unwrap();
+        let answer = tower::ServiceExt::oneshot(router, asked).await.unwrap();
+        assert_eq!(answer.status(), http::StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(answer.headers().contains_key("x-request-id"));
+        let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["code"], "internal");
+        assert!(!body.to_string().contains("canary"));
+    }
+
     fn ours() -> Vec<IpNet> {
         vec!["10.0.0.0/8".parse().unwrap()]
     }

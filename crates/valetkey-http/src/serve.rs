@@ -210,6 +210,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn http_2_is_spoken_without_tls_too() {
+        let (address, shutdown, task) = server(quick()).await;
+        let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let asked = Request::get("http://a/").body(Body::empty()).unwrap();
+        let answer = sender.send_request(asked).await.unwrap();
+        assert_eq!((answer.status(), answer.version()), (http::StatusCode::OK, http::Version::HTTP_2));
+        drop((answer, sender));
+        shutdown.cancel();
+        task.await.unwrap();
+        connection.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
     async fn shutting_down_answers_what_was_asked_before() {
         let (address, shutdown, task) = server(quick()).await;
         let asked = tokio::spawn(async move { send(address, "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await });

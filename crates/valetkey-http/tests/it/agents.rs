@@ -88,6 +88,7 @@ on_each_db! {
         app.get(&token, "/v1/me").await.refused(401, "unauthenticated");
     }
 
+    /// R66: a token is random, shown once, and stored only as a hash.
     async fn a_tokens_text_is_shown_once_and_its_hash_never(app: App) {
         let agent = app.agent("a", "alice").await;
         let minted = app.post(&As::Operator, &format!("/v1/agents/{agent}/tokens"), json!({ "label": "l" })).await.expect(201);

@@ -63,6 +63,15 @@ async fn a_body_that_is_too_large_strange_or_no_json_is_refused() {
     app.broker.stop().await;
 }
 
+on_each_db! {
+    async fn a_nul_in_a_path_or_query_is_refused_before_the_database_meets_it(app: App) {
+        for path in ["/v1/agents/a%00b", "/v1/providers/reddit/accounts/site?name=a%00b", "/v1/grants?agent=%00"] {
+            app.get(&As::Operator, path).await.refused(400, "invalid_request");
+        }
+        app.get(&As::Stranger, "/v1/agents/a%00b").await.refused(401, "unauthenticated");
+    }
+}
+
 #[tokio::test]
 async fn a_stranger_is_refused_before_the_body_is_looked_at() {
     let app = App::sqlite().await;
