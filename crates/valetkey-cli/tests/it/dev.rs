@@ -26,7 +26,7 @@ impl Dev {
     }
 
     /// From the demo platform's page to the provider's.
-    async fn to_the_lab(&mut self) -> Page {
+    async fn reach_the_lab(&mut self) -> Page {
         let url = self.said("url").to_owned();
         let page = self.browser.open(&url).await;
         assert_eq!(page.status, StatusCode::OK);
@@ -37,7 +37,7 @@ impl Dev {
     }
 
     async fn connected(&mut self) -> Page {
-        let page = self.to_the_lab().await;
+        let page = self.reach_the_lab().await;
         assert!(page.url.as_str().starts_with(self.said("lab")), "{page:?}");
         self.browser.press(&page, "Approve").await
     }
@@ -93,7 +93,7 @@ async fn dev_leads_from_one_url_to_a_call_by_a_fresh_agent_and_back() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn saying_no_leads_back_to_the_platform_with_the_reason() {
     let mut dev = Dev::start().await;
-    let page = dev.to_the_lab().await;
+    let page = dev.reach_the_lab().await;
     let page = dev.browser.press(&page, "Deny").await;
     assert!(page.url.as_str().starts_with(dev.said("url")));
     assert!(page.html.contains("oauth_denied"), "{page:?}");

@@ -1,5 +1,7 @@
 //! Tests of the real binary: every one starts it as a process and speaks to it from outside.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop; clippy knows test functions, not what they call")]
+
 mod dev;
 mod doctor;
 mod keys;
