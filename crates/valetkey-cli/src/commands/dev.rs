@@ -25,7 +25,7 @@ use std::{
 use clap::Args;
 use http::Method;
 use provider_lab::Lab;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -35,10 +35,10 @@ use valetkey_http::HttpSettings;
 use self::{api::Api, platform::Platform};
 use super::{Session, serve::Running};
 use crate::{
-    client::Client,
+    client::{Client, segment, with_query},
     failure::{Failure, Result},
     opened,
-    output::cell,
+    output::{cell, items},
     settings::Place,
 };
 
@@ -48,6 +48,8 @@ const FOLDER: &str = ".valetkey-dev";
 const MARK: &str = "made-by-valetkey-dev";
 /// The provider's name.
 const PROVIDER: &str = "lab";
+/// What the platform's key is called.
+const KEY_LABEL: &str = "demo platform";
 /// The person who is signed in at the demo platform, and their agent.
 const USER: &str = "alice";
 const AGENT: &str = "demo";
@@ -181,8 +183,9 @@ async fn set_up(operator: &Client, lab: &Lab, broker: SocketAddr, platform: Sock
     operator.call(Method::PUT, &format!("/v1/providers/{PROVIDER}/config"), Some(&app)).await?;
     let site = json!({ "title": "the demo platform", "return_to": [format!("http://{platform}/")] });
     operator.call(Method::PATCH, "/v1/sites/default", Some(&site)).await?;
+    forget_earlier_runs(operator).await?;
     let key = json!({
-        "label": "demo platform",
+        "label": KEY_LABEL,
         "scopes": ["connect", "agents", "grants", "accounts:read"],
         "asserts": [USER],
     });
@@ -206,6 +209,22 @@ async fn set_up(operator: &Client, lab: &Lab, broker: SocketAddr, platform: Sock
         valetkey: command_line(folder),
         handed: Mutex::new(HashMap::new()),
     })
+}
+
+/// Ends what an earlier run in the same folder left: the lab forgot its accounts, and nobody has its platform key any more.
+async fn forget_earlier_runs(operator: &Client) -> Result<()> {
+    let connections = operator.call(Method::GET, &with_query("/v1/connections", &[("provider", Some(PROVIDER))]), None).await?;
+    for connection in items(&connections, "connections") {
+        let path = format!("/v1/connections/{}", segment(&cell(connection, "/id"))?);
+        let path = with_query(&path, &[("upstream", Some("skip")), ("reason", Some("the lab that knew it has ended"))]);
+        operator.call(Method::DELETE, &path, None).await?;
+    }
+    let keys = operator.call(Method::GET, "/v1/keys", None).await?;
+    let ours = |key: &&Value| cell(key, "/label") == KEY_LABEL && cell(key, "/revoked_at").is_empty();
+    for key in items(&keys, "keys").iter().filter(ours) {
+        operator.call(Method::DELETE, &format!("/v1/keys/{}", segment(&cell(key, "/id"))?), None).await?;
+    }
+    Ok(())
 }
 
 /// How this very program is called again for that folder, from where it was called now.

@@ -5,14 +5,19 @@ use std::{collections::HashSet, path::PathBuf};
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Map, Value, json};
-use valetkey::provider::{Catalogue, Problem, Trust};
+use valetkey::{
+    Code, Error, app_config, connect,
+    provider::{Catalogue, Definition, Problem},
+};
 
 use super::{Session, owner::agent_id};
 use crate::{
     client::{Client, segment, with_query},
     failure::{Failure, Result},
+    opened::DATABASE,
     output::{cell, facts, items, table},
     secrets,
+    settings::Place,
 };
 
 /// Providers.
@@ -82,8 +87,17 @@ pub(crate) struct Configure {
 impl Provider {
     pub(super) async fn run(self, session: &Session) -> Result<()> {
         match self {
-            Self::List => session.ask(Method::GET, "/v1/providers", None, list).await,
+            Self::List => match built_in(session)? {
+                Some(catalogue) => {
+                    let providers: Vec<Value> = catalogue.iter().map(|definition| summary(definition)).collect();
+                    session.out.show(&json!({ "providers": providers }), list)
+                }
+                None => session.ask(Method::GET, "/v1/providers", None, list).await,
+            },
             Self::Show { name } => {
+                if let Some(catalogue) = built_in(session)? {
+                    return session.out.show(&details(&catalogue, &name)?, show);
+                }
                 let path = format!("/v1/providers/{}", segment(&name)?);
                 session.ask(Method::GET, &path, None, show).await
             }
@@ -100,6 +114,51 @@ impl Provider {
                 session.out.show(&answer, |_| format!("the app at {name} is forgotten"))
             }
         }
+    }
+}
+
+/// The definitions as this command knows them, where there is no broker yet that could be asked.
+fn built_in(session: &Session) -> Result<Option<Catalogue>> {
+    let nobody = matches!(&session.settings.place, Place::Folder(dir) if !dir.join(DATABASE).exists());
+    if nobody {
+        session.out.note("There is no broker yet: this is what one would know.");
+        catalogue(session).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+/// What the API says of a provider in a list, where nobody has told of an app yet.
+fn summary(definition: &Definition) -> Value {
+    json!({
+        "name": definition.name,
+        "title": definition.title,
+        "kind": definition.kind.to_string(),
+        "configured": app_config::is_configured(definition, None),
+        "waits_for": connect::is_connectable(definition).err().map(|why| why.message().to_owned()),
+    })
+}
+
+fn details(catalogue: &Catalogue, name: &str) -> Result<Value> {
+    let definition = catalogue.get(&name.parse()?).ok_or_else(|| {
+        Error::new(Code::NotFound, format!("there is no provider `{name}`; `valetkey provider list` shows those there are"))
+    })?;
+    let whole = definition.to_json()?;
+    let mut details = summary(definition);
+    details["setup_url"] = json!(definition.setup_url);
+    details["scopes"] = json!(definition.needed_scopes());
+    details["hosts"] = whole.pointer("/proxy/hosts").cloned().unwrap_or_else(|| json!([]));
+    details["fields"] = whole.get("fields").cloned().unwrap_or_default();
+    details["source"] = whole.get("source").cloned().unwrap_or_default();
+    details["definition"] = whole;
+    Ok(details)
+}
+
+fn catalogue(session: &Session) -> Result<Catalogue> {
+    let built_in = Catalogue::embedded()?;
+    match &session.settings.providers {
+        None => Ok(built_in),
+        Some(folder) => built_in.with_folder(folder, session.settings.trust).map_err(|problems| Failure::usage(lines(&problems))),
     }
 }
 
@@ -188,13 +247,9 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
 
 /// Checks files as if they lay on top of the definitions that are there. Needs no database.
 fn check(session: &Session, files: &[PathBuf]) -> Result<()> {
-    let built_in = Catalogue::embedded()?;
-    let catalogue = match &session.settings.providers {
-        None => built_in,
-        Some(folder) => built_in.with_folder(folder, Trust::Normal).map_err(|problems| Failure::failed(lines(&problems)))?,
-    };
+    let catalogue = catalogue(session)?;
     let mut problems: Vec<Problem> =
-        files.iter().filter_map(|file| catalogue.check_file(file, Trust::Normal).err()).flatten().collect();
+        files.iter().filter_map(|file| catalogue.check_file(file, session.settings.trust).err()).flatten().collect();
     problems.sort();
     problems.dedup();
     session.out.show(&json!({ "problems": problems }), |_| match problems.as_slice() {

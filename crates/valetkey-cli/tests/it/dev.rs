@@ -10,15 +10,18 @@ use crate::support::{Browser, Home, Page, Server};
 struct Dev {
     server: Server,
     browser: Browser,
-    _home: Home,
+    home: Home,
 }
 
 impl Dev {
     async fn start() -> Self {
-        let home = Home::sqlite();
+        Self::start_in(Home::sqlite()).await
+    }
+
+    async fn start_in(home: Home) -> Self {
         let data = home.data().display().to_string();
         let server = Server::run(&[], &["dev", "--json", "--listen", "127.0.0.1:0", "--data", &data]).await.unwrap();
-        Self { server, browser: Browser::new(), _home: home }
+        Self { server, browser: Browser::new(), home }
     }
 
     fn said(&self, name: &str) -> &str {
@@ -112,6 +115,17 @@ async fn the_link_without_the_platforms_word_lets_nobody_go_on() {
     let link = page.html.split("action=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
     let stranger = Browser::new().open(&link).await;
     assert!(stranger.forms().is_empty(), "{stranger:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_begins_anew_in_a_folder_it_was_given_before() {
+    let mut dev = Dev::start().await;
+    dev.connected().await;
+    assert_eq!(dev.server.end().await, Some(0));
+    let mut dev = Dev::start_in(dev.home).await;
+    let page = dev.connected().await;
+    let (status, me) = curl(&page.element("me"));
+    assert_eq!((status, me["username"].as_str()), (200, Some("alice")), "{me}");
 }
 
 #[tokio::test]

@@ -37,3 +37,24 @@ async fn a_definition_with_a_mistake_stops_the_start_and_leaves_no_database() {
     assert!(said.contains("mine.toml:1:1: kind: "), "{said}");
     assert!(!home.data().exists());
 }
+
+#[tokio::test]
+async fn the_providers_are_listed_before_there_is_a_broker_and_after() {
+    let home = Home::sqlite();
+    let before = home.json(&["provider", "list"]);
+    assert_eq!(before["providers"].as_array().unwrap().len(), 39);
+    let shown = home.json(&["provider", "show", "github"]);
+    assert!(!home.data().exists(), "looking makes nothing");
+    home.cli(&["provider", "show", "nobody"]).failed(3);
+
+    let server = home.serve().await;
+    assert_eq!(home.json(&["provider", "list"]), before);
+    let asked = home.json(&["provider", "show", "github"]);
+    assert_eq!(asked["callback_url"], format!("{}/callback/github", server.url()));
+    for (name, value) in shown.as_object().unwrap() {
+        assert_eq!(&asked[name], value, "{name}");
+    }
+    let text = home.cli(&["provider", "list"]).ok();
+    assert!(text.lines().any(|line| line.starts_with("github ") && line.ends_with("yes")), "{text}");
+    assert!(text.lines().any(|line| line.contains("is not built yet")), "what waits says so: {text}");
+}

@@ -2,11 +2,12 @@
 
 use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
+use provider_lab::{At, Fault, Rule};
 use reqwest::StatusCode;
 
 use crate::{
     on_each_home,
-    support::{Home, Server},
+    support::{Home, Server, World},
 };
 
 fn mode(path: &std::path::Path) -> u32 {
@@ -167,6 +168,31 @@ on_each_home! {
         assert_eq!(server.ended(Duration::from_secs(20)).await, Some(0), "{}", server.log());
         assert!(busy.await.unwrap(), "after the end nobody listens");
         server.logged("shutting down").await;
+    }
+
+    async fn a_call_that_is_under_way_when_sigterm_comes_gets_its_answer(home: Home) {
+        let world = World::around(home).await;
+        let mut server = world.home.serve().await;
+        world.configure();
+        let key = world.key("connect", "42");
+        let connection = world.connect(&server, &key, "42", "alice").await;
+        world.agent("roadie", "42");
+        let token = world.token("roadie", "42");
+        world.home.json(&["grant", "create", "--agent", "roadie", "--connection", &connection]);
+        world.lab.misbehave(Rule::once(At::Api, Fault::HoldBefore));
+        let asked = server.http().get(server.at(&format!("/v1/proxy/{connection}/me"))).bearer_auth(&token).send();
+        let asked = tokio::spawn(asked);
+        while world.lab.held() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        server.signal("TERM");
+        server.logged("shutting down").await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        world.lab.release();
+        let answer = asked.await.unwrap().unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert!(answer.text().await.unwrap().contains("alice"));
+        assert_eq!(server.ended(Duration::from_secs(20)).await, Some(0));
     }
 
     async fn logs_are_json_where_that_is_asked_for(home: Home) {

@@ -21,7 +21,8 @@ h2{font-size:1rem;margin:1.5rem 0 .4rem}
 .card{border:1px solid var(--line);border-radius:.8rem;padding:1.25rem;margin-bottom:1rem}
 .wrong{border-color:#c33}
 small,.soft{opacity:.75}
-pre{background:var(--soft);border-radius:.5rem;padding:.7rem .9rem;margin:.3rem 0;overflow-x:auto;user-select:all}
+pre{background:var(--soft);border-radius:.5rem;padding:.7rem .9rem;margin:.3rem 0;white-space:pre-wrap;overflow-wrap:anywhere;user-select:all}
+h3{font-size:.9rem;font-weight:400;opacity:.75;margin:.8rem 0 0}
 button{font:inherit;padding:.6rem 1.4rem;border-radius:.6rem;border:1px solid var(--accent);background:var(--accent);color:#fff;cursor:pointer}
 button:focus-visible{outline:3px solid var(--accent);outline-offset:2px}
 ";
@@ -84,11 +85,12 @@ pub(super) fn ready(platform: &Platform, connection: &Value, handed: &Handed) ->
         r#"<div class="card"><h1>Your Lab account <em>{account}</em> is connected</h1>
 <p>Agent <strong>{slug}</strong> may use it for you, through Valet Key's proxy only. The token in these commands is the agent's
 own; the Lab's token never leaves Valet Key.</p>
-<h2>Act as the agent</h2><pre id="me">{me}</pre><pre id="post">{post}</pre>
+<h2>Act as the agent</h2><h3>Ask who it is there</h3><pre id="me">{me}</pre><h3>Post in your name</h3><pre id="post">{post}</pre>
 <p class="soft"><small>What it posts stands at <a href="{lab}">the Lab</a>.</small></p>
 <h2>Ask why it may</h2><pre id="explain">{explain}</pre>
 <h2>Take it back, and try the first command again</h2><pre id="revoke">{revoke}</pre>
-<h2>See what happened</h2><pre id="audit">{audit}</pre></div>"#,
+<h2>See what happened</h2><pre id="audit">{audit}</pre>
+<p class="soft"><small>Each is one line; one click selects it.</small></p></div>"#,
         account = escape(&account),
         slug = escape(&platform.agent.1),
         me = escape(&commands.me),
