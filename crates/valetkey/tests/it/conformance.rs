@@ -33,6 +33,10 @@ fn every_line_of_the_oauth_page_that_holds_names_its_tests() {
             names.sort();
             names.dedup();
             assert!(!names.is_empty(), "no test names R{number}");
+            let written: Vec<&str> = cells[4].split(',').map(|name| name.trim().trim_matches('`')).collect();
+            if written.iter().all(|name| names.iter().any(|known| known == name)) {
+                return format!("{line}\n");
+            }
             let names: Vec<String> = names.iter().take(4).map(|name| format!("`{name}`")).collect();
             format!("| {number} | {} | {} | {} |\n", cells[2], cells[3], names.join(", "))
         })
