@@ -56,7 +56,8 @@ fn scan(path: &Path, tests: &mut BTreeMap<u32, Vec<String>>) {
         }
         return;
     }
-    if path.extension().is_none_or(|e| e != "rs") {
+    // This file speaks about the numbers without testing them.
+    if path.extension().is_none_or(|e| e != "rs") || path.ends_with("it/conformance.rs") {
         return;
     }
     let text = fs::read_to_string(path).unwrap();

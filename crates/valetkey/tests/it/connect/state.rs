@@ -111,7 +111,7 @@ on_each_db! {
         assert_eq!(distinct.len(), 9);
     }
 
-    /// R7: S256, in the way the provider reads it, or nothing at all; `plain` is never sent.
+    /// R7: S256, in the way the provider reads it, or nothing at all; `plain` is never sent. R9: the state is there in each case.
     async fn a_challenge_is_s256_or_is_not_sent(db: Db) {
         let stub = Stub::start(TOKENS).await;
         for (pkce, length) in [
