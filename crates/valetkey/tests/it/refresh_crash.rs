@@ -15,7 +15,7 @@ use valetkey::{
     connection::Status,
     db::{Db, DbConfig, testing},
     id::ConnectionId,
-    refresh::{Settings, crash},
+    refresh::{Served, Settings, crash},
     secret::Secret,
 };
 
@@ -32,8 +32,18 @@ async fn child() {
     let (definition, lab) = (told("TEST_DEFINITION"), told("TEST_LAB"));
     let replica = Replica::build(&db, settings, &definition, &lab, &roots, Clock::manual(START)).await;
     let id: ConnectionId = told("TEST_CONNECTION").parse().unwrap();
-    let served = replica.serve(&id).await;
+    let served = patiently(&replica, &id).await;
     eprintln!("served {}", served.is_ok());
+}
+
+/// Asks until something comes of it.
+async fn patiently(replica: &Replica, id: &ConnectionId) -> valetkey::Result<Served> {
+    loop {
+        match replica.serve(id).await {
+            Err(error) if error.code() == Code::RefreshPending => tokio::time::sleep(Duration::from_millis(50)).await,
+            outcome => return outcome,
+        }
+    }
 }
 
 /// R35: what a process that is killed at each point leaves behind, at a provider that kills a family for a replay.
@@ -63,10 +73,7 @@ async fn killed_at_any_point(on_sqlite: bool) {
                 ..DefinitionOptions::default()
             };
             let folder = tempfile::tempdir().unwrap();
-            let database = match on_sqlite {
-                true => format!("sqlite {}", folder.path().display()),
-                false => testing::postgres_url().await,
-            };
+            let database = fresh(on_sqlite, &folder).await;
             let database = database.as_str();
             let town = Town::with(&options).await;
             town.lab_settings(|settings| (settings.reuse_kills_family, settings.grace) = (true, if grace { 3600 } else { 0 }));
@@ -77,18 +84,12 @@ async fn killed_at_any_point(on_sqlite: bool) {
                 close(db, replica).await;
                 (account, town.roots.clone())
             };
-            let mut child = start(database, &town, &roots, &account, Some(point));
-            let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
-            assert_eq!(status.signal(), Some(9), "{here}");
+            let child = start(database, &town, &roots, &account, Some(point));
+            assert_eq!(ended(child).await, Some(9), "{here}");
             assert_eq!(spends(&town, &account), spent_by_the_dead, "{here}");
 
             let (db, replica) = open(database, &town).await;
-            let outcome = loop {
-                match replica.serve(&account.id).await {
-                    Err(error) if error.code() == Code::RefreshPending => tokio::time::sleep(Duration::from_millis(50)).await,
-                    outcome => break outcome,
-                }
-            };
+            let outcome = patiently(&replica, &account.id).await;
             if usable || grace {
                 assert!(town.lab.is_live(&access(&outcome.unwrap())), "{here}");
                 assert_eq!(replica.stored(&account.id).await.connection.version, 2, "{here}");
@@ -105,6 +106,33 @@ async fn killed_at_any_point(on_sqlite: bool) {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_that_is_killed_too_is_not_followed_by_another_sqlite() {
+    a_recovery_that_is_killed_too(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovery_that_is_killed_too_is_not_followed_by_another_postgres() {
+    a_recovery_that_is_killed_too(false).await;
+}
+
+async fn a_recovery_that_is_killed_too(on_sqlite: bool) {
+    let folder = tempfile::tempdir().unwrap();
+    let database = fresh(on_sqlite, &folder).await;
+    let town = Town::new().await;
+    let (db, replica) = open(&database, &town).await;
+    let account = replica.expired(&town, "").await;
+    close(db, replica).await;
+    for point in [crash::AFTER_JOURNAL, crash::AFTER_SEND] {
+        assert_eq!(ended(start(&database, &town, &town.roots, &account, Some(point))).await, Some(9), "{point}");
+    }
+    assert_eq!(spends(&town, &account), 1);
+    let (_db, replica) = open(&database, &town).await;
+    assert_eq!(patiently(&replica, &account.id).await.unwrap_err().code(), Code::NotAuthenticated);
+    assert_eq!(replica.stored(&account.id).await.connection.status, reauth("answer_lost"));
+    assert_eq!(spends(&town, &account), 1);
+}
+
 /// A holder that is stopped past its lease and wakes up with its answer in the socket: the newest token is kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_stood_still_past_its_lease_keeps_the_answer_it_wakes_up_with() {
@@ -114,17 +142,12 @@ async fn a_process_that_stood_still_past_its_lease_keeps_the_answer_it_wakes_up_
     let (_db, replica) = open(&database, &town).await;
     let account = replica.expired(&town, "").await;
     town.lab.misbehave(Rule::once(At::Refresh, Fault::HoldAfter));
-    let mut child = start(&database, &town, &town.roots, &account, None);
+    let child = start(&database, &town, &town.roots, &account, None);
     let pid = Pid::from_child(&child);
     assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
     kill_process(pid, Signal::STOP).unwrap();
     // The other replica takes over after a whole lease, and meets a refresh token that was used before.
-    let error = loop {
-        match replica.serve(&account.id).await {
-            Err(error) if error.code() == Code::RefreshPending => tokio::time::sleep(Duration::from_millis(50)).await,
-            outcome => break outcome.unwrap_err(),
-        }
-    };
+    let error = patiently(&replica, &account.id).await.unwrap_err();
     assert_eq!(error.code(), Code::NotAuthenticated);
     assert_eq!(replica.stored(&account.id).await.connection.status, reauth("answer_lost"));
     town.lab.release();
@@ -134,7 +157,7 @@ async fn a_process_that_stood_still_past_its_lease_keeps_the_answer_it_wakes_up_
     assert_eq!(stored.connection.status, Status::Active);
     assert!(town.lab.is_live(&access(&replica.serve(&account.id).await.unwrap())));
     assert_eq!(spends(&town, &account), 2);
-    tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    assert_eq!(ended(child).await, None);
 }
 
 /// The same with the answer already read: `:pause` is there so that it can be stopped.
@@ -152,7 +175,7 @@ async fn a_paused_process_says_where_it_is_and_goes_on() {
     assert_eq!(said.await.unwrap().unwrap(), "pausing at refresh.after_answer");
     assert_eq!(replica.stored(&account.id).await.connection.version, 1);
     replica.until(&account.id, |stored| stored.connection.version == 2).await;
-    tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
+    assert_eq!(ended(child).await, None);
 }
 
 fn start(database: &str, town: &Town, roots: &Secret, account: &Account, point: Option<&str>) -> Child {
@@ -172,6 +195,15 @@ fn start(database: &str, town: &Town, roots: &Secret, account: &Account, point: 
         command.env(crash::VARIABLE, point);
     }
     command.spawn().unwrap()
+}
+
+/// The signal that ended a process, if one did.
+async fn ended(mut child: Child) -> Option<i32> {
+    tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap().signal()
+}
+
+async fn fresh(on_sqlite: bool, folder: &tempfile::TempDir) -> String {
+    if on_sqlite { format!("sqlite {}", folder.path().display()) } else { testing::postgres_url().await }
 }
 
 /// `sqlite FOLDER`, or a PostgreSQL URL.
