@@ -49,7 +49,7 @@ impl Dev {
 /// A command that a page shows, as a shell runs it.
 fn run(command: &str) -> (i32, String) {
     let output = Command::new("sh").args(["-c", command]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap() + String::from_utf8(output.stderr).unwrap().as_str();
     (output.status.code().unwrap(), text)
 }
 

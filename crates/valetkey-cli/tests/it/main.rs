@@ -2,10 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop; clippy knows test functions, not what they call")]
 
+mod browser;
+mod canary;
 mod dev;
 mod doctor;
 mod keys;
 mod main_job;
+mod nginx;
 mod provider;
+mod refresh_survival;
+mod revocation;
+mod saves;
+mod scene;
 mod serve;
 mod support;

@@ -1,0 +1,297 @@
+//! Connecting in a real browser, at an authorization server that none of us wrote: headless Chromium, driven by WebDriver,
+//! and npm's oidc-provider, where a client is registered for each test.
+
+use axum::{Router, response::Html, routing::get};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use thirtyfour::{By, ChromiumLikeCapabilities as _, DesiredCapabilities, WebDriver, WebElement};
+use tokio::net::TcpListener;
+
+use crate::scene::{On, Plan, Scene, Usable, eventually, on_each, text};
+
+/// How long an access token of this provider lives, in seconds.
+const LIFE: u64 = 3;
+
+/// A variable of the test servers.
+fn peer(variable: &str) -> String {
+    std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set: run ./scripts/test, or ./scripts/test --peers for a shell"))
+}
+
+/// One browser with a profile of its own.
+struct Chromium(WebDriver);
+
+impl Chromium {
+    async fn start() -> Self {
+        let mut wanted = DesiredCapabilities::chrome();
+        wanted.set_binary(&peer("VALETKEY_TEST_CHROMIUM")).unwrap();
+        for argument in [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+        ] {
+            wanted.add_arg(argument).unwrap();
+        }
+        Self(WebDriver::new(peer("VALETKEY_TEST_WEBDRIVER"), wanted).await.unwrap())
+    }
+
+    async fn open(&self, url: &str) {
+        self.0.goto(url).await.unwrap();
+    }
+
+    async fn url(&self) -> String {
+        self.0.current_url().await.unwrap().to_string()
+    }
+
+    /// The words on the page, as a person sees them.
+    async fn words(&self) -> String {
+        self.one("body").await.text().await.unwrap()
+    }
+
+    /// The element of that description, once it is there.
+    async fn one(&self, css: &str) -> WebElement {
+        eventually(|| async { self.0.find(By::Css(css)).await.ok() }).await
+    }
+
+    async fn press(&self, css: &str) {
+        self.one(css).await.click().await.unwrap();
+    }
+
+    async fn fill(&self, css: &str, words: &str) {
+        self.one(css).await.send_keys(words).await.unwrap();
+    }
+
+    /// Waits until the address holds this.
+    async fn arrive(&self, part: &str) -> String {
+        eventually(|| async { Some(self.url().await).filter(|url| url.contains(part)) }).await
+    }
+
+    /// Signs in at the provider, and stops at its question.
+    async fn sign_in(&self, login: &str) {
+        self.fill("input[name=login]", login).await;
+        self.fill("input[name=password]", "any").await;
+        self.press("button[type=submit]").await;
+        self.one("input[name=prompt][value=consent]").await;
+    }
+
+    async fn quit(self) {
+        self.0.quit().await.unwrap();
+    }
+}
+
+/// A broker that knows oidc-provider, with an app registered there for its callback.
+async fn at_oidc_provider(on: On) -> Scene {
+    let issuer = peer("VALETKEY_TEST_OIDC");
+    let host = issuer.trim_start_matches("http://");
+    let definition = format!(
+        r#"title = "OIDC Test"
+kind = "oauth2"
+
+[fields]
+client_id = {{ label = "Client ID", type = "text", required = true, level = "app", role = "client_id" }}
+client_secret = {{ label = "Client secret", type = "password", required = true, secret = true, level = "app", role = "client_secret" }}
+
+[oauth2]
+authorize_url = "{issuer}/auth"
+token_url = "{issuer}/token"
+client_auth = "basic"
+pkce = "required"
+issuer = "{issuer}"
+iss_supported = true
+scope_separator = " "
+scopes = {{ default = ["openid", "email"] }}
+
+[refresh]
+strategy = "refresh_token"
+rotation = "always"
+before = "5m"
+access_ttl = "1h"
+refresh_ttl = "1d"
+replay_kills_family = true
+
+[revoke]
+kills = "family"
+method = "POST"
+url = "{issuer}/token/revocation"
+auth = "client"
+form = {{ token = "{{{{token.refresh_token}}}}", token_type_hint = "refresh_token" }}
+
+[identity]
+method = "GET"
+url = "{issuer}/me"
+auth = "bearer"
+out = {{ id = "sub", email = "email" }}
+
+[proxy]
+base_url = "{issuer}"
+hosts = ["{host}"]
+path_allow = {{ "{host}" = ["/me"] }}
+credential_paths = ["/token", "/token/**", "/auth", "/auth/**", "/reg", "/reg/**", "/device/**", "/request", "/session/**"]
+inject = [{{ in = "header", name = "Authorization", value = "Bearer {{{{token.access_token}}}}" }}]
+"#
+    );
+    let mut plan = Plan::new(on);
+    plan.definitions.push(("oidc".to_owned(), definition));
+    plan.allowed.push(host.parse().unwrap());
+    plan.refresh = (20, 10);
+    let scene = Scene::start(plan).await;
+    let client = json!({
+        "redirect_uris": [format!("{}/callback/oidc", scene.public_url())],
+        "grant_types": ["authorization_code", "refresh_token"],
+        "response_types": ["code"],
+        "token_endpoint_auth_method": "client_secret_basic",
+        "access_token_life": LIFE,
+    });
+    let answer = scene.http.post(format!("{issuer}/reg")).json(&client).send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::CREATED);
+    let client: Value = answer.json().await.unwrap();
+    let app = json!({ "client_id": text(&client, "client_id"), "client_secret": text(&client, "client_secret") });
+    scene.put_app("oidc", app).await;
+    scene
+}
+
+/// A connect session: its id and its link.
+async fn link(scene: &Scene, owner: &str) -> (String, String) {
+    let session = json!({ "provider": "oidc", "owner": owner });
+    let session = scene.platform(Method::POST, "/v1/connect-sessions", Some(session)).await;
+    (text(&session, "id"), text(&session, "url"))
+}
+
+/// The one connection there is; none where there is none.
+async fn only(scene: &Scene) -> Option<Value> {
+    let answer = scene.platform(Method::GET, "/v1/connections?provider=oidc", None).await;
+    let connections = answer["connections"].as_array().unwrap();
+    assert!(connections.len() <= 1, "{answer}");
+    connections.first().cloned()
+}
+
+/// The connection as the operator sees it, whose it is upstream, and that it renews itself and works through the proxy.
+async fn is_alive(scene: &Scene, login: &str) {
+    let id = text(&only(scene).await.expect("a connection"), "id");
+    let shown = scene.home.json(&["connection", "show", &id]);
+    assert_eq!((&shown["status"], &shown["subject"], &shown["identity"]), (&json!("active"), &json!(login), &json!("verified")));
+    let human = scene.home.cli(&["connection", "show", &id]).ok();
+    assert!(human.contains(login) && human.contains("active"), "{human}");
+
+    let agent = scene.agent().await;
+    let token = scene.token(&agent).await;
+    let grant = scene.grant(&agent, &id).await;
+    let usable = Usable { connection: id, agent, token, grant };
+    let first = scene.reveal(0, &usable).await.access_token().to_owned();
+    let second = eventually(|| async {
+        let now = scene.reveal(0, &usable).await.access_token().to_owned();
+        Some(now).filter(|now| *now != first)
+    })
+    .await;
+    assert!(!second.is_empty());
+    let me = scene.proxy(0, &usable, "me").await;
+    assert_eq!((me.status, &me.body["sub"]), (StatusCode::OK, &json!(login)), "{me:?}");
+    assert!(scene.connection(&usable.connection).await["version"].as_i64().unwrap() >= 2);
+}
+
+/// The page of a platform where somebody is signed in: its form posts the platform's word to the link.
+async fn platform_page(link: &str, assertion: &str) -> String {
+    let page = format!(
+        r#"<!doctype html><title>A platform</title><form method="post" action="{link}">
+<input type="hidden" name="assertion" value="{assertion}"><button>Go on</button></form>"#
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = Router::new().route("/", get(|| async { Html(page) }));
+    tokio::spawn(async { axum::serve(listener, router).await.unwrap() });
+    format!("http://{address}/")
+}
+
+on_each! {
+    async fn the_site_s_account_is_connected_in_a_browser(on: On) {
+        let scene = at_oidc_provider(on).await;
+        let browser = Chromium::start().await;
+        let (_, link) = link(&scene, "site").await;
+        browser.open(&link).await;
+        let words = browser.words().await;
+        for expected in ["OIDC Test", "will belong to the site itself", "openid", "email", &peer("VALETKEY_TEST_OIDC")[7..]] {
+            assert!(words.contains(expected), "{expected:?} is not among: {words}");
+        }
+        assert!(only(&scene).await.is_none());
+        browser.press("button[value=approve]").await;
+        browser.sign_in("casey").await;
+        browser.press("button[type=submit]").await;
+        let url = browser.arrive("/connect/done").await;
+        assert!(!url.contains("code=") && !url.contains("state="), "{url}");
+        let words = browser.words().await;
+        assert!(words.contains("The account of OIDC Test is linked"), "{words}");
+        // The page needs no script and no other server, and shows itself well dressed.
+        let style = browser.one("main").await.css_value("max-width").await.unwrap();
+        assert_ne!(style, "none", "the style sheet was not applied");
+        is_alive(&scene, "casey").await;
+
+        // A link works once.
+        browser.open(&link).await;
+        assert!(browser.words().await.contains("This did not work"));
+        browser.quit().await;
+    }
+
+    async fn a_person_s_account_is_connected_from_their_platform(on: On) {
+        let scene = at_oidc_provider(on).await;
+        let browser = Chromium::start().await;
+        let (session, link) = link(&scene, "user:42").await;
+        // Without the platform's word the link leads nowhere.
+        browser.open(&link).await;
+        let words = browser.words().await;
+        assert!(words.contains("Start at your platform") && words.contains("42"), "{words}");
+        assert!(browser.0.find(By::Css("button")).await.is_err());
+
+        let platform = platform_page(&link, &scene.assertion("42", &session)).await;
+        browser.open(&platform).await;
+        browser.press("button").await;
+        browser.one("button[value=approve]").await;
+        let words = browser.words().await;
+        for expected in ["OIDC Test", "Your platform says that you are", "42"] {
+            assert!(words.contains(expected), "{expected:?} is not among: {words}");
+        }
+        browser.press("button[value=approve]").await;
+        browser.sign_in("robin").await;
+        browser.press("button[type=submit]").await;
+        browser.arrive("/connect/done").await;
+        assert!(browser.words().await.contains("is linked"));
+        assert_eq!(only(&scene).await.unwrap()["owner"], "user:42");
+        is_alive(&scene, "robin").await;
+        browser.quit().await;
+    }
+
+    async fn another_browser_cannot_finish_a_flow(on: On) {
+        let mut scene = at_oidc_provider(on).await;
+        let (victim, thief) = (Chromium::start().await, Chromium::start().await);
+        let (_, link) = link(&scene, "site").await;
+        victim.open(&link).await;
+        victim.press("button[value=approve]").await;
+        victim.sign_in("casey").await;
+        // The broker is away when the provider sends the browser back, so that code and state stay unused.
+        let server = scene.replicas.remove(0);
+        assert_eq!(server.end().await, Some(0));
+        victim.press("button[type=submit]").await;
+        let callback = victim.arrive("/callback/oidc?").await;
+        assert!(callback.contains("code=") && callback.contains("state="), "{callback}");
+        let server = scene.spawn(&scene.public_address(), &[]).await;
+        scene.replicas.insert(0, server);
+
+        thief.open(&callback).await;
+        let url = thief.arrive("/connect/done").await;
+        assert!(url.contains("outcome=invalid_state"), "{url}");
+        assert!(thief.words().await.contains("does not belong to anything this browser began"));
+        assert!(only(&scene).await.is_none());
+
+        // What the thief did took nothing from whom it belongs to.
+        victim.open(&callback).await;
+        assert!(victim.arrive("/connect/done").await.contains("outcome=connected"));
+        is_alive(&scene, "casey").await;
+        victim.quit().await;
+        thief.quit().await;
+    }
+}

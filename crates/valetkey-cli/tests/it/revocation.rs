@@ -1,0 +1,287 @@
+//! Revoked means refused (promise 3, decisions 2): on every request that any replica gets after the revoking call
+//! returned, with warm caches and under load; and streams that run end at once there, and within three seconds elsewhere.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use reqwest::{Method, StatusCode};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+use crate::scene::{Answer, On, PATIENCE, Plan, Scene, Usable, on_each, proxy, reveal};
+
+/// How long a stream may go on at the replica that did not revoke.
+const ELSEWHERE: Duration = Duration::from_secs(3);
+/// "At once", for a machine on which many other tests run: far from [`ELSEWHERE`], so that the two are not mistaken.
+const AT_ONCE: Duration = Duration::from_millis(700);
+
+/// What is taken back.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Token,
+    Grant,
+    Connection,
+}
+
+impl Scene {
+    /// Takes it back, by the given replica.
+    async fn take_back(&self, at: usize, what: What, usable: &Usable) {
+        let path = match what {
+            What::Token => format!("/v1/tokens/{}", usable.token.id),
+            What::Grant => format!("/v1/grants/{}", usable.grant),
+            What::Connection => format!("/v1/connections/{}", usable.connection),
+        };
+        let answer = self.call(at, &self.key.key, Method::DELETE, &path, None).await;
+        assert!(answer.status.is_success(), "{answer:?}");
+    }
+
+    /// What every replica says to both deliveries.
+    async fn everywhere(&self, usable: &Usable) -> Vec<Answer> {
+        let mut answers = Vec::new();
+        for at in 0..self.replicas.len() {
+            answers.push(self.reveal(at, usable).await);
+            answers.push(self.proxy(at, usable, "me").await);
+        }
+        answers
+    }
+
+    /// Callers who use it without a pause, on every replica and by both deliveries, until told to stop. Each says when those
+    /// of its requests began that were not refused: served, or cut off in the middle.
+    fn load(&self, usable: &Usable, stop: &Arc<AtomicBool>) -> Vec<tokio::task::JoinHandle<Vec<Instant>>> {
+        let callers = (0..8).map(|n| {
+            let (http, usable, stop) = (self.http.clone(), usable.clone(), Arc::clone(stop));
+            let url = self.replicas[n % self.replicas.len()].url();
+            tokio::spawn(async move {
+                let mut served = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let began = Instant::now();
+                    let answer = match n < 4 {
+                        true => reveal(&http, &url, &usable).await,
+                        false => proxy(&http, &url, &usable, "me").await,
+                    };
+                    match answer {
+                        Ok(answer) if answer.status == StatusCode::OK => served.push(began),
+                        Ok(answer) => assert!(answer.status.is_client_error(), "{answer:?}"),
+                        // A proxied answer that was on its way.
+                        Err(_) if n >= 4 => served.push(began),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                served
+            })
+        });
+        callers.collect()
+    }
+}
+
+fn refused(what: What, answers: &[Answer]) {
+    let expected = match what {
+        What::Token => (StatusCode::UNAUTHORIZED, "unauthenticated"),
+        // Without a grant an agent does not learn that there is such a connection.
+        What::Grant | What::Connection => (StatusCode::NOT_FOUND, "not_found"),
+    };
+    for answer in answers {
+        assert_eq!((answer.status, answer.code()), expected, "{what:?}: {answer:?}");
+    }
+}
+
+async fn refused_from_then_on(on: On, what: What, rounds: usize) {
+    let scene = Scene::usual(on).await;
+    let mut usable = scene.usable("lab").await;
+    let mut served = 0;
+    for round in 0..rounds {
+        match what {
+            _ if round == 0 => {}
+            What::Token => usable.token = scene.token(&usable.agent).await,
+            What::Grant => usable.grant = scene.grant(&usable.agent, &usable.connection).await,
+            What::Connection => {
+                usable.connection = scene.connect("lab").await;
+                usable.grant = scene.grant(&usable.agent, &usable.connection).await;
+            }
+        }
+        // Every replica has used it, so that whatever one may keep of it is kept.
+        for answer in scene.everywhere(&usable).await {
+            assert_eq!(answer.status, StatusCode::OK, "round {round}: {answer:?}");
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let load = scene.load(&usable, &stop);
+        // Somewhere in the middle of their calls, and not always at the same place.
+        tokio::time::sleep(Duration::from_millis(20 + 7 * (round as u64 % 5))).await;
+        scene.take_back(round % scene.replicas.len(), what, &usable).await;
+        let returned = Instant::now();
+        refused(what, &scene.everywhere(&usable).await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        stop.store(true, Ordering::Relaxed);
+        for caller in load {
+            let began = caller.await.unwrap();
+            served += began.len();
+            let late: Vec<_> = began.iter().filter(|began| **began > returned).map(|began| *began - returned).collect();
+            assert!(late.is_empty(), "round {round}: {what:?} was served {late:?} after it was taken back");
+        }
+        refused(what, &scene.everywhere(&usable).await);
+    }
+    assert!(served > rounds * 4, "hardly anything was served before: {served}");
+}
+
+on_each! {
+    async fn a_revoked_token_is_refused_from_then_on(on: On) {
+        refused_from_then_on(on, What::Token, 20).await;
+    }
+
+    async fn a_revoked_grant_is_refused_from_then_on(on: On) {
+        refused_from_then_on(on, What::Grant, 20).await;
+    }
+
+    async fn a_revoked_connection_is_refused_from_then_on(on: On) {
+        refused_from_then_on(on, What::Connection, 10).await;
+    }
+
+    async fn a_running_answer_ends_when_its_permission_does(on: On) {
+        let scene = Scene::usual(on).await;
+        for what in [What::Token, What::Grant, What::Connection] {
+            let usable = scene.usable("lab").await;
+            let mut streams = Vec::new();
+            for at in 0..scene.replicas.len() {
+                let url = scene.replicas[at].at(&format!("/v1/proxy/{}/stream?ms=20&n=100000", usable.connection));
+                let mut response = scene.http.get(url).bearer_auth(&usable.token.token).send().await.unwrap();
+                assert_eq!(response.status(), StatusCode::OK);
+                assert!(response.chunk().await.unwrap().is_some());
+                streams.push(tokio::spawn(async move {
+                    loop {
+                        // Cut off, not closed as if that were all.
+                        match response.chunk().await {
+                            Ok(Some(_)) => {}
+                            Ok(None) => panic!("it ended as if it were complete"),
+                            Err(_) => return Instant::now(),
+                        }
+                    }
+                }));
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert!(streams.iter().all(|stream| !stream.is_finished()), "{what:?}: they run while nothing is taken back");
+            scene.take_back(0, what, &usable).await;
+            let returned = Instant::now();
+            for (at, stream) in streams.into_iter().enumerate() {
+                let ended = tokio::time::timeout(PATIENCE, stream).await.expect("it ran on").unwrap();
+                let after = ended.saturating_duration_since(returned);
+                let limit = if at == 0 { AT_ONCE } else { ELSEWHERE };
+                assert!(after <= limit, "{what:?}: replica {at} streamed {after:?} longer");
+            }
+        }
+    }
+
+    async fn a_running_upload_ends_when_its_permission_does(on: On) {
+        let (upstream, mut ends) = swallower().await;
+        let mut plan = Plan::new(on);
+        // The swallower is another of the lab's hosts.
+        plan.allowed.push(upstream);
+        plan.providers[0].edits = vec![
+            ("hosts = [".to_owned(), format!("hosts = [\"{upstream}\", ")),
+            ("path_allow = { ".to_owned(), format!("path_allow = {{ \"{upstream}\" = [\"/**\"], ")),
+        ];
+        let scene = Scene::start(plan).await;
+        for what in [What::Token, What::Grant, What::Connection] {
+            let usable = scene.usable("lab").await;
+            let mut uploads = Vec::new();
+            for replica in &scene.replicas {
+                uploads.push(upload(&replica.url(), &usable, &format!("/~{upstream}/sink")).await);
+                // One after the other, so that it is known whose end it is.
+                let event = tokio::time::timeout(PATIENCE, ends.recv()).await.unwrap().unwrap();
+                assert!(matches!(event, Upstream::Began), "an upload ended by itself");
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert!(ends.try_recv().is_err(), "{what:?}: an upload ended by itself");
+            scene.take_back(0, what, &usable).await;
+            let returned = Instant::now();
+            for (at, upload) in uploads.into_iter().enumerate() {
+                let ended = tokio::time::timeout(PATIENCE, upload).await.expect("it ran on").unwrap();
+                let after = ended.saturating_duration_since(returned);
+                let limit = if at == 0 { AT_ONCE } else { ELSEWHERE };
+                assert!(after <= limit, "{what:?}: replica {at} took {after:?} more of the upload");
+            }
+            for _ in &scene.replicas {
+                let end = tokio::time::timeout(PATIENCE, ends.recv()).await.unwrap().unwrap();
+                let Upstream::Ended { at, whole } = end else { panic!("it began once more") };
+                assert!(!whole, "{what:?}: the provider was told that the upload is complete");
+                let after = at.saturating_duration_since(returned);
+                assert!(after <= ELSEWHERE, "{what:?}: the provider got {after:?} more of it");
+            }
+        }
+    }
+}
+
+/// What the provider sees of an upload.
+enum Upstream {
+    Began,
+    /// Whether the last piece said that it is the last.
+    Ended {
+        at: Instant,
+        whole: bool,
+    },
+}
+
+/// A provider that reads and reads, and never answers.
+async fn swallower() -> (SocketAddr, mpsc::UnboundedReceiver<Upstream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (events, seen) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let events = events.clone();
+            tokio::spawn(async move {
+                let (mut all, mut piece) = (Vec::new(), vec![0; 4096]);
+                let mut began = false;
+                while let Ok(length) = stream.read(&mut piece).await {
+                    if length == 0 {
+                        break;
+                    }
+                    all.extend_from_slice(&piece[..length]);
+                    if !began && all.windows(4).any(|four| four == b"piec") {
+                        began = true;
+                        let _ = events.send(Upstream::Began);
+                    }
+                }
+                if began {
+                    let _ = events.send(Upstream::Ended { at: Instant::now(), whole: all.ends_with(b"0\r\n\r\n") });
+                }
+            });
+        }
+    });
+    (address, seen)
+}
+
+/// Begins an upload without end, and says when the broker ended it.
+async fn upload(server: &str, usable: &Usable, path: &str) -> tokio::task::JoinHandle<Instant> {
+    let to = server.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    let head = format!(
+        "POST /v1/proxy/{}{path} HTTP/1.1\r\nHost: {to}\r\nAuthorization: Bearer {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+        usable.connection, usable.token.token
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    tokio::spawn(async move {
+        let (mut read, mut write) = stream.into_split();
+        let sending = tokio::spawn(async move {
+            while write.write_all(b"5\r\npiece\r\n").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let mut answer = [0; 4096];
+        let length = read.read(&mut answer).await.unwrap_or(0);
+        let ended = Instant::now();
+        sending.abort();
+        let text = String::from_utf8_lossy(&answer[..length]).into_owned();
+        assert!(text.is_empty() || text.starts_with("HTTP/1.1 403 "), "an answer to an upload that was ended: {text}");
+        ended
+    })
+}

@@ -1,0 +1,119 @@
+//! Saving accounts concurrently (promise 9): ten thousand different ones lose none, and many writers of one never mix two
+//! versions. Through the account face of the real binary; on PostgreSQL across two replicas.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::scene::{Answer, On, Scene, all, ask, on_each};
+
+/// How many are saved.
+const MANY: usize = 10_000;
+/// How many at a time.
+const AT_ONCE: usize = 64;
+
+/// Does something for every number below `MANY`, `AT_ONCE` at a time, at the replicas in turn.
+async fn for_many(scene: &Scene, method: Method, body: fn(usize) -> Option<Value>, check: fn(usize, &Answer)) {
+    let next = Arc::new(AtomicU64::new(0));
+    let urls: Vec<_> = scene.replicas.iter().map(|replica| replica.url()).collect();
+    let query = if method == Method::GET { "?reveal=true" } else { "" };
+    all((0..AT_ONCE).map(|_| {
+        let (next, urls, method) = (Arc::clone(&next), urls.clone(), method.clone());
+        let (http, key) = (scene.http.clone(), scene.key.key.clone());
+        async move {
+            loop {
+                let n = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap();
+                if n >= MANY {
+                    return;
+                }
+                let url = format!("{}/v1/providers/lab/accounts/users/u{n}{query}", urls[n % urls.len()]);
+                let answer = ask(&http, &url, &key, method.clone(), body(n)).await.unwrap();
+                check(n, &answer);
+            }
+        }
+    }))
+    .await;
+}
+
+fn account(n: usize) -> Value {
+    json!({ "access_token": format!("at-{n}"), "refresh_token": format!("rt-{n}"), "note": n })
+}
+
+/// All members of an account that are marked, and must be by the same writer.
+fn marks(account: &Value) -> Vec<&Value> {
+    ["access_token", "refresh_token", "first", "second", "third"].map(|member| &account[member]).to_vec()
+}
+
+on_each! {
+    async fn ten_thousand_saves_of_different_accounts_lose_none(on: On) {
+        let scene = Scene::usual(on).await;
+        for_many(&scene, Method::PUT, |n| Some(json!({ "account": account(n) })), |n, answer| {
+            assert!(answer.status.is_success(), "{n}: {answer:?}");
+        })
+        .await;
+        for_many(&scene, Method::GET, |_| None, |n, answer| {
+            assert_eq!((answer.status, &answer.body["account"]), (StatusCode::OK, &account(n)), "{n}");
+        })
+        .await;
+    }
+
+    async fn saves_of_one_account_never_mix_two_versions(on: On) {
+        const WRITERS: usize = 8;
+        const EACH: usize = 40;
+        let scene = Scene::usual(on).await;
+        let path = "/v1/providers/lab/accounts/users/u1";
+        let url = |n: usize| scene.replicas[n % scene.replicas.len()].at(path);
+        let done = Arc::new(AtomicBool::new(false));
+        let readers: Vec<_> = (0..2)
+            .map(|n| {
+                let (url, http, key, done) = (format!("{}?reveal=true", url(n)), scene.http.clone(), scene.key.key.clone(), Arc::clone(&done));
+                tokio::spawn(async move {
+                    let mut seen = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        let answer = ask(&http, &url, &key, Method::GET, None).await.unwrap();
+                        if answer.status != StatusCode::OK {
+                            assert_eq!((answer.status, answer.code()), (StatusCode::NOT_FOUND, "no_per_user_credentials"), "{answer:?}");
+                            continue;
+                        }
+                        let marks = marks(&answer.body["account"]);
+                        assert!(marks[0].is_string() && marks.iter().all(|mark| *mark == marks[0]), "mixed: {answer:?}");
+                        seen += 1;
+                    }
+                    seen
+                })
+            })
+            .collect();
+        let written = all((0..WRITERS).map(|writer| {
+            let (url, http, key) = (format!("{}?replace=true", url(writer)), scene.http.clone(), scene.key.key.clone());
+            async move {
+                let mut written = Vec::new();
+                for n in 0..EACH {
+                    let mark = format!("{writer}-{n}");
+                    let account = json!({ "access_token": mark, "refresh_token": mark, "first": mark, "second": mark, "third": mark });
+                    let answer = ask(&http, &url, &key, Method::PUT, Some(json!({ "account": account }))).await.unwrap();
+                    // Two at once: one of them may be told to look again.
+                    if answer.status != StatusCode::CONFLICT {
+                        assert!(answer.status.is_success(), "{answer:?}");
+                        written.push(mark);
+                    }
+                }
+                written
+            }
+        }))
+        .await
+        .concat();
+        done.store(true, Ordering::Relaxed);
+        for reader in readers {
+            assert!(reader.await.unwrap() > 0, "nobody read while it was written");
+        }
+        let answer = scene.call(0, &scene.key.key, Method::GET, &format!("{path}?reveal=true"), None).await;
+        let marks = marks(&answer.body["account"]);
+        assert!(marks.iter().all(|mark| *mark == marks[0]) && written.iter().any(|mark| marks[0] == mark), "{answer:?}");
+        // Every save that was confirmed is one version; no other is.
+        assert_eq!(answer.body["version"], written.len());
+    }
+}
