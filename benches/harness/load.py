@@ -6,7 +6,7 @@ import pathlib
 import statistics
 import subprocess
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 SCRIPT = pathlib.Path(__file__).resolve().parent.parent / "request.lua"
 
@@ -16,20 +16,10 @@ class Target:
     """What wrk is pointed at."""
 
     origin: str
-    paths: list[str] | pathlib.Path
+    paths: list[str]
     method: str = "GET"
     token: str | None = None
     order: str = "cycle"
-    _file: pathlib.Path | None = field(default=None, repr=False)
-
-    def paths_file(self) -> pathlib.Path:
-        if isinstance(self.paths, pathlib.Path):
-            return self.paths
-        if self._file is None:
-            with tempfile.NamedTemporaryFile("w", suffix=".paths", delete=False) as out:
-                out.write("".join(f"{path}\n" for path in self.paths))
-            self._file = pathlib.Path(out.name)
-        return self._file
 
 
 def command(target: Target, connections: int, seconds: int) -> list[str]:
@@ -57,14 +47,18 @@ class Result:
 
 
 def run(target: Target, connections: int, seconds: int) -> Result:
-    environment = dict(os.environ, BENCH_PATHS=str(target.paths_file()), BENCH_METHOD=target.method, BENCH_ORDER=target.order)
+    environment = dict(os.environ, BENCH_METHOD=target.method, BENCH_ORDER=target.order)
     environment.pop("BENCH_TOKEN", None)
     if target.token:
         environment["BENCH_TOKEN"] = target.token
-    done = subprocess.run(
-        command(target, connections, seconds), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=seconds + 60,
-    )
+    with tempfile.NamedTemporaryFile("w", suffix=".paths") as paths:
+        paths.write("".join(f"{path}\n" for path in target.paths))
+        paths.flush()
+        environment["BENCH_PATHS"] = paths.name
+        done = subprocess.run(
+            command(target, connections, seconds), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=seconds + 60,
+        )
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode != 0 or not lines:
         raise RuntimeError(f"wrk failed:\n{done.stdout}{done.stderr}")

@@ -73,8 +73,11 @@ class Server:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, *_):
         self.stop()
+        # A server that answers and panics beside it measures something else.
+        if kind is None and "panicked at" in self.log.read_text():
+            raise RuntimeError(f"{self.name} panicked:\n{self.log.read_text()[-3000:]}")
 
 
 def request(origin: str, method: str, path: str, headers: dict | None = None, body=None) -> tuple[int, bytes]:
