@@ -6,122 +6,22 @@
 //! the audit; the metrics; and every byte of the database: the SQLite files with their write-ahead log, or a `pg_dump`.
 //! Each secret is looked for as it is, in hex, in base64 and as a part of a URL.
 
-use std::{collections::BTreeMap, fs, process::Command, time::Duration};
+mod trap;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use std::{fs, process::Command, time::Duration};
+
 use provider_lab::{At, Fault, Rule};
 use reqwest::{
-    Method, RequestBuilder, StatusCode,
+    Method, StatusCode,
     header::{COOKIE, LOCATION, SET_COOKIE},
 };
 use serde_json::{Value, json};
 
+use self::trap::{Trap, random};
 use crate::{
     scene::{Answer, LabProvider, On, PATIENCE, Plan, Scene, Usable, client_id, client_secret, eventually, on_each, text},
-    support::{Ran, Server},
+    support::Server,
 };
-
-/// What was heard of the broker, and the secrets that must not be in it.
-#[derive(Default)]
-struct Trap {
-    /// By their text: what they are, and in which of `heard` they may be.
-    secrets: BTreeMap<String, (String, Vec<usize>)>,
-    heard: Vec<(String, String)>,
-}
-
-impl Trap {
-    /// A secret that nobody ever asks for.
-    fn plant(&mut self, what: &str) -> String {
-        let canary = format!("canary-{}-{}", what.replace(' ', "-"), random());
-        self.secret(what, &canary, &[]);
-        canary
-    }
-
-    /// A secret that was made elsewhere, and the answers that may hold it.
-    fn secret(&mut self, what: &str, text: &str, allowed: &[usize]) {
-        assert!(text.len() >= 7, "{what}: `{text}` is too short to be looked for");
-        let known = self.secrets.entry(text.to_owned()).or_insert_with(|| (what.to_owned(), Vec::new()));
-        known.1.extend(allowed);
-    }
-
-    fn hear(&mut self, where_from: impl Into<String>, text: impl Into<String>) -> usize {
-        self.heard.push((where_from.into(), text.into()));
-        self.heard.len() - 1
-    }
-
-    fn hear_ran(&mut self, ran: Ran) -> usize {
-        self.hear(format!("valetkey {}", ran.what), format!("{}{}", ran.stdout, ran.stderr))
-    }
-
-    /// Sends a request, and keeps all of its answer.
-    async fn ask(&mut self, what: &str, request: RequestBuilder) -> (Answer, usize) {
-        let answer = match request.send().await {
-            Ok(response) => Answer::read(response).await,
-            Err(error) => Err(error),
-        };
-        // A connection that breaks says nothing.
-        let answer = answer.unwrap_or_else(|_| Answer::none());
-        let at = self.hear(what, format!("{} {:?}\n{}", answer.status, answer.headers, answer.text));
-        (answer, at)
-    }
-
-    /// Everything that was found where it should not be.
-    fn caught(&self) -> Vec<String> {
-        let mut caught = Vec::new();
-        for (secret, (what, allowed)) in &self.secrets {
-            let (mut seen, forms) = (false, forms(secret));
-            for (at, (where_from, text)) in self.heard.iter().enumerate() {
-                let Some(form) = forms.iter().find(|(_, form)| text.contains(form.as_str())) else { continue };
-                if allowed.contains(&at) {
-                    seen = true;
-                } else {
-                    let found = text.find(form.1.as_str()).unwrap();
-                    let from = (found.saturating_sub(160)..=found).find(|at| text.is_char_boundary(*at)).unwrap();
-                    let around: String = text[from..].chars().take(320).collect();
-                    caught.push(format!("{what} ({}) in {where_from}: ...{around}...", form.0));
-                }
-            }
-            // Else the search would find nothing because there was nothing.
-            assert!(allowed.is_empty() || seen, "{what} was not even in the answer that was asked for it");
-        }
-        caught
-    }
-}
-
-/// Text that nobody else has.
-fn random() -> String {
-    valetkey::id::random_text::<24>().unwrap()
-}
-
-/// How a secret may look.
-fn forms(secret: &str) -> Vec<(&'static str, String)> {
-    let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
-    let url: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-    let mut forms = vec![("as it is", secret.to_owned()), ("in hex", hex), ("in a URL", url)];
-    for skipped in 0..3 {
-        // Whole groups of three bytes, however the text lies in a larger one.
-        let bytes = &secret.as_bytes()[skipped..];
-        forms.push(("in base64", STANDARD.encode(&bytes[..bytes.len() / 3 * 3])));
-    }
-    forms
-}
-
-#[test]
-fn the_search_finds_what_is_there() {
-    let secret = "canary-of-this-test-0123456789";
-    for form in [
-        format!("x{secret}y"),
-        secret.bytes().map(|byte| format!("{byte:02x}")).collect(),
-        STANDARD.encode(format!("Basic a:{secret}")),
-        STANDARD.encode(format!("Basic ab:{secret}!")),
-        STANDARD.encode(format!("Basic abc:{secret}?!")),
-    ] {
-        let mut trap = Trap::default();
-        trap.secret("it", secret, &[]);
-        trap.hear("somewhere", form.clone());
-        assert_eq!(trap.caught().len(), 1, "{form}");
-    }
-}
 
 /// A scene with a trap around it.
 struct Cage {
@@ -581,7 +481,8 @@ async fn storing(cage: &mut Cage) {
         let url = cage.at(path);
         let request = http.put(url).bearer_auth(&key).header("content-type", kind).body(body);
         let (refused, _) = cage.trap.ask("a broken body", request).await;
-        assert!(refused.status.is_client_error(), "{refused:?}");
+        // Whoever sends far too much may be cut off before the answer is read.
+        assert!(refused.status.is_client_error() || refused.broke(), "{refused:?}");
     }
     cage.platform(Method::DELETE, path, Value::Null).await;
     cage.platform(Method::GET, "/metrics", Value::Null).await;

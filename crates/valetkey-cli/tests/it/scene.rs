@@ -400,6 +400,11 @@ impl Answer {
         Self { status: StatusCode::BAD_GATEWAY, headers: HeaderMap::new(), body: Value::Null, text: String::new() }
     }
 
+    /// Whether it is that.
+    pub(crate) fn broke(&self) -> bool {
+        self.status == StatusCode::BAD_GATEWAY && self.text.is_empty()
+    }
+
     /// The stable code of a problem.
     pub(crate) fn code(&self) -> &str {
         self.body["code"].as_str().unwrap_or_default()
@@ -468,9 +473,15 @@ pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().timeout(2 * PATIENCE).build().unwrap()
 }
 
-/// A port that was free a moment ago.
+/// A port that is free, and below those that the system gives to whoever asks for any: a server that comes back finds it
+/// free again.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let port = 12_000 + u16::from_le_bytes(valetkey::id::random().unwrap()) % 20_000;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Asks again and again until there is an answer.
