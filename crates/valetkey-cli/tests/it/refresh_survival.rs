@@ -57,8 +57,10 @@ fn same_live_token(scene: &Scene, answers: &[Answer]) {
 
 on_each! {
     async fn sixty_four_callers_of_an_expired_token_make_one_request(on: On) {
-        let scene = Scene::usual(on).await;
+        let scene = Scene::start(Plan { refresh: (20, 10), ..Plan::new(on) }).await;
         let usable = scene.expired(&["lab"]).await.remove(0);
+        // Long enough for every caller to come while the provider is being asked.
+        scene.lab.misbehave(Rule::always(At::Refresh, Fault::DelayBefore { ms: 400 }));
         let answers = scene.ask_64(&usable).await;
         same_live_token(&scene, &answers);
         assert_eq!(scene.lab.refresh_requests(), 1);

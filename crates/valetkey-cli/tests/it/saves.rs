@@ -1,15 +1,22 @@
-//! Saving accounts concurrently (promise 9): ten thousand different ones lose none, and many writers of one never mix two
-//! versions. Through the account face of the real binary; on PostgreSQL across two replicas.
+//! Saving accounts concurrently (promise 9): ten thousand different ones lose none, many writers of one never mix two
+//! versions, and what was confirmed is there after a `kill -9`. Through the account face of the real binary; on PostgreSQL
+//! across two replicas.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::scene::{Answer, On, Scene, all, ask, on_each};
+use crate::{
+    scene::{Answer, On, Scene, all, ask, on_each},
+    support::Server,
+};
 
 /// How many are saved.
 const MANY: usize = 10_000;
@@ -115,5 +122,42 @@ on_each! {
         assert!(marks.iter().all(|mark| *mark == marks[0]) && written.iter().any(|mark| marks[0] == mark), "{answer:?}");
         // Every save that was confirmed is one version; no other is.
         assert_eq!(answer.body["version"], written.len());
+    }
+
+    async fn what_was_confirmed_is_there_after_a_kill(on: On) {
+        let mut scene = Scene::usual(on).await;
+        let url = |n: usize| scene.replicas[n % scene.replicas.len()].at("/v1/providers/lab/accounts/users");
+        let writers: Vec<_> = (0..16)
+            .map(|writer| {
+                let (url, http, key) = (url(writer), scene.http.clone(), scene.key.key.clone());
+                tokio::spawn(async move {
+                    let mut confirmed = Vec::new();
+                    for n in (writer..).step_by(16) {
+                        let body = Some(json!({ "account": account(n) }));
+                        match ask(&http, &format!("{url}/u{n}"), &key, Method::PUT, body).await {
+                            Ok(answer) if answer.status.is_success() => confirmed.push(n),
+                            Ok(answer) => panic!("{answer:?}"),
+                            // It is dead.
+                            Err(_) => break,
+                        }
+                    }
+                    confirmed
+                })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        std::mem::take(&mut scene.replicas).into_iter().for_each(Server::kill);
+        let mut confirmed = Vec::new();
+        for writer in writers {
+            confirmed.extend(writer.await.unwrap());
+        }
+        let again = scene.spawn(&scene.public_address(), &[]).await;
+        scene.replicas.push(again);
+        assert!(confirmed.len() > 16, "hardly anything was saved before the kill");
+        for n in confirmed {
+            let path = format!("/v1/providers/lab/accounts/users/u{n}?reveal=true");
+            let answer = scene.call(0, &scene.key.key, Method::GET, &path, None).await;
+            assert_eq!((answer.status, &answer.body["account"]), (StatusCode::OK, &account(n)), "{n}");
+        }
     }
 }
