@@ -22,6 +22,9 @@ use clap::Parser as _;
 
 use crate::{cli::Cli, commands::Session, failure::Failure};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let json = cli.global.json;

@@ -139,8 +139,10 @@ impl fmt::Display for Code {
 /// What went wrong, for the caller and for the log.
 ///
 /// Boxed inside, so that a `Result` stays small on the hot path.
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     code: Code,
     message: Cow<'static, str>,

@@ -7,7 +7,11 @@ use serde_json::{Value, json};
 use thirtyfour::{By, ChromiumLikeCapabilities as _, DesiredCapabilities, WebDriver, WebElement};
 use tokio::net::TcpListener;
 
-use crate::scene::{On, Plan, Scene, Usable, eventually, on_each, text};
+use crate::{
+    dev::curl,
+    scene::{On, Plan, Scene, Usable, eventually, on_each, text},
+    support::{Home, Server},
+};
 
 /// How long an access token of this provider lives, in seconds.
 const LIFE: u64 = 3;
@@ -294,4 +298,30 @@ on_each! {
         victim.quit().await;
         thief.quit().await;
     }
+}
+
+/// `valetkey dev` as a new user has it: one URL, three pages of three servers, and a command that works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_leads_a_person_in_a_browser_to_a_proxied_call() {
+    let home = Home::sqlite();
+    let data = home.data().display().to_string();
+    let server = Server::run(&[], &["dev", "--json", "--listen", "127.0.0.1:0", "--data", &data]).await.unwrap();
+    let url = server.said["url"].as_str().unwrap();
+    let browser = Chromium::start().await;
+    browser.open(url).await;
+    // The platform's page, its word for who is signed in, the broker's question, and the provider's.
+    browser.press("form[action='/connect'] button").await;
+    browser.press("input[name=assertion] + button").await;
+    browser.one("button[value=approve]").await;
+    let words = browser.words().await;
+    assert!(words.contains("alice") && words.contains("posts:write"), "{words}");
+    browser.press("button[value=approve]").await;
+    browser.arrive(server.said["lab"].as_str().unwrap()).await;
+    browser.press("button[value=approve]").await;
+    let command = browser.one("#me").await.text().await.unwrap();
+    assert_eq!(browser.url().await, url);
+    let (status, me) = curl(&command);
+    assert_eq!((status, me["username"].as_str()), (200, Some("alice")), "{me}");
+    browser.quit().await;
+    assert_eq!(server.end().await, Some(0));
 }

@@ -53,7 +53,8 @@ fn run(command: &str) -> (i32, String) {
     (output.status.code().unwrap(), text)
 }
 
-fn curl(command: &str) -> (u16, Value) {
+/// What a `curl` that a page shows brings: the status and the JSON.
+pub(crate) fn curl(command: &str) -> (u16, Value) {
     assert!(command.starts_with("curl "), "{command}");
     let (code, text) = run(&format!("{command} -w '\\n%{{http_code}}'"));
     assert_eq!(code, 0, "{text}");

@@ -106,7 +106,8 @@ async fn open_postgres(url: &Secret, max_connections: u32) -> Result<Db> {
             Error::new(Code::InvalidConfig, "the database URL cannot be read; it looks like postgres://user:password@host/name")
         })?
         .application_name("valetkey")
-        .options([("statement_timeout", "30000"), ("idle_in_transaction_session_timeout", "30000")])
+        // Compiling a statement takes longer than any of ours runs.
+        .options([("statement_timeout", "30000"), ("idle_in_transaction_session_timeout", "30000"), ("jit", "off")])
         .disable_statement_logging();
     let pool = PgPoolOptions::new()
         .max_connections(max_connections)

@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use quick_cache::sync::Cache;
 
-use super::facts::{self, Facts};
+use super::{
+    facts::{self, Facts},
+    together::Together,
+};
 use crate::{
     db::Db,
     error::{Code, Error, Result},
@@ -18,57 +21,76 @@ const CAPACITY: usize = 20_000;
 
 /// Loads facts; on SQLite it remembers them as long as nothing was committed since.
 #[derive(Clone)]
-pub struct Authority {
-    db: Db,
-    cache: Option<Arc<Cache<Key, Remembered>>>,
+pub struct Authority(Source);
+
+#[derive(Clone)]
+enum Source {
+    Remembered { db: Db, cache: Arc<Cache<Pair, Remembered>> },
+    /// PostgreSQL caches no authority: another replica may revoke at any moment.
+    Asked(Together),
 }
 
-type Key = (TokenHash, ConnectionId);
+/// What is asked about: a token and a connection.
+pub(super) type Pair = (TokenHash, ConnectionId);
 /// Facts, and the epoch that was read before they were loaded.
 type Remembered = (u64, Arc<Facts>);
 
 impl Authority {
-    /// The look-up for a database. PostgreSQL caches no authority: another replica may revoke at any moment.
+    /// The look-up for a database.
     pub fn new(db: Db) -> Self {
-        let cache = db.is_sqlite().then(|| Arc::new(Cache::new(CAPACITY)));
-        Self { db, cache }
+        Self(if db.is_sqlite() {
+            Source::Remembered { db, cache: Arc::new(Cache::new(CAPACITY)) }
+        } else {
+            Source::Asked(Together::new(db))
+        })
     }
 
     /// The facts for a presented token and a connection; nothing when there is no such token.
     pub async fn facts(&self, token: &TokenHash, connection: &ConnectionId) -> Result<Option<Arc<Facts>>> {
-        let Some(cache) = &self.cache else {
-            return Ok(facts::for_token(&self.db, token, connection).await?.map(Arc::new));
+        let pair = (token.clone(), connection.clone());
+        let (db, cache) = match &self.0 {
+            Source::Remembered { db, cache } => (db, cache),
+            Source::Asked(together) => return together.facts(pair).await,
         };
         // INVARIANT: the epoch is read before loading. A commit in between makes what was loaded count for nothing.
-        let epoch = self.db.epoch();
-        let key = (token.clone(), connection.clone());
-        if let Some((then, facts)) = cache.get(&key)
+        let epoch = db.epoch();
+        if let Some((then, facts)) = cache.get(&pair)
             && then == epoch
         {
             return Ok(Some(facts));
         }
-        let Some(loaded) = facts::for_token(&self.db, token, connection).await?.map(Arc::new) else {
+        let Some(loaded) = facts::for_token(db, token, connection).await?.map(Arc::new) else {
             // Unknown tokens are not remembered: a stranger could fill the cache with them.
             return Ok(None);
         };
-        cache.insert(key, (epoch, Arc::clone(&loaded)));
+        cache.insert(pair, (epoch, Arc::clone(&loaded)));
         Ok(Some(loaded))
     }
 
     /// The facts of many pairs at once: on PostgreSQL with one statement, on SQLite from the cache. A pair whose rows
-    /// cannot be read is left out, so that it does not stand in the way of the others.
-    pub async fn facts_of_many(&self, pairs: &[Key]) -> Result<HashMap<Key, Arc<Facts>>> {
-        if !self.db.is_sqlite() {
-            return facts::for_many(&self.db, pairs).await;
-        }
+    /// cannot be read is left out, so that it does not stand in the way of the others; to whoever needed it, it is as if it
+    /// were not there, which denies.
+    pub async fn facts_of_many(&self, pairs: &[Pair]) -> Result<HashMap<Pair, Arc<Facts>>> {
+        let each = match &self.0 {
+            Source::Asked(together) => facts::for_many(together.db(), pairs).await?,
+            Source::Remembered { .. } => {
+                let mut each = Vec::with_capacity(pairs.len());
+                for (token, connection) in pairs {
+                    each.push(self.facts(token, connection).await);
+                }
+                each
+            }
+        };
         let mut found = HashMap::with_capacity(pairs.len());
-        for (token, connection) in pairs {
-            match self.facts(token, connection).await {
+        for (pair, facts) in pairs.iter().zip(each) {
+            match facts {
                 Ok(Some(facts)) => {
-                    found.insert((token.clone(), connection.clone()), facts);
+                    found.insert(pair.clone(), facts);
                 }
                 Ok(None) => {}
-                Err(error) if error.code() == Code::Internal => facts::say_unreadable(&error),
+                Err(error) if error.code() == Code::Internal => {
+                    tracing::error!(%error, detail = error.detail(), "rows that a decision needs cannot be read");
+                }
                 Err(error) => return Err(error),
             }
         }

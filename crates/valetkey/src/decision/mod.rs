@@ -5,15 +5,16 @@
 //!    both deliveries, `explain`, and whatever comes later (promise 6). So what `explain` says is what happens.
 //!
 //! On SQLite, where this process is the only writer, loaded facts are cached together with the epoch that was
-//! read *before* loading; they count only while that epoch is current. PostgreSQL caches no authority.
+//! read *before* loading; they count only while that epoch is current. PostgreSQL caches no authority;
+//! there, look-ups that meet share a statement ([`together`]).
 
 mod cache;
 mod decide;
 mod facts;
+mod together;
 
 pub use cache::{Authority, Candidates, usable_at};
 pub use decide::{Decision, Effect, Reason, Request, decide, decide_running, principal, unauthenticated};
 pub use facts::{
-    AgentFacts, ConnectionFacts, Facts, GrantFacts, Parsed, TokenFacts, for_agent, for_many, for_token, for_token_all,
-    for_token_alone,
+    AgentFacts, ConnectionFacts, Facts, GrantFacts, Parsed, TokenFacts, for_agent, for_token, for_token_all, for_token_alone,
 };

@@ -11,7 +11,7 @@ use valetkey::{
     id::{ConnectionId, SiteId},
     on, on_each_db, platform,
     principal::{Actor, Delivery},
-    token::{self, NewToken},
+    token::{self, NewToken, TokenHash},
 };
 
 use crate::support::{House, both, ceiling};
@@ -82,7 +82,7 @@ on_each_db! {
         let agent = house.agent("a", Some("alice")).await;
         let connection = house.connection("user:alice").await;
         house.grant(&agent, &connection, ForWhom::Owner).await;
-        let dead = async |token: &valetkey::token::TokenHash| {
+        let dead = async |token: &TokenHash| {
             assert_eq!(house.ask(token, &connection).await.unwrap().code, Some(Code::Unauthenticated));
         };
 
@@ -125,7 +125,7 @@ on_each_db! {
         house.grant(&agent, &connection, ForWhom::Unattended).await;
         let mina = Actor::User("mina".parse().unwrap());
         let (_, text) = token::mint(&house.base, &house.site, &mina, &agent, NewToken::default()).await.unwrap();
-        let token = valetkey::token::TokenHash::of_presented(text.expose()).unwrap();
+        let token = TokenHash::of_presented(text.expose()).unwrap();
         assert!(house.ask(&token, &connection).await.unwrap().allowed());
         agent::remove_role(&house.base, &house.site, &OPERATOR, &agent, &"mina".parse().unwrap()).await.unwrap();
         assert_eq!(house.ask(&token, &connection).await.unwrap().code, Some(Code::Unauthenticated));
@@ -368,6 +368,50 @@ on_each_db! {
             let one = decision::for_token(&db, &pair.0, &pair.1).await.unwrap().unwrap();
             assert_eq!(format!("{one:?}"), format!("{facts:?}"));
         }
+    }
+
+    async fn look_ups_that_meet_each_get_their_own_answer(db: Db) {
+        let house = House::new(&db).await;
+        let agent = house.agent("a", None).await;
+        let mut pairs = Vec::new();
+        for name in ["", "x", "y", "z"] {
+            let connection = house.named_connection("site", name).await;
+            house.grant(&agent, &connection, ForWhom::Unattended).await;
+            let (_, token) = house.token(&agent, None).await;
+            pairs.push((token, connection));
+        }
+        // A connection that is not there is somebody's mistake; a token that is not there is nobody's.
+        pairs.push((pairs[0].0.clone(), ConnectionId::new()));
+        let unknown = TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap();
+        pairs.push((unknown, pairs[0].1.clone()));
+        let authority = Authority::new(db.clone());
+        let tasks: Vec<_> = (0..300)
+            .map(|n| {
+                let (authority, pair) = (authority.clone(), pairs[n % pairs.len()].clone());
+                tokio::spawn(async move { (authority.facts(&pair.0, &pair.1).await.unwrap(), pair) })
+            })
+            .collect();
+        // Callers who leave take nobody's answer along.
+        tasks.iter().step_by(7).for_each(tokio::task::JoinHandle::abort);
+        for (n, task) in tasks.into_iter().enumerate() {
+            let Ok((facts, pair)) = task.await else { continue };
+            let alone = decision::for_token(&db, &pair.0, &pair.1).await.unwrap();
+            assert_eq!(format!("{:?}", facts.as_deref()), format!("{:?}", alone.as_ref()), "pair {}", n % pairs.len());
+            assert_eq!(facts.is_some(), n % pairs.len() != 5);
+        }
+    }
+
+    async fn an_unreadable_row_is_an_error_for_whoever_needs_it(db: Db) {
+        let house = House::new(&db).await;
+        let agent = house.agent("a", None).await;
+        let connection = house.connection("site").await;
+        house.grant(&agent, &connection, ForWhom::Unattended).await;
+        let (_, token) = house.token(&agent, None).await;
+        let mut tx = db.begin().await.unwrap();
+        on!(&mut tx, |c| sqlx::query("UPDATE connections SET hosts = 'no list' WHERE id = $1")
+            .bind(connection.as_str()).execute(c).await.map(|_| ()).unwrap());
+        tx.commit().await.unwrap();
+        assert_eq!(Authority::new(db.clone()).facts(&token, &connection).await.unwrap_err().code(), Code::Internal);
     }
 
     async fn the_authority_cache_never_outlives_a_revocation(db: Db) {
