@@ -25,7 +25,10 @@ pub struct Authority(Source);
 
 #[derive(Clone)]
 enum Source {
-    Remembered { db: Db, cache: Arc<Cache<Pair, Remembered>> },
+    Remembered {
+        db: Db,
+        cache: Arc<Cache<Pair, Remembered>>,
+    },
     /// PostgreSQL caches no authority: another replica may revoke at any moment.
     Asked(Together),
 }
