@@ -1,58 +1,113 @@
-//! docs/conformance/oauth.md tells the truth: every line that holds has a test that names it.
+//! The pages in docs/conformance tell the truth: every line that holds has tests that name it, and every other one says
+//! why not.
+//!
+//! A test names a line in the doc comment directly above it: `/// R12: ...` or `/// A-072, A-073: ...`; `R12 to R15` names
+//! them all. A row's last cell is one of:
+//! - names of tests;
+//! - `differs: REASON`, where we do something else on purpose, and `; tests: NAMES` after it where tests show what;
+//! - `not built: REASON`.
+//!
+//! `UPDATE_GOLDEN=1` writes the names.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// The lines that hold today.
-fn held() -> Vec<u32> {
-    (1..=43).filter(|n| ![8, 30].contains(n)).collect()
+/// A page of numbered lines.
+struct Page {
+    /// Its file in docs/conformance.
+    file: &'static str,
+    /// What stands before a number in a doc comment.
+    mark: &'static str,
+    /// How many lines there are.
+    lines: u32,
 }
 
+const OAUTH: Page = Page { file: "oauth.md", mark: "R", lines: 43 };
+
+/// The tests that name each line.
+type Tests = BTreeMap<u32, Vec<String>>;
+
 #[test]
-fn every_line_of_the_oauth_page_that_holds_names_its_tests() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let page = root.join("docs/conformance/oauth.md");
-    let mut tests: BTreeMap<u32, Vec<String>> = BTreeMap::new();
-    for krate in fs::read_dir(root.join("crates")).unwrap() {
-        for part in ["src", "tests"] {
-            scan(&krate.as_ref().unwrap().path().join(part), &mut tests);
-        }
-    }
-    let before = fs::read_to_string(&page).unwrap();
-    let mut rows = Vec::new();
+fn every_line_of_the_oauth_page_names_its_tests_or_says_why_not() {
+    check(&OAUTH, &tests_of(&OAUTH));
+}
+
+fn check(page: &Page, tests: &Tests) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/conformance").join(page.file);
+    let before = fs::read_to_string(&path).unwrap();
+    let (mut rows, mut bare) = (Vec::new(), Vec::new());
     let after: String = before
         .lines()
         .map(|line| {
             let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-            let Some(number) = cells.get(1).and_then(|cell| cell.parse::<u32>().ok()) else { return format!("{line}\n") };
+            let number = cells.get(1).map(|cell| cell.trim_start_matches(page.mark)).and_then(|cell| cell.parse::<u32>().ok());
+            let (Some(number), [head @ .., last, _]) = (number, cells.as_slice()) else { return format!("{line}\n") };
             rows.push(number);
-            if !held().contains(&number) {
-                assert!(cells[4].starts_with("not built"), "line {number} neither holds nor says why not");
-                return format!("{line}\n");
+            match cell(last, tests.get(&number).map_or(&[], Vec::as_slice)) {
+                Some(cell) => format!("{} | {cell} |\n", head.join(" | ").trim_start()),
+                None => {
+                    bare.push(number);
+                    format!("{line}\n")
+                }
             }
-            let mut names = tests.get(&number).cloned().unwrap_or_default();
-            names.sort();
-            names.dedup();
-            assert!(!names.is_empty(), "no test names R{number}");
-            let written: Vec<&str> = cells[4].split(',').map(|name| name.trim().trim_matches('`')).collect();
-            if written.iter().all(|name| names.iter().any(|known| known == name)) {
-                return format!("{line}\n");
-            }
-            let names: Vec<String> = names.iter().take(4).map(|name| format!("`{name}`")).collect();
-            format!("| {number} | {} | {} | {} |\n", cells[2], cells[3], names.join(", "))
         })
         .collect();
-    assert_eq!(rows, (1..=43).collect::<Vec<_>>(), "every line has one row");
+    assert_eq!(rows, (1..=page.lines).collect::<Vec<_>>(), "every line has one row");
+    assert!(bare.is_empty(), "{} lines of {} have neither a test nor a reason: {bare:?}", bare.len(), page.file);
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        fs::write(&page, &after).unwrap();
+        fs::write(&path, &after).unwrap();
     }
-    assert_eq!(fs::read_to_string(&page).unwrap(), after, "run with UPDATE_GOLDEN=1 and commit the page");
+    assert!(fs::read_to_string(&path).unwrap() == after, "{}: run with UPDATE_GOLDEN=1 and commit the page", page.file);
 }
 
-/// Finds functions whose doc comment names lines, as in `/// R12: ...`.
-fn scan(path: &Path, tests: &mut BTreeMap<u32, Vec<String>>) {
+/// What a row's last cell should be, given what it is and which tests name the row; nothing where there is nothing to say.
+fn cell(written: &str, tests: &[String]) -> Option<String> {
+    let mut known: Vec<&str> = tests.iter().map(String::as_str).collect();
+    known.sort_unstable();
+    known.dedup();
+    let (reason, names) = match written.split_once("; tests: ") {
+        Some((reason, names)) => (reason, names),
+        None if written.starts_with("differs: ") || written.starts_with("not built: ") => (written, ""),
+        None => ("", written),
+    };
+    let argued = reason.strip_prefix("differs: ").or_else(|| reason.strip_prefix("not built: "));
+    if argued.is_some_and(|why| why.trim().is_empty()) || (argued.is_none() && !reason.is_empty()) {
+        return None;
+    }
+    let named: Vec<&str> = names.split(',').map(|name| name.trim().trim_matches('`')).filter(|name| !name.is_empty()).collect();
+    // Names that are there stay: a further test does not have to touch the page.
+    let names = if !named.is_empty() && named.iter().all(|name| known.contains(name)) {
+        names.to_owned()
+    } else {
+        known.iter().take(4).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    };
+    match (argued.is_some(), names.is_empty()) {
+        (false, true) => None,
+        (true, true) => Some(reason.to_owned()),
+        // What a test shows is built.
+        (true, false) if reason.starts_with("differs: ") => Some(format!("{reason}; tests: {names}")),
+        _ => Some(names),
+    }
+}
+
+/// The tests of all crates and examples that name a line of a page.
+fn tests_of(page: &Page) -> Tests {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut tests = Tests::new();
+    for krate in fs::read_dir(root.join("crates")).unwrap() {
+        for part in ["src", "tests"] {
+            scan(page, &krate.as_ref().unwrap().path().join(part), &mut tests);
+        }
+    }
+    if root.join("examples").is_dir() {
+        scan(page, &root.join("examples"), &mut tests);
+    }
+    tests
+}
+
+fn scan(page: &Page, path: &Path, tests: &mut Tests) {
     if path.is_dir() {
         for entry in fs::read_dir(path).unwrap() {
-            scan(&entry.unwrap().path(), tests);
+            scan(page, &entry.unwrap().path(), tests);
         }
         return;
     }
@@ -62,7 +117,7 @@ fn scan(path: &Path, tests: &mut BTreeMap<u32, Vec<String>>) {
     }
     let text = fs::read_to_string(path).unwrap();
     // In src, only what stands in a test module counts.
-    let text = if path.components().any(|c| c.as_os_str() == "tests") {
+    let text = if path.components().any(|c| c.as_os_str() == "tests") || path.ends_with("tests.rs") {
         text.as_str()
     } else {
         text.split_once("#[cfg(test)]").map_or("", |(_, tests)| tests)
@@ -70,7 +125,7 @@ fn scan(path: &Path, tests: &mut BTreeMap<u32, Vec<String>>) {
     let mut named = Vec::new();
     for line in text.lines().map(str::trim) {
         if let Some(comment) = line.strip_prefix("///") {
-            named.extend(lines_in(comment));
+            named.extend(lines_in(page.mark, comment));
         } else if let Some(name) = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn ")) {
             let name: String = name.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
             for number in named.drain(..) {
@@ -82,16 +137,17 @@ fn scan(path: &Path, tests: &mut BTreeMap<u32, Vec<String>>) {
     }
 }
 
-/// The numbers behind `R` in a comment; `R12 to R15` and `R1, R9` name them all.
-fn lines_in(comment: &str) -> Vec<u32> {
+/// The numbers behind the mark in a comment; `R12 to R15` and `R1, R9` name them all.
+fn lines_in(mark: &str, comment: &str) -> Vec<u32> {
+    let number = |word: &str| word.strip_prefix(mark).and_then(|digits| digits.parse::<u32>().ok());
     let mut found = Vec::new();
-    let mut words = comment.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).peekable();
+    let mut words = comment.split(|c: char| !c.is_alphanumeric() && c != '-').filter(|word| !word.is_empty()).peekable();
     while let Some(word) = words.next() {
-        let Some(from) = word.strip_prefix('R').and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let Some(from) = number(word) else { continue };
         found.push(from);
         if words.peek() == Some(&"to") {
             words.next();
-            if let Some(to) = words.peek().and_then(|w| w.strip_prefix('R')).and_then(|n| n.parse::<u32>().ok()) {
+            if let Some(to) = words.peek().and_then(|word| number(word)) {
                 found.extend(from + 1..=to);
             }
         }
