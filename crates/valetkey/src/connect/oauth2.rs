@@ -451,6 +451,7 @@ mod tests {
     use super::*;
 
     /// The vector of RFC 7636 appendix B.
+    ///
     #[test]
     fn the_challenge_is_the_s256_of_the_verifier() {
         let verifier = Secret::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk");

@@ -48,6 +48,14 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
+    ///
+    #[test]
+    fn a_token_is_due_its_window_before_its_end() {
+        let window = RefreshWindow { before: 7 * 24 * HOUR, refresh_life: None };
+        let due = refresh_at(Timestamp(0), Some(Timestamp(0).plus(30 * 24 * HOUR)), None, window);
+        assert_eq!(due, Some(Timestamp(0).plus(23 * 24 * HOUR)));
+    }
+
     #[test]
     fn the_window_is_at_most_a_third_of_the_life() {
         let window = RefreshWindow { before: 24 * HOUR, refresh_life: None };
@@ -60,6 +68,7 @@ mod tests {
         assert_eq!(refresh_at(Timestamp(0), None, None, window), Some(Timestamp(0).plus(20 * HOUR)));
     }
 
+    ///
     #[test]
     fn a_token_without_any_end_is_never_refreshed_ahead() {
         assert_eq!(refresh_at(Timestamp(0), None, None, RefreshWindow::default()), None);

@@ -341,6 +341,7 @@ on_each_db! {
         assert!(choices.contains(work.as_str()) && choices.contains(yard.connection.as_str()) && !choices.contains(bobs.as_str()));
     }
 
+    ///
     async fn with_nothing_to_use_the_code_says_what_is_missing(db: Db) {
         let yard = Yard::new(&db).await;
         let resolve = async |caller: &Caller| {

@@ -13,6 +13,7 @@ mod deliver;
 mod lab_definition;
 mod refresh;
 mod refresh_crash;
+mod refresh_due;
 mod refresh_lost;
 mod refresh_replicas;
 mod revoke;

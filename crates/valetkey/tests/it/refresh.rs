@@ -17,6 +17,7 @@ use crate::town::{HOUR, MINUTE, Replica, SCOPES, Town, access, client, crowd, ke
 
 on_each_db! {
     /// R36.
+    ///
     async fn sixty_four_callers_of_an_expired_token_make_one_request_and_get_the_new_one(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;
@@ -53,6 +54,7 @@ on_each_db! {
         assert_eq!(town.lab.refresh_requests(), 1);
     }
 
+    ///
     async fn a_token_that_serves_costs_neither_a_request_nor_a_write(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;
@@ -66,6 +68,7 @@ on_each_db! {
     }
 
     /// R32: a token whose end is unknown is neither over nor eternal.
+    ///
     async fn a_token_whose_end_is_unknown_is_served_and_renewed_when_the_definition_says_so(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;
@@ -78,6 +81,7 @@ on_each_db! {
     }
 
     /// R65a.
+    ///
     async fn a_provider_that_answers_500_does_not_withhold_a_valid_token(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;
@@ -106,6 +110,7 @@ on_each_db! {
     }
 
     /// R39.
+    ///
     async fn invalid_grant_ends_a_connection_once_and_without_a_storm(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;
@@ -223,6 +228,7 @@ on_each_db! {
         assert_eq!(error.code(), Code::NotFound);
     }
 
+    ///
     async fn the_keeper_renews_ahead_and_keeps_idle_refresh_tokens_alive(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;
@@ -243,6 +249,7 @@ on_each_db! {
         assert_eq!(town.lab.refresh_requests(), 2);
     }
 
+    ///
     async fn the_keeper_leaves_alone_what_cannot_be_done_now_and_comes_back(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;
@@ -416,6 +423,7 @@ on_each_db! {
         assert_eq!(replica.stored(&account.id).await.connection.version, 2);
     }
 
+    ///
     async fn an_access_token_is_extended_while_it_lives_and_not_afterwards(db: Db) {
         let town = Town::with(&DefinitionOptions { exchange: true, ..DefinitionOptions::default() }).await;
         let replica = town.replica(&db).await;
@@ -436,6 +444,7 @@ on_each_db! {
         assert_eq!(town.lab.requests("exchange"), before);
     }
 
+    ///
     async fn an_account_that_cannot_be_renewed_is_served_to_its_very_end(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;

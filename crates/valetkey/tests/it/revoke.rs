@@ -17,6 +17,7 @@ use crate::town::{Account, HOUR, MINUTE, Replica, Town, catalogue, quick};
 
 on_each_db! {
     /// R64, R65: the account is gone when the call returns, whatever the provider does.
+    ///
     async fn a_revoked_connection_yields_nothing_and_keeps_no_secret(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;

@@ -41,6 +41,7 @@ fn a_word_that_is_not_in_its_list_is_told_with_the_list() {
 }
 
 /// RFC 9700 section 2.1.2 and R23: the implicit grant is not a word of the language.
+///
 #[test]
 fn the_implicit_flow_cannot_be_asked_for() {
     caught(

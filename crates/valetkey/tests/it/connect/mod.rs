@@ -2,6 +2,7 @@
 
 mod issuer;
 mod outcomes;
+mod payload;
 mod request;
 mod sessions;
 mod state;

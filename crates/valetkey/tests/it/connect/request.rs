@@ -64,6 +64,7 @@ on_each_db! {
     }
 
     /// R23: the code flow and nothing else.
+    ///
     async fn the_response_type_is_code(db: Db) {
         let world = World::new(&db).await;
         let started = world.start(alices()).await;

@@ -64,6 +64,7 @@ on_each_db! {
         );
     }
 
+    ///
     async fn a_payload_of_four_kib_is_carried_and_a_larger_one_is_refused(db: Db) {
         let world = World::new(&db).await;
         let mut new = alices();
@@ -110,6 +111,7 @@ on_each_db! {
     }
 
     /// R26: what the page needs to say: who, what, which scopes, which host, on whose account, and where to afterwards.
+    ///
     async fn the_view_says_who_what_and_where(db: Db) {
         let world = World::new(&db).await;
         allow(&world, &["https://p.example/done"]).await;

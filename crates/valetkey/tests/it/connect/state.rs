@@ -12,6 +12,7 @@ const FIVE_SECONDS: Duration = Duration::from_secs(5);
 
 on_each_db! {
     /// R1: a state that was not issued by us is refused and stores nothing.
+    ///
     async fn a_callback_with_a_state_of_somebody_elses_stores_nothing(db: Db) {
         let world = World::new(&db).await;
         let started = world.start(alices()).await;
@@ -29,6 +30,7 @@ on_each_db! {
     }
 
     /// R2: a state works once.
+    ///
     async fn the_second_callback_with_a_state_fails(db: Db) {
         let world = World::new(&db).await;
         let started = world.start(alices()).await;
@@ -71,6 +73,7 @@ on_each_db! {
     }
 
     /// R5: state expires, after fifteen minutes as the mission says; the late callback stores nothing.
+    ///
     async fn a_callback_after_fifteen_minutes_stores_nothing(db: Db) {
         let world = World::new(&db).await;
         let in_time = world.start(alices()).await;
@@ -88,6 +91,7 @@ on_each_db! {
     }
 
     /// R6: the verifier is 43 to 128 unreserved characters; no two flows share one, and it is not told from the state.
+    ///
     async fn every_flow_has_a_verifier_of_its_own(db: Db) {
         let stub = Stub::start(TOKENS).await;
         let world = stub.world(&db, "client_auth = \"body\"\npkce = \"required\"").await;
@@ -112,6 +116,7 @@ on_each_db! {
     }
 
     /// R7: S256, in the way the provider reads it, or nothing at all; `plain` is never sent. R9: the state is there in each case.
+    ///
     async fn a_challenge_is_s256_or_is_not_sent(db: Db) {
         let stub = Stub::start(TOKENS).await;
         for (pkce, length) in [
@@ -145,6 +150,7 @@ on_each_db! {
     }
 
     /// R10: every provider has a redirect URI of its own, and a flow ends only at its own.
+    ///
     async fn a_flow_does_not_end_at_another_providers_callback(db: Db) {
         let world = World::new(&db).await;
         let started = world.start(alices()).await;
@@ -159,6 +165,7 @@ on_each_db! {
 
     /// R11: the expected issuer stands in the same row as state and verifier before the browser is sent away; and neither
     /// state, verifier nor binding stands there in the clear.
+    ///
     async fn the_flow_records_the_expected_issuer_and_only_hashes(db: Db) {
         let world = World::new(&db).await;
         let started = world.start(alices()).await;
