@@ -1,0 +1,3 @@
+//! Moving in from other systems: what reads their formats, and writes them back.
+
+pub mod data_machine;
