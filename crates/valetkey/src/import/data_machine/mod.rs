@@ -5,11 +5,19 @@
 //!    stand in the database or in the configuration file ([`wp_config`]).
 //! 3. A dump of the site's database has the option, the salts and the agents with their tokens ([`dump`]).
 //!
+//! 4. What these hold becomes items of ours ([`plan`], [`tables`]), and items become it again ([`compose`], [`sql`]).
+//!
 //! Nothing here touches a database, a network or PHP: bytes in, values out, and back. All of it may be hostile.
 
+mod ceiling;
+pub mod compose;
 pub mod dump;
 pub mod envelope;
 pub mod option;
 pub mod php;
+pub mod plan;
 pub mod salts;
+pub mod sql;
+pub mod tables;
+pub mod value;
 pub mod wp_config;
