@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 
 from . import load, servers
@@ -18,6 +19,7 @@ def build() -> None:
     for arguments in (
         ["-p", "valetkey-cli", "--bin", "valetkey"],
         ["-p", "valetkey", "--example", "bench_seed"],
+        ["-p", "valetkey", "--example", "bench_option"],
         ["-p", "valetkey-http", "--example", "hello"],
     ):
         subprocess.run(["cargo", "build", "--release", "--locked", *arguments], cwd=servers.REPOSITORY, check=True, stdin=subprocess.DEVNULL)
@@ -91,6 +93,36 @@ class Stage:
             self.peers().sql("VACUUM ANALYZE", arguments[1])
             self.peers().sql("CHECKPOINT")
         return Seeded(arguments, done.stdout.strip(), ids)
+
+    def moved_in(self, database: str) -> tuple[float, int, int, int]:
+        """Moves a large Data Machine site into an empty broker: seconds, peak bytes of memory, accounts, bytes of the option."""
+        folder = self.folder / "data-machine"
+        principals = 100 if self.quick else 10_000
+        if not folder.exists():
+            folder.mkdir()
+            subprocess.run([RELEASE / "examples" / "bench_option", folder, str(principals)], stdin=subprocess.DEVNULL, check=True)
+        option = folder / "auth_data.serialized"
+        data = self.folder / f"moved-{database}"
+        arguments = ["--data", str(data)]
+        # A first start makes the database, and for SQLite the root key; the import is measured alone.
+        if database == "PostgreSQL":
+            key = f"{self.seeded('SQLite', self.few).arguments[1]}/root.key"
+            arguments = ["--database", self.peers().database("bench_moved"), "--root-key-file", key]
+        port = servers.free_port()
+        first = [RELEASE / "valetkey", "serve", *arguments, "--listen", f"127.0.0.1:{port}", "--log", "warn"]
+        servers.Server("valetkey", first, port, self.folder / "valetkey.log", ready="/readyz").stop()
+        command = [
+            RELEASE / "valetkey", "import", "data-machine", *arguments, "--auth-data", option, "--wp-config", folder / "wp-config.php", "--json",
+        ]
+        started = time.perf_counter()
+        with (self.folder / "import.json").open("wb") as out, (self.folder / "import.log").open("wb") as log:
+            process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL, stdout=out, stderr=log)
+            _, status, usage = os.wait4(process.pid, 0)
+        took = time.perf_counter() - started
+        if status:
+            raise RuntimeError(f"the import failed:\n{(self.folder / 'import.log').read_text()[-3000:]}")
+        accounts = json.loads((self.folder / "import.json").read_text())["report"]["counts"]["account"]["created"]
+        return took, usage.ru_maxrss * 1024, accounts, option.stat().st_size
 
     def upstream_host(self) -> str:
         return f"127.0.0.1:{self.upstream.port}"

@@ -54,6 +54,12 @@ pub(crate) enum Command {
     Grant(commands::grant::Grant),
     /// Whether an agent may do something with a connection, and why
     Explain(commands::explain::Explain),
+    /// Move in from another system
+    #[command(subcommand)]
+    Import(commands::import::Import),
+    /// Move out to another system
+    #[command(subcommand)]
+    Export(commands::export::Export),
     /// People: stop them and let them act again
     #[command(subcommand)]
     Person(commands::person::Person),

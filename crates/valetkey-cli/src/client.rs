@@ -133,18 +133,44 @@ impl Client {
         }
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response<Body>> {
-        let path = match self.site == SiteId::default_site() {
+    /// Sends a body that is made while it is sent, of JSON documents one a line, and returns the JSON of the answer. It may
+    /// take as long as it takes.
+    pub(crate) async fn send_lines(&self, path: &str, body: Body) -> Result<Value> {
+        let request = Request::post(self.with_site(path))
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/x-ndjson")
+            .body(body)
+            .map_err(|error| Failure::usage("that cannot be asked for").with_detail(error))?;
+        let response = self.exchange(request).await?;
+        let status = response.status();
+        let bytes = Limited::new(response.into_body(), LARGEST_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| Failure::unreachable("the answer broke off").with_detail(error))?
+            .to_bytes();
+        let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        if status.is_success() { Ok(value) } else { Err(Failure::problem(status, value)) }
+    }
+
+    fn with_site(&self, path: &str) -> String {
+        match self.site == SiteId::default_site() {
             true => path.to_owned(),
             false => with_query(path, &[("site", Some(self.site.as_str()))]),
-        };
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+        }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response<Body>> {
+        let mut request = Request::builder().method(method).uri(self.with_site(path)).header(header::HOST, "localhost");
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
         let request =
             request.body(Body::from(bytes)).map_err(|error| Failure::usage("that cannot be asked for").with_detail(error))?;
+        self.exchange(request).await
+    }
+
+    async fn exchange(&self, request: Request<Body>) -> Result<Response<Body>> {
         match &self.way {
             Way::Here(opened) => opened.answer(request).await,
             Way::Socket(path) => over_socket(path, request).await,

@@ -139,6 +139,10 @@ page! {
     post "/v1/seal-keys/rewrap" => seal_keys::rewrap, Who::Operator;
     post "/v1/seal-keys/drop-old-roots" => seal_keys::drop_old_roots, Who::Operator;
 
+    // Moving in from Data Machine, and out again: everything at once, secrets and all, so whoever holds the machine.
+    post "/v1/imports/data-machine" => imports::data_machine, Who::Operator;
+    post "/v1/exports/data-machine" => exports::data_machine, Who::Operator;
+
     // What an agent may use.
     get "/v1/me" => decisions::me, Who::Agent;
 

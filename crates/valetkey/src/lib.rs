@@ -17,6 +17,7 @@ pub mod deliver;
 pub mod error;
 pub mod grant;
 pub mod id;
+pub mod import;
 pub mod platform;
 pub mod principal;
 pub mod provider;

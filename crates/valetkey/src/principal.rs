@@ -186,6 +186,52 @@ pub struct Ceiling {
     /// Only these operations; a path pattern with an optional method before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operations: Option<Vec<PathPattern>>,
+    /// What the platform that minted an imported token allows it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<PlatformCeiling>,
+}
+
+/// The most a token may do at the platform that minted it. We keep it and tell it; the platform holds its own calls to it.
+/// Here it narrows in one way: see [`PlatformCeiling::may_use_accounts`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlatformCeiling {
+    /// Only these capabilities; absent means all that the token's person has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Vec<String>>,
+    /// Only these abilities; absent means all that the capabilities allow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abilities: Option<Abilities>,
+    /// Only in this part of the platform: the number of a site in a WordPress network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site_scope: Option<i64>,
+}
+
+/// Which abilities of its platform a token may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Abilities {
+    /// The word of a preset, or empty.
+    pub scope: String,
+    /// What people call it, or empty.
+    pub label: String,
+    /// Those of these categories; empty means of every category.
+    pub ability_categories: Vec<String>,
+    /// These, whatever their category.
+    pub ability_allow: Vec<String>,
+    /// None of these.
+    pub ability_deny: Vec<String>,
+}
+
+impl PlatformCeiling {
+    /// The capability by which Data Machine lets an agent use tools, and so accounts.
+    pub const USE_TOOLS: &'static str = "datamachine_use_tools";
+
+    /// Whether a token may use accounts at all: one that its platform holds to capabilities needs the one for tools. At
+    /// Data Machine such a token could not reach an account either, and no grant here shall make it more than it was.
+    pub fn may_use_accounts(&self) -> bool {
+        self.capabilities.as_ref().is_none_or(|held| held.iter().any(|one| one == Self::USE_TOOLS))
+    }
 }
 
 /// Where a principal's authority comes from.

@@ -8,7 +8,9 @@ pub(crate) mod connection;
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod explain;
+pub(crate) mod export;
 pub(crate) mod grant;
+pub(crate) mod import;
 pub(crate) mod key;
 pub(crate) mod keys;
 mod owner;
@@ -17,6 +19,7 @@ pub(crate) mod provider;
 pub(crate) mod serve;
 pub(crate) mod site;
 pub(crate) mod token;
+mod wordpress;
 
 use serde_json::Value;
 use valetkey::clock::Clock;
@@ -82,6 +85,8 @@ pub(crate) async fn run(command: Command, session: Session) -> Result<()> {
         Command::Agent(agent) => Box::pin(agent.run(&session)).await,
         Command::Grant(grant) => Box::pin(grant.run(&session)).await,
         Command::Explain(explain) => Box::pin(explain.run(&session)).await,
+        Command::Import(import) => Box::pin(import.run(&session)).await,
+        Command::Export(export) => Box::pin(export.run(&session)).await,
         Command::Person(person) => Box::pin(person.run(&session)).await,
         Command::Audit(audit) => Box::pin(audit.run(&session)).await,
     }

@@ -8,6 +8,7 @@ mod dev;
 mod doctor;
 mod keys;
 mod main_job;
+mod moving;
 mod nginx;
 mod provider;
 mod refresh_survival;

@@ -11,7 +11,7 @@ use crate::{
     audit::Event,
     base::Base,
     clock::Timestamp,
-    db::Db,
+    db::{Db, Tx},
     error::{Code, Error, Result},
     id::{AgentId, SiteId, UserId},
     principal::Actor,
@@ -124,6 +124,40 @@ pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewAgent) ->
     base.audit.record(&mut tx, event).await?;
     tx.commit().await?;
     Ok(agent)
+}
+
+/// Takes an agent over from elsewhere, with the slug and title it had there. `over` puts it in the place of one that is here
+/// by its id. False where one is here already and stays.
+pub async fn import(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, agent: &Agent, over: bool) -> Result<bool> {
+    let done = match over {
+        false => store::insert_free(tx, site, agent, actor).await?,
+        true => store::update(tx, site, agent).await?,
+    };
+    if done {
+        let facts = json!({ "slug": agent.slug, "owner": agent.owner, "imported": true });
+        base.audit.record(tx, Event::new(site, actor, "agent.create").agent(&agent.id).facts(facts)).await?;
+    }
+    Ok(done)
+}
+
+/// Takes a role over from elsewhere. False where the person has another one here and `over` is not said.
+pub async fn import_role(
+    base: &Base,
+    tx: &mut Tx,
+    site: &SiteId,
+    actor: &Actor,
+    (id, user, role): (&AgentId, &UserId, Role),
+    over: bool,
+) -> Result<bool> {
+    match store::role_in(tx, site, id, user).await? {
+        Some(present) if present == role => return Ok(true),
+        Some(_) if !over => return Ok(false),
+        _ => {}
+    }
+    store::set_role(tx, site, id, user, role, actor, base.clock.now()).await?;
+    let event = Event::new(site, actor, "agent.role").agent(id).facts(json!({ "user": user, "role": role, "imported": true }));
+    base.audit.record(tx, event).await?;
+    Ok(true)
 }
 
 /// One agent by id.

@@ -57,6 +57,53 @@ pub(super) async fn insert(tx: &mut Tx, site: &SiteId, agent: &Agent, actor: &Ac
     }
 }
 
+/// Inserts an agent whose id is free. False where it is not.
+pub(super) async fn insert_free(tx: &mut Tx, site: &SiteId, agent: &Agent, actor: &Actor) -> Result<bool> {
+    let inserted = on!(tx, |c| sqlx::query(
+        "INSERT INTO agents (site, id, slug, title, owner_user, created_by, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
+         ON CONFLICT (site, id) DO NOTHING"
+    )
+    .bind(site.as_str())
+    .bind(agent.id.as_str())
+    .bind(&agent.slug)
+    .bind(&agent.title)
+    .bind(agent.owner.as_ref().map(UserId::as_str))
+    .bind(actor.to_string())
+    .bind(agent.created_at.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(inserted == 1)
+}
+
+/// Writes an agent over the live one by its id. False where there is none: deleted is for good.
+pub(super) async fn update(tx: &mut Tx, site: &SiteId, agent: &Agent) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE agents SET slug = $3, title = $4, owner_user = $5 WHERE site = $1 AND id = $2 AND deleted_at IS NULL"
+    )
+    .bind(site.as_str())
+    .bind(agent.id.as_str())
+    .bind(&agent.slug)
+    .bind(&agent.title)
+    .bind(agent.owner.as_ref().map(UserId::as_str))
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
+/// The role that a person was given on an agent, read inside a transaction.
+pub(super) async fn role_in(tx: &mut Tx, site: &SiteId, id: &AgentId, user: &UserId) -> Result<Option<Role>> {
+    let row: Option<(String,)> =
+        on!(tx, |c| sqlx::query_as("SELECT role FROM agent_access WHERE site = $1 AND agent = $2 AND user_id = $3")
+            .bind(site.as_str())
+            .bind(id.as_str())
+            .bind(user.as_str())
+            .fetch_optional(c)
+            .await?);
+    row.map(|(role,)| role.parse()).transpose()
+}
+
 pub(super) async fn by_id(db: &Db, site: &SiteId, id: &AgentId) -> Result<Option<Agent>> {
     let row: Option<AgentRow> = on!(db, |c| sqlx::query_as(
         "SELECT id, slug, title, owner_user, created_at, disabled_at FROM agents

@@ -13,13 +13,13 @@ use crate::{
     audit::Event,
     base::Base,
     clock::Timestamp,
-    db::Db,
+    db::{Db, Tx},
     error::{Code, Error, Result},
     id::{AppConfigId, ProviderName, SiteId},
     principal::{Actor, Owner},
     provider::{Definition, FieldLevel, Role},
     seal::Place,
-    secret::SecretMap,
+    secret::{SecretBytes, SecretMap},
 };
 
 /// An app configuration as it is listed: secrets are null.
@@ -122,6 +122,76 @@ pub async fn set(
     Ok(config)
 }
 
+/// Takes a configuration over from elsewhere as it is: any members, of any kind. In listings only those are shown that the
+/// definition says are no secret, and the client id. `over` replaces the present one. Nothing where one is here and stays.
+///
+/// The provider's data key must be there already, unless `seal` is false (a dry run).
+pub async fn import(
+    base: &Base,
+    tx: &mut Tx,
+    actor: &Actor,
+    coming: &Coming<'_>,
+    (over, seal): (bool, bool),
+) -> Result<Option<(AppConfigId, Option<String>)>> {
+    let plain = SecretBytes::new(coming.values.as_bytes().to_vec());
+    let values = SecretMap::from_json(&plain)
+        .map_err(|_| Error::new(Code::InvalidRequest, "a configuration is a JSON object").with_detail("it cannot be read"))?;
+    let field = |name: &str| coming.definition.and_then(|definition| definition.field(name));
+    let client =
+        coming.definition.and_then(|definition| definition.field_with_role(Role::ClientId)).map_or("client_id", |f| &f.name);
+    let shown = values.expose().iter().map(|(name, value)| {
+        let public = name == client || field(name).is_some_and(|field| !field.secret);
+        (name.clone(), if public { value.clone() } else { Value::Null })
+    });
+    let now = base.clock.now();
+    let id = AppConfigId::new();
+    let owner = coming.owner.to_string();
+    let config = AppConfig {
+        provider: coming.provider.clone(),
+        owner: coming.owner.clone(),
+        values: shown.collect(),
+        client_id: values.text(client).map(|text| text.expose().to_owned()).filter(|text| !text.contains('\0')),
+        created_at: now,
+        updated_at: now,
+        sealed: match seal {
+            true => base.ring.seal_now(&Place::app_config(coming.site, coming.provider, &owner, &id), &plain)?,
+            false => Vec::new(),
+        },
+        site: coming.site.clone(),
+        id,
+    };
+    if over {
+        store::replace_current(tx, &config, now).await?;
+    }
+    if !store::insert_free(tx, &config).await? {
+        return Ok(None);
+    }
+    let facts = json!({ "provider": config.provider, "owner": config.owner, "config": config.id, "client_id": config.client_id, "imported": true });
+    base.audit.record(tx, Event::new(coming.site, actor, "app_config.set").facts(facts)).await?;
+    Ok(Some((config.id, config.client_id)))
+}
+
+/// A configuration that comes from elsewhere.
+#[derive(Clone, Copy)]
+pub struct Coming<'a> {
+    /// The site.
+    pub site: &'a SiteId,
+    /// The provider.
+    pub provider: &'a ProviderName,
+    /// Its definition, if there is one.
+    pub definition: Option<&'a Definition>,
+    /// Whose.
+    pub owner: &'a Owner,
+    /// The JSON object, in the order its members shall keep.
+    pub values: &'a str,
+}
+
+/// The JSON text of a configuration as it was sealed, whose members keep their order there.
+pub async fn open_text(base: &Base, config: &AppConfig) -> Result<SecretBytes> {
+    let owner = config.owner.to_string();
+    base.ring.open(&base.db, &Place::app_config(&config.site, &config.provider, &owner, &config.id), &config.sealed).await
+}
+
 /// The configuration that counts now for an owner; nothing falls back to another owner.
 pub async fn current(db: &Db, site: &SiteId, provider: &ProviderName, owner: &Owner) -> Result<Option<AppConfig>> {
     store::current(db, site, provider, owner).await
@@ -147,9 +217,7 @@ pub fn is_configured(definition: &Definition, config: Option<&AppConfig>) -> boo
 
 /// Opens a configuration's values.
 pub async fn open(base: &Base, config: &AppConfig) -> Result<SecretMap> {
-    let owner = config.owner.to_string();
-    let bytes =
-        base.ring.open(&base.db, &Place::app_config(&config.site, &config.provider, &owner, &config.id), &config.sealed).await?;
+    let bytes = open_text(base, config).await?;
     SecretMap::from_json(&bytes).map_err(|_| {
         Error::new(Code::Unsealable, "a sealed app configuration cannot be read").with_detail("it is no JSON object")
     })

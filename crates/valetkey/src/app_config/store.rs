@@ -67,6 +67,44 @@ pub(super) async fn insert(tx: &mut Tx, config: &AppConfig) -> Result<()> {
     }
 }
 
+/// Inserts a configuration where none counts yet. False where one does.
+pub(super) async fn insert_free(tx: &mut Tx, config: &AppConfig) -> Result<bool> {
+    let shown = serde_json::to_string(&config.values).map_err(Error::internal)?;
+    let inserted = on!(tx, |c| sqlx::query(
+        "INSERT INTO app_configs (site, id, provider, owner, sealed, shown, client_id, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+         ON CONFLICT (site, provider, owner) WHERE replaced_at IS NULL DO NOTHING"
+    )
+    .bind(config.site.as_str())
+    .bind(config.id.as_str())
+    .bind(config.provider.as_str())
+    .bind(config.owner.to_string())
+    .bind(&config.sealed)
+    .bind(&shown)
+    .bind(&config.client_id)
+    .bind(config.created_at.0)
+    .bind(config.updated_at.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(inserted == 1)
+}
+
+/// Notes that whatever configuration counts in this place counts no more.
+pub(super) async fn replace_current(tx: &mut Tx, config: &AppConfig, now: Timestamp) -> Result<()> {
+    on!(tx, |c| sqlx::query(
+        "UPDATE app_configs SET replaced_at = $4 WHERE site = $1 AND provider = $2 AND owner = $3 AND replaced_at IS NULL"
+    )
+    .bind(config.site.as_str())
+    .bind(config.provider.as_str())
+    .bind(config.owner.to_string())
+    .bind(now.0)
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    Ok(())
+}
+
 /// Writes a configuration over the one that was read. False when somebody else was faster: what it keeps of the old
 /// secrets would be too old.
 pub(super) async fn update(tx: &mut Tx, old: &AppConfig, config: &AppConfig) -> Result<bool> {

@@ -182,6 +182,12 @@ impl Audit {
         self.record_at(tx, &event, self.clock.now()).await
     }
 
+    /// Records changes in the transaction that makes them all.
+    pub async fn record_many(&self, tx: &mut Tx, events: &[Event]) -> Result<()> {
+        let now = self.clock.now();
+        self.record_all(tx, events.iter().map(|event| (event, now))).await
+    }
+
     /// Records a use. Returns when the mode says that the answer may leave.
     pub async fn record_use(&self, event: Event) -> Result<()> {
         self.queue.push(event, self.clock.now()).await

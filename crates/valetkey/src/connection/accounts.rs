@@ -29,7 +29,7 @@ use crate::{
     grant::{self, ForWhom, NewGrant},
     id::{AccountName, AgentId, ConnectionId, ProviderName, SiteId},
     principal::{Actor, Owner},
-    provider::{self, Definition, Field, FieldLevel, HostRule, Kind, Normalize, RefreshStrategy, Role, Vars},
+    provider::{self, Definition, Field, FieldLevel, HostRule, Kind, Normalize, RefreshStrategy, Role, Template, Vars},
     secret::SecretMap,
 };
 
@@ -340,13 +340,8 @@ impl Write<'_> {
                 (old.and_then(|old| old.subject.clone()), old.and_then(|old| old.subject_name.clone()), Identity::Unverified)
             }
             provider::Identity::Static(members) => {
-                let vars = vars(self.account);
-                let text = |name: &str| {
-                    let (_, template) = members.iter().find(|(known, _)| known == name)?;
-                    template.render(&vars).ok().flatten().map(|text| text.expose().to_owned())
-                };
-                let name = text("username").or_else(|| text("display_name")).or_else(|| text("email"));
-                (text("id"), name, Identity::Owner)
+                let (subject, name) = stated_subject(members, self.account);
+                (subject, name, Identity::Owner)
             }
             provider::Identity::None { .. } => (None, None, Identity::Owner),
         };
@@ -366,6 +361,16 @@ impl Write<'_> {
             hosts: self.hosts.to_vec(),
         })
     }
+}
+
+/// Whose an account is by its own members: the id and the name that the definition takes out of them.
+pub(super) fn stated_subject(members: &[(String, Template)], account: &SecretMap) -> (Option<String>, Option<String>) {
+    let vars = vars(account);
+    let text = |name: &str| {
+        let (_, template) = members.iter().find(|(known, _)| known == name)?;
+        template.render(&vars).ok().flatten().map(|text| text.expose().to_owned())
+    };
+    (text("id"), text("username").or_else(|| text("display_name")).or_else(|| text("email")))
 }
 
 /// Holds what a writer said about what is there against what is.
@@ -425,7 +430,7 @@ fn accept(outside: &Outside, definition: &Definition, mut account: SecretMap) ->
 }
 
 /// The hosts that the account's secrets may be sent to, each that the account itself decides checked by the guard.
-fn hosts(outside: &Outside, definition: &Definition, account: &SecretMap) -> Result<Vec<String>> {
+pub(super) fn hosts(outside: &Outside, definition: &Definition, account: &SecretMap) -> Result<Vec<String>> {
     let Some(proxy) = &definition.proxy else { return Ok(Vec::new()) };
     let vars = vars(account);
     proxy
@@ -469,7 +474,7 @@ fn same_tokens(definition: &Definition, a: &SecretMap, b: &SecretMap) -> bool {
 }
 
 /// The plain facts about the tokens of an account that was stored whole.
-fn tokens(definition: &Definition, account: &SecretMap, now: Timestamp) -> Result<Tokens> {
+pub(super) fn tokens(definition: &Definition, account: &SecretMap, now: Timestamp) -> Result<Tokens> {
     let has = |name: &str| account.text(name).is_some();
     let renewal = match definition.refresh.strategy {
         RefreshStrategy::RefreshToken if has("refresh_token") => Renewal::RefreshToken,

@@ -273,6 +273,9 @@ fn beyond_ceiling(ceiling: &Ceiling, facts: &Facts, request: &Request<'_>) -> Op
     if ceiling.operations.as_ref().is_some_and(|allowed| !operation_fits(allowed, request)) {
         return reason("the token's ceiling does not include this operation".to_owned());
     }
+    if ceiling.platform.as_ref().is_some_and(|platform| !platform.may_use_accounts()) {
+        return reason("the token's platform does not let it use tools, and so no accounts".to_owned());
+    }
     None
 }
 

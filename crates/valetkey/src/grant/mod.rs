@@ -149,30 +149,55 @@ pub async fn create_in(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, m
     if !store::both_live(tx, site, &new.agent, &new.connection).await? {
         return Err(Error::new(Code::NotFound, "there is no such agent or no such connection"));
     }
-    let grant = Grant {
-        id: GrantId::new(),
-        agent: new.agent,
-        connection: new.connection,
-        for_whom: new.for_whom,
-        delivery: new.delivery,
-        scopes: new.scopes,
-        operations: new.operations,
-        max_uses: new.max_uses,
-        uses: 0,
-        expires_at: new.expires_at,
-        note: new.note,
-        grantor: new.grantor,
-        created_at: now,
-        revoked_at: None,
-    };
+    let grant = Grant::made(new, now);
     store::insert(tx, site, &grant, actor).await?;
+    base.audit.record(tx, created(site, actor, &grant)).await?;
+    Ok(grant)
+}
+
+/// Makes many grants at once, in the transaction in which the caller saw that their agents and connections live.
+pub async fn create_many(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, all: &[NewGrant]) -> Result<()> {
+    let now = base.clock.now();
+    for new in all.chunks(MANY) {
+        let grants: Vec<Grant> = new.iter().map(|new| Grant::made(new.clone(), now)).collect();
+        store::insert_many(tx, site, &grants, actor).await?;
+        let events: Vec<Event> = grants.iter().map(|grant| created(site, actor, grant)).collect();
+        base.audit.record_many(tx, &events).await?;
+    }
+    Ok(())
+}
+
+/// How many grants one statement inserts.
+const MANY: usize = 64;
+
+/// What the audit says of a new grant.
+fn created(site: &SiteId, actor: &Actor, grant: &Grant) -> Event {
     let facts = json!({
         "grant": grant.id, "for_whom": grant.for_whom, "delivery": grant.delivery, "scopes": grant.scopes,
         "operations": grant.operations, "max_uses": grant.max_uses, "expires_at": grant.expires_at, "grantor": grant.grantor,
     });
-    let event = Event::new(site, actor, "grant.create").agent(&grant.agent).connection(&grant.connection).facts(facts);
-    base.audit.record(tx, event).await?;
-    Ok(grant)
+    Event::new(site, actor, "grant.create").agent(&grant.agent).connection(&grant.connection).facts(facts)
+}
+
+impl Grant {
+    fn made(new: NewGrant, now: Timestamp) -> Self {
+        Self {
+            id: GrantId::new(),
+            agent: new.agent,
+            connection: new.connection,
+            for_whom: new.for_whom,
+            delivery: new.delivery,
+            scopes: new.scopes,
+            operations: new.operations,
+            max_uses: new.max_uses,
+            uses: 0,
+            expires_at: new.expires_at,
+            note: new.note,
+            grantor: new.grantor,
+            created_at: now,
+            revoked_at: None,
+        }
+    }
 }
 
 /// One grant by id.

@@ -101,6 +101,50 @@ pub(super) async fn insert(tx: &mut Tx, site: &SiteId, grant: &Grant, actor: &Ac
     Ok(())
 }
 
+/// Inserts many grants with one statement.
+pub(super) async fn insert_many(tx: &mut Tx, site: &SiteId, grants: &[Grant], actor: &Actor) -> Result<()> {
+    let json = |value: serde_json::Result<String>| value.map_err(Error::internal);
+    let mut rows = Vec::with_capacity(grants.len());
+    for grant in grants {
+        let scopes = grant.scopes.as_ref().map(serde_json::to_string).transpose().map_err(Error::internal)?;
+        let operations = grant.operations.as_ref().map(serde_json::to_string).transpose().map_err(Error::internal)?;
+        rows.push((
+            grant,
+            json(serde_json::to_string(&grant.for_whom))?,
+            json(serde_json::to_string(&grant.delivery))?,
+            scopes,
+            operations,
+        ));
+    }
+    let actor = actor.to_string();
+    on!(tx, |c| {
+        let mut query = sqlx::QueryBuilder::new(
+            "INSERT INTO grants (site, id, agent, connection, for_whom, delivery, scopes, operations, max_uses, uses, expires_at, note,
+                                 grantor, created_by, created_at) ",
+        );
+        query.push_values(&rows, |mut values, (grant, for_whom, delivery, scopes, operations)| {
+            values
+                .push_bind(site.as_str())
+                .push_bind(grant.id.as_str())
+                .push_bind(grant.agent.as_str())
+                .push_bind(grant.connection.as_str())
+                .push_bind(for_whom)
+                .push_bind(delivery)
+                .push_bind(scopes)
+                .push_bind(operations)
+                .push_bind(grant.max_uses)
+                .push_bind(grant.uses)
+                .push_bind(grant.expires_at.map(|at| at.0))
+                .push_bind(grant.note.as_str())
+                .push_bind(grant.grantor.as_ref().map(UserId::as_str))
+                .push_bind(actor.as_str())
+                .push_bind(grant.created_at.0);
+        });
+        query.build().persistent(false).execute(c).await.map(|_| ())?
+    });
+    Ok(())
+}
+
 pub(super) async fn by_id(db: &Db, site: &SiteId, id: &GrantId) -> Result<Option<Grant>> {
     let row: Option<GrantRow> = on!(db, |c| sqlx::query_as(
         "SELECT id, agent, connection, for_whom, delivery, scopes, operations, max_uses, uses, expires_at, note, grantor,

@@ -16,7 +16,7 @@ use crate::{
     audit::Event,
     base::Base,
     clock::Timestamp,
-    db::Db,
+    db::{Db, Tx},
     error::{Code, Error, Result},
     id::{self, PlatformKeyId, SiteId, UserId, sha256_hex},
     principal::Actor,
@@ -231,6 +231,15 @@ pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &PlatformKeyI
 /// Whether a person is disabled. Somebody we never heard of is not.
 pub async fn person_is_disabled(db: &Db, site: &SiteId, user: &UserId) -> Result<bool> {
     store::person_is_disabled(db, site, user).await
+}
+
+/// Notes a person who is no more where they came from: disabled, unless we know of them and decided otherwise. False then.
+pub async fn import_gone(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, user: &UserId) -> Result<bool> {
+    if !store::add_disabled(tx, site, user, base.clock.now()).await? {
+        return Ok(false);
+    }
+    base.audit.record(tx, Event::new(site, actor, "person.disable").facts(json!({ "user": user }))).await?;
+    Ok(true)
 }
 
 /// Disables a person or lets them act again: their tokens, grants and accounts stop and start with them.

@@ -165,3 +165,17 @@ pub(super) async fn set_person_disabled(tx: &mut Tx, site: &SiteId, user: &UserI
     .map(|_| ())?);
     Ok(())
 }
+
+/// Adds a person who is disabled. False when there is one already.
+pub(super) async fn add_disabled(tx: &mut Tx, site: &SiteId, user: &UserId, now: Timestamp) -> Result<bool> {
+    let added = on!(tx, |c| sqlx::query(
+        "INSERT INTO people (site, id, created_at, disabled_at) VALUES ($1, $2, $3, $3) ON CONFLICT (site, id) DO NOTHING"
+    )
+    .bind(site.as_str())
+    .bind(user.as_str())
+    .bind(now.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(added == 1)
+}

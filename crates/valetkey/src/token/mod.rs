@@ -20,7 +20,7 @@ use crate::{
     audit::Event,
     base::Base,
     clock::Timestamp,
-    db::Db,
+    db::{Db, Tx},
     error::{Code, Error, Result},
     id::{self, AgentId, SiteId, TokenId, UserId, sha256_hex},
     principal::{Actor, Ceiling},
@@ -53,6 +53,11 @@ impl TokenHash {
         };
         ours().or_else(imported)?;
         Some(Self(sha256_hex(text.as_bytes())))
+    }
+
+    /// A hash that another system stored: 64 hex digits.
+    pub fn stored(text: &str) -> Option<Self> {
+        (text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())).then(|| Self(text.to_ascii_lowercase()))
     }
 
     /// The hash as it is stored.
@@ -154,9 +159,68 @@ pub async fn mint(base: &Base, site: &SiteId, actor: &Actor, agent: &AgentId, ne
     Ok((token, text))
 }
 
+/// A token that comes from elsewhere: only its hash is known, and its ceiling is stored as it is.
+#[derive(Clone, Debug)]
+pub struct Arriving {
+    /// The id it will have.
+    pub id: TokenId,
+    /// Its SHA-256.
+    pub hash: TokenHash,
+    /// The agent.
+    pub agent: AgentId,
+    /// The first characters of its text.
+    pub prefix: String,
+    /// What it was called.
+    pub label: String,
+    /// The person it acts for.
+    pub person: UserId,
+    /// The ceiling's JSON. One that cannot be read denies everything.
+    pub ceiling: Option<serde_json::Value>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Until when.
+    pub expires_at: Option<Timestamp>,
+    /// When it was last used.
+    pub last_used_at: Option<Timestamp>,
+}
+
+/// Takes a token over from elsewhere: the same bearer works. `over` writes it over the live one with the same hash. False
+/// where one with that hash is here already and stays.
+pub async fn import(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, token: &Arriving, over: bool) -> Result<bool> {
+    let done = match over {
+        false => store::insert_free(tx, site, token, actor).await?,
+        true => store::update(tx, site, token).await?,
+    };
+    if done {
+        let facts = json!({
+            "token": token.id, "label": token.label, "person": token.person, "expires_at": token.expires_at, "imported": true,
+        });
+        base.audit.record(tx, Event::new(site, actor, "token.mint").agent(&token.agent).facts(facts)).await?;
+    }
+    Ok(done)
+}
+
 /// An agent's tokens, newest first, the ended ones among them.
 pub async fn list(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Token>> {
     store::of_agent(db, site, agent).await
+}
+
+/// A token as it moves out.
+#[derive(Clone, Debug)]
+pub struct Hashed {
+    /// The token.
+    pub token: Token,
+    /// Its SHA-256.
+    pub hash: TokenHash,
+    /// The person whose role it needs, besides.
+    pub minter: Option<UserId>,
+    /// The text of its ceiling, which may be one that cannot be read.
+    pub ceiling: Option<String>,
+}
+
+/// An agent's tokens as they move out, oldest first.
+pub async fn list_hashed(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Hashed>> {
+    store::hashed(db, site, agent).await
 }
 
 /// The agent that a token belongs to, if there is a token by that id.

@@ -1,6 +1,6 @@
 //! The rows of agent tokens.
 
-use super::{Token, TokenHash};
+use super::{Arriving, Hashed, Token, TokenHash};
 use crate::{
     clock::Timestamp,
     db::{Db, Tx},
@@ -77,6 +77,53 @@ pub(super) async fn insert(
     .map(|_| ())?
     });
     Ok(())
+}
+
+/// Inserts a token whose hash is free. False where it is not.
+pub(super) async fn insert_free(tx: &mut Tx, site: &SiteId, token: &Arriving, actor: &Actor) -> Result<bool> {
+    let inserted = on!(tx, |c| {
+        sqlx::query(
+            "INSERT INTO agent_tokens (site, id, agent, token_hash, prefix, label, person, ceiling, created_by, created_at, expires_at,
+                                       last_used_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             ON CONFLICT (token_hash) DO NOTHING",
+        )
+        .bind(site.as_str())
+        .bind(token.id.as_str())
+        .bind(token.agent.as_str())
+        .bind(token.hash.as_str())
+        .bind(&token.prefix)
+        .bind(&token.label)
+        .bind(token.person.as_str())
+        .bind(token.ceiling.as_ref().map(ToString::to_string))
+        .bind(actor.to_string())
+        .bind(token.created_at.0)
+        .bind(token.expires_at.map(|at| at.0))
+        .bind(token.last_used_at.map(|at| at.0))
+        .execute(c)
+        .await?
+        .rows_affected()
+    });
+    Ok(inserted == 1)
+}
+
+/// Writes a token over the live one with the same hash. False where there is none in this site: revoked is for good.
+pub(super) async fn update(tx: &mut Tx, site: &SiteId, token: &Arriving) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE agent_tokens SET agent = $3, label = $4, person = $5, ceiling = $6, expires_at = $7
+         WHERE site = $1 AND token_hash = $2 AND revoked_at IS NULL"
+    )
+    .bind(site.as_str())
+    .bind(token.hash.as_str())
+    .bind(token.agent.as_str())
+    .bind(&token.label)
+    .bind(token.person.as_str())
+    .bind(token.ceiling.as_ref().map(ToString::to_string))
+    .bind(token.expires_at.map(|at| at.0))
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
 }
 
 pub(super) async fn of_agent(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Token>> {
@@ -166,4 +213,47 @@ pub(super) async fn touch(tx: &mut Tx, site: &SiteId, id: &TokenId, at: Timestam
     .await
     .map(|_| ())?);
     Ok(())
+}
+
+row! {
+    struct HashedRow {
+        token_hash: String,
+        minter: Option<String>,
+        ceiling: Option<String>,
+    }
+}
+
+/// A token's row with its hash and its minter.
+struct Both(TokenRow, HashedRow);
+
+impl<'r, R: sqlx::Row> sqlx::FromRow<'r, R> for Both
+where
+    TokenRow: sqlx::FromRow<'r, R>,
+    HashedRow: sqlx::FromRow<'r, R>,
+{
+    fn from_row(row: &'r R) -> std::result::Result<Self, sqlx::Error> {
+        Ok(Self(TokenRow::from_row(row)?, HashedRow::from_row(row)?))
+    }
+}
+
+pub(super) async fn hashed(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Hashed>> {
+    let rows: Vec<Both> =
+        on!(db, |c| {
+            sqlx::query_as(
+        "SELECT id, agent, prefix, label, person, ceiling, created_at, expires_at, last_used_at, revoked_at, token_hash, minter
+         FROM agent_tokens WHERE site = $1 AND agent = $2 ORDER BY created_at, id"
+    )
+    .bind(site.as_str())
+    .bind(agent.as_str())
+    .fetch_all(c)
+    .await?
+        });
+    rows.into_iter()
+        .map(|Both(token, hashed)| {
+            let hash =
+                TokenHash::stored(&hashed.token_hash).ok_or_else(|| Error::internal("a stored token hash cannot be read"))?;
+            let minter = hashed.minter.map(|minter| minter.parse()).transpose()?;
+            Ok(Hashed { token: token.try_into()?, hash, minter, ceiling: hashed.ceiling })
+        })
+        .collect()
 }

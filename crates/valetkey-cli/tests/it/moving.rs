@@ -1,0 +1,102 @@
+//! `valetkey import` and `valetkey export`: a whole move, as an operator does it, and back.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::{on_each_home, support::Home};
+
+const SITE: &str = "single-wpconfig";
+
+on_each_home! {
+    async fn a_site_moves_in_by_dry_run_and_import_once_while_the_server_runs(home: Home) {
+        let _server = home.serve().await;
+        let (dump, config) = (file("dump.extended.sql"), file("wp-config.php"));
+        let words = ["import", "data-machine", "--sql-dump", &dump, "--wp-config", &config];
+        let would = home.json(&[&words[..], &["--dry-run"]].concat());
+        assert_eq!((&would["written"], &would["report"]["dry_run"]), (&json!(false), &json!(true)));
+        let account = ["account", "get", "reddit", "--reveal"];
+        home.cli(&account).failed(3);
+
+        let done = home.json(&words);
+        assert_eq!(done["report"]["counts"], would["report"]["counts"]);
+        assert_eq!(done["written"], json!(true));
+        assert_eq!(home.json(&account)["account"]["username"], "snoo");
+        assert!(done["salts"]["AUTH_KEY"].as_str().unwrap().contains("wp-config.php"), "{done}");
+
+        let again = home.json(&words);
+        assert!(again["report"]["counts"].as_object().unwrap().values().all(|counts| counts["created"] == 0), "{again}");
+    }
+
+    async fn without_a_server_the_option_comes_through_a_pipe_as_json(home: Home) {
+        drop(home.serve().await);
+        let option = std::fs::read_to_string(file("auth_data.stored.json")).unwrap();
+        let config = file("wp-config.php");
+        let words = ["import", "data-machine", "--auth-data", "-", "--wp-config", &config, "--json"];
+        let done = home.cli_with_input(&words, &option).json();
+        assert_eq!(done["report"]["counts"]["account"]["skipped"], 0, "{done}");
+        assert_eq!(home.json(&["account", "get", "mixed", "--reveal"])["account"]["refresh_token"], "mixed-plain-refresh");
+    }
+
+    async fn what_cannot_be_opened_stops_the_import_unless_that_is_allowed(home: Home) {
+        drop(home.serve().await);
+        let wrong = home.folder().join("wrong");
+        std::fs::write(&wrong, "not the salt").unwrap();
+        let (option, wrong) = (file("auth_data.serialized"), wrong.display().to_string());
+        let words = ["import", "data-machine", "--auth-data", &option, "--auth-key-file", &wrong, "--auth-salt-file", &wrong];
+        let refused = home.cli(&words);
+        assert!(refused.stdout.contains("does_not_open") && refused.stdout.contains("client_secret"), "{refused:?}");
+        assert!(refused.failed(1).contains("--allow-unreadable"));
+        home.cli(&["account", "get", "tumblr", "--reveal"]).failed(3);
+
+        let done = home.json(&[&words[..], &["--allow-unreadable"]].concat());
+        assert_eq!(done["written"], json!(true));
+        assert_eq!(home.json(&["account", "get", "tumblr", "--reveal"])["account"]["access_token"], "tumblr-LEGACY-plain");
+    }
+
+    async fn without_salts_the_import_says_how_to_give_them(home: Home) {
+        drop(home.serve().await);
+        let option = file("auth_data.serialized");
+        let said = home.cli(&["import", "data-machine", "--auth-data", &option]).failed(1);
+        assert!(said.contains("--auth-key-file"), "{said}");
+    }
+
+    async fn a_source_that_is_cut_off_brings_nothing(home: Home) {
+        drop(home.serve().await);
+        let cut = home.folder().join("cut");
+        let option = std::fs::read(file("auth_data.serialized")).unwrap();
+        std::fs::write(&cut, &option[..option.len() / 2]).unwrap();
+        let (cut, config) = (cut.display().to_string(), file("wp-config.php"));
+        home.cli(&["import", "data-machine", "--auth-data", &cut, "--wp-config", &config]).failed(1);
+        assert_eq!(home.json(&["connection", "list"])["connections"], json!([]));
+    }
+
+    async fn moving_out_gives_back_what_moved_in(home: Home) {
+        drop(home.serve().await);
+        let (dump, config) = (file("dump.extended.sql"), file("wp-config.php"));
+        home.json(&["import", "data-machine", "--sql-dump", &dump, "--wp-config", &config]);
+        let (option, sql) = (home.folder().join("option"), home.folder().join("agents.sql"));
+        let words = ["export", "data-machine", "--auth-data", option.to_str().unwrap(), "--sql", sql.to_str().unwrap()];
+        let told = home.cli(&[&words[..], &["--wp-config", &config, "--json"]].concat());
+        let losses = serde_json::from_str::<Value>(&told.stdout).unwrap();
+        // Four tokens have ceilings that nobody can read: they are written so that they allow nothing.
+        assert_eq!((told.code, losses["losses"].as_array().unwrap().len()), (Some(1), 4), "{losses}");
+        let written = std::fs::read_to_string(sql).unwrap();
+        assert!(written.contains("efe0ab0ac565973f6546b45e6fac608e92c5d8107c41519e4dc518b9a73ac730"), "a token's hash");
+
+        // Into another broker, and the same comes out of it.
+        let other = Home::sqlite();
+        drop(other.serve().await);
+        let done = other.json(&["import", "data-machine", "--auth-data", option.to_str().unwrap(), "--wp-config", &config]);
+        assert_eq!(done["source"]["unreadable"], json!([]));
+        for provider in ["twitter", "mixed", "acme"] {
+            let account = |home: &Home| home.json(&["account", "get", provider, "--reveal"])["account"].clone();
+            assert_eq!(account(&home), account(&other), "{provider}");
+        }
+    }
+}
+
+fn file(name: &str) -> String {
+    let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../valetkey/tests/fixtures/data-machine").join(SITE);
+    folder.join(name).canonicalize().unwrap().display().to_string()
+}

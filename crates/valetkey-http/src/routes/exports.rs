@@ -1,0 +1,50 @@
+//! Moving out: everything that Data Machine could hold, as JSON documents, one a line, opened. The operator's only.
+
+use std::convert::Infallible;
+
+use axum::{
+    body::Body,
+    extract::State,
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use http::header;
+use serde_json::json;
+use tokio::sync::mpsc;
+use valetkey::{Code, Error, import::export, site};
+
+use crate::{
+    caller::Caller,
+    error::{Answer, Problem},
+    state::AppState,
+};
+
+/// How many lines wait for a slow reader.
+const WAITING: usize = 256;
+
+/// Hands out every account, configuration, agent, role and token hash of a site as items, secrets and all, then what the old
+/// format cannot hold, then the end. That it was asked for is recorded before anything leaves.
+#[utoipa::path(post, path = "/v1/exports/data-machine", tag = "exports",
+    responses((status = 200, body = String, content_type = "application/x-ndjson")))]
+pub(crate) async fn data_machine(State(state): State<AppState>, caller: Caller) -> Answer<Response> {
+    let (site, actor) = (caller.site()?.clone(), caller.actor()?);
+    site::require(&state.base().db, &site).await?;
+    export::record(state.base(), &site, &actor).await?;
+    let (lines, reader) = mpsc::channel(WAITING);
+    let task = state.clone();
+    state.spawn(async move {
+        let told = async |line: &export::Line| {
+            let text = serde_json::to_string(line).map_err(Error::internal)?;
+            let gone = |_| Error::new(Code::Unavailable, "whoever asked for the export is gone");
+            lines.send(Bytes::from(format!("{text}\n"))).await.map_err(gone)
+        };
+        if let Err(error) = export::run(task.base(), &site, told).await {
+            tracing::error!(error = ?error, "an export broke off");
+            let _ = lines.send(Bytes::from(format!("{}\n", json!({ "problem": Problem(error).document() })))).await;
+        }
+    });
+    let body = futures_util::stream::unfold(reader, |mut reader| async move {
+        reader.recv().await.map(|line| (Ok::<_, Infallible>(line), reader))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response())
+}

@@ -1,0 +1,251 @@
+//! What an import settles in batches and at its end: slots that are taken, grants, what came from where.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::{
+    BATCH, Conflict, Counts, DATA_MACHINE, Import, LeftOut, Lent, OnConflict, Plain, Report, Rest, Row, TOOK_PLACE, ToGrant,
+    Waiting, arrivals, erase, grant, store,
+};
+use crate::{
+    connection::{
+        self,
+        import::{Arrival, Coming},
+    },
+    error::{Code, Error, Result},
+    grant::{ForWhom, NewGrant},
+    id::{AccountName, AgentId, ConnectionId, ProviderName},
+    principal::Owner,
+    provider::Definition,
+};
+
+impl Import {
+    pub(super) fn arrive(
+        &self,
+        (id, provider, definition, owner, name): (ConnectionId, &ProviderName, &Option<Arc<Definition>>, &Owner, &AccountName),
+        account: &Plain,
+        incomplete: bool,
+    ) -> Result<Arrival> {
+        // Its owner's own app, else the site's, as when connecting.
+        let app = self.apps.get(&(provider.clone(), owner.clone())).or_else(|| self.apps.get(&(provider.clone(), Owner::Site)));
+        let coming = Coming {
+            id,
+            site: &self.site,
+            provider: provider.clone(),
+            definition: definition.clone(),
+            owner: owner.clone(),
+            name: name.clone(),
+            account: account.0.expose(),
+            app: app.cloned(),
+            needs_reauth: incomplete.then_some("unreadable"),
+            trusted: self.header.trust_identities,
+            seal: !self.header.dry_run,
+        };
+        arrivals::arrive(&self.outside, coming)
+    }
+
+    /// Inserts the accounts that wait. A slot that is taken is a conflict.
+    pub(super) async fn insert_waiting(&mut self) -> Result<()> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (arrivals, rest): (Vec<Arrival>, Vec<(Row, &'static str)>) =
+            waiting.into_iter().map(|Waiting { arrival, row, kind }| (arrival, (row, kind))).unzip();
+        let outside = self.outside.clone();
+        let base = &outside.base;
+        let taken = arrivals::insert_free(base, &mut self.tx, &self.site, &self.actor, &arrivals).await?;
+        let taken: HashSet<ConnectionId> = taken.into_iter().map(|arrival| arrival.id.clone()).collect();
+        for (arrival, (row, kind)) in arrivals.iter().zip(rest) {
+            let mut took = false;
+            if taken.contains(&arrival.id) {
+                if self.header.on_conflict != OnConflict::Replace {
+                    self.done(kind, false, false, row, "another account in this place")?;
+                    continue;
+                }
+                let (provider, owner, name) = (&arrival.provider, &arrival.owner, &arrival.name);
+                if let Some(there) = connection::stored_slot(&mut self.tx, &self.site, provider, owner, name).await? {
+                    let id = &there.connection.id;
+                    erase(&mut self.tx, &self.site, id, &self.actor, TOOK_PLACE, base.clock.now()).await?;
+                }
+                let one = std::slice::from_ref(arrival);
+                if !arrivals::insert_free(base, &mut self.tx, &self.site, &self.actor, one).await?.is_empty() {
+                    return Err(Error::new(Code::Conflict, "an account changes all the time; import again"));
+                }
+                took = true;
+            }
+            self.note_arrival(arrival, &row);
+            self.done(kind, true, took, row, "")?;
+        }
+        self.put_rows(store::BATCH).await
+    }
+
+    pub(super) fn note_arrival(&mut self, arrival: &Arrival, row: &Row) {
+        if arrival.is_unverified() {
+            self.report.unverified += 1;
+        }
+        self.note(row.item.clone(), row.position, &arrival.owner, &arrival.provider, &arrival.name, &arrival.id);
+    }
+
+    /// Keeps in mind what later items and the report need to know of a connection.
+    pub(super) fn note(
+        &mut self,
+        item: String,
+        position: i64,
+        owner: &Owner,
+        provider: &ProviderName,
+        name: &AccountName,
+        id: &ConnectionId,
+    ) {
+        if provider.as_str() == "email_imap" {
+            self.mailboxes.insert(item.clone(), id.clone());
+        }
+        let reached = match owner {
+            Owner::Site => true,
+            // Its agents reached a person's account wherever the policy said so.
+            Owner::User(user) => self.agents.values().any(|owner| owner.as_ref() == Some(user)),
+            Owner::Agent(agent) => {
+                self.owned.push((item, agent.clone(), id.clone(), position));
+                false
+            }
+        };
+        if reached {
+            self.reached.push((owner.clone(), provider.clone(), name.clone(), id.clone()));
+        }
+    }
+
+    /// An agent's own account brings its agent's grants, as if it had been stored here.
+    pub(super) async fn grant_to_owners(&mut self) -> Result<()> {
+        let mut grants = Vec::new();
+        for (account, agent, connection, position) in std::mem::take(&mut self.owned) {
+            let item = format!("owner-grant/{account}");
+            // Also where it was taken back since: it was given once.
+            if self.known.contains_key(&item) {
+                continue;
+            }
+            if !self.agents.contains_key(&agent) {
+                self.report.agents_missing.insert(agent);
+                continue;
+            }
+            let note = "comes with the agent's own account".to_owned();
+            for whom in [ForWhom::Unattended, ForWhom::Operators] {
+                grants.push(NewGrant { note: note.clone(), ..NewGrant::proxy(&agent, &connection, whom) });
+            }
+            self.granted.insert((agent, connection));
+            let row = Row { item, digest: String::new(), target: None, rest: None, position };
+            self.done("owner_grant", true, false, row, "")?;
+            if grants.len() >= BATCH {
+                grant::create_many(&self.outside.base, &mut self.tx, &self.site, &self.actor, &grants).await?;
+                grants.clear();
+            }
+            self.put_rows(store::BATCH).await?;
+        }
+        grant::create_many(&self.outside.base, &mut self.tx, &self.site, &self.actor, &grants).await
+    }
+
+    /// What was lent to agents becomes grants for the same operations, whoever calls: Data Machine asked for the agent only.
+    pub(super) async fn lend(&mut self) -> Result<()> {
+        for Lent { row, account, owner, agent, operations } in std::mem::take(&mut self.lent) {
+            let Some(connection) = self.mailboxes.get(&account).cloned() else {
+                self.leave_out("grant", &row, "there is no such mailbox".to_owned())?;
+                continue;
+            };
+            if !self.agents.contains_key(&agent) {
+                self.report.agents_missing.insert(agent.clone());
+                self.leave_out("grant", &row, format!("there is no agent {agent}"))?;
+                continue;
+            }
+            let given = |whom| NewGrant {
+                operations: Some(operations.clone()),
+                note: "lent at Data Machine".to_owned(),
+                grantor: owner.user().cloned(),
+                ..NewGrant::proxy(&agent, &connection, whom)
+            };
+            let grants = [given(ForWhom::Unattended), given(ForWhom::Operators)];
+            grant::create_many(&self.outside.base, &mut self.tx, &self.site, &self.actor, &grants).await?;
+            self.granted.insert((agent, connection.clone()));
+            let row = Row { target: Some(connection.to_string()), ..row };
+            self.done("grant", true, false, row, "")?;
+        }
+        Ok(())
+    }
+
+    /// What agents reached before because nobody asked: now somebody has to say so.
+    pub(super) fn list_ungranted(&mut self) {
+        for (owner, provider, name, connection) in std::mem::take(&mut self.reached) {
+            let before = |agent_owner: &Option<crate::id::UserId>| match &owner {
+                Owner::Site => true,
+                Owner::User(user) => agent_owner.as_ref() == Some(user),
+                Owner::Agent(_) => false,
+            };
+            let agents: Vec<AgentId> = self
+                .agents
+                .iter()
+                .filter(|(agent, agent_owner)| {
+                    before(agent_owner) && !self.granted.contains(&((*agent).clone(), connection.clone()))
+                })
+                .map(|(agent, _)| agent.clone())
+                .collect();
+            if !agents.is_empty() {
+                self.report.to_grant.push(ToGrant { connection, provider, owner, name, agents });
+            }
+        }
+    }
+
+    /// Writes down what came from where, if that much is waiting.
+    pub(super) async fn put_rows(&mut self, at_least: usize) -> Result<()> {
+        if self.rows.len() >= at_least.max(1) {
+            store::put(&mut self.tx, &self.site, DATA_MACHINE, &self.rows, self.outside.base.clock.now()).await?;
+            self.rows.clear();
+        }
+        Ok(())
+    }
+
+    /// Counts an item that was done, and remembers it; or says what is in its way.
+    pub(super) fn done(&mut self, kind: &'static str, done: bool, took: bool, row: Row, in_the_way: &'static str) -> Result<()> {
+        let counts = self.count(kind);
+        match (done, took) {
+            (true, true) => counts.replaced += 1,
+            (true, false) => counts.created += 1,
+            (false, _) => {
+                counts.skipped += 1;
+                self.report.conflicts.push(Conflict { item: row.item, why: in_the_way });
+                return Ok(());
+            }
+        }
+        self.rows.push(row);
+        Ok(())
+    }
+
+    pub(super) fn leave_out(&mut self, kind: &'static str, row: &Row, why: String) -> Result<()> {
+        self.count(kind).skipped += 1;
+        self.report.left_out.push(LeftOut { item: row.item.clone(), why });
+        Ok(())
+    }
+
+    pub(super) fn count(&mut self, kind: &'static str) -> &mut Counts {
+        self.report.counts.entry(kind).or_default()
+    }
+
+    pub(super) fn definition(&self, provider: &ProviderName) -> Option<Arc<Definition>> {
+        self.outside.catalogue.get(provider).cloned()
+    }
+
+    pub(super) fn check_provider(&self, provider: &ProviderName) -> Result<()> {
+        match self.providers.contains(provider) {
+            true => Ok(()),
+            false => {
+                Err(Error::new(Code::InvalidRequest, format!("the provider `{provider}` is not in the header of the import")))
+            }
+        }
+    }
+
+    /// The report so far, for whoever shows how it goes on.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+}
+
+/// What is left over, as it is stored; nothing for nothing.
+pub(super) fn text_of(rest: &Rest) -> Result<Option<String>> {
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    serde_json::to_string(rest).map(Some).map_err(Error::internal)
+}

@@ -1,0 +1,93 @@
+//! The value of an expression, where it is certain: literals, constants of the same file, and texts joined by dots.
+
+use super::{
+    Constant, Definition, Reason, WpConfig,
+    lexer::{Lexed, Token},
+};
+use crate::secret::SecretBytes;
+
+/// How deep parentheses are followed.
+const MAX_PARENTHESES: usize = 16;
+
+/// Evaluates the words of an expression.
+pub(super) fn evaluate(config: &WpConfig, tokens: &[Lexed<'_>]) -> Result<Constant, Reason> {
+    expression(config, tokens, 0)
+}
+
+fn expression(config: &WpConfig, tokens: &[Lexed<'_>], depth: usize) -> Result<Constant, Reason> {
+    // The one operator here is the dot; it has to stand between every two operands.
+    let mut joined: Option<Constant> = None;
+    let mut rest = tokens;
+    loop {
+        let (value, length) = operand(config, rest, depth)?;
+        joined = Some(match joined {
+            None => value,
+            Some(before) => {
+                let mut text = before.to_text().expose().to_vec();
+                text.extend_from_slice(value.to_text().expose());
+                Constant::Text(SecretBytes::new(text))
+            }
+        });
+        rest = &rest[length..];
+        match rest.first().map(|lexed| &lexed.token) {
+            None => return joined.ok_or(Reason::Computed),
+            Some(Token::Sign(b".")) => rest = &rest[1..],
+            Some(_) => return Err(Reason::Computed),
+        }
+    }
+}
+
+/// One operand, and how many words it has.
+fn operand(config: &WpConfig, tokens: &[Lexed<'_>], depth: usize) -> Result<(Constant, usize), Reason> {
+    let token = |at: usize| tokens.get(at).map(|lexed| &lexed.token);
+    match token(0) {
+        Some(Token::Text(text)) => Ok((Constant::Text(SecretBytes::new(text.to_vec())), 1)),
+        Some(Token::Int(number)) => Ok((Constant::Int(*number), 1)),
+        Some(Token::Sign(b"-")) => match token(1) {
+            Some(Token::Int(number)) => Ok((Constant::Int(-number), 2)),
+            _ => Err(Reason::Computed),
+        },
+        Some(Token::Float) => Err(Reason::Float),
+        Some(Token::Filled | Token::Variable(_)) => Err(Reason::Variable),
+        Some(Token::Sign(b"(")) => {
+            let end = if depth < MAX_PARENTHESES { closings(tokens)[0] } else { None };
+            let end = end.ok_or(Reason::Computed)?;
+            Ok((expression(config, &tokens[1..end], depth + 1)?, end + 1))
+        }
+        Some(Token::Word(word)) => {
+            let word = word.strip_prefix(b"\\").unwrap_or(word);
+            if matches!(token(1), Some(Token::Sign(b"(" | b"::"))) {
+                return Err(Reason::Call(String::from_utf8_lossy(word).into_owned()));
+            }
+            for (name, value) in [("true", Constant::Bool(true)), ("false", Constant::Bool(false)), ("null", Constant::Null)] {
+                if word.eq_ignore_ascii_case(name.as_bytes()) {
+                    return Ok((value, 1));
+                }
+            }
+            let name = String::from_utf8_lossy(word).into_owned();
+            match config.constant(&name) {
+                Some(Definition::Value { value, .. }) => Ok((value.clone(), 1)),
+                _ => Err(Reason::Constant(name)),
+            }
+        }
+        _ => Err(Reason::Computed),
+    }
+}
+
+/// For each bracket that opens, the place of the one that closes it.
+pub(super) fn closings(tokens: &[Lexed<'_>]) -> Vec<Option<usize>> {
+    let mut closings = vec![None; tokens.len()];
+    let mut open = Vec::new();
+    for (at, lexed) in tokens.iter().enumerate() {
+        match &lexed.token {
+            Token::Sign(b"(" | b"[" | b"{" | b"#[") => open.push(at),
+            Token::Sign(b")" | b"]" | b"}") => {
+                if let Some(begin) = open.pop() {
+                    closings[begin] = Some(at);
+                }
+            }
+            _ => {}
+        }
+    }
+    closings
+}

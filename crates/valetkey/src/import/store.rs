@@ -1,0 +1,70 @@
+//! The rows of `imports`: what of a source became what here.
+
+use super::item::Rest;
+use crate::{
+    clock::Timestamp,
+    db::{Db, Tx},
+    error::{Error, Result},
+    id::SiteId,
+    on, row,
+};
+
+/// How many rows one statement writes.
+pub(super) const BATCH: usize = 64;
+
+row! {
+    /// One thing of a source.
+    #[derive(Clone, Debug)]
+    pub(super) struct Row {
+        pub(super) item: String,
+        pub(super) digest: String,
+        pub(super) target: Option<String>,
+        pub(super) rest: Option<String>,
+        pub(super) position: i64,
+    }
+}
+
+impl Row {
+    /// What of it has no other place.
+    pub(super) fn rest(&self) -> Result<Rest> {
+        self.rest.as_deref().map_or_else(|| Ok(Rest::default()), |text| serde_json::from_str(text).map_err(Error::internal))
+    }
+}
+
+/// Everything that came from a source.
+pub(super) async fn all(db: &Db, site: &SiteId, source: &str) -> Result<Vec<Row>> {
+    Ok(on!(db, |c| sqlx::query_as(
+        "SELECT item, digest, target, rest, position FROM imports WHERE site = $1 AND source = $2 ORDER BY position, item"
+    )
+    .bind(site.as_str())
+    .bind(source)
+    .fetch_all(c)
+    .await?))
+}
+
+/// Writes rows, over those of the same things.
+pub(super) async fn put(tx: &mut Tx, site: &SiteId, source: &str, rows: &[Row], now: Timestamp) -> Result<()> {
+    for rows in rows.chunks(BATCH) {
+        on!(&mut *tx, |c| {
+            let mut query =
+                sqlx::QueryBuilder::new("INSERT INTO imports (site, source, item, digest, target, rest, position, imported_at) ");
+            query.push_values(rows, |mut values, row| {
+                values
+                    .push_bind(site.as_str())
+                    .push_bind(source)
+                    .push_bind(row.item.as_str())
+                    .push_bind(row.digest.as_str())
+                    .push_bind(row.target.as_deref())
+                    .push_bind(row.rest.as_deref())
+                    .push_bind(row.position)
+                    .push_bind(now.0);
+            });
+            query.push(
+                " ON CONFLICT (site, source, item) DO UPDATE SET digest = excluded.digest, target = excluded.target,
+                  rest = excluded.rest, position = excluded.position, imported_at = excluded.imported_at",
+            );
+            query.build().persistent(rows.len() == BATCH).execute(c).await.map(|_| ())?
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Moving out: what moved in comes back as it was, and what changed as it is now.
+
+use std::sync::Mutex;
+
+use valetkey::{
+    import::{
+        data_machine::{
+            compose::{Composed, compose},
+            envelope::{self, Key},
+            option,
+            php::{self, Entries, Value},
+        },
+        export::{self, Line},
+    },
+    on_each_db,
+    principal::Actor,
+};
+
+use crate::moving::{Harbour, SITES, fixture, header, salts};
+
+on_each_db! {
+    async fn what_moved_in_moves_out_with_the_same_value_in_the_same_order(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        for site in SITES {
+            let harbour = harbour.also(site).await;
+            harbour.bring_dump(site, header()).await.unwrap();
+            let key = Key::derive(&salts(site)).unwrap();
+            let (out, losses) = harbour.moved_out(&key).await;
+            // No envelope is the same twice; what is in them is.
+            let bytes = fixture(site, "auth_data.serialized");
+            let before = opened(&key, option::read(&bytes).unwrap());
+            assert_same(site, &opened(&key, out.auth_data), &before);
+            assert!(losses.is_empty(), "{losses:?}");
+        }
+    }
+
+    async fn what_was_sealed_is_sealed_again_and_nothing_else(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let site = SITES[0];
+        harbour.bring(site, header()).await.unwrap();
+        let key = Key::derive(&salts(site)).unwrap();
+        let (out, _) = harbour.moved_out(&key).await;
+        let bytes = fixture(site, "auth_data.serialized");
+        let before = option::read(&bytes).unwrap();
+        // Plaintext from before sealing is sealed, as the old system does with the next save.
+        let legacy = 6;
+        assert_eq!(sealed(&out.auth_data), sealed(&before) + legacy);
+    }
+
+    async fn what_the_old_format_cannot_hold_is_said(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let option = br#"{"acme": {"principals": {"user:1": {"account": {"access_token": "t"}}}}}"#;
+        harbour.bring_option(option, None, header()).await.unwrap();
+        valetkey::db::testing::execute(&db, "DELETE FROM imports").await;
+        let base = &harbour.outside.base;
+        let mut house = crate::support::House { base: base.clone(), site: harbour.site.clone() };
+        house.connection("user:alice").await;
+        house.site = harbour.site.clone();
+        let key = Key::derive(&salts(SITES[0])).unwrap();
+        let (out, _) = harbour.moved_out(&key).await;
+        assert_eq!(out.losses.len(), 1, "{:?}", out.losses);
+        assert!(out.losses[0].what.contains("user:alice"), "{:?}", out.losses);
+    }
+}
+
+impl Harbour {
+    async fn moved_out(&self, key: &Key) -> (Composed, Vec<export::Loss>) {
+        export::record(&self.outside.base, &self.site, &Actor::Operator).await.unwrap();
+        let lines = Mutex::new((Vec::new(), Vec::new()));
+        let each = async |line: &Line| {
+            // As it travels: written and read again.
+            match serde_json::from_str(&serde_json::to_string(line).unwrap()).unwrap() {
+                Line::Item { at, item } => lines.lock().unwrap().0.push((at, item)),
+                Line::Loss(loss) => lines.lock().unwrap().1.push(loss),
+                Line::End { items } => assert_eq!(items as usize, lines.lock().unwrap().0.len()),
+            }
+            Ok(())
+        };
+        export::run(&self.outside.base, &self.site, each).await.unwrap();
+        let (items, losses) = lines.into_inner().unwrap();
+        (compose(items, Some(key)).unwrap(), losses)
+    }
+}
+
+/// A value with every envelope opened.
+fn opened<'a>(key: &Key, value: Value<'a>) -> Value<'a> {
+    match value {
+        Value::Text(text) if envelope::is_envelope(&text) => Value::Text(key.open(&text).unwrap().expose().to_vec().into()),
+        Value::Array(entries) => {
+            Value::Array(entries.into_iter().map(|(name, value)| (name, opened(key, value))).collect::<Entries<'_>>())
+        }
+        other => other,
+    }
+}
+
+fn sealed(value: &Value<'_>) -> usize {
+    match value {
+        Value::Text(text) => usize::from(envelope::is_envelope(text)),
+        Value::Array(entries) => entries.iter().map(|(_, value)| sealed(value)).sum(),
+        _ => 0,
+    }
+}
+
+/// The same to the byte, order and all; else where it first differs.
+fn assert_same(what: &str, ours: &Value<'_>, theirs: &Value<'_>) {
+    let (ours, theirs) = (php::write(ours), php::write(theirs));
+    if ours != theirs {
+        let at = ours.iter().zip(&theirs).position(|(a, b)| a != b).unwrap_or(ours.len().min(theirs.len()));
+        let near =
+            |bytes: &[u8]| String::from_utf8_lossy(&bytes[at.saturating_sub(200)..(at + 80).min(bytes.len())]).into_owned();
+        panic!("{what}, byte {at}:\n{}\n---\n{}", near(&ours), near(&theirs));
+    }
+}

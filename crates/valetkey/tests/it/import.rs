@@ -1,0 +1,238 @@
+//! Moving in: all or nothing, once, and nothing that cannot be opened.
+
+use serde_json::json;
+use valetkey::{
+    Code, app_config, audit,
+    connection::{self, Status},
+    decision::{self, Request, decide},
+    grant::{self, ForWhom},
+    id::AgentId,
+    import::{
+        apply::Import,
+        data_machine::salts::Salts,
+        item::{Header, Item, OnConflict, Plain, Rest},
+    },
+    on, on_each_db,
+    principal::{Actor, Delivery, Owner},
+    secret::{Secret, SecretBytes},
+};
+
+use crate::moving::{Harbour, fixture, header, salts};
+
+const SITE: &str = "single-wpconfig";
+
+on_each_db! {
+    async fn a_second_import_changes_nothing(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let (first, _) = harbour.bring_dump(SITE, header()).await.unwrap();
+        let before = rows(&db).await;
+        let (second, _) = harbour.bring_dump(SITE, header()).await.unwrap();
+        assert_eq!(rows(&db).await, before);
+        for (kind, counts) in &second.counts {
+            assert_eq!((counts.created, counts.replaced, counts.skipped), (0, 0, first.counts[kind].skipped), "{kind}");
+        }
+    }
+
+    async fn a_dry_run_says_what_would_happen_and_writes_nothing(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let before = rows(&db).await;
+        let (report, _) = harbour.bring_dump(SITE, Header { dry_run: true, ..header() }).await.unwrap();
+        assert_eq!(rows(&db).await, before);
+        assert!(report.dry_run);
+        let (done, _) = harbour.bring_dump(SITE, header()).await.unwrap();
+        assert_eq!(report.counts, done.counts);
+    }
+
+    async fn an_import_that_breaks_off_never_happened(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let before = rows(&db).await;
+        for cut in [1, 70, 200] {
+            let providers = vec!["acme".parse().unwrap()];
+            let mut import = Import::begin(&harbour.outside, &harbour.site, &Actor::Operator, Header { providers, ..header() }).await.unwrap();
+            for at in 0..cut {
+                import.item(at, account(&format!("user:{}", at + 1), "token")).await.unwrap();
+            }
+            match cut {
+                // The end says how many there should have been.
+                200 => assert_eq!(import.end(201, 0).await.unwrap_err().code(), Code::InvalidRequest),
+                _ => drop(import),
+            }
+            assert_eq!(without_keys(rows(&db).await), without_keys(before.clone()), "cut after {cut}");
+        }
+    }
+
+    async fn what_is_here_already_is_a_conflict_that_refuses_the_whole_import(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        one(&harbour, header(), account("user:1", "ours")).await.unwrap();
+        forget(&db).await;
+        let before = rows(&db).await;
+        let refused = one(&harbour, header(), account("user:1", "theirs")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Conflict);
+        assert_eq!(rows(&db).await, before);
+
+        let skipped = one(&harbour, Header { on_conflict: OnConflict::Skip, ..header() }, account("user:1", "theirs")).await.unwrap();
+        assert_eq!((skipped.conflicts.count, skipped.counts["account"].skipped), (1, 1));
+        assert_eq!(token(&harbour).await, "ours");
+
+        let replaced = Header { on_conflict: OnConflict::Replace, ..header() };
+        assert_eq!(one(&harbour, replaced, account("user:1", "theirs")).await.unwrap().counts["account"].replaced, 1);
+        assert_eq!(token(&harbour).await, "theirs");
+    }
+
+    async fn what_changed_at_its_source_is_replaced_where_that_is_said_and_keeps_its_id(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        one(&harbour, header(), account("user:1", "first")).await.unwrap();
+        let id = connections(&harbour).await[0].id.clone();
+        assert_eq!(one(&harbour, header(), account("user:1", "second")).await.unwrap_err().code(), Code::Conflict);
+        let replaced = Header { on_conflict: OnConflict::Replace, ..header() };
+        one(&harbour, replaced, account("user:1", "second")).await.unwrap();
+        assert_eq!((token(&harbour).await.as_str(), connections(&harbour).await[0].id.clone()), ("second", id));
+    }
+
+    async fn under_the_wrong_salts_everything_sealed_is_listed_and_no_envelope_is_stored(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let part = |text: &str| SecretBytes::new(text.as_bytes().to_vec());
+        let wrong = Salts::given(part("another key"), part("another salt"));
+        let option = fixture(SITE, "auth_data.serialized");
+        let (_, found) = harbour.bring_option(&option, Some(&wrong), header()).await.unwrap();
+        assert_eq!(found.unreadable.len() as u64, found.sealed);
+        let one = found.unreadable.iter().find(|one| one.member.provider.as_str() == "reddit").unwrap();
+        assert_eq!((one.member.owner.to_string().as_str(), one.member.part.as_str(), one.reason), ("site", "config", "does_not_open"));
+        for connection in connections(&harbour).await {
+            let account = harbour.account(connection.provider.as_str(), connection.owner.clone(), connection.name.as_stored()).await;
+            assert!(!serde_json::to_string(account.unwrap().expose()).unwrap().contains("dm:enc:v1:"), "{}", connection.provider);
+        }
+        let reddit = harbour.slot("reddit", Owner::Site, "");
+        let reddit = connection::slot(&db, &reddit.site, &reddit.provider, &reddit.owner, &reddit.name).await.unwrap().unwrap();
+        assert_eq!(reddit.status, Status::NeedsReauth { reason: "unreadable".to_owned() });
+    }
+
+    async fn an_agents_own_account_brings_its_grants_and_no_other_is_made_up(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let (report, _) = harbour.bring_dump(SITE, header()).await.unwrap();
+        let twitter = harbour.slot("twitter", Owner::Agent("1".parse().unwrap()), "");
+        let own = connection::slot(&db, &harbour.site, &twitter.provider, &twitter.owner, &twitter.name).await.unwrap().unwrap();
+        let grants = grant::list(&db, &harbour.site, None, Some(&own.id)).await.unwrap();
+        assert_eq!(grants.iter().map(|g| g.for_whom.clone()).collect::<Vec<_>>(), [ForWhom::Unattended, ForWhom::Operators]);
+        assert!(grants.iter().all(|grant| grant.agent.as_str() == "1"));
+        let site = harbour.slot("twitter", Owner::Site, "");
+        let site = connection::slot(&db, &harbour.site, &site.provider, &site.owner, &site.name).await.unwrap().unwrap();
+        assert!(grant::list(&db, &harbour.site, None, Some(&site.id)).await.unwrap().is_empty());
+        let named = report.to_grant.rows.iter().find(|row| row.connection == site.id).unwrap();
+        assert_eq!(named.agents.len(), 7);
+        // Those of agents that nobody brought are said.
+        assert!(report.agents_missing.contains(&"88".parse::<AgentId>().unwrap()));
+    }
+
+    /// A-232: what a mailbox was lent for is allowed to its agent, and nothing else, and to no other agent.
+    async fn a_lent_mailbox_is_a_grant_for_the_same_operations(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        harbour.bring_dump(SITE, header()).await.unwrap();
+        let slot = harbour.slot("email_imap", Owner::User("2".parse().unwrap()), "ops.mail_1");
+        let lent = connection::slot(&db, &slot.site, &slot.provider, &slot.owner, &slot.name).await.unwrap().unwrap();
+        let may = async |agent: &str, operation: &str| {
+            let agent: AgentId = agent.parse().unwrap();
+            let facts = decision::for_agent(&db, &harbour.site, &agent, None, &lent.id).await.unwrap().unwrap();
+            let (method, path) = (http::Method::from_bytes(b"MAIL").unwrap(), format!("/{operation}"));
+            let request = Request { delivery: Delivery::Proxy, operation: Some((&method, "", path.as_bytes())), unattended: false };
+            decide(&facts, &request, harbour.outside.base.clock.now()).allowed()
+        };
+        for (operation, allowed) in [("read", true), ("send", true), ("reply", true), ("search", false), ("delete", false)] {
+            assert_eq!(may("2", operation).await, allowed, "{operation}");
+        }
+        assert!(!may("1", "read").await);
+    }
+
+    async fn credentials_that_the_source_keeps_in_a_configuration_can_be_granted_and_stay_one(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        harbour.bring(SITE, header()).await.unwrap();
+        for (provider, field) in [("email_imap", "imap_password"), ("http_basic", "password"), ("bluesky", "app_password")] {
+            let config = harbour.config(provider, &Owner::Site).await.unwrap();
+            let account = harbour.account(provider, Owner::Site, "config").await.unwrap();
+            assert_eq!(config.text(field).unwrap().expose(), account.text(field).unwrap().expose(), "{provider}");
+            let listed = app_config::current(&db, &harbour.site, &provider.parse().unwrap(), &Owner::Site).await.unwrap().unwrap();
+            assert_eq!(listed.values[field], json!(null), "{provider}: a secret is shown");
+        }
+    }
+
+    async fn imported_tokens_for_other_sites_are_connections_of_their_own(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        harbour.bring_dump(SITE, header()).await.unwrap();
+        let peer = harbour.account("data_machine_site", Owner::Site, "extrachill.example/sarai").await.unwrap();
+        assert!(peer.text("token").unwrap().expose().starts_with("datamachine_sarai_"));
+    }
+
+    async fn an_import_is_recorded_with_its_counts_and_no_secret(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        harbour.bring_dump(SITE, header()).await.unwrap();
+        let events = audit::list(&db, &harbour.site, None, 1_000).await.unwrap();
+        let import = events.iter().find(|event| event.action == "import.data_machine").unwrap();
+        assert!(import.facts.contains("\"account\""), "{}", import.facts);
+        assert!(events.iter().all(|event| !event.facts.contains("tw-site-token") && !event.facts.contains("dm:enc")));
+    }
+
+    async fn a_provider_that_the_source_named_oddly_is_renamed_and_keeps_its_accounts(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let option = br#"{"My Provider!": {"account": {"access_token": "odd"}}, "my_provider": {"account": {"access_token": "even"}}}"#;
+        let (_, found) = harbour.bring_option(option, Some(&salts(SITE)), header()).await.unwrap();
+        assert_eq!(found.renamed.len(), 1);
+        let odd = harbour.account(&found.renamed[0].name, Owner::Site, "").await.unwrap();
+        assert_eq!(odd.text("access_token").unwrap().expose(), "odd");
+    }
+}
+
+/// One account of `acme` with a token.
+fn account(owner: &str, token: &str) -> Item {
+    Item::Account {
+        provider: "acme".parse().unwrap(),
+        owner: owner.parse().unwrap(),
+        name: String::new(),
+        account: Plain(Secret::new(json!({ "access_token": token }).to_string())),
+        incomplete: false,
+        rest: Rest::default(),
+    }
+}
+
+async fn one(harbour: &Harbour, header: Header, item: Item) -> valetkey::Result<valetkey::import::apply::Report> {
+    let providers = vec!["acme".parse().unwrap()];
+    let mut import = Import::begin(&harbour.outside, &harbour.site, &Actor::Operator, Header { providers, ..header }).await?;
+    import.item(0, item).await?;
+    import.end(1, 0).await
+}
+
+async fn token(harbour: &Harbour) -> String {
+    let account = harbour.account("acme", "user:1".parse().unwrap(), "").await.unwrap();
+    account.text("access_token").unwrap().expose().to_owned()
+}
+
+async fn connections(harbour: &Harbour) -> Vec<connection::Connection> {
+    connection::list(&harbour.outside.base.db, &harbour.site, &connection::Filter::default()).await.unwrap()
+}
+
+/// As if what is here had been made here.
+async fn forget(db: &valetkey::db::Db) {
+    valetkey::db::testing::execute(db, "DELETE FROM imports").await;
+}
+
+/// What is in every table that an import could touch.
+async fn rows(db: &valetkey::db::Db) -> Vec<(String, String)> {
+    on!(db, |c| {
+        sqlx::query_as(
+        "SELECT 'connections', id || '/' || owner || '/' || CAST(version AS TEXT) || '/' || CAST(revision AS TEXT) FROM connections
+         UNION ALL SELECT 'app_configs', id || COALESCE(CAST(replaced_at AS TEXT), '') FROM app_configs
+         UNION ALL SELECT 'agents', id || slug FROM agents UNION ALL SELECT 'agent_tokens', id FROM agent_tokens
+         UNION ALL SELECT 'agent_access', agent || user_id || role FROM agent_access UNION ALL SELECT 'grants', id FROM grants
+         UNION ALL SELECT 'people', id FROM people UNION ALL SELECT 'imports', item || digest FROM imports
+         UNION ALL SELECT 'data_keys', id FROM data_keys ORDER BY 1, 2"
+    )
+    .fetch_all(c)
+    .await
+    .unwrap()
+    })
+}
+
+/// A key that was made for an import and seals nothing is no harm.
+fn without_keys(mut rows: Vec<(String, String)>) -> Vec<(String, String)> {
+    rows.retain(|(table, _)| table != "data_keys");
+    rows
+}
