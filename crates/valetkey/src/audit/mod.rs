@@ -31,6 +31,7 @@ use crate::{
     id::{AgentId, ConnectionId, EventId, SiteId},
     principal::Actor,
     seal::KeyRing,
+    secret::SecretBytes,
 };
 
 pub use queue::Mode;
@@ -182,6 +183,13 @@ impl Audit {
         self.record_at(tx, &event, self.clock.now()).await
     }
 
+    /// Records the making of a site in the transaction that makes it, with the key that its chains will have: it is not in
+    /// the ring yet ([`KeyRing::found`]).
+    pub async fn record_founding(&self, tx: &mut Tx, event: Event, key: &SecretBytes) -> Result<()> {
+        let at = self.clock.now();
+        self.record_all(tx, std::iter::once((&event, at)), Some(key)).await
+    }
+
     /// Records a use. Returns when the mode says that the answer may leave.
     pub async fn record_use(&self, event: Event) -> Result<()> {
         self.queue.push(event, self.clock.now()).await
@@ -203,11 +211,16 @@ impl Audit {
     }
 
     async fn record_at(&self, tx: &mut Tx, event: &Event, at: Timestamp) -> Result<()> {
-        self.record_all(tx, std::iter::once((event, at))).await
+        self.record_all(tx, std::iter::once((event, at)), None).await
     }
 
     /// Links events behind one another and writes them with as few statements as may be.
-    async fn record_all<'e>(&self, tx: &mut Tx, events: impl Iterator<Item = (&'e Event, Timestamp)>) -> Result<()> {
+    async fn record_all<'e>(
+        &self,
+        tx: &mut Tx,
+        events: impl Iterator<Item = (&'e Event, Timestamp)>,
+        founding: Option<&SecretBytes>,
+    ) -> Result<()> {
         let mut keys: HashMap<&SiteId, hmac::Key> = HashMap::new();
         let mut rows = Vec::new();
         let shared = self.borrow(tx).await;
@@ -215,8 +228,14 @@ impl Audit {
             let key = match keys.get(&event.site) {
                 Some(key) => key,
                 None => {
-                    let key = self.ring.derived(tx.db(), &event.site, AUDIT_LABEL).await?;
-                    keys.entry(&event.site).or_insert(hmac::Key::new(hmac::HMAC_SHA256, key.expose()))
+                    let key = match founding {
+                        Some(key) => hmac::Key::new(hmac::HMAC_SHA256, key.expose()),
+                        None => {
+                            let key = self.ring.derived(tx.db(), &event.site, AUDIT_LABEL).await?;
+                            hmac::Key::new(hmac::HMAC_SHA256, key.expose())
+                        }
+                    };
+                    keys.entry(&event.site).or_insert(key)
                 }
             };
             let mut borrowed = lock(&shared);

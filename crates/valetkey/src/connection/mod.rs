@@ -7,6 +7,7 @@
 
 pub mod accounts;
 mod answer;
+pub mod hosts;
 mod outbox;
 mod row;
 mod store;
