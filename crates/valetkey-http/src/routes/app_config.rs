@@ -19,7 +19,7 @@ use super::moment;
 use crate::{
     caller::Caller,
     error::Answer,
-    extract::{Body, Json, Path},
+    extract::{Body, Json, Path, Query},
     state::AppState,
 };
 
@@ -76,6 +76,12 @@ pub(crate) struct AppChange {
     values: Map<String, Value>,
 }
 
+/// A query without a parameter. The scope is in the path: one that is named beside it is refused, or somebody else's app
+/// would be changed in its place.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
 /// The four handlers of one named scope.
 macro_rules! scope {
     ($module:ident, $path:literal, ($($param:literal)?), $what:ty, $owner:expr, $words:literal) => {
@@ -90,6 +96,7 @@ macro_rules! scope {
                 State(state): State<AppState>,
                 caller: Caller,
                 Path(path): Path<$what>,
+                Query(Nothing {}): Query<Nothing>,
             ) -> Answer<Json<App>> {
                 let (provider, owner) = ($owner)(path);
                 super::show(&state, &caller, &provider, &owner).await
@@ -102,6 +109,7 @@ macro_rules! scope {
                 State(state): State<AppState>,
                 caller: Caller,
                 Path(path): Path<$what>,
+                Query(Nothing {}): Query<Nothing>,
                 Body(new): Body<NewApp>,
             ) -> Answer<Json<App>> {
                 let (provider, owner) = ($owner)(path);
@@ -115,6 +123,7 @@ macro_rules! scope {
                 State(state): State<AppState>,
                 caller: Caller,
                 Path(path): Path<$what>,
+                Query(Nothing {}): Query<Nothing>,
                 Body(change): Body<AppChange>,
             ) -> Answer<Json<App>> {
                 let (provider, owner) = ($owner)(path);
@@ -128,6 +137,7 @@ macro_rules! scope {
                 State(state): State<AppState>,
                 caller: Caller,
                 Path(path): Path<$what>,
+                Query(Nothing {}): Query<Nothing>,
             ) -> Answer<StatusCode> {
                 let (provider, owner) = ($owner)(path);
                 super::delete(&state, &caller, &provider, &owner).await
