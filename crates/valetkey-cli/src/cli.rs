@@ -26,6 +26,9 @@ pub(crate) enum Command {
     Dev(commands::dev::Dev),
     /// Look at everything that has to be right, and say what to do where it is not
     Doctor(commands::doctor::Doctor),
+    /// Accounts at providers, in one place: status, connect, configure, refresh, revoke
+    #[command(subcommand)]
+    Auth(commands::auth::Auth),
     /// Tenants, and where their connect flows may return to
     #[command(subcommand)]
     Site(commands::site::Site),

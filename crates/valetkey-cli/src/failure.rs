@@ -51,6 +51,11 @@ impl Failure {
         Self::of(Exit::Usage, Code::InvalidRequest.as_str(), message)
     }
 
+    /// What was named does not exist.
+    pub(crate) fn not_found(message: impl fmt::Display) -> Self {
+        Self::of(Exit::NotFound, Code::NotFound.as_str(), message)
+    }
+
     /// The server or the database cannot be reached or opened.
     pub(crate) fn unreachable(message: impl fmt::Display) -> Self {
         Self::of(Exit::Unreachable, Code::Unavailable.as_str(), message)
@@ -92,6 +97,11 @@ impl Failure {
     /// The stable code.
     pub(crate) fn code(&self) -> &str {
         self.document.get("code").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Whether there was nobody to ask.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.exit == Exit::Unreachable
     }
 
     /// The number to exit with.

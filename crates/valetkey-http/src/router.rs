@@ -68,12 +68,28 @@ page! {
     get "/v1/sites/{id}" => sites::show, ADMIN;
     patch "/v1/sites/{id}" => sites::change, ADMIN;
 
-    // Providers, for every platform; the site's own apps there for whoever administers it.
+    // Providers, for every platform; the apps there, by named scope, for whoever administers the site.
     get "/v1/providers" => providers::list, Who::Platform;
     get "/v1/providers/{provider}" => providers::show, Who::Platform;
-    get "/v1/providers/{provider}/config" => providers::config, ADMIN;
-    put "/v1/providers/{provider}/config" => providers::configure, ADMIN;
-    delete "/v1/providers/{provider}/config" => providers::forget, ADMIN;
+    get "/v1/providers/{provider}/callback" => app_config::callback, ADMIN;
+    put "/v1/providers/{provider}/callback" => app_config::set_callback, ADMIN;
+    delete "/v1/providers/{provider}/callback" => app_config::reset_callback, ADMIN;
+    get "/v1/providers/{provider}/config" => app_config::short::show, ADMIN;
+    put "/v1/providers/{provider}/config" => app_config::short::put, ADMIN;
+    patch "/v1/providers/{provider}/config" => app_config::short::patch, ADMIN;
+    delete "/v1/providers/{provider}/config" => app_config::short::delete, ADMIN;
+    get "/v1/providers/{provider}/config/site" => app_config::site::show, ADMIN;
+    put "/v1/providers/{provider}/config/site" => app_config::site::put, ADMIN;
+    patch "/v1/providers/{provider}/config/site" => app_config::site::patch, ADMIN;
+    delete "/v1/providers/{provider}/config/site" => app_config::site::delete, ADMIN;
+    get "/v1/providers/{provider}/config/users/{user}" => app_config::user::show, ADMIN;
+    put "/v1/providers/{provider}/config/users/{user}" => app_config::user::put, ADMIN;
+    patch "/v1/providers/{provider}/config/users/{user}" => app_config::user::patch, ADMIN;
+    delete "/v1/providers/{provider}/config/users/{user}" => app_config::user::delete, ADMIN;
+    get "/v1/providers/{provider}/config/agents/{agent}" => app_config::agents::show, ADMIN;
+    put "/v1/providers/{provider}/config/agents/{agent}" => app_config::agents::put, ADMIN;
+    patch "/v1/providers/{provider}/config/agents/{agent}" => app_config::agents::patch, ADMIN;
+    delete "/v1/providers/{provider}/config/agents/{agent}" => app_config::agents::delete, ADMIN;
 
     // Accounts by named scope: for platforms, never for agents. A person's needs a key that may speak for them, or `admin`.
     // What is in an account needs `accounts:reveal`, which nothing implies.
@@ -96,6 +112,9 @@ page! {
     delete "/v1/connections/{id}" => connections::revoke, WRITE;
     post "/v1/connections/{id}/refresh" => connections::refresh, WRITE;
     post "/v1/connections/{id}/confirm" => connections::confirm, WRITE;
+    // Where a credential may go is the operator's: whoever may change a definition file does not thereby reach accounts.
+    get "/v1/connections/{id}/hosts" => connections::hosts, Who::Operator;
+    put "/v1/connections/{id}/hosts" => connections::accept_hosts, Who::Operator;
     get "/v1/revocations" => revocations::list, ADMIN;
 
     // Links. For a person by a key that may speak for them; for the site or an agent `admin` is needed, too.

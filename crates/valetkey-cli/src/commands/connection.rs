@@ -60,6 +60,14 @@ pub(crate) enum Connection {
         /// Its id
         id: String,
     },
+    /// Let a connection's credential go to the hosts that its definition names by now; until then it goes only where it went
+    AcceptHosts {
+        /// Its id
+        id: String,
+        /// Do not ask whether it is meant
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 impl Connection {
@@ -77,15 +85,28 @@ impl Connection {
                 let path = with_query(&of(&id)?, &[("upstream", upstream), ("reason", reason.as_deref())]);
                 session.ask(Method::DELETE, &path, None, |answer| revoked(&id, answer)).await
             }
-            Self::Refresh { id } => session.ask(Method::POST, &format!("{}/refresh", of(&id)?), Some(&json!({})), show).await,
+            Self::Refresh { id } => {
+                session.ask(Method::POST, &format!("{}/refresh", of(&id)?), Some(&json!({})), refreshed).await
+            }
             Self::Revocations { id } => {
                 session
                     .ask(Method::GET, &with_query("/v1/revocations", &[("connection", id.as_deref())]), None, revocations)
                     .await
             }
+            Self::AcceptHosts { id, yes } => accept_hosts(session, &of(&id)?, yes).await,
             Self::Confirm { id } => session.ask(Method::POST, &format!("{}/confirm", of(&id)?), Some(&json!({})), show).await,
         }
     }
+}
+
+async fn accept_hosts(session: &Session, connection: &str, yes: bool) -> Result<()> {
+    let path = format!("{connection}/hosts");
+    let known = session.with(async |client| client.call(Method::GET, &path, None).await).await?;
+    let (accepted, defined) = (cell(&known, "/accepted"), cell(&known, "/defined"));
+    super::auth::confirm(yes, &format!("Its credential goes to {accepted}. Let it go to {defined}?"))?;
+    // What was looked at, and not what may be defined by now.
+    let body = json!({ "hosts": known.get("defined") });
+    session.ask(Method::PUT, &path, Some(&body), show).await
 }
 
 fn list(answer: &Value) -> String {
@@ -125,17 +146,14 @@ fn show(connection: &Value) -> String {
     ])
 }
 
-fn revoked(id: &str, answer: &Value) -> String {
-    let why = cell(answer, "/why");
-    let there = match cell(answer, "/upstream").as_str() {
-        "pending" => {
-            "its tokens will be revoked at the provider, too; `valetkey connection revocations` shows what came of it".to_owned()
-        }
-        "unsupported" => {
-            "its tokens live on at the provider until they end by themselves: it has no way to revoke them".to_owned()
-        }
-        "skipped" => format!("its tokens live on at the provider: {why}"),
-        other => other.to_owned(),
+fn refreshed(answer: &Value) -> String {
+    let what = match answer.get("refreshed") {
+        Some(Value::Bool(true)) => "the token is a new one",
+        _ => "nothing was refreshed: the token is younger than a minute",
     };
-    format!("{id} is revoked, and its account is erased\n{there}\nA token that was revealed before lives until it ends there.")
+    format!("{what}\n{}", show(answer))
+}
+
+fn revoked(id: &str, answer: &Value) -> String {
+    format!("{id} is revoked, and its account is erased\n{}", super::auth::there(answer))
 }

@@ -3,6 +3,7 @@
 pub(crate) mod account;
 pub(crate) mod agent;
 pub(crate) mod audit;
+pub(crate) mod auth;
 pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod dev;
@@ -75,6 +76,7 @@ pub(crate) async fn run(command: Command, session: Session) -> Result<()> {
         Command::Serve(serve) => Box::pin(serve.run(&session)).await,
         Command::Dev(dev) => Box::pin(dev.run(&session)).await,
         Command::Doctor(doctor) => Box::pin(doctor.run(&session)).await,
+        Command::Auth(auth) => Box::pin(auth.run(&session)).await,
         Command::Site(site) => Box::pin(site.run(&session)).await,
         Command::Key(key) => Box::pin(key.run(&session)).await,
         Command::Keys(keys) => Box::pin(keys.run(&session)).await,

@@ -3,6 +3,7 @@
 use clap::Args;
 use http::Method;
 use serde_json::Value;
+use valetkey::{id::UserId, principal::Owner};
 
 use crate::{
     client::{Client, segment},
@@ -33,6 +34,47 @@ impl OwnerArgs {
             (None, None) => Ok("site".to_owned()),
         }
     }
+}
+
+/// Whose account or app: the site's own unless a person or an agent is named.
+#[derive(Args, Clone, Debug, Default)]
+#[group(multiple = false)]
+pub(crate) struct Whose {
+    /// A person's own, by their id; the site's without it
+    #[arg(long, value_name = "ID", value_parser = user_id, allow_negative_numbers = true)]
+    pub(crate) user: Option<UserId>,
+    /// An agent's own, by its id or slug
+    #[arg(long, value_name = "AGENT", value_parser = agent_name, allow_negative_numbers = true)]
+    pub(crate) agent: Option<String>,
+}
+
+impl Whose {
+    /// The owner as the API writes it.
+    pub(crate) async fn owner(&self, client: &Client) -> Result<Owner> {
+        match (&self.user, &self.agent) {
+            (Some(user), _) => Ok(Owner::User(user.clone())),
+            (None, Some(agent)) => Ok(Owner::Agent(agent_id(client, agent).await?.parse()?)),
+            (None, None) => Ok(Owner::Site),
+        }
+    }
+}
+
+/// An owner as part of a path: `site`, `users/<id>` or `agents/<id>`.
+pub(crate) fn scope(owner: &Owner) -> Result<String> {
+    match owner {
+        Owner::Site => Ok("site".to_owned()),
+        Owner::User(user) => Ok(format!("users/{}", segment(user.as_str())?)),
+        Owner::Agent(agent) => Ok(format!("agents/{}", segment(agent.as_str())?)),
+    }
+}
+
+/// A person's id. What is none, such as 0 or a negative number, is refused: it never means somebody else, nor the site.
+fn user_id(text: &str) -> Result<UserId, String> {
+    text.parse().map_err(|error: valetkey::Error| error.message().to_owned())
+}
+
+fn agent_name(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("an agent is named by its id or slug".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// The id of an agent that is named by id or slug. A slug that fits two is an error that lists both.

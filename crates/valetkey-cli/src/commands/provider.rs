@@ -7,12 +7,16 @@ use http::Method;
 use serde_json::{Map, Value, json};
 use valetkey::{
     Code, Error, app_config, connect,
+    principal::Owner,
     provider::{Catalogue, Definition, Problem},
 };
 
-use super::{Session, owner::agent_id};
+use super::{
+    Session,
+    owner::{Whose, scope},
+};
 use crate::{
-    client::{Client, segment, with_query},
+    client::segment,
     failure::{Failure, Result},
     opened::DATABASE,
     output::{cell, facts, items, table},
@@ -43,30 +47,8 @@ pub(crate) enum Provider {
         /// The provider
         name: String,
         #[command(flatten)]
-        owner: AppOwner,
+        owner: Whose,
     },
-}
-
-/// Whose app.
-#[derive(Args, Clone, Debug)]
-#[group(multiple = false)]
-pub(crate) struct AppOwner {
-    /// A person's own app, instead of the site's
-    #[arg(long, value_name = "USER")]
-    user: Option<String>,
-    /// An agent's own app, instead of the site's
-    #[arg(long, value_name = "AGENT")]
-    agent: Option<String>,
-}
-
-impl AppOwner {
-    async fn resolve(&self, client: &Client) -> Result<Option<String>> {
-        Ok(match (&self.user, &self.agent) {
-            (Some(user), _) => Some(format!("user:{user}")),
-            (None, Some(agent)) => Some(format!("agent:{}", agent_id(client, agent).await?)),
-            (None, None) => None,
-        })
-    }
 }
 
 /// An app at a provider.
@@ -75,7 +57,7 @@ pub(crate) struct Configure {
     /// The provider
     name: String,
     #[command(flatten)]
-    owner: AppOwner,
+    owner: Whose,
     /// A value that is no secret; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     set: Vec<(String, String)>,
@@ -106,9 +88,8 @@ impl Provider {
             Self::Forget { name, owner } => {
                 let answer = session
                     .with(async |client| {
-                        let owner = owner.resolve(client).await?;
-                        let path = with_query(&app_path(&name)?, &[("owner", owner.as_deref())]);
-                        client.call(Method::DELETE, &path, None).await
+                        let owner = owner.owner(client).await?;
+                        client.call(Method::DELETE, &app_path(&name, &owner)?, None).await
                     })
                     .await?;
                 session.out.show(&answer, |_| format!("the app at {name} is forgotten"))
@@ -162,8 +143,9 @@ fn catalogue(session: &Session) -> Result<Catalogue> {
     }
 }
 
-fn app_path(name: &str) -> Result<String> {
-    Ok(format!("/v1/providers/{}/config", segment(name)?))
+/// Where an owner's app at a provider is.
+pub(super) fn app_path(name: &str, owner: &Owner) -> Result<String> {
+    Ok(format!("/v1/providers/{}/config/{}", segment(name)?, scope(owner)?))
 }
 
 impl Configure {
@@ -172,18 +154,33 @@ impl Configure {
             .with(async |client| {
                 let path = format!("/v1/providers/{}", segment(&self.name)?);
                 let provider = client.call(Method::GET, &path, None).await?;
-                let owner = self.owner.resolve(client).await?;
-                let values = self.values(&provider)?;
-                let path = with_query(&app_path(&self.name)?, &[("owner", owner.as_deref())]);
-                client.call(Method::PUT, &path, Some(&json!({ "values": values }))).await
+                let owner = self.owner.owner(client).await?;
+                let form = Form { provider: &provider, level: "app", set: &self.set, files: &self.secret_file };
+                let values = form.values(secrets::can_ask())?;
+                client.call(Method::PATCH, &app_path(&self.name, &owner)?, Some(&json!({ "values": values }))).await
             })
             .await?;
         session.out.show(&answer, app)
     }
+}
 
-    /// The values that were given, and on a terminal the answers to what is missing.
-    fn values(&self, provider: &Value) -> Result<Map<String, Value>> {
-        let fields: Vec<&Value> = items(provider, "fields").iter().filter(|field| cell(field, "/level") == "app").collect();
+/// What a command line gives of a provider's form.
+pub(super) struct Form<'a> {
+    /// What the API says of the provider.
+    pub(super) provider: &'a Value,
+    /// Which of its fields: `app` or `connection`.
+    pub(super) level: &'static str,
+    /// The values that are no secret.
+    pub(super) set: &'a [(String, String)],
+    /// The secrets, each by its file.
+    pub(super) files: &'a [(String, String)],
+}
+
+impl Form<'_> {
+    /// The values that were given, and the answers to what is missing where somebody can be asked.
+    pub(super) fn values(&self, may_ask: bool) -> Result<Map<String, Value>> {
+        let fields: Vec<&Value> =
+            items(self.provider, "fields").iter().filter(|field| cell(field, "/level") == self.level).collect();
         let is_secret = |key: &str| {
             let field = fields.iter().find(|field| cell(field, "/name") == key);
             field.map(|field| field.get("secret") == Some(&Value::Bool(true)))
@@ -193,7 +190,7 @@ impl Configure {
             None => Ok(()),
             Some(_) => Err(Failure::usage(format!("{key} is given twice"))),
         };
-        for (key, value) in &self.set {
+        for (key, value) in self.set {
             if is_secret(key) == Some(true) {
                 return Err(Failure::usage(format!(
                     "{key} is a secret: give it by --secret-file {key}=FILE, or - for standard input"
@@ -202,7 +199,7 @@ impl Configure {
             take(key, value)?;
         }
         let mut from_stdin = 0;
-        for (key, path) in &self.secret_file {
+        for (key, path) in self.files {
             from_stdin += usize::from(path == "-");
             if from_stdin > 1 {
                 return Err(Failure::usage("standard input holds one secret"));
@@ -210,7 +207,7 @@ impl Configure {
             take(key, secrets::one_from(path.as_ref())?.expose())?;
         }
         let given: HashSet<String> = values.keys().cloned().collect();
-        if from_stdin == 0 && secrets::can_ask() {
+        if from_stdin == 0 && may_ask {
             for field in fields.iter().filter(|field| !given.contains(&cell(field, "/name"))) {
                 if let Some(value) = ask(field)? {
                     values.insert(cell(field, "/name"), value.into());
@@ -292,11 +289,11 @@ fn show(provider: &Value) -> String {
     format!("{about}\n\n{}", table(&heads, items(provider, "fields").iter().map(row).collect(), "it has no fields"))
 }
 
-fn app(answer: &Value) -> String {
+pub(super) fn app(answer: &Value) -> String {
     let mut lines = vec![("provider", cell(answer, "/provider")), ("owner", cell(answer, "/owner"))];
     let values = answer.get("values").and_then(Value::as_object);
     lines.extend(values.into_iter().flatten().map(|(name, value)| {
-        let shown = if value.is_null() { "(secret, stored)".to_owned() } else { crate::output::word(value) };
+        let shown = if value == app_config::MASK { "(secret, stored)".to_owned() } else { crate::output::word(value) };
         (name.as_str(), shown)
     }));
     facts(&lines)

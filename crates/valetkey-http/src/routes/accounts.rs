@@ -18,11 +18,10 @@ use valetkey::{
     id::{AccountName, AgentId, ProviderName, UserId},
     platform::Scope,
     principal::Owner,
-    revoke,
     secret::SecretMap,
 };
 
-use super::connections::{Connection, Ending};
+use super::connections::{Connection, Ended, Ending, end};
 use crate::{
     caller::Caller,
     error::Answer,
@@ -65,6 +64,10 @@ pub(crate) struct Deleting {
     /// `skip` or `force`, as for a connection.
     #[param(inline)]
     upstream: Option<super::connections::Upstream>,
+    /// Why, in your words.
+    reason: Option<String>,
+    /// How many seconds to wait for what the provider says, as for a connection.
+    wait: Option<u64>,
 }
 
 /// An account: its connection, and what it seals only where that was asked for.
@@ -155,13 +158,13 @@ macro_rules! scope {
 
             #[doc = concat!("Deletes the ", $words, " account at a provider. Doing it again changes nothing.")]
             #[utoipa::path(delete, summary = concat!("Deletes the ", $words, " account at a provider. Doing it again changes nothing."), path = $path, tag = "accounts", params(("provider" = String, Path), $(($param = String, Path),)? Deleting),
-                responses((status = 204)))]
+                responses((status = 200, body = Ended)))]
             pub(crate) async fn delete(
                 State(state): State<AppState>,
                 caller: Caller,
                 Path(path): Path<$what>,
                 Query(deleting): Query<Deleting>,
-            ) -> Answer<StatusCode> {
+            ) -> Answer<Json<Ended>> {
                 let (provider, owner) = ($owner)(path);
                 super::delete(&state, &caller, provider, owner, deleting).await
             }
@@ -237,14 +240,18 @@ async fn delete(
     provider: ProviderName,
     owner: Owner,
     deleting: Deleting,
-) -> Answer<StatusCode> {
-    let slot = slot(state, caller, provider, owner, deleting.name.as_deref()).await?;
-    if let Some(connection) = accounts::status(state.base(), &slot).await? {
-        let ending = Ending::of(deleting.upstream);
-        let (actor, wish) = (caller.actor()?, ending.wish());
-        revoke::connection(state.outside(), &slot.site, &actor, &connection.id, "the account was deleted", wish).await?;
-    }
-    Ok(StatusCode::NO_CONTENT)
+) -> Answer<Json<Ended>> {
+    caller.require_reaches(&owner)?;
+    let name: AccountName = deleting.name.as_deref().unwrap_or_default().parse()?;
+    let place = Slot { site: caller.site()?.clone(), provider, owner, name };
+    let Some(connection) = accounts::status(state.base(), &place).await? else {
+        // A typing mistake in a provider's or an agent's name is told; an account that is not there is no mistake.
+        slot(state, caller, place.provider, place.owner, None).await?;
+        return Ok(Json(Ended::nothing()));
+    };
+    let reason = deleting.reason.unwrap_or_else(|| "the account was deleted".to_owned());
+    let ending = Ending { upstream: deleting.upstream, reason: Some(reason), wait: deleting.wait };
+    Ok(Json(end(state, caller, &connection, &ending).await?))
 }
 
 /// The slot that a path names, if the caller reaches it.

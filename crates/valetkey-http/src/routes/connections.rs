@@ -1,5 +1,7 @@
 //! Connections.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
@@ -8,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use valetkey::{
     Code, Error,
     clock::Timestamp,
-    connection::{self, Filter, Status, UpstreamWish, accounts},
+    connection::{self, Filter, Status, UpstreamWish, accounts, hosts},
     id::{ConnectionId, ProviderName},
     platform::Scope,
     principal::Owner,
@@ -19,12 +21,16 @@ use super::{accounts::precondition, maybe, moment};
 use crate::{
     caller::Caller,
     error::Answer,
-    extract::{Json, Path, Query},
+    extract::{Body, Json, Path, Query},
     state::AppState,
 };
 
 /// How many connections a page has at most.
 const MOST: u32 = 1000;
+/// The longest that an ending waits for the provider, in seconds: less than proxies in front of us wait for an answer.
+const LONGEST_WAIT: u64 = 30;
+/// What no revocation takes back.
+const NOTICE: &str = "a secret that was revealed before lives until it ends at the provider";
 
 /// A connected account. No secret is among this.
 #[derive(Serialize, ToSchema)]
@@ -183,9 +189,12 @@ pub(crate) struct Ending {
     /// `skip` leaves the tokens as they are at the provider; `force` revokes them there also where other connections of
     /// the same account die with them.
     #[param(inline)]
-    upstream: Option<Upstream>,
+    pub(super) upstream: Option<Upstream>,
     /// Why, in your words.
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
+    /// How many seconds to wait for what the provider says, at most 30; without it the answer does not wait. The connection
+    /// is over before the provider is asked.
+    pub(super) wait: Option<u64>,
 }
 
 /// What to do at the provider.
@@ -199,11 +208,6 @@ pub(crate) enum Upstream {
 }
 
 impl Ending {
-    /// An ending without a reason of its own.
-    pub(super) fn of(upstream: Option<Upstream>) -> Self {
-        Self { upstream, reason: None }
-    }
-
     pub(super) fn wish(&self) -> UpstreamWish {
         match self.upstream {
             None => UpstreamWish::IfPossible,
@@ -215,27 +219,76 @@ impl Ending {
     pub(super) fn reason(&self) -> &str {
         self.reason.as_deref().unwrap_or("asked for")
     }
+
+    pub(super) fn wait(&self) -> Duration {
+        Duration::from_secs(self.wait.unwrap_or_default().min(LONGEST_WAIT))
+    }
 }
 
 /// How a connection ended.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Ended {
-    /// What becomes of its tokens at the provider: `pending`, `unsupported` or `skipped`. A secret that was revealed before
-    /// lives until it ends there.
+    /// Whether there was something to end.
+    ended: bool,
+    /// The connection that is over.
+    connection: Option<String>,
+    /// What became of its tokens at the provider so far: `revoked`; `pending`, to be tried at `next_at`; `unsupported`, where
+    /// the provider has no way to revoke them; `skipped`; or `failed`, where it refused and will not be asked again.
     upstream: String,
-    /// Why, where it is skipped.
+    /// Why it is skipped or failed, or why the last attempt did not work.
     why: Option<String>,
+    /// How often the provider was asked.
+    attempts: i64,
+    /// When it is asked again.
+    next_at: Option<String>,
+    /// When the access token ends by itself, where that is known and to come.
+    token_until: Option<String>,
+    /// What no revocation takes back, in words.
+    notice: String,
 }
 
-impl From<revoke::Ended> for Ended {
-    fn from(ended: revoke::Ended) -> Self {
-        let (upstream, why) = match ended.upstream {
-            connection::Owed::Pending => ("pending", None),
-            connection::Owed::Unsupported => ("unsupported", None),
-            connection::Owed::Skipped(why) => ("skipped", Some(why)),
-        };
-        Self { upstream: upstream.to_owned(), why }
+impl Ended {
+    /// Where nothing was there to end.
+    pub(super) fn nothing() -> Self {
+        Self {
+            ended: false,
+            connection: None,
+            upstream: "skipped".to_owned(),
+            why: Some("there was no account".to_owned()),
+            attempts: 0,
+            next_at: None,
+            token_until: None,
+            notice: NOTICE.to_owned(),
+        }
     }
+}
+
+/// Ends a connection that the caller reaches, and says what the provider said.
+pub(super) async fn end(
+    state: &AppState,
+    caller: &Caller,
+    connection: &connection::Connection,
+    ending: &Ending,
+) -> Answer<Ended> {
+    let (actor, outside) = (caller.actor()?, state.outside());
+    let was_live = !matches!(connection.status, Status::Revoked { .. });
+    let ended = revoke::connection(outside, &connection.site, &actor, &connection.id, ending.reason(), ending.wish()).await?;
+    let owed = revoke::ask_now(outside, state.tasks(), &connection.site, &connection.id, ending.wait()).await?;
+    let (upstream, why) = match ended.upstream {
+        connection::Owed::Pending => ("pending", None),
+        connection::Owed::Unsupported => ("unsupported", None),
+        connection::Owed::Skipped(why) => ("skipped", Some(why)),
+    };
+    Ok(Ended {
+        ended: was_live,
+        connection: Some(connection.id.to_string()),
+        upstream: owed.as_ref().map_or_else(|| upstream.to_owned(), |owed| owed.status.clone()),
+        why: owed.as_ref().map_or(why, |owed| owed.last_error.clone()),
+        attempts: owed.as_ref().map_or(0, |owed| owed.attempts),
+        next_at: maybe(owed.and_then(|owed| owed.next_at)),
+        token_until: maybe(connection.expires_at.filter(|end| *end > state.base().clock.now())),
+        notice: NOTICE.to_owned(),
+    })
 }
 
 /// Ends a connection: from now on it is refused everywhere, and its account is erased. Ending it again changes nothing.
@@ -248,22 +301,37 @@ pub(crate) async fn revoke(
     Query(ending): Query<Ending>,
 ) -> Answer<Json<Ended>> {
     let connection = reached(&state, &caller, &id).await?;
-    let (actor, wish) = (caller.actor()?, ending.wish());
-    let ended = revoke::connection(state.outside(), &connection.site, &actor, &id, ending.reason(), wish).await?;
-    Ok(Json(ended.into()))
+    Ok(Json(end(&state, &caller, &connection, &ending).await?))
 }
 
-/// Refreshes a connection's token now; one that is younger than a minute stays.
+/// A connection after it was asked to refresh.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Refreshed {
+    /// Whether its token is another one than before the call.
+    refreshed: bool,
+    /// Why not: `too_young` where the token is younger than a minute.
+    why: Option<String>,
+    /// The connection.
+    #[serde(flatten)]
+    state: Connection,
+}
+
+/// Refreshes a connection's token now, also where it expired; one that is younger than a minute stays.
 #[utoipa::path(post, path = "/v1/connections/{id}/refresh", tag = "connections", params(("id" = String, Path)),
-    responses((status = 200, body = Connection)))]
+    responses((status = 200, body = Refreshed)))]
 pub(crate) async fn refresh(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<ConnectionId>,
-) -> Answer<Json<Connection>> {
+) -> Answer<Json<Refreshed>> {
     let connection = reached(&state, &caller, &id).await?;
     let served = state.refresher().refresh_now(&connection.site, &id, &caller.actor()?).await?;
-    Ok(Json(Connection::new(served.connection, state.base().clock.now())))
+    let refreshed = served.connection.version != connection.version;
+    Ok(Json(Refreshed {
+        refreshed,
+        why: (!refreshed).then(|| "too_young".to_owned()),
+        state: Connection::new(served.connection, state.base().clock.now()),
+    }))
 }
 
 /// The owner vouches for the upstream account of tokens that were written from outside. With `If-Match` for exactly the
@@ -285,6 +353,51 @@ pub(crate) async fn confirm(
     }
     accounts::check(&precondition(&headers, true)?, Some(&connection))?;
     let connection = accounts::confirm(state.base(), &caller.actor()?, &connection).await?;
+    Ok(Json(Connection::new(connection, state.base().clock.now())))
+}
+
+/// The hosts that a connection's credential may go to.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Hosts {
+    /// Where it may go, as it was fixed at connect or accepted since.
+    accepted: Vec<String>,
+    /// Where the definition would have it go by now.
+    defined: Vec<String>,
+    /// Those that wait to be accepted.
+    waiting: Vec<String>,
+}
+
+impl From<hosts::Hosts> for Hosts {
+    fn from(hosts: hosts::Hosts) -> Self {
+        Self { waiting: hosts.waiting().cloned().collect(), accepted: hosts.accepted, defined: hosts.defined }
+    }
+}
+
+/// The hosts that a connection's credential may go to, and those that its definition names by now.
+#[utoipa::path(get, path = "/v1/connections/{id}/hosts", tag = "connections", params(("id" = String, Path)),
+    responses((status = 200, body = Hosts)))]
+pub(crate) async fn hosts(State(state): State<AppState>, caller: Caller, Path(id): Path<ConnectionId>) -> Answer<Json<Hosts>> {
+    Ok(Json(hosts::look(state.outside(), caller.site()?, &id).await?.into()))
+}
+
+/// Hosts to accept.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AcceptHosts {
+    /// All hosts that the credential may go to from now on; each is one that the definition names.
+    hosts: Vec<String>,
+}
+
+/// Accepts hosts that a definition names since the connection was made. Doing it again changes nothing.
+#[utoipa::path(put, path = "/v1/connections/{id}/hosts", tag = "connections", params(("id" = String, Path)),
+    request_body = AcceptHosts, responses((status = 200, body = Connection)))]
+pub(crate) async fn accept_hosts(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ConnectionId>,
+    Body(accept): Body<AcceptHosts>,
+) -> Answer<Json<Connection>> {
+    let connection = hosts::accept(state.outside(), caller.site()?, &caller.actor()?, &id, &accept.hosts).await?;
     Ok(Json(Connection::new(connection, state.base().clock.now())))
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod accounts;
 pub(crate) mod agents;
+pub(crate) mod app_config;
 pub(crate) mod audit;
 pub(crate) mod connect_sessions;
 pub(crate) mod connections;

@@ -1,25 +1,21 @@
-//! Providers, and a site's own apps there.
+//! Providers.
 
 use axum::extract::State;
-use http::StatusCode;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
 use valetkey::{
-    Code, Error,
-    app_config::{self, AppConfig},
+    app_config::{self, AppConfig, callback},
     connect,
     id::ProviderName,
     principal::Owner,
     provider::Definition,
-    secret::SecretMap,
 };
 
-use super::moment;
 use crate::{
     caller::Caller,
     error::Answer,
-    extract::{Body, Json, Path, Query},
+    extract::{Json, Path},
     state::AppState,
 };
 
@@ -76,6 +72,8 @@ pub(crate) struct ProviderDetails {
     setup_url: Option<String>,
     /// The redirect URI to register there.
     callback_url: String,
+    /// Whether that is an address of the site's own, in place of this broker's callback.
+    callback_overridden: bool,
     /// The scopes that are asked for where a connect session names none.
     scopes: Vec<String>,
     /// The hosts that its credentials may be sent to.
@@ -102,12 +100,14 @@ pub(crate) async fn show(
 ) -> Answer<Json<ProviderDetails>> {
     let definition = state.outside().definition(&name)?;
     let config = app_config::current(&state.base().db, caller.site()?, &name, &Owner::Site).await?;
+    let callback = callback::of(state.outside(), caller.site()?, &name).await?;
     let whole = definition.to_json()?;
     let part = |at: &str| whole.pointer(at).cloned().unwrap_or_default();
     Ok(Json(ProviderDetails {
         summary: Provider::new(&definition, config.as_ref()),
         setup_url: definition.setup_url.clone(),
-        callback_url: state.outside().callback_url(&name),
+        callback_overridden: callback.is_overridden(),
+        callback_url: callback.url,
         scopes: definition.needed_scopes(),
         hosts: match part("/proxy/hosts") {
             Value::Null => Value::Array(Vec::new()),
@@ -117,110 +117,4 @@ pub(crate) async fn show(
         source: part("/source"),
         definition: whole,
     }))
-}
-
-/// A site's own app at a provider.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct App {
-    /// Its id.
-    id: String,
-    /// The provider.
-    provider: String,
-    /// Whose it is: `site`, `user:<id>` or `agent:<id>`.
-    owner: String,
-    /// The values that are no secret, and null for each secret that is stored.
-    #[schema(value_type = Object)]
-    values: Map<String, Value>,
-    /// Whether everything the definition needs is there.
-    configured: bool,
-    /// Since when.
-    created_at: String,
-    /// When it last changed.
-    updated_at: String,
-}
-
-impl App {
-    fn new(definition: &Definition, config: AppConfig) -> Self {
-        Self {
-            configured: app_config::is_configured(definition, Some(&config)),
-            id: config.id.to_string(),
-            provider: config.provider.to_string(),
-            owner: config.owner.to_string(),
-            values: config.values,
-            created_at: moment(config.created_at),
-            updated_at: moment(config.updated_at),
-        }
-    }
-}
-
-/// Whose app is meant.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct WhoseApp {
-    /// `site` when absent, `user:<id>` or `agent:<id>`.
-    #[param(value_type = Option<String>)]
-    owner: Option<Owner>,
-}
-
-impl WhoseApp {
-    fn owner(self) -> Owner {
-        self.owner.unwrap_or(Owner::Site)
-    }
-}
-
-/// The app at a provider; its secrets are null.
-#[utoipa::path(get, path = "/v1/providers/{provider}/config", tag = "providers",
-    params(("provider" = String, Path), WhoseApp), responses((status = 200, body = App)))]
-pub(crate) async fn config(
-    State(state): State<AppState>,
-    caller: Caller,
-    Path(name): Path<ProviderName>,
-    Query(whose): Query<WhoseApp>,
-) -> Answer<Json<App>> {
-    let definition = state.outside().definition(&name)?;
-    let owner = whose.owner();
-    let config = app_config::current(&state.base().db, caller.site()?, &name, &owner).await?;
-    let config = config
-        .ok_or_else(|| Error::new(Code::NotFound, format!("{owner} has no app at {name}; store one with PUT to this address")))?;
-    Ok(Json(App::new(&definition, config)))
-}
-
-/// What the app's form holds.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NewApp {
-    /// The values by field. A secret that is left out keeps its stored value; anything else that is left out is cleared.
-    #[schema(value_type = Object)]
-    values: Map<String, Value>,
-}
-
-/// Stores the app at a provider.
-#[utoipa::path(put, path = "/v1/providers/{provider}/config", tag = "providers",
-    params(("provider" = String, Path), WhoseApp), request_body = NewApp, responses((status = 200, body = App)))]
-pub(crate) async fn configure(
-    State(state): State<AppState>,
-    caller: Caller,
-    Path(name): Path<ProviderName>,
-    Query(whose): Query<WhoseApp>,
-    Body(new): Body<NewApp>,
-) -> Answer<Json<App>> {
-    let definition = state.outside().definition(&name)?;
-    let values = SecretMap::new(new.values);
-    let (actor, owner) = (caller.actor()?, whose.owner());
-    let config = app_config::set(state.base(), caller.site()?, &actor, &definition, &owner, values.expose()).await?;
-    Ok(Json(App::new(&definition, config)))
-}
-
-/// Forgets the app at a provider; connections that its client made keep working.
-#[utoipa::path(delete, path = "/v1/providers/{provider}/config", tag = "providers",
-    params(("provider" = String, Path), WhoseApp), responses((status = 204)))]
-pub(crate) async fn forget(
-    State(state): State<AppState>,
-    caller: Caller,
-    Path(name): Path<ProviderName>,
-    Query(whose): Query<WhoseApp>,
-) -> Answer<StatusCode> {
-    app_config::delete(state.base(), caller.site()?, &caller.actor()?, &name, &whose.owner()).await?;
-    Ok(StatusCode::NO_CONTENT)
 }

@@ -87,7 +87,8 @@ fn body(method: &Method, pattern: &str) -> Option<Value> {
         "/v1/agents/{agent}" => json!({ "disabled": false }),
         "/v1/agents/{agent}/roles/{user}" => json!({ "role": "viewer" }),
         "/v1/agents/{agent}/tokens" => json!({ "expires_at": "2000-01-01T00:00:00Z" }),
-        "/v1/providers/{provider}/config" => json!({ "values": { "unknown": "x" } }),
+        "/v1/providers/{provider}/callback" => json!({ "url": "" }),
+        p if p.contains("/config") => json!({ "values": { "unknown": "x" } }),
         p if p.contains("/accounts/") => json!({ "account": {} }),
         _ => json!({}),
     })

@@ -143,8 +143,8 @@ on_each_db! {
     async fn deleting_is_idempotent_and_erases(app: App) {
         let id = app.account("users/alice", "").await;
         let path = "/v1/providers/http_basic/accounts/users/alice";
-        app.delete(&As::Operator, path).await.expect(204);
-        app.delete(&As::Operator, path).await.expect(204);
+        assert_eq!(app.delete(&As::Operator, path).await.expect(200).json()["ended"], true);
+        assert_eq!(app.delete(&As::Operator, path).await.expect(200).json()["ended"], false);
         app.get(&As::Operator, path).await.refused(404, "no_per_user_credentials");
         let gone = app.get(&As::Operator, &format!("/v1/connections/{id}")).await.expect(200).json();
         assert_eq!(gone["status"], "revoked");

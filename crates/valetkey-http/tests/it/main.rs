@@ -5,6 +5,7 @@
 mod access;
 mod accounts;
 mod agents;
+mod app_config;
 mod connect_sessions;
 mod connections;
 mod decisions;

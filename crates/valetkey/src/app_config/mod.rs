@@ -3,7 +3,11 @@
 //! Values are sealed as one object. Beside it stands what may be shown: the values that are no secret, and null
 //! for each secret that is set; listings and `is_configured` read only that. A configuration whose client id
 //! changes becomes a new row, and the old one stays for the connections that its client minted (decisions 4).
+//!
+//! The owner is named: the site's app, a person's and an agent's are read, saved ([`set`]), merged into ([`update`]) and
+//! deleted apart from one another, and nothing falls back. Where its flows return to is said in [`callback`].
 
+pub mod callback;
 mod store;
 
 use serde::Serialize;
@@ -17,7 +21,7 @@ use crate::{
     error::{Code, Error, Result},
     id::{AppConfigId, ProviderName, SiteId},
     principal::{Actor, Owner},
-    provider::{Definition, FieldLevel, Role},
+    provider::{Definition, Field, FieldLevel, Normalize, Role},
     seal::Place,
     secret::{SecretBytes, SecretMap},
 };
@@ -45,8 +49,35 @@ pub struct AppConfig {
     site: SiteId,
 }
 
-/// Sets a configuration. Every value is checked against the definition's fields; a secret that is not given
-/// keeps its stored value, so that a form need not show it.
+/// What stands for a stored secret in every listing. Sent back, it keeps the stored one.
+pub const MASK: &str = "****************";
+
+/// How often a write that met another one is tried again. Each time somebody else's write went through.
+const TRIES: usize = 16;
+
+impl AppConfig {
+    /// The values as they are shown: [`MASK`] for each secret that is set.
+    pub fn masked(&self) -> Map<String, Value> {
+        let mask = |value: &Value| if value.is_null() { Value::from(MASK) } else { value.clone() };
+        self.values.iter().map(|(name, value)| (name.clone(), mask(value))).collect()
+    }
+}
+
+/// What is meant by a field that is not among those given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Absent {
+    /// It is cleared.
+    Cleared,
+    /// It stays.
+    Kept,
+}
+
+/// Stores a configuration whole: a field that is not given is cleared. A secret that is given as its mask stays.
+///
+/// # Errors
+/// `invalid_request` for a field that the definition does not have, a value that is none, a field that is needed and
+/// missing, a mask where nothing is stored, and for a server that changes while a secret stays; `conflict` where the
+/// configuration changes faster than it can be written. No message repeats a value.
 pub async fn set(
     base: &Base,
     site: &SiteId,
@@ -55,63 +86,211 @@ pub async fn set(
     owner: &Owner,
     given: &Map<String, Value>,
 ) -> Result<AppConfig> {
-    let old = current(&base.db, site, &definition.name, owner).await?;
-    let old_values = match &old {
-        Some(config) => open(base, config).await?,
-        None => SecretMap::default(),
-    };
-    let mut values = SecretMap::default();
-    let mut shown = Map::new();
-    for key in given.keys() {
-        if !definition.fields_of(FieldLevel::App).any(|field| &field.name == key) {
-            let known: Vec<_> = definition.fields_of(FieldLevel::App).map(|f| f.name.as_str()).collect();
+    write(base, site, actor, definition, owner, given, Absent::Cleared).await
+}
+
+/// Merges fields into a configuration, which need not be there yet: null or an empty text clears a field, a secret that
+/// is given as its mask stays, and so does every field that is not given.
+///
+/// # Errors
+/// As [`set`].
+pub async fn update(
+    base: &Base,
+    site: &SiteId,
+    actor: &Actor,
+    definition: &Definition,
+    owner: &Owner,
+    given: &Map<String, Value>,
+) -> Result<AppConfig> {
+    write(base, site, actor, definition, owner, given, Absent::Kept).await
+}
+
+async fn write(
+    base: &Base,
+    site: &SiteId,
+    actor: &Actor,
+    definition: &Definition,
+    owner: &Owner,
+    given: &Map<String, Value>,
+    absent: Absent,
+) -> Result<AppConfig> {
+    for _ in 0..TRIES {
+        let old = current(&base.db, site, &definition.name, owner).await?;
+        let stored = match &old {
+            Some(config) => open(base, config).await?,
+            None => SecretMap::default(),
+        };
+        let form = Form::fill(definition, old.as_ref(), &stored, given, absent)?;
+        match old {
+            // Nothing changes: nothing is written, and that is no failure.
+            Some(old) if form.values == stored && form.shown == old.values => return Ok(old),
+            old => match store_form(base, site, actor, definition, owner, old.as_ref(), form).await {
+                Ok(Some(config)) => return Ok(config),
+                // Somebody else was faster: what was kept of the old secrets would be too old.
+                Ok(None) => {}
+                Err(error) if error.code() == Code::Conflict => {}
+                Err(error) => return Err(error),
+            },
+        }
+    }
+    Err(Error::new(Code::Conflict, "that configuration changes all the time; try again"))
+}
+
+/// A configuration as it would be.
+struct Form {
+    values: SecretMap,
+    shown: Map<String, Value>,
+}
+
+impl Form {
+    fn fill(
+        definition: &Definition,
+        old: Option<&AppConfig>,
+        stored: &SecretMap,
+        given: &Map<String, Value>,
+        absent: Absent,
+    ) -> Result<Self> {
+        let mut form = Self { values: SecretMap::default(), shown: Map::new() };
+        let mut kept_secret = None;
+        for field in definition.fields_of(FieldLevel::App) {
+            let before = stored.expose().get(&field.name);
+            let entered = match given.get(&field.name) {
+                None if absent == Absent::Kept => None,
+                None | Some(Value::Null) => Some(String::new()),
+                Some(value) if field.secret && is_mask(value) => match before {
+                    Some(_) => None,
+                    None => {
+                        let why = "that is the mask of a secret, and none is stored; give the secret itself";
+                        return Err(Error::new(Code::InvalidRequest, format!("{}: {why}", field.name)));
+                    }
+                },
+                Some(Value::String(text)) => Some(text.clone()),
+                Some(Value::Number(number)) => Some(number.to_string()),
+                Some(_) => return Err(Error::new(Code::InvalidRequest, format!("{}: it is a text", field.name))),
+            };
+            let value = match (entered, before) {
+                // What is there is not held against a definition that became stricter.
+                (None, Some(before)) => {
+                    kept_secret = kept_secret.or(field.secret.then_some(field));
+                    Some(before.clone())
+                }
+                (entered, _) => field.accept(&entered.unwrap_or_default())?.map(Value::String),
+            };
+            if let Some(value) = value {
+                form.set(&field.name, value, field.secret);
+            }
+        }
+        form.keep_others(definition, old, stored, given, absent)?;
+        // A secret that was entered for one server is not sent to another (decisions 4).
+        let moved = deciding(definition).find(|field| {
+            let before = stored.expose().get(&field.name);
+            before.is_some() && before != form.values.expose().get(&field.name)
+        });
+        if let (Some(server), Some(secret)) = (moved, kept_secret) {
             return Err(Error::new(
                 Code::InvalidRequest,
-                format!("{} has no app field `{key}`; it has {}", definition.title, known.join(", ")),
+                format!("{} decides where secrets are sent: give {} again with it", server.name, secret.name),
             ));
         }
+        Ok(form)
     }
-    for field in definition.fields_of(FieldLevel::App) {
-        let entered = match given.get(&field.name) {
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Number(number)) => number.to_string(),
-            None | Some(Value::Null) if field.secret => {
-                old_values.text(&field.name).map(|s| s.expose().to_owned()).unwrap_or_default()
+
+    /// Members that are no fields of this definition: an import or a former definition brought them. They can be kept, and
+    /// not be set.
+    fn keep_others(
+        &mut self,
+        definition: &Definition,
+        old: Option<&AppConfig>,
+        stored: &SecretMap,
+        given: &Map<String, Value>,
+        absent: Absent,
+    ) -> Result<()> {
+        let is_field = |name: &str| definition.fields_of(FieldLevel::App).any(|field| field.name == name);
+        for (name, value) in stored.expose().iter().filter(|(name, _)| !is_field(name)) {
+            let shown = old.and_then(|old| old.values.get(name)).cloned().unwrap_or_default();
+            let kept = match given.get(name) {
+                None => absent == Absent::Kept,
+                Some(value) if shown.is_null() => is_mask(value),
+                Some(value) => *value == shown,
+            };
+            match (kept, given.get(name)) {
+                (true, _) => self.set(name, value.clone(), shown.is_null()),
+                (false, None | Some(Value::Null)) => {}
+                (false, Some(_)) => return Err(unknown(definition, name)),
             }
-            None | Some(Value::Null) => String::new(),
-            Some(_) => return Err(Error::new(Code::InvalidRequest, format!("{}: it is a text", field.name))),
-        };
-        if let Some(accepted) = field.accept(&entered)? {
-            shown.insert(field.name.clone(), if field.secret { Value::Null } else { Value::String(accepted.clone()) });
-            values.expose_mut().insert(field.name.clone(), Value::String(accepted));
+        }
+        match given.keys().find(|name| !is_field(name) && !stored.expose().contains_key(*name)) {
+            Some(name) => Err(unknown(definition, name)),
+            None => Ok(()),
         }
     }
-    let client_id = definition.field_with_role(Role::ClientId).and_then(|f| values.text(&f.name)).map(|s| s.expose().to_owned());
+
+    fn set(&mut self, name: &str, value: Value, secret: bool) {
+        self.shown.insert(name.to_owned(), if secret { Value::Null } else { value.clone() });
+        self.values.expose_mut().insert(name.to_owned(), value);
+    }
+}
+
+/// Whether something is what a listing shows for a secret. One of any length: others may show more stars, or fewer.
+fn is_mask(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| !text.is_empty() && text.bytes().all(|byte| byte == b'*'))
+}
+
+fn unknown(definition: &Definition, name: &str) -> Error {
+    let known: Vec<_> = definition.fields_of(FieldLevel::App).map(|field| field.name.as_str()).collect();
+    let has = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    // What is sent for a name may be a secret that slipped; it is repeated only as far as it looks like a name.
+    let plain = name.len() <= 40 && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-".contains(&b));
+    let what = if plain { format!(" `{name}`") } else { " of that name".to_owned() };
+    Error::new(Code::InvalidRequest, format!("{} has no app field{what}; it has {has}", definition.title))
+        .with_extra(json!({ "allowed": known }))
+}
+
+/// The fields whose values decide a host.
+fn deciding(definition: &Definition) -> impl Iterator<Item = &Field> {
+    let by = definition.variants.as_ref().map(|variants| variants.by.as_str());
+    definition
+        .fields_of(FieldLevel::App)
+        .filter(move |field| field.normalize == Some(Normalize::HttpsOrigin) || by == Some(field.name.as_str()))
+}
+
+/// Stores what was filled in; nothing where somebody else was faster.
+async fn store_form(
+    base: &Base,
+    site: &SiteId,
+    actor: &Actor,
+    definition: &Definition,
+    owner: &Owner,
+    old: Option<&AppConfig>,
+    form: Form,
+) -> Result<Option<AppConfig>> {
+    let client_id = definition.field_with_role(Role::ClientId).and_then(|field| form.values.text(&field.name));
+    let client_id = client_id.map(|id| id.expose().to_owned());
     base.ring.ensure(&base.db, site.as_str(), definition.name.as_str()).await?;
     let now = base.clock.now();
-    let keep = old.as_ref().filter(|old| old.client_id == client_id);
+    let keep = old.filter(|old| old.client_id == client_id);
     let id = keep.map_or_else(AppConfigId::new, |old| old.id.clone());
     let owner_text = owner.to_string();
-    let sealed = base.ring.seal_now(&Place::app_config(site, &definition.name, &owner_text, &id), &values.to_json())?;
+    let place = Place::app_config(site, &definition.name, &owner_text, &id);
     let config = AppConfig {
+        sealed: base.ring.seal_now(&place, &form.values.to_json())?,
         id,
         provider: definition.name.clone(),
         owner: owner.clone(),
-        values: shown,
+        values: form.shown,
         client_id,
         created_at: keep.map_or(now, |old| old.created_at),
         updated_at: now,
-        sealed,
         site: site.clone(),
     };
     let mut tx = base.db.begin().await?;
-    let unmoved = match (keep, &old) {
+    let unmoved = match (keep, old) {
         (Some(old), _) => store::update(&mut tx, old, &config).await?,
         (None, Some(old)) => store::set_replaced(&mut tx, site, &old.id, now).await?,
         (None, None) => true,
     };
     if !unmoved {
-        return Err(Error::new(Code::Conflict, "that configuration was set meanwhile; look again"));
+        return Ok(None);
     }
     if keep.is_none() {
         store::insert(&mut tx, &config).await?;
@@ -119,7 +298,7 @@ pub async fn set(
     let facts = json!({ "provider": config.provider, "owner": config.owner, "config": config.id, "client_id": config.client_id });
     base.audit.record(&mut tx, Event::new(site, actor, "app_config.set").facts(facts)).await?;
     tx.commit().await?;
-    Ok(config)
+    Ok(Some(config))
 }
 
 /// Takes a configuration over from elsewhere as it is: any members, of any kind. In listings only those are shown that the

@@ -31,6 +31,7 @@ use crate::{
     id::{AgentId, ConnectionId, EventId, SiteId},
     principal::Actor,
     seal::KeyRing,
+    secret::SecretBytes,
 };
 
 pub use queue::Mode;
@@ -185,7 +186,14 @@ impl Audit {
     /// Records changes in the transaction that makes them all.
     pub async fn record_many(&self, tx: &mut Tx, events: &[Event]) -> Result<()> {
         let now = self.clock.now();
-        self.record_all(tx, events.iter().map(|event| (event, now))).await
+        self.record_all(tx, events.iter().map(|event| (event, now)), None).await
+    }
+
+    /// Records the making of a site in the transaction that makes it, with the key that its chains will have: it is not in
+    /// the ring yet ([`KeyRing::found`]).
+    pub async fn record_founding(&self, tx: &mut Tx, event: Event, key: &SecretBytes) -> Result<()> {
+        let at = self.clock.now();
+        self.record_all(tx, std::iter::once((&event, at)), Some(key)).await
     }
 
     /// Records a use. Returns when the mode says that the answer may leave.
@@ -209,11 +217,16 @@ impl Audit {
     }
 
     async fn record_at(&self, tx: &mut Tx, event: &Event, at: Timestamp) -> Result<()> {
-        self.record_all(tx, std::iter::once((event, at))).await
+        self.record_all(tx, std::iter::once((event, at)), None).await
     }
 
     /// Links events behind one another and writes them with as few statements as may be.
-    async fn record_all<'e>(&self, tx: &mut Tx, events: impl Iterator<Item = (&'e Event, Timestamp)>) -> Result<()> {
+    async fn record_all<'e>(
+        &self,
+        tx: &mut Tx,
+        events: impl Iterator<Item = (&'e Event, Timestamp)>,
+        founding: Option<&SecretBytes>,
+    ) -> Result<()> {
         let mut keys: HashMap<&SiteId, hmac::Key> = HashMap::new();
         let mut rows = Vec::new();
         let shared = self.borrow(tx).await;
@@ -221,8 +234,14 @@ impl Audit {
             let key = match keys.get(&event.site) {
                 Some(key) => key,
                 None => {
-                    let key = self.ring.derived(tx.db(), &event.site, AUDIT_LABEL).await?;
-                    keys.entry(&event.site).or_insert(hmac::Key::new(hmac::HMAC_SHA256, key.expose()))
+                    let key = match founding {
+                        Some(key) => hmac::Key::new(hmac::HMAC_SHA256, key.expose()),
+                        None => {
+                            let key = self.ring.derived(tx.db(), &event.site, AUDIT_LABEL).await?;
+                            hmac::Key::new(hmac::HMAC_SHA256, key.expose())
+                        }
+                    };
+                    keys.entry(&event.site).or_insert(key)
                 }
             };
             let mut borrowed = lock(&shared);

@@ -132,6 +132,6 @@ async fn write(audit: &Audit, db: &Db, batch: &[Item]) -> Result<()> {
         audit.ring.derived(db, site, AUDIT_LABEL).await?;
     }
     let mut tx = db.begin_bookkeeping().await?;
-    audit.record_all(&mut tx, batch.iter().map(|item| (&item.event, item.at))).await?;
+    audit.record_all(&mut tx, batch.iter().map(|item| (&item.event, item.at)), None).await?;
     tx.commit().await
 }

@@ -96,21 +96,13 @@ pub(super) fn connectable(definition: &Definition) -> Result<&OAuth2> {
     definition.oauth2.as_ref().ok_or_else(|| Error::internal("a connectable definition without oauth2"))
 }
 
-/// Checks that the provider takes our redirect URI (RFC 6749 section 3.1.2: absolute, without a fragment; https, or
-/// http on loopback).
+/// Checks that the provider takes the redirect URI.
 pub(super) fn check_redirect(definition: &Definition, oauth2: &OAuth2, redirect_uri: &str) -> Result<()> {
     let refuse = |why: String| Err(Error::new(Code::InvalidConfig, why));
     let Ok(url) = Url::parse(redirect_uri) else {
         return refuse("the public URL is not an absolute URL; set --public-url".to_owned());
     };
-    let fits = match (url.scheme(), url.host()) {
-        ("https", _) => true,
-        ("http", Some(url::Host::Ipv4(ip))) => ip.is_loopback() && oauth2.redirect_rule != RedirectRule::Https,
-        ("http", Some(url::Host::Ipv6(ip))) => ip.is_loopback() && oauth2.redirect_rule != RedirectRule::Https,
-        ("http", Some(url::Host::Domain("localhost"))) => oauth2.redirect_rule == RedirectRule::Any,
-        _ => false,
-    };
-    if fits && url.fragment().is_none() {
+    if oauth2.takes_redirect(&url) {
         return Ok(());
     }
     refuse(match oauth2.redirect_rule {

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     agent,
+    app_config::callback,
     audit::{Event, Outcome as Audited},
     base::{Base, Outside},
     clock::Timestamp,
@@ -113,7 +114,7 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
     }
     let scopes = input::wanted_scopes(&definition, oauth2, new.scopes)?;
     let fields = input::accept_fields(outside, &definition, &new.fields)?;
-    oauth2::check_redirect(&definition, oauth2, &outside.callback_url(&definition.name))?;
+    oauth2::check_redirect(&definition, oauth2, &callback::of(outside, site, &definition.name).await?.url)?;
     oauth2::endpoint_for(&definition, oauth2, &SecretMap::new(fields.clone()))?;
     App::choose(outside, site, &definition, &new.owner).await?;
 
@@ -297,7 +298,7 @@ pub async fn approve(outside: &Outside, link: &Secret, visit: Option<&Secret>, c
     let definition = outside.definition(&session.provider)?;
     let oauth2 = oauth2::connectable(&definition)?;
     let app = App::choose(outside, &session.site, &definition, &session.owner).await?;
-    let redirect_uri = outside.callback_url(&session.provider);
+    let redirect_uri = callback::of(outside, &session.site, &session.provider).await?.url;
     oauth2::check_redirect(&definition, oauth2, &redirect_uri)?;
     let fields = SecretMap::new(session.fields.clone());
 

@@ -190,15 +190,10 @@ pub async fn patch(
         let old = load(base, slot).await?.ok_or_else(|| slot.empty())?;
         check(&Precondition { replace: true, ..precondition.clone() }, Some(&old.connection))?;
         let sealed = old.sealed.as_ref().ok_or_else(|| slot.empty())?;
-        let mut account = open_account(base, &old.connection, sealed).await?;
-        for (name, value) in changes.expose() {
-            match value {
-                Value::Null => drop(account.expose_mut().remove(name)),
-                value => drop(account.expose_mut().insert(name.clone(), value.clone())),
-            }
-        }
-        let account = accept(outside, &definition, account)?;
-        if self::hosts(outside, &definition, &account)? != old.connection.hosts {
+        let account = open_account(base, &old.connection, sealed).await?;
+        let before = self::hosts(outside, &definition, &account)?;
+        let account = accept(outside, &definition, patched(account, changes))?;
+        if self::hosts(outside, &definition, &account)? != before {
             return Err(Error::new(Code::InvalidRequest, "this would change a host that the account's secrets are sent to"));
         }
         base.ring.ensure(&base.db, slot.site.as_str(), slot.provider.as_str()).await?;
@@ -266,10 +261,16 @@ impl Write<'_> {
     async fn once(&self, old: Option<&Stored>, old_account: Option<&SecretMap>, replace: bool) -> Result<Option<Put>> {
         let (base, slot) = (&self.outside.base, self.slot);
         let new = self.connection(old)?;
+        let another = old.is_some_and(|old| self.is_another(old, old_account, &new));
+        let new = match old {
+            // A definition that names more hosts by now applies only after the operator accepted it (decisions 4).
+            Some(old) if !another => NewConnection { hosts: old.connection.hosts.clone(), ..new },
+            _ => new,
+        };
         let mut tx = base.db.begin().await?;
         let (id, replaced) = match old {
             None => (self.insert(&mut tx, &new).await?, None),
-            Some(old) if self.is_another(old, old_account, &new) => {
+            Some(old) if another => {
                 if !replace {
                     return Err(Error::new(
                         Code::SubjectMismatch,
@@ -328,7 +329,12 @@ impl Write<'_> {
             let value = |account: &SecretMap| account.expose().get(&field.name).cloned();
             old_account.is_some_and(|old| value(old) != value(self.account))
         });
-        subject || field || before.hosts != self.hosts
+        // Compared by the same definition, so that one that names more hosts by now makes nobody somebody else.
+        let hosts = match old_account {
+            Some(old) => hosts(self.outside, self.definition, old).is_ok_and(|hosts| hosts == self.hosts),
+            None => before.hosts == self.hosts,
+        };
+        subject || field || !hosts
     }
 
     fn connection(&self, old: Option<&Stored>) -> Result<NewConnection> {
@@ -420,6 +426,9 @@ fn accept(outside: &Outside, definition: &Definition, mut account: SecretMap) ->
         }
         account.expose_mut().insert(field.name.clone(), Value::String(accepted));
     }
+    if definition.kind != Kind::Static && account.expose().get("access_token").is_some_and(|token| token == "") {
+        return Err(Error::new(Code::InvalidRequest, "access_token: it is empty; to end the account, delete it"));
+    }
     if account.expose().is_empty() {
         return Err(Error::new(Code::InvalidRequest, "the account is empty; to end it, delete it"));
     }
@@ -427,6 +436,17 @@ fn accept(outside: &Outside, definition: &Definition, mut account: SecretMap) ->
         return Err(Error::new(Code::PayloadTooLarge, format!("an account has at most {MAX_ACCOUNT} bytes")));
     }
     Ok(account)
+}
+
+/// An account with members merged into it; those that are null are taken out.
+fn patched(mut account: SecretMap, changes: &SecretMap) -> SecretMap {
+    for (name, value) in changes.expose() {
+        match value {
+            Value::Null => drop(account.expose_mut().remove(name)),
+            value => drop(account.expose_mut().insert(name.clone(), value.clone())),
+        }
+    }
+    account
 }
 
 /// The hosts that the account's secrets may be sent to, each that the account itself decides checked by the guard.

@@ -213,6 +213,23 @@ pub(super) async fn lock_revision(tx: &mut Tx, old: &Connection) -> Result<bool>
     Ok(locked == 1)
 }
 
+/// Notes the hosts that the operator accepted; false when the account changed since.
+pub(super) async fn set_hosts(tx: &mut Tx, old: &Connection, hosts: &[String], now: Timestamp) -> Result<bool> {
+    let changed = on!(&mut *tx, |c| sqlx::query(
+        "UPDATE connections SET hosts = $4, updated_at = $5
+         WHERE site = $1 AND id = $2 AND revision = $3 AND status <> 'revoked'"
+    )
+    .bind(old.site.as_str())
+    .bind(old.id.as_str())
+    .bind(old.revision)
+    .bind(json!(hosts).to_string())
+    .bind(now.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
 /// Notes that the owner vouches for the account behind these tokens; false when the tokens changed since.
 pub(super) async fn confirm_identity(tx: &mut Tx, old: &Connection, now: Timestamp) -> Result<bool> {
     let changed = on!(&mut *tx, |c| sqlx::query(
@@ -247,7 +264,9 @@ pub async fn upsert_connected(
     // What the owner stored without an identity step has no subject to compare.
     let same = old.connection.subject.is_none() || old.connection.subject == new.subject;
     if same {
-        if !replace_account(base, tx, &old.connection, new).await? {
+        // A definition that names more hosts by now applies only after the operator accepted it (decisions 4).
+        let new = NewConnection { hosts: old.connection.hosts.clone(), ..new.clone() };
+        if !replace_account(base, tx, &old.connection, &new).await? {
             return Err(Error::new(Code::Conflict, "that account changed meanwhile; connect again"));
         }
         return Ok((Connected::Again(old.connection.id.clone()), None));

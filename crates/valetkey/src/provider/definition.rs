@@ -6,6 +6,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use url::{Host, Url};
 
 use super::{
     field::Field,
@@ -182,6 +183,19 @@ pub struct OAuth2 {
 }
 
 impl OAuth2 {
+    /// Whether the provider takes a redirect URI (RFC 6749 section 3.1.2: absolute, without a fragment; https, or http on
+    /// loopback as far as its rule goes).
+    pub fn takes_redirect(&self, url: &Url) -> bool {
+        let fits = match (url.scheme(), url.host()) {
+            ("https", _) => true,
+            ("http", Some(Host::Ipv4(ip))) => ip.is_loopback() && self.redirect_rule != RedirectRule::Https,
+            ("http", Some(Host::Ipv6(ip))) => ip.is_loopback() && self.redirect_rule != RedirectRule::Https,
+            ("http", Some(Host::Domain("localhost"))) => self.redirect_rule == RedirectRule::Any,
+            _ => false,
+        };
+        fits && url.fragment().is_none()
+    }
+
     /// Scopes in the form in which a request carries them.
     pub fn join_scopes<S: AsRef<str>>(&self, scopes: &[S]) -> String {
         scopes.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(&self.scope_separator)

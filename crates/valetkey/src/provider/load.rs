@@ -10,7 +10,7 @@ use super::{
     catalogue::{Problem, Trust},
     check,
     definition::{Definition, Identity, Jwt, Mail, Session, Slot, Source, Variants},
-    field::{Field, FieldPattern, is_loopback, origin},
+    field::{Field, FieldPattern, origin},
     load_step::Steps,
     spanned::{Item, Node, NodeValue, Problems, Table, free_texts, unknown_key},
     step::OutPaths,
@@ -458,7 +458,7 @@ impl<'a> Loader<'a> {
         let text = self.top.text(key)?;
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
         let authority = rest.split('/').next().unwrap_or_default();
-        if let Err(why) = check_authority(scheme, authority, self.loopback_http && is_loopback(authority)) {
+        if let Err(why) = check_authority(scheme, authority, self.loopback_http) {
             self.top.wrong(key, why);
         }
         Some(text.to_owned())

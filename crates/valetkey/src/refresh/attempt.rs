@@ -153,7 +153,7 @@ impl Refresher {
             (Some(scopes), Some(oauth2)) if !scopes.is_empty() => Some(oauth2.join_scopes(scopes)),
             _ => None,
         };
-        let callback = outside.callback_url(&connection.provider);
+        let callback = app_config::callback::of(outside, &connection.site, &connection.provider).await?.url;
         let vars = Vars {
             app: app.as_ref(),
             fields: Some(&account),

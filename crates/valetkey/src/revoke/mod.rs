@@ -9,13 +9,19 @@
 //!    living: the row stays `pending`, visibly, and is tried again, as late as `Retry-After` says (R63).
 //! 4. After twenty attempts over some days it is given up, visibly, and what it had sealed is erased all the same.
 //!
+//! Whoever ends a connection and wants to know how that goes has it asked at once ([`ask_now`]), for as long as they care to
+//! wait. It is over here before that, whatever the provider says.
+//!
 //! Where a revocation would kill other live connections of the same account, it is skipped and said, unless forced.
 
 mod store;
 mod worker;
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::json;
+use tokio_util::task::TaskTracker;
 
 pub use self::{
     store::{Revocation, list, newest},
@@ -87,6 +93,47 @@ pub async fn connection(
         return Ok(Ended { upstream: owed });
     }
     Err(Error::new(Code::Conflict, "the connection changes all the time; try again"))
+}
+
+/// How often it is looked whether another replica settled what it asks for.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Asks the provider at once for what an ended connection owes it, and says how that stands when it is settled, when an
+/// attempt failed, or after `wait`; nothing where nothing was ever owed.
+///
+/// The asking runs in a task of the tracker: a caller who leaves does not cut a call off. Where a replica asks already, its
+/// answer is waited for.
+pub async fn ask_now(
+    outside: &Outside,
+    tasks: &TaskTracker,
+    site: &SiteId,
+    connection: &ConnectionId,
+    wait: Duration,
+) -> Result<Option<Revocation>> {
+    let db = &outside.base.db;
+    let newest = async || Ok::<_, Error>(store::list(db, site, connection).await?.pop());
+    let is_open =
+        |owed: &Option<Revocation>| owed.as_ref().is_some_and(|owed| owed.status == "pending" && owed.last_error.is_none());
+    if wait.is_zero() || !is_open(&newest().await?) {
+        return newest().await;
+    }
+    let asking = tasks.spawn({
+        let (outside, site, connection) = (outside.clone(), site.clone(), connection.clone());
+        async move {
+            if let Err(error) = worker::work_off_of(&outside, &Settings::default(), &site, &connection).await {
+                tracing::warn!(connection.id = %connection, error = ?error, "a revocation could not be asked for; that is tried again");
+            }
+        }
+    });
+    let until = tokio::time::Instant::now() + wait;
+    let _ = tokio::time::timeout_at(until, asking).await;
+    loop {
+        let owed = newest().await?;
+        if !is_open(&owed) || tokio::time::Instant::now() >= until {
+            return Ok(owed);
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// Makes sure of the keys that [`owe`] needs, before its transaction begins.

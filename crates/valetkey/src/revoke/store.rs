@@ -174,6 +174,21 @@ pub(super) async fn due(db: &Db, now: Timestamp, limit: i64) -> Result<Vec<OwedI
     rows.into_iter().map(OwedItem::try_from).collect()
 }
 
+/// What a connection owes and is due.
+pub(super) async fn due_of(db: &Db, site: &SiteId, connection: &ConnectionId, now: Timestamp) -> Result<Vec<OwedItem>> {
+    let rows: Vec<OwedRow> = on!(db, |c| sqlx::query_as(
+        "SELECT site, id, provider, owner, name, connection, app_config_id, sealed, attempts, next_at FROM revocations
+         WHERE site = $1 AND connection = $2 AND next_at IS NOT NULL AND next_at <= $3 AND status = 'pending'
+         ORDER BY next_at, id"
+    )
+    .bind(site.as_str())
+    .bind(connection.as_str())
+    .bind(now.0)
+    .fetch_all(c)
+    .await?);
+    rows.into_iter().map(OwedItem::try_from).collect()
+}
+
 /// Claims one until `until`, by which time it is settled or its claimer is dead. False when another replica has it.
 pub(super) async fn claim(db: &Db, item: &OwedItem, until: Timestamp) -> Result<bool> {
     let mut tx = db.begin_bookkeeping().await?;

@@ -14,6 +14,7 @@ use crate::{
     base::Outside,
     connection::can_revoke_with,
     error::{Error, Result},
+    id::{ConnectionId, SiteId},
     principal::Actor,
     provider::{
         Broker, Client, Definition, Role, Vars,
@@ -92,6 +93,14 @@ pub async fn work_off(outside: &Outside, settings: &Settings) -> Result<usize> {
             return Ok(settled);
         }
     }
+}
+
+/// Works off what a connection owes now, unless somebody else has it.
+pub(super) async fn work_off_of(outside: &Outside, settings: &Settings, site: &SiteId, connection: &ConnectionId) -> Result<()> {
+    for item in store::due_of(&outside.base.db, site, connection, outside.base.clock.now()).await? {
+        one(outside, settings, item).await?;
+    }
+    Ok(())
 }
 
 /// What the provider's answers mean.
@@ -186,7 +195,7 @@ async fn ask(outside: &Outside, settings: &Settings, item: &OwedItem) -> Result<
     };
     let client = ClientOf::new(&definition, app.as_ref());
     let subject = account.text("id");
-    let callback = outside.callback_url(&item.provider);
+    let callback = app_config::callback::of(outside, &item.site, &item.provider).await?.url;
     let vars = Vars {
         app: app.as_ref(),
         fields: Some(&account),

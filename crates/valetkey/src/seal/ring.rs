@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    db::Db,
+    db::{Db, Tx},
     error::{Error, Result},
     id::{self, DataKeyId, SiteId},
     secret::SecretBytes,
@@ -282,11 +282,45 @@ impl KeyRing {
 
     /// Makes a version unless it is there, and reads back what is.
     pub(super) async fn add_version(&self, db: &Db, site: &str, provider: &str, version: i64) -> Result<()> {
+        let row = self.fresh_row(site, provider, version)?;
+        let mut tx = db.begin_bookkeeping().await?;
+        let added = store::add_data_key(&mut tx, &row).await?;
+        tx.commit().await?;
+        if added {
+            tracing::info!(site, provider, version, data_key.id = row.id, "a data key was made");
+        }
+        // INVARIANT: nothing is sealed under a key that was not read back from its committed row. Another replica may
+        // have been first, and then its key is the one.
+        self.take(&store::data_keys_of(db, site, provider).await?)
+    }
+
+    /// Makes the first data keys of a site in the transaction that makes the site, and gives what [`KeyRing::derived`] will
+    /// give for a label once that is committed.
+    ///
+    /// Nobody else can make keys for a site that is not there yet, so this one is its key if the transaction commits. It
+    /// is not in this ring until [`KeyRing::ensure`] read it back; nothing is sealed under it before.
+    pub async fn found(&self, tx: &mut Tx, site: &SiteId, providers: &[&str], label: &str) -> Result<SecretBytes> {
+        let roots = self.roots()?;
+        let own = self.fresh_row(site.as_str(), AUDIT, 1)?;
+        let derived = open_data_key(&roots, &own)?.derive(label)?;
+        let mut rows = vec![own];
+        for provider in providers {
+            rows.push(self.fresh_row(site.as_str(), provider, 1)?);
+        }
+        for row in rows {
+            if !store::add_data_key(tx, &row).await? {
+                return Err(Error::internal("a site that is being made has a data key already"));
+            }
+        }
+        Ok(derived)
+    }
+
+    fn fresh_row(&self, site: &str, provider: &str, version: i64) -> Result<DataKeyRow> {
         let roots = self.roots()?;
         let key = Zeroizing::new(id::random::<32>()?);
         let id = DataKeyId::new();
         let root = roots.current();
-        let row = DataKeyRow {
+        Ok(DataKeyRow {
             site: site.to_owned(),
             provider: provider.to_owned(),
             version,
@@ -295,16 +329,7 @@ impl KeyRing {
             wrapped: root.wrap(&Slot { site, provider, version, id: id.as_str() }, &key)?,
             created_at: self.0.clock.now().0,
             retired_at: None,
-        };
-        let mut tx = db.begin_bookkeeping().await?;
-        let added = store::add_data_key(&mut tx, &row).await?;
-        tx.commit().await?;
-        if added {
-            tracing::info!(site, provider, version, data_key.id = %id, "a data key was made");
-        }
-        // INVARIANT: nothing is sealed under a key that was not read back from its committed row. Another replica may
-        // have been first, and then its key is the one.
-        self.take(&store::data_keys_of(db, site, provider).await?)
+        })
     }
 
     pub(super) fn roots(&self) -> Result<Arc<RootKeys>> {

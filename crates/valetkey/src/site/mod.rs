@@ -56,18 +56,10 @@ impl TryFrom<SiteRow> for Site {
     }
 }
 
-/// Makes a site with its own keys.
-///
-/// It runs in a task of its own: a site whose keys were not made, because the caller left in the middle, is one that
-/// nothing can be recorded for. (A start mends what a crash left so.) The key refers to the committed site and the audit
-/// needs the key, so the event follows in a transaction of its own.
+/// Makes a site with its own keys and the event that says so, in one transaction: no crash leaves a site that nothing can be
+/// recorded for, nor one whose making is not recorded.
 pub async fn create(base: &Base, actor: &Actor, id: &SiteId, title: &str) -> Result<Site> {
     text::check("title", title, text::LABEL)?;
-    let (base, actor, id, title) = (base.clone(), actor.clone(), id.clone(), title.to_owned());
-    tokio::spawn(async move { make(&base, &actor, &id, &title).await }).await.map_err(Error::internal)?
-}
-
-async fn make(base: &Base, actor: &Actor, id: &SiteId, title: &str) -> Result<Site> {
     let now = base.clock.now();
     let mut tx = base.db.begin().await?;
     let inserted =
@@ -80,18 +72,15 @@ async fn make(base: &Base, actor: &Actor, id: &SiteId, title: &str) -> Result<Si
             .map(|_| ()));
     match inserted {
         Err(e) if is_unique_violation(&e) => {
-            drop(tx);
-            // Making its keys may have failed the first time.
-            prepare(base, id).await?;
             return Err(Error::new(Code::Conflict, format!("there is a site `{id}` already")));
         }
         other => other?,
     }
+    let key = base.ring.found(&mut tx, id, &[Place::PLATFORM], AUDIT_LABEL).await?;
+    base.audit.record_founding(&mut tx, Event::new(id, actor, "site.create"), &key).await?;
     tx.commit().await?;
+    // Read back from the committed rows, before anything is sealed for the site.
     prepare(base, id).await?;
-    let mut tx = base.db.begin_bookkeeping().await?;
-    base.audit.record(&mut tx, Event::new(id, actor, "site.create")).await?;
-    tx.commit().await?;
     require(&base.db, id).await
 }
 

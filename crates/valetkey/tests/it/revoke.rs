@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use provider_lab::{At, DefinitionOptions, Fault, Rule, fingerprint};
+use tokio_util::task::TaskTracker;
 use valetkey::{
     Code, connection,
     db::{Db, testing},
@@ -265,6 +266,51 @@ on_each_db! {
         assert_eq!((town.lab.live_access_tokens("alice"), town.lab.live_refresh_tokens("alice")), (0, 0));
     }
 
+    async fn who_wants_to_know_is_told_what_the_provider_said(db: Db) {
+        let town = Town::new().await;
+        let replica = town.replica(&db).await;
+        let second = Duration::from_secs(1);
+        let account = replica.living(&town, "", HOUR / 2).await;
+        assert_eq!(ask(&replica, &account.id, second).await, None, "nothing is owed for what is there");
+        end(&replica, &account.id, UpstreamWish::IfPossible).await;
+        let told = ask(&replica, &account.id, Duration::ZERO).await.unwrap();
+        assert_eq!((told.status.as_str(), told.attempts, town.lab.requests("revoke")), ("pending", 0, 0), "nobody waited");
+        // Two at once ask the provider once, and both are told.
+        let (one, two) = tokio::join!(ask(&replica, &account.id, 10 * second), ask(&replica, &account.id, 10 * second));
+        assert_eq!(one.unwrap().status, "revoked");
+        assert_eq!((two.unwrap().status.as_str(), town.lab.requests("revoke")), ("revoked", 1));
+
+        town.lab.misbehave(Rule::once(At::Revoke, Fault::status(503)));
+        let account = replica.living(&town, "b", HOUR / 2).await;
+        end(&replica, &account.id, UpstreamWish::IfPossible).await;
+        let told = ask(&replica, &account.id, 10 * second).await.unwrap();
+        assert_eq!((told.status.as_str(), told.attempts), ("pending", 1));
+        assert!(told.last_error.is_some() && told.next_at.is_some_and(|at| at > replica.now()), "{told:?}");
+        // Asking again does not hurry the provider.
+        assert_eq!(ask(&replica, &account.id, 10 * second).await.unwrap(), told);
+        replica.advance(HOUR);
+        assert_eq!(work(&replica).await, 1);
+        assert_eq!(ask(&replica, &account.id, second).await.unwrap().status, "revoked");
+    }
+
+    /// A provider that does not answer holds the caller no longer than they said, and the call to it goes on.
+    async fn a_caller_who_stops_waiting_cuts_no_call_off(db: Db) {
+        let town = Town::new().await;
+        let replica = town.replica(&db).await;
+        let account = replica.living(&town, "", HOUR / 2).await;
+        town.lab.misbehave(Rule::once(At::Revoke, Fault::HoldBefore));
+        end(&replica, &account.id, UpstreamWish::IfPossible).await;
+        let tasks = TaskTracker::new();
+        let wait = Duration::from_millis(300);
+        let told = revoke::ask_now(&replica.outside, &tasks, &replica.site, &account.id, wait).await.unwrap().unwrap();
+        assert_eq!((told.status.as_str(), told.last_error), ("pending", None));
+        town.lab.behave();
+        tasks.close();
+        tasks.wait().await;
+        assert_eq!(only(&replica, &account.id).await.status, "revoked");
+        assert_eq!(town.lab.requests("revoke"), 1);
+    }
+
     async fn the_worker_does_it_by_itself(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;
@@ -299,6 +345,10 @@ async fn two_workers_do_not_ask_twice() {
 
 async fn end(replica: &Replica, id: &ConnectionId, wish: UpstreamWish) -> Owed {
     revoke::connection(&replica.outside, &replica.site, &Actor::Operator, id, "asked for", wish).await.unwrap().upstream
+}
+
+async fn ask(replica: &Replica, id: &ConnectionId, wait: Duration) -> Option<Revocation> {
+    revoke::ask_now(&replica.outside, &TaskTracker::new(), &replica.site, id, wait).await.unwrap()
 }
 
 async fn work(replica: &Replica) -> usize {

@@ -4,12 +4,15 @@ use serde_json::json;
 use valetkey::{
     agent::{self, NewAgent},
     app_config,
+    audit::{self, Audit, Mode},
+    base::Base,
     error::Code,
     grant::{self, ForWhom, NewGrant},
     id::SiteId,
-    on_each_db,
+    on, on_each_db,
     principal::{Actor, Owner},
     provider::Catalogue,
+    seal::KeyRing,
     site::{self, SiteChange},
     token::{self, NewToken},
 };
@@ -19,6 +22,34 @@ use crate::support::House;
 const OPERATOR: Actor = Actor::Operator;
 
 on_each_db! {
+    async fn a_site_is_made_with_its_keys_and_its_event_or_not_at_all(db: Db) {
+        let House { base, .. } = House::new(&db).await;
+        let id: SiteId = "second".parse().unwrap();
+        let clock = base.clock.clone();
+        let keyless = Base {
+            ring: KeyRing::empty(),
+            audit: Audit::new(clock, KeyRing::empty(), Mode::Strict),
+            ..base.clone()
+        };
+        assert_eq!(site::create(&keyless, &OPERATOR, &id, "Second").await.unwrap_err().code(), Code::KeyUnavailable);
+        assert!(site::get(&db, &id).await.unwrap().is_none(), "half a site was made");
+        site::create(&base, &OPERATOR, &id, "Second").await.unwrap();
+        let actions = || async {
+            let rows = audit::page(&db, &id, None, 10).await.unwrap();
+            rows.into_iter().map(|row| row.action).collect::<Vec<_>>()
+        };
+        assert_eq!(actions().await, ["site.create"]);
+        assert_eq!(site::create(&base, &OPERATOR, &id, "Again").await.unwrap_err().code(), Code::Conflict);
+        // What is recorded and sealed afterwards goes by the very keys that were made with it.
+        site::change(&base, &OPERATOR, &id, SiteChange { title: Some("New".into()), ..SiteChange::default() }).await.unwrap();
+        assert_eq!(actions().await, ["site.change", "site.create"]);
+        let made = on!(&db, |c| sqlx::query_as::<_, (i64,)>("SELECT COUNT(*) FROM data_keys WHERE site = 'second'")
+            .fetch_one(c)
+            .await
+            .unwrap());
+        assert_eq!(made, (2,));
+    }
+
     async fn two_changes_at_once_both_count(db: Db) {
         let House { base, site } = House::new(&db).await;
         for n in 0..40 {
@@ -50,7 +81,7 @@ on_each_db! {
             if let Some(secret) = secret {
                 values["client_secret"] = secret.into();
             }
-            app_config::set(&base, &site, &OPERATOR, definition, &Owner::Site, values.as_object().unwrap()).await
+            app_config::update(&base, &site, &OPERATOR, definition, &Owner::Site, values.as_object().unwrap()).await
         };
         set(Some("secret-0".to_owned()), "someone").await.unwrap();
         for n in 1..=30 {

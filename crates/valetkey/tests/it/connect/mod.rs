@@ -1,5 +1,6 @@
 //! Connecting: links, the code flow, the callback. A test that shows a requirement names it (`R12`).
 
+mod hosts;
 mod issuer;
 mod outcomes;
 mod payload;

@@ -1,0 +1,123 @@
+//! `valetkey auth connect`: a link by which somebody connects an account, or, where a provider has plain credentials and no
+//! consent in a browser, what the account is made of.
+
+use std::collections::HashMap;
+
+use clap::Args;
+use http::Method;
+use serde_json::{Value, json};
+use valetkey::principal::Owner;
+
+use super::{Which, provider_path};
+use crate::{
+    client::{Client, segment},
+    commands::{
+        Session,
+        provider::{Form, pair},
+    },
+    failure::{Failure, Result},
+    output::{cell, facts},
+    secrets,
+};
+
+/// What is to be connected.
+#[derive(Args, Debug)]
+pub(crate) struct Connect {
+    #[command(flatten)]
+    which: Which,
+    /// A field of the account's that is no secret, such as its server; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    field: Vec<(String, String)>,
+    /// A secret of the account, from a file; - is standard input; may be repeated. For providers with plain credentials
+    #[arg(long, value_name = "KEY=FILE", value_parser = pair)]
+    secret_file: Vec<(String, String)>,
+    /// A scope of the provider to ask for, in place of the usual ones; may be repeated
+    #[arg(long)]
+    scope: Vec<String>,
+    /// Where the browser goes afterwards; one of the site's places to return to
+    #[arg(long, value_name = "URL")]
+    return_to: Option<String>,
+    /// Let another account take the place of the one connected before; it gets a new id, without the old grants
+    #[arg(long)]
+    replace: bool,
+}
+
+impl Connect {
+    pub(super) async fn run(self, session: &Session) -> Result<()> {
+        let answer = session
+            .with(async |client| {
+                let provider = client.call(Method::GET, &provider_path(&self.which.provider)?, None).await?;
+                let owner = self.which.whose.owner(client).await?;
+                let mut answer = match cell(&provider, "/kind").as_str() {
+                    "static" => self.store(client, &provider, &owner).await?,
+                    _ => self.link(session, client, &owner).await?,
+                };
+                answer["for"] = whom(client, &owner).await?;
+                Ok(answer)
+            })
+            .await?;
+        session.out.show(&answer, show)
+    }
+
+    async fn link(&self, session: &Session, client: &Client, owner: &Owner) -> Result<Value> {
+        if let Some((key, _)) = self.secret_file.first() {
+            return Err(Failure::usage(format!(
+                "--secret-file {key}: a link takes no secrets; the person signs in at the provider, and your app's secret goes into \
+                 `valetkey auth config`"
+            )));
+        }
+        if client.is_here() && session.settings.public_url.is_none() {
+            return Err(Failure::usage(
+                "the link leads to the server, and none runs on this data folder; say where it is reached: --public-url",
+            ));
+        }
+        let body = json!({
+            "provider": self.which.provider,
+            "owner": owner,
+            "name": self.which.name,
+            "scopes": (!self.scope.is_empty()).then_some(&self.scope),
+            "fields": self.field.iter().cloned().collect::<HashMap<_, _>>(),
+            "new_subject": self.replace,
+            "return_to": self.return_to,
+        });
+        client.call(Method::POST, "/v1/connect-sessions", Some(&body)).await
+    }
+
+    async fn store(&self, client: &Client, provider: &Value, owner: &Owner) -> Result<Value> {
+        if !self.scope.is_empty() || self.return_to.is_some() {
+            return Err(Failure::usage("--scope and --return-to are for a link; this provider takes plain credentials"));
+        }
+        let form = Form { provider, level: "connection", set: &self.field, files: &self.secret_file };
+        let account = form.values(secrets::can_ask())?;
+        let path = self.which.path(owner, &[("replace", self.replace.then_some("true"))])?;
+        client.call(Method::PUT, &path, Some(&json!({ "account": account }))).await
+    }
+}
+
+/// For whom, so that nobody connects the wrong one's account by mistake.
+async fn whom(client: &Client, owner: &Owner) -> Result<Value> {
+    let mut whom = json!({ "owner": owner });
+    if let Owner::Agent(id) = owner {
+        let agent = client.call(Method::GET, &format!("/v1/agents/{}", segment(id.as_str())?), None).await?;
+        whom["agent"] = agent.get("slug").cloned().unwrap_or_default();
+        whom["agent_owner"] = agent.get("owner").cloned().unwrap_or_default();
+    }
+    Ok(whom)
+}
+
+fn show(answer: &Value) -> String {
+    let whom = [
+        ("for", cell(answer, "/for/owner")),
+        ("agent", cell(answer, "/for/agent")),
+        ("the agent's owner", cell(answer, "/for/agent_owner")),
+    ];
+    if answer.get("url").is_none() {
+        let stored = [("connection", cell(answer, "/connection")), ("status", cell(answer, "/status"))];
+        return format!("{}\n\nThe account is stored.", facts(&[&whom[..], &stored].concat()));
+    }
+    let link = [("link", cell(answer, "/url")), ("until", cell(answer, "/expires_at"))];
+    format!(
+        "{}\n\nThe link works once. Give it only to whom the account belongs; `valetkey auth status` shows what came of it.",
+        facts(&[&whom[..], &link].concat())
+    )
+}
