@@ -10,7 +10,7 @@ use valetkey::{
     provider::{Catalogue, Definition, Problem},
 };
 
-use super::{Session, owner::agent_id};
+use super::{Session, owner::agent_id, scope_policies};
 use crate::{
     client::{Client, segment, with_query},
     failure::{Failure, Result},
@@ -38,6 +38,8 @@ pub(crate) enum Provider {
     },
     /// Tell the broker of your own app at a provider; asks for what is not given
     Configure(Configure),
+    /// Show or set whose account applies where a call leaves that to the provider
+    Policy(scope_policies::Policy),
     /// Forget your app at a provider; connections that its client made keep working
     Forget {
         /// The provider
@@ -103,6 +105,7 @@ impl Provider {
             }
             Self::Check { files } => check(session, &files),
             Self::Configure(configure) => configure.run(session).await,
+            Self::Policy(policy) => policy.run(session).await,
             Self::Forget { name, owner } => {
                 let answer = session
                     .with(async |client| {

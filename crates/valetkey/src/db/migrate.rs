@@ -31,7 +31,7 @@ macro_rules! migration {
 }
 
 /// In order; never edited after a release.
-const MIGRATIONS: &[Migration] = &[migration!("0001_first", admits 1)];
+const MIGRATIONS: &[Migration] = &[migration!("0001_first", admits 1), migration!("0002_scope_policies", admits 1)];
 
 /// "valetkey" as a number: the advisory lock that migrating processes take.
 const LOCK: i64 = 0x7661_6c65_746b_6579;

@@ -2,14 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop; clippy knows test functions, not what they call")]
 
+mod accounts;
+mod accounts_in_context;
 mod arrows;
 mod audit;
 mod broker;
+mod client;
 mod conformance;
 mod connect;
 mod db;
 mod decision;
 mod deliver;
+mod desk;
+mod extend;
 mod lab_definition;
 mod refresh;
 mod refresh_crash;
