@@ -90,6 +90,8 @@ page! {
     put "/v1/providers/{provider}/config/agents/{agent}" => app_config::agents::put, ADMIN;
     patch "/v1/providers/{provider}/config/agents/{agent}" => app_config::agents::patch, ADMIN;
     delete "/v1/providers/{provider}/config/agents/{agent}" => app_config::agents::delete, ADMIN;
+    get "/v1/providers/{provider}/scope-policies" => scope_policies::show, ADMIN;
+    patch "/v1/providers/{provider}/scope-policies" => scope_policies::change, ADMIN;
 
     // Accounts by named scope: for platforms, never for agents. A person's needs a key that may speak for them, or `admin`.
     // What is in an account needs `accounts:reveal`, which nothing implies.
@@ -105,6 +107,8 @@ page! {
     put "/v1/providers/{provider}/accounts/agents/{agent}" => accounts::agent_account::put, WRITE;
     patch "/v1/providers/{provider}/accounts/agents/{agent}" => accounts::agent_account::patch, WRITE;
     delete "/v1/providers/{provider}/accounts/agents/{agent}" => accounts::agent_account::delete, WRITE;
+    // The one that the provider's policy gives a context.
+    get "/v1/providers/{provider}/accounts/context" => accounts::context, SHOW;
 
     // Connections. A person's needs a key that may speak for them, or `admin`; only the former can confirm one.
     get "/v1/connections" => connections::list, READ;

@@ -10,6 +10,7 @@ use crate::{
     clock::Clock,
     db::Db,
     error::{Code, Error, Result},
+    extend::Extensions,
     id::ProviderName,
     provider::{Catalogue, Definition},
     seal::KeyRing,
@@ -40,6 +41,8 @@ pub struct Outside {
     pub upstream: Upstream,
     /// Where browsers and agents reach us: an origin, without a path.
     pub public_url: Url,
+    /// What the platform registered.
+    pub extensions: Extensions,
 }
 
 impl Outside {

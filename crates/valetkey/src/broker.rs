@@ -15,19 +15,23 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
 use crate::{
+    account::Accounts,
     audit::{self, Audit},
     base::{Base, Outside},
     clock::Clock,
     connect,
+    context::{Context, Kind},
     db::{Db, DbConfig},
     decision::Authority,
-    deliver::Deliverer,
+    deliver::{AuthenticatedClient, Caller, Deliverer},
     error::{Code, Error, Result},
+    extend::Extensions,
     id::SiteId,
-    principal::Actor,
-    provider::{Catalogue, Trust},
+    principal::{Actor, Delivery, Owner},
+    provider::{Catalogue, Problem, Trust},
     refresh::{self, Refresher},
     revoke,
+    scope::{self, Found},
     seal::{self, KeyRing, RootSource},
     site,
     token::LastUsed,
@@ -64,6 +68,8 @@ pub struct Settings {
     pub audit: audit::Mode,
     /// How refreshes are timed.
     pub refresh: refresh::Settings,
+    /// What the platform that embeds the library brings of its own.
+    pub extensions: Extensions,
     /// Where the time comes from.
     pub clock: Clock,
 }
@@ -81,6 +87,7 @@ impl Settings {
             public_url,
             audit: audit::Mode::default(),
             refresh: refresh::Settings::default(),
+            extensions: Extensions::default(),
             clock: Clock::System,
         }
     }
@@ -130,7 +137,8 @@ impl Broker {
         let audit = Audit::new(settings.clock.clone(), opened.ring.clone(), settings.audit);
         let base = Base { db, ring: opened.ring, clock: settings.clock.clone(), audit };
         let created_site = prepare_sites(&base).await?;
-        let outside = Outside { base, catalogue, upstream, public_url: settings.public_url.clone() };
+        let (public_url, extensions) = (settings.public_url.clone(), settings.extensions.clone());
+        let outside = Outside { base, catalogue, upstream, public_url, extensions };
         let broker = Self::assemble(outside, Some(settings));
         broker.start_background();
         Ok(Started { broker, created_root: opened.created, created_site })
@@ -148,6 +156,7 @@ impl Broker {
             catalogue: Arc::new(Catalogue::embedded()?),
             upstream: Upstream::new(upstream::Settings::default())?,
             public_url: base_url,
+            extensions: Extensions::default(),
         };
         Ok(Self::assemble(outside, None))
     }
@@ -179,6 +188,52 @@ impl Broker {
     /// The ground with the way to the providers.
     pub fn outside(&self) -> &Outside {
         &self.0.outside
+    }
+
+    /// A provider's accounts, for whoever embeds the library: those of the site `default`, as the operator. Another site is
+    /// named by [`Accounts::on_site`], another actor by [`Accounts::acting`].
+    ///
+    /// # Errors
+    /// `invalid_request` and `not_found` for a name that is no provider's.
+    pub fn provider(&self, name: &str) -> Result<Accounts> {
+        Accounts::new(self.outside(), SiteId::default_site(), name.parse()?, Actor::Operator)
+    }
+
+    /// A ready client for an owner's account at a provider, for the platform itself: no grant is asked for.
+    ///
+    /// # Errors
+    /// `no_credentials` or `no_per_user_credentials` where there is none; `conflict` where a resolver holds it, for then its
+    /// host does not follow from a connection.
+    pub async fn client(&self, accounts: &Accounts, owner: Owner) -> Result<AuthenticatedClient> {
+        let connection = accounts.connection(owner).await?;
+        let (site, actor) = (accounts.site().clone(), accounts.actor().clone());
+        Ok(AuthenticatedClient::for_owner(self.deliverer(), site, actor, connection))
+    }
+
+    /// A ready client for the account that the provider's policy gives a context; absent where there is none.
+    ///
+    /// # Errors
+    /// As [`Broker::client`].
+    pub async fn client_for_context(&self, accounts: &Accounts, context: &Context) -> Result<Found<AuthenticatedClient>> {
+        let resolution = scope::resolve(self.outside(), accounts.site(), accounts.provider(), Kind::Account, context).await?;
+        let mut value = None;
+        for owner in resolution.owners() {
+            if accounts.kept(owner).await?.is_some() {
+                value = Some((owner.clone(), self.client(accounts, owner.clone()).await?));
+                break;
+            }
+        }
+        Ok(resolution.found(value))
+    }
+
+    /// A ready client for an agent, with the connection that it names: an id, or a provider where exactly one can be used.
+    /// What the agent may do is decided on for each call.
+    ///
+    /// # Errors
+    /// `unauthenticated`, `ambiguous`, `no_credentials` and the like, as at the proxy.
+    pub async fn client_for_agent(&self, caller: Caller, connection: &str) -> Result<AuthenticatedClient> {
+        let connection = self.deliverer().resolve(&caller, connection, Delivery::Proxy).await?;
+        Ok(AuthenticatedClient::for_agent(self.deliverer(), caller, connection))
     }
 
     /// The look-up of what decisions depend on.
@@ -357,15 +412,21 @@ async fn watch_foreign_writes(broker: &Broker) {
     }
 }
 
-/// The built-in definitions with the operator's on top.
+/// The built-in definitions, with those that were registered and then the operator's on top.
 fn catalogue(settings: &Settings) -> Result<Catalogue> {
-    let embedded = Catalogue::embedded()?;
-    let Some(folder) = &settings.providers else { return Ok(embedded) };
-    embedded.with_folder(folder, settings.trust).map_err(|problems| {
+    let wrong = |problems: Vec<Problem>| {
         let all: Vec<_> = problems.iter().map(ToString::to_string).collect();
         Error::new(Code::InvalidDefinition, format!("a provider definition is wrong:\n{}", all.join("\n")))
             .with_extra(serde_json::json!({ "problems": problems }))
-    })
+    };
+    let mut catalogue = Catalogue::embedded()?;
+    for (name, text) in settings.extensions.providers() {
+        catalogue = catalogue.with_text(name, text, settings.trust).map_err(wrong)?;
+    }
+    match &settings.providers {
+        Some(folder) => catalogue.with_folder(folder, settings.trust).map_err(wrong),
+        None => Ok(catalogue),
+    }
 }
 
 fn check_public_url(url: &Url) -> Result<()> {

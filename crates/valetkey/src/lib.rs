@@ -3,18 +3,22 @@
 //! A person or a site connects an outside account once. Agents then act through grants that can be narrowed,
 //! explained, limited in time and taken back. Nobody but the broker ever holds the keys.
 
+pub mod account;
 pub mod agent;
 pub mod app_config;
 pub mod audit;
 pub mod base;
 mod broker;
 pub mod clock;
+pub mod compat;
 pub mod connect;
 pub mod connection;
+pub mod context;
 pub mod db;
 pub mod decision;
 pub mod deliver;
 pub mod error;
+pub mod extend;
 pub mod grant;
 pub mod id;
 pub mod import;
@@ -23,6 +27,7 @@ pub mod principal;
 pub mod provider;
 pub mod refresh;
 pub mod revoke;
+pub mod scope;
 pub mod seal;
 pub mod secret;
 pub mod site;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Code, Error, Result},
-    id::{AgentId, ConnectionId, PlatformKeyId, ProviderName, SiteId, TokenId, UserId},
+    id::{AccountName, AgentId, ConnectionId, PlatformKeyId, ProviderName, SiteId, TokenId, UserId},
     provider::pattern::PathPattern,
 };
 
@@ -64,6 +64,31 @@ impl Serialize for Owner {
 impl<'de> Deserialize<'de> for Owner {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(|e: Error| serde::de::Error::custom(e.message()))
+    }
+}
+
+/// Where an account is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Slot {
+    /// The site.
+    pub site: SiteId,
+    /// The provider.
+    pub provider: ProviderName,
+    /// Whose.
+    pub owner: Owner,
+    /// Which of the owner's accounts there.
+    pub name: AccountName,
+}
+
+impl Slot {
+    /// The error of a slot without an account.
+    pub fn empty(&self) -> Error {
+        match &self.owner {
+            Owner::User(user) => {
+                Error::new(Code::NoPerUserCredentials, format!("user {user} has no account `{}` at {}", self.name, self.provider))
+            }
+            owner => Error::new(Code::NoCredentials, format!("{owner} has no account `{}` at {}", self.name, self.provider)),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) mod keys;
 mod owner;
 pub(crate) mod person;
 pub(crate) mod provider;
+mod scope_policies;
 pub(crate) mod serve;
 pub(crate) mod site;
 pub(crate) mod token;

@@ -13,7 +13,8 @@ use valetkey::{
 
 use super::{
     Session,
-    owner::{Whose, scope},
+    owner::{Whose, agent_id, scope},
+    scope_policies,
 };
 use crate::{
     client::segment,
@@ -42,6 +43,8 @@ pub(crate) enum Provider {
     },
     /// Tell the broker of your own app at a provider; asks for what is not given
     Configure(Configure),
+    /// Show or set whose account applies where a call leaves that to the provider
+    Policy(scope_policies::Policy),
     /// Forget your app at a provider; connections that its client made keep working
     Forget {
         /// The provider
@@ -85,6 +88,7 @@ impl Provider {
             }
             Self::Check { files } => check(session, &files),
             Self::Configure(configure) => configure.run(session).await,
+            Self::Policy(policy) => policy.run(session).await,
             Self::Forget { name, owner } => {
                 let answer = session
                     .with(async |client| {

@@ -58,3 +58,22 @@ async fn the_providers_are_listed_before_there_is_a_broker_and_after() {
     assert!(text.lines().any(|line| line.starts_with("github ") && line.ends_with("yes")), "{text}");
     assert!(text.lines().any(|line| line.contains("is not built yet")), "what waits says so: {text}");
 }
+
+#[tokio::test]
+async fn a_scope_policy_is_shown_set_and_there_after_a_restart() {
+    let home = Home::sqlite();
+    let server = home.serve().await;
+    let set = |args: &[&str]| home.json(&[&["provider", "policy", "github"], args].concat());
+    assert_eq!(set(&[])["account"], serde_json::json!({ "policy": "site", "fallback": false }));
+    set(&["--set", "principal"]);
+    set(&["--for", "config", "--fallback", "on"]);
+    server.end().await;
+    let _server = home.serve().await;
+    let kept = set(&[]);
+    assert_eq!(kept["account"], serde_json::json!({ "policy": "principal", "fallback": false }));
+    assert_eq!(kept["config"], serde_json::json!({ "policy": "site", "fallback": true }));
+    let text = home.cli(&["provider", "policy", "github"]).ok();
+    assert!(text.lines().any(|line| line.starts_with("config ") && line.ends_with("the site's")), "{text}");
+    home.cli(&["provider", "policy", "nowhere"]).failed(3);
+    home.cli(&["provider", "policy", "github", "--set", "everybody"]).failed(2);
+}

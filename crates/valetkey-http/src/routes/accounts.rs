@@ -10,14 +10,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{IntoParams, ToSchema};
 use valetkey::{
-    Code, Error, Result, agent,
-    connection::{
-        self,
-        accounts::{self, IfMatch, Precondition, Slot},
-    },
+    Code, Error, Result,
+    account::{self, Kept, Merge},
+    agent,
+    connection::accounts::{self, IfMatch, Precondition},
+    context::{Context, Kind},
     id::{AccountName, AgentId, ProviderName, UserId},
     platform::Scope,
-    principal::Owner,
+    principal::{Owner, Slot},
+    scope,
     secret::SecretMap,
 };
 
@@ -73,11 +74,15 @@ pub(crate) struct Deleting {
 /// An account: its connection, and what it seals only where that was asked for.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Account {
-    /// The connection's id.
-    connection: String,
+    /// The connection's id; absent where the account is kept elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection: Option<String>,
     /// The connection. Its `id` is the same as `connection`.
     #[serde(flatten)]
-    state: Connection,
+    state: Option<Connection>,
+    /// Who keeps the account, where that is not this service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_by: Option<String>,
     /// What was stored, unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
@@ -190,17 +195,91 @@ scope!(
     "agent's"
 );
 
+/// Which context an account is asked for.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Asking {
+    /// The person that is meant. The one a call names by `Valet-User` is merely acting, and comes after an agent that is meant.
+    #[param(value_type = Option<String>)]
+    user: Option<UserId>,
+    /// The agent that is meant.
+    #[param(value_type = Option<String>)]
+    agent: Option<AgentId>,
+    /// Which of the owner's accounts there; the default one when absent.
+    name: Option<String>,
+    /// Whether the account itself is shown, secrets and all. Needs the scope `accounts:reveal`.
+    #[serde(default)]
+    reveal: bool,
+}
+
+/// The account that a provider's policy gives a context.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ContextAccount {
+    /// The policy that chose: `site`, `user`, `agent` or `principal`.
+    policy: String,
+    /// Whom it chose: `site`, `user:<id>` or `agent:<id>`.
+    wanted: String,
+    /// Whose account this is; null where there is none.
+    resolved_from: Option<String>,
+    /// Whether it is the site's because the one chosen has none.
+    fell_back: bool,
+    /// The account; null where there is none.
+    found: Option<Account>,
+}
+
+/// Whose account at a provider applies to a person and an agent, as the provider's policy says. Here alone the site's may
+/// stand in for one that is missing, and the answer says so.
+#[utoipa::path(get, path = "/v1/providers/{provider}/accounts/context", tag = "accounts",
+    params(("provider" = String, Path), Asking), responses((status = 200, body = ContextAccount)))]
+pub(crate) async fn context(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(provider): Path<ProviderName>,
+    Query(asking): Query<Asking>,
+) -> Answer<Json<ContextAccount>> {
+    caller.require(if asking.reveal { Scope::AccountsReveal } else { Scope::AccountsRead })?;
+    // Whoever is named must be there and in reach, also where the policy then chooses somebody else.
+    let named = [asking.user.clone().map(Owner::User), asking.agent.clone().map(Owner::Agent)];
+    for owner in named.into_iter().flatten() {
+        slot(&state, &caller, provider.clone(), owner, asking.name.as_deref()).await?;
+    }
+    let acting_user = caller.user().cloned();
+    let context = Context { agent: asking.agent, user: asking.user, acting_user, ..Context::default() };
+    state.outside().definition(&provider)?;
+    let resolution = scope::resolve(state.outside(), caller.site()?, &provider, Kind::Account, &context).await?;
+    let mut found = None;
+    for owner in resolution.owners() {
+        let slot = slot(&state, &caller, provider.clone(), owner.clone(), asking.name.as_deref()).await?;
+        if let Some((kept, account)) = look(&state, &caller, &slot, asking.reveal).await? {
+            found = Some((owner.clone(), described(&state, kept, account.as_ref())));
+            break;
+        }
+    }
+    let found = resolution.found(found);
+    Ok(Json(ContextAccount {
+        policy: found.policy.to_string(),
+        wanted: found.wanted.to_string(),
+        resolved_from: found.resolved_from.map(|owner| owner.to_string()),
+        fell_back: found.fell_back,
+        found: found.value,
+    }))
+}
+
 async fn show(state: &AppState, caller: &Caller, provider: ProviderName, owner: Owner, reading: &Reading) -> Answer<Response> {
     let slot = slot(state, caller, provider, owner, reading.name.as_deref()).await?;
-    if reading.reveal {
-        caller.require(Scope::AccountsReveal)?;
-        let found = accounts::reveal(state.base(), &caller.actor()?, &slot).await?;
-        let (connection, account) = found.ok_or_else(|| slot.empty())?;
-        return Ok(answer(state, StatusCode::OK, connection, Some(&account)));
+    caller.require(if reading.reveal { Scope::AccountsReveal } else { Scope::AccountsRead })?;
+    let (kept, account) = look(state, caller, &slot, reading.reveal).await?.ok_or_else(|| slot.empty())?;
+    Ok(answer(state, StatusCode::OK, kept, account.as_ref()))
+}
+
+/// Where an account is kept, and what is in it where that is asked for.
+async fn look(state: &AppState, caller: &Caller, slot: &Slot, reveal: bool) -> Result<Option<(Kept, Option<SecretMap>)>> {
+    if reveal {
+        let found = account::reveal(state.outside(), &caller.actor()?, slot).await?;
+        return Ok(found.map(|found| (found.kept, Some(found.account))));
     }
-    caller.require(Scope::AccountsRead)?;
-    let connection = accounts::status(state.base(), &slot).await?.ok_or_else(|| slot.empty())?;
-    Ok(answer(state, StatusCode::OK, connection, None))
+    Ok(account::status(state.outside(), slot).await?.map(|kept| (kept, None)))
 }
 
 async fn put(
@@ -214,9 +293,9 @@ async fn put(
 ) -> Answer<Response> {
     let slot = slot(state, caller, provider, owner, writing.name.as_deref()).await?;
     let precondition = precondition(headers, writing.replace)?;
-    let put = accounts::put(state.outside(), &caller.actor()?, &slot, account, &precondition).await?;
-    let status = if put.created { StatusCode::CREATED } else { StatusCode::OK };
-    Ok(answer(state, status, put.connection, None))
+    let saved = account::put(state.outside(), &caller.actor()?, &slot, account, &precondition).await?;
+    let status = if saved.created { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(answer(state, status, saved.kept, None))
 }
 
 async fn patch(
@@ -230,8 +309,8 @@ async fn patch(
 ) -> Answer<Response> {
     let slot = slot(state, caller, provider, owner, writing.name.as_deref()).await?;
     let precondition = precondition(headers, writing.replace)?;
-    let connection = accounts::patch(state.outside(), &caller.actor()?, &slot, change, &precondition).await?;
-    Ok(answer(state, StatusCode::OK, connection, None))
+    let saved = account::merge(state.outside(), &caller.actor()?, &slot, change, Merge::Beside(&precondition)).await?;
+    Ok(answer(state, StatusCode::OK, saved.kept, None))
 }
 
 async fn delete(
@@ -244,14 +323,20 @@ async fn delete(
     caller.require_reaches(&owner)?;
     let name: AccountName = deleting.name.as_deref().unwrap_or_default().parse()?;
     let place = Slot { site: caller.site()?.clone(), provider, owner, name };
-    let Some(connection) = accounts::status(state.base(), &place).await? else {
-        // A typing mistake in a provider's or an agent's name is told; an account that is not there is no mistake.
-        slot(state, caller, place.provider, place.owner, None).await?;
-        return Ok(Json(Ended::nothing()));
-    };
     let reason = deleting.reason.unwrap_or_else(|| "the account was deleted".to_owned());
     let ending = Ending { upstream: deleting.upstream, reason: Some(reason), wait: deleting.wait };
-    Ok(Json(end(state, caller, &connection, &ending).await?))
+    match account::status(state.outside(), &place).await? {
+        Some(Kept::Here(connection)) => Ok(Json(end(state, caller, &connection, &ending).await?)),
+        Some(Kept::By(keeper)) => {
+            account::delete(state.outside(), &caller.actor()?, &place, ending.wish()).await?;
+            Ok(Json(Ended::elsewhere(keeper)))
+        }
+        None => {
+            // A typing mistake in a provider's or an agent's name is told; an account that is not there is no mistake.
+            slot(state, caller, place.provider, place.owner, None).await?;
+            Ok(Json(Ended::nothing()))
+        }
+    }
 }
 
 /// The slot that a path names, if the caller reaches it.
@@ -266,18 +351,26 @@ async fn slot(state: &AppState, caller: &Caller, provider: ProviderName, owner: 
     Ok(Slot { site, provider, owner, name })
 }
 
-fn answer(state: &AppState, status: StatusCode, connection: connection::Connection, account: Option<&SecretMap>) -> Response {
-    let etag = format!("\"{}\"", accounts::etag(&connection));
-    let account = Account {
-        connection: connection.id.to_string(),
-        state: Connection::new(connection, state.base().clock.now()),
-        account: account.map(|account| Value::Object(account.expose().clone())),
-    };
-    let mut response = (status, Json(account)).into_response();
-    if let Ok(etag) = HeaderValue::from_str(&etag) {
+fn answer(state: &AppState, status: StatusCode, kept: Kept, account: Option<&SecretMap>) -> Response {
+    let etag = kept.connection().map(|connection| format!("\"{}\"", accounts::etag(connection)));
+    let mut response = (status, Json(described(state, kept, account))).into_response();
+    if let Some(etag) = etag.and_then(|etag| HeaderValue::from_str(&etag).ok()) {
         response.headers_mut().insert(header::ETAG, etag);
     }
     response
+}
+
+fn described(state: &AppState, kept: Kept, account: Option<&SecretMap>) -> Account {
+    let account = account.map(|account| Value::Object(account.expose().clone()));
+    match kept {
+        Kept::Here(connection) => Account {
+            connection: Some(connection.id.to_string()),
+            state: Some(Connection::new(*connection, state.base().clock.now())),
+            kept_by: None,
+            account,
+        },
+        Kept::By(name) => Account { connection: None, state: None, kept_by: Some(name.to_owned()), account },
+    }
 }
 
 /// What a writer says about what is there: `If-Match`, `If-None-Match: *` and `replace=true`.

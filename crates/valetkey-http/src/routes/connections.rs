@@ -250,11 +250,20 @@ pub(crate) struct Ended {
 impl Ended {
     /// Where nothing was there to end.
     pub(super) fn nothing() -> Self {
+        Self::not_here(false, "there was no account".to_owned())
+    }
+
+    /// Where a resolver kept the account, and ended it.
+    pub(super) fn elsewhere(keeper: &str) -> Self {
+        Self::not_here(true, format!("{keeper} kept the account"))
+    }
+
+    fn not_here(ended: bool, why: String) -> Self {
         Self {
-            ended: false,
+            ended,
             connection: None,
             upstream: "skipped".to_owned(),
-            why: Some("there was no account".to_owned()),
+            why: Some(why),
             attempts: 0,
             next_at: None,
             token_until: None,

@@ -16,6 +16,7 @@ pub(crate) mod keys;
 pub(crate) mod people;
 pub(crate) mod providers;
 pub(crate) mod revocations;
+pub(crate) mod scope_policies;
 pub(crate) mod seal_keys;
 pub(crate) mod sites;
 pub(crate) mod status;

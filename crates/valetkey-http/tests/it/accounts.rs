@@ -354,3 +354,86 @@ async fn save(broker: &valetkey::Broker, user: &str, n: i64) {
     let precondition = Precondition { replace: true, ..Precondition::default() };
     accounts::put(broker.outside(), &Actor::Operator, &slot(user), account, &precondition).await.unwrap();
 }
+
+const CONTEXT: &str = "/v1/providers/reddit/accounts/context";
+const POLICIES: &str = "/v1/providers/reddit/scope-policies";
+
+on_each_db! {
+    async fn the_account_of_a_context_says_where_it_came_from(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let put = async |owner: &str, token: &str| {
+            let path = format!("/v1/providers/reddit/accounts/{owner}");
+            app.put(&As::Operator, &path, json!({ "account": { "access_token": token } })).await.expect(201);
+        };
+        let ask = async |query: &str| app.get(&As::Operator, &format!("{CONTEXT}{query}")).await.expect(200).json();
+        let nothing = ask("?user=alice").await;
+        assert_eq!(nothing["found"], Value::Null);
+        assert_eq!((&nothing["resolved_from"], &nothing["fell_back"]), (&Value::Null, &json!(false)));
+        put("site", "s").await;
+        assert_eq!(ask("?user=alice").await["resolved_from"], "site");
+
+        let set = app.patch(&As::Operator, POLICIES, json!({ "account": { "policy": "principal" } })).await.expect(200).json();
+        assert_eq!(set["account"], json!({ "policy": "principal", "fallback": false }));
+        assert_eq!(set["config"], json!({ "policy": "site", "fallback": false }));
+        let missing = ask("?user=alice").await;
+        assert_eq!((&missing["wanted"], &missing["found"]), (&json!("user:alice"), &Value::Null));
+        app.patch(&As::Operator, POLICIES, json!({ "account": { "fallback": true } })).await.expect(200);
+        let fallen = ask("?user=alice&reveal=true").await;
+        assert_eq!((&fallen["resolved_from"], &fallen["fell_back"]), (&json!("site"), &json!(true)));
+        assert_eq!(fallen["found"]["account"]["access_token"], "s");
+
+        put("users/alice", "u").await;
+        put(&format!("agents/{agent}"), "a").await;
+        let both = ask(&format!("?user=alice&agent={agent}")).await;
+        assert_eq!(both["resolved_from"], json!(format!("agent:{agent}")));
+        assert!(both["found"].get("account").is_none(), "{both}");
+        let own = ask("?user=alice").await;
+        assert_eq!((&own["resolved_from"], &own["fell_back"]), (&json!("user:alice"), &json!(false)));
+        assert_eq!(own["found"]["owner"], "user:alice");
+    }
+
+    async fn the_person_a_call_speaks_for_is_who_acts_in_it(app: App) {
+        app.patch(&As::Operator, POLICIES, json!({ "account": { "policy": "user" } })).await.expect(200);
+        app.put(&As::Operator, ALICE, tokens("a", "r")).await.expect(201);
+        let key = app.key_text(&[Scope::AccountsRead], alice()).await;
+        let mine = app.get(&As::For(key.clone(), "alice"), CONTEXT).await.expect(200).json();
+        assert_eq!(mine["resolved_from"], "user:alice");
+        // Without a person nobody is calling: the policy has nobody to choose.
+        let nobody = app.get(&As::Bearer(key.clone()), CONTEXT).await.expect(200).json();
+        assert_eq!((&nobody["wanted"], &nobody["found"]), (&json!("site"), &Value::Null));
+        app.get(&As::Bearer(key), &format!("{CONTEXT}?user=bob")).await.refused(403, "forbidden");
+    }
+
+    async fn what_is_in_the_account_of_a_context_needs_the_scope_for_it(app: App) {
+        app.put(&As::Operator, "/v1/providers/reddit/accounts/site", tokens("a", "r")).await.expect(201);
+        let read = app.key(&[Scope::AccountsRead], Asserts::Any).await;
+        app.get(&read, CONTEXT).await.expect(200);
+        app.get(&read, &format!("{CONTEXT}?reveal=true")).await.refused(403, "missing_scope");
+        let reveal = app.key(&[Scope::AccountsReveal], Asserts::Any).await;
+        app.get(&reveal, CONTEXT).await.refused(403, "missing_scope");
+        app.get(&reveal, &format!("{CONTEXT}?reveal=true")).await.expect(200);
+        app.get(&read, POLICIES).await.refused(403, "missing_scope");
+        app.patch(&read, POLICIES, json!({})).await.refused(403, "missing_scope");
+    }
+
+    async fn a_context_that_names_nobody_there_is_refused(app: App) {
+        for query in ["?user=0", "?user=-1", "?agent=0", "?user=a%20b", "?owner=site"] {
+            app.get(&As::Operator, &format!("{CONTEXT}{query}")).await.refused(400, "invalid_request");
+        }
+        app.get(&As::Operator, &format!("{CONTEXT}?agent=nobody")).await.refused(404, "not_found");
+        app.get(&As::Operator, "/v1/providers/nowhere/accounts/context").await.refused(404, "not_found");
+        app.patch(&As::Operator, POLICIES, json!({ "account": { "policy": "everybody" } })).await.refused(400, "invalid_request");
+        app.patch(&As::Operator, "/v1/providers/nowhere/scope-policies", json!({})).await.refused(404, "not_found");
+    }
+
+    /// A-083, A-098: 0 and negative numbers are no ids, whatever is asked of them.
+    async fn an_id_that_is_none_is_refused_by_every_method(app: App) {
+        for owner in ["users/0", "users/-5", "agents/0", "agents/-5"] {
+            let path = format!("/v1/providers/reddit/accounts/{owner}");
+            app.get(&As::Operator, &path).await.refused(400, "invalid_request");
+            app.put(&As::Operator, &path, tokens("a", "r")).await.refused(400, "invalid_request");
+            app.patch(&As::Operator, &path, json!({ "account": { "a": 1 } })).await.refused(400, "invalid_request");
+            app.delete(&As::Operator, &path).await.refused(400, "invalid_request");
+        }
+    }
+}

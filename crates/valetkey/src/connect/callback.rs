@@ -23,8 +23,9 @@ use crate::{
     connection::{self, Connected, Connection, Identity, NewConnection, Renewal, Status, Stored, UpstreamWish, accounts},
     db::Tx,
     error::{Code, Error, Result},
+    extend::held_elsewhere,
     id::{ConnectionId, ProviderName, sha256_hex},
-    principal::Owner,
+    principal::{Owner, Slot},
     provider::{Definition, Field, FieldLevel, Kills, Normalize},
     seal::Place,
     secret::{Secret, SecretMap},
@@ -202,7 +203,8 @@ async fn complete(
         scopes: &flow.scopes,
         redirect_uri: &flow.redirect_uri,
     };
-    let obtained = oauth2::obtain(&ground, code, &verifier).await?;
+    let slot = flow.slot();
+    let obtained = oauth2::obtain(&ground, &slot, code, &verifier).await?;
     store_obtained(outside, definition, flow, &app, &fields, obtained).await
 }
 
@@ -243,6 +245,9 @@ async fn store_obtained(
         wanted_scopes: flow.scopes.clone(),
         hosts: obtained.hosts,
     };
+    if let Err(error) = hand_over(outside, &flow.slot(), &new.account).await {
+        return Err(Fault::of(Code::StorageFailed, &error).with_issued(new.account));
+    }
     let mut tried = 0;
     loop {
         tried += 1;
@@ -264,6 +269,14 @@ async fn store_obtained(
             Err(error) => return Err(Fault::of(Code::StorageFailed, &error).with_issued(new.account)),
         }
     }
+}
+
+/// Gives the account to whoever takes a copy. One that is held elsewhere is not stored beside it.
+async fn hand_over(outside: &Outside, slot: &Slot, account: &SecretMap) -> Result<()> {
+    if let Some(held) = outside.extensions.held(slot).await? {
+        return Err(held_elsewhere(slot, held.resolver.name()));
+    }
+    outside.extensions.hand_over(slot, account).await
 }
 
 async fn store_in(

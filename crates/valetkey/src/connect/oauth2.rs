@@ -18,10 +18,10 @@ use crate::{
     app_config::{self, AppConfig},
     base::Outside,
     clock::Timestamp,
-    connection::{Identity, Tokens, due_at, merge_answer},
+    connection::{Identity, Tokens, accounts, due_at, merge_answer},
     error::{Code, Error, Result},
     id::{AppConfigId, SiteId},
-    principal::Owner,
+    principal::{Owner, Slot},
     provider::{
         self, Broker, Client, Definition, OAuth2, Pkce, PkceEncoding, RedirectRule, Role, Vars,
         step::{Outputs, Step},
@@ -260,7 +260,7 @@ pub(super) struct Obtained {
 }
 
 /// From an authorization code to an account that can be stored. Each call is sent once: the code is spent by the first.
-pub(super) async fn obtain(ground: &Ground<'_>, code: &Secret, verifier: &Secret) -> Result<Obtained, Fault> {
+pub(super) async fn obtain(ground: &Ground<'_>, slot: &Slot, code: &Secret, verifier: &Secret) -> Result<Obtained, Fault> {
     let oauth2 = ground.oauth2;
     let stripped = oauth2.code_strip_suffix.as_deref().and_then(|suffix| code.expose().strip_suffix(suffix)).map(Secret::new);
     let code = stripped.as_ref().unwrap_or(code);
@@ -274,7 +274,7 @@ pub(super) async fn obtain(ground: &Ground<'_>, code: &Secret, verifier: &Secret
     let (outputs, sent_at) = ground.call_one(&oauth2.token, Code::TokenExchangeFailed, &vars).await?;
     let mut drawn = Drawn::first(ground, outputs, sent_at);
     // From here on there are tokens: whatever fails must not leave them lying about at the provider.
-    match complete(ground, &mut drawn).await {
+    match complete(ground, slot, &mut drawn).await {
         Ok(identified) => drawn.obtained(ground, identified),
         Err(fault) => Err(fault.with_issued(drawn.account)),
     }
@@ -330,6 +330,27 @@ impl Drawn {
         self.id = outputs.id.or_else(|| self.id.take());
     }
 
+    /// What the platform makes of what was issued. Where it changes something, the times are read anew.
+    async fn transform(&mut self, ground: &Ground<'_>, slot: &Slot) -> Result<(), Fault> {
+        let failed = |error: Error| Fault::of(Code::TokenTransformFailed, &error);
+        let before = self.account.clone();
+        let mut account = ground.outside.extensions.transformed(slot, before).await.map_err(failed)?;
+        if account != self.account {
+            // A new life counts from now: when the old one ended says nothing any more.
+            let kept = |name: &str| account.expose().get(name) == self.account.expose().get(name);
+            if !kept("expires_in") && kept("expires_at") {
+                account.expose_mut().remove("expires_at");
+            }
+            let now = ground.outside.base.clock.now();
+            let mut tokens = accounts::tokens(ground.definition, &account, now).map_err(failed)?;
+            tokens.scopes = tokens.scopes.or_else(|| self.tokens.scopes.take());
+            tokens.issued_at = Some(now);
+            self.tokens = tokens;
+            self.account = account;
+        }
+        Ok(())
+    }
+
     fn obtained(self, ground: &Ground<'_>, identified: Identified) -> Result<Obtained, Fault> {
         let Self { mut account, tokens, hosts, .. } = self;
         let missing = match &tokens.scopes {
@@ -345,20 +366,33 @@ impl Drawn {
 }
 
 /// The second-stage exchanges, the identity, the scopes, and the hosts.
-async fn complete(ground: &Ground<'_>, drawn: &mut Drawn) -> Result<Identified, Fault> {
+async fn complete(ground: &Ground<'_>, slot: &Slot, drawn: &mut Drawn) -> Result<Identified, Fault> {
     let joined = ground.oauth2.join_scopes(ground.scopes);
     for (_, step) in &ground.oauth2.exchange {
         let vars = Vars { scopes: Some(&joined), account: Some(&drawn.account), ..ground.plain_vars() };
         let (outputs, sent_at) = ground.call_one(step, Code::TokenTransformFailed, &vars).await?;
         drawn.follow(ground.definition, outputs, sent_at);
     }
-    let identified = identify(ground, drawn.id.as_deref(), &mut drawn.account).await?;
+    drawn.transform(ground, slot).await?;
+    let identified = match details(ground, slot, &mut drawn.account).await? {
+        Some(identified) => identified,
+        None => identify(ground, drawn.id.as_deref(), &mut drawn.account).await?,
+    };
     drawn.tokens.scopes = granted_scopes(ground, drawn.tokens.scopes.take(), &drawn.account).await;
     if let Some(proxy) = &ground.definition.proxy {
         let vars = Vars { account: Some(&drawn.account), ..ground.plain_vars() };
         drawn.hosts = proxy.host_set(&vars).map_err(|error| Fault::of(Code::AccountFetchFailed, &error))?;
     }
     Ok(identified)
+}
+
+/// Whose account it is, where the platform says so.
+async fn details(ground: &Ground<'_>, slot: &Slot, account: &mut SecretMap) -> Result<Option<Identified>, Fault> {
+    let found = ground.outside.extensions.details_of(slot, account).await;
+    let Some(found) = found.map_err(|error| Fault::of(Code::AccountFetchFailed, &error))? else { return Ok(None) };
+    account.expose_mut().extend(found.members);
+    let identity = if found.id.is_some() { Identity::Verified } else { Identity::Owner };
+    Ok(Some(Identified { subject: found.id, subject_name: found.name, identity }))
 }
 
 async fn identify(ground: &Ground<'_>, told: Option<&str>, account: &mut SecretMap) -> Result<Identified, Fault> {

@@ -19,9 +19,10 @@ use crate::{
     base::{Base, Outside},
     clock::Timestamp,
     error::{Code, Error, Result},
+    extend::held_elsewhere,
     id::{self, AccountName, AgentId, ConnectSessionId, ConnectionId, FlowId, ProviderName, SiteId, UserId, sha256_hex},
     platform,
-    principal::{Actor, Owner},
+    principal::{Actor, Owner, Slot},
     seal::Place,
     secret::{Secret, SecretMap},
     site,
@@ -111,6 +112,10 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
     }
     for id in [&new.agent, &owner_agent(&new.owner)].into_iter().flatten() {
         agent::require(&base.db, site, id).await?;
+    }
+    let slot = Slot { site: site.clone(), provider: definition.name.clone(), owner: new.owner.clone(), name: new.name.clone() };
+    if let Some(held) = outside.extensions.held(&slot).await? {
+        return Err(held_elsewhere(&slot, held.resolver.name()));
     }
     let scopes = input::wanted_scopes(&definition, oauth2, new.scopes)?;
     let fields = input::accept_fields(outside, &definition, &new.fields)?;

@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     id::{AccountName, AgentId, AppConfigId, ConnectSessionId, ConnectionId, FlowId, ProviderName, SiteId, UserId},
     on,
-    principal::{Actor, Owner},
+    principal::{Actor, Owner, Slot},
     row,
 };
 
@@ -239,6 +239,14 @@ pub(super) struct Flow {
     pub(super) created_by: Actor,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Timestamp,
+}
+
+impl Flow {
+    /// The account that it is for.
+    pub(super) fn slot(&self) -> Slot {
+        let Self { site, provider, owner, name, .. } = self;
+        Slot { site: site.clone(), provider: provider.clone(), owner: owner.clone(), name: name.clone() }
+    }
 }
 
 row! {

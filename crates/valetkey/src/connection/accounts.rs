@@ -27,11 +27,13 @@ use crate::{
     db::Tx,
     error::{Code, Error, Result},
     grant::{self, ForWhom, NewGrant},
-    id::{AccountName, AgentId, ConnectionId, ProviderName, SiteId},
+    id::{AgentId, ConnectionId, SiteId},
     principal::{Actor, Owner},
     provider::{self, Definition, Field, FieldLevel, HostRule, Kind, Normalize, RefreshStrategy, Role, Template, Vars},
     secret::SecretMap,
 };
+
+pub use crate::principal::Slot;
 
 /// The largest account, in bytes of JSON.
 pub const MAX_ACCOUNT: usize = 64 * 1024;
@@ -55,31 +57,6 @@ const TOKEN_MEMBERS: &[&str] = &[
     "scope",
     "slots",
 ];
-
-/// Where an account is.
-#[derive(Clone, Debug)]
-pub struct Slot {
-    /// The site.
-    pub site: SiteId,
-    /// The provider.
-    pub provider: ProviderName,
-    /// Whose.
-    pub owner: Owner,
-    /// Which of the owner's accounts there.
-    pub name: AccountName,
-}
-
-impl Slot {
-    /// The error of a slot without an account.
-    pub fn empty(&self) -> Error {
-        match &self.owner {
-            Owner::User(user) => {
-                Error::new(Code::NoPerUserCredentials, format!("user {user} has no account `{}` at {}", self.name, self.provider))
-            }
-            owner => Error::new(Code::NoCredentials, format!("{owner} has no account `{}` at {}", self.name, self.provider)),
-        }
-    }
-}
 
 /// What a writer says about what is there before (RFC 9110 section 13).
 #[derive(Clone, Debug, Default)]
@@ -165,6 +142,51 @@ pub async fn put(outside: &Outside, actor: &Actor, slot: &Slot, account: SecretM
     Err(Error::new(Code::Conflict, "the account changes all the time; try again"))
 }
 
+/// Merges members into an account, tokens among them; one that is null is taken out. Where there is no account, what is
+/// given is all there is: nothing is copied from another one.
+///
+/// What was there and what comes are brought together inside one compare-and-set, so that neither a patch nor a renewal
+/// that comes between is lost.
+///
+/// # Errors
+/// As [`put`]; `subject_mismatch` where this would make it somebody else's account or one at another server, and
+/// `unsealable` where what is there cannot be read.
+pub async fn merge(outside: &Outside, actor: &Actor, slot: &Slot, changes: &SecretMap) -> Result<Put> {
+    let base = &outside.base;
+    let definition = outside.definition(&slot.provider)?;
+    let client = client(outside, slot).await?;
+    for _ in 0..TRIES {
+        base.ring.ensure(&base.db, slot.site.as_str(), slot.provider.as_str()).await?;
+        let old = load(base, slot).await?;
+        let old_account = match old.as_ref().and_then(|old| Some((old, old.sealed.as_deref()?))) {
+            Some((old, sealed)) => Some(open_account(base, &old.connection, sealed).await?),
+            None => None,
+        };
+        let mut account = old_account.clone().unwrap_or_default();
+        apply(&mut account, changes);
+        let account = accept(outside, &definition, account)?;
+        let hosts = hosts(outside, &definition, &account)?;
+        let write = Write { outside, actor, slot, definition: &definition, account: &account, hosts: &hosts, client: &client };
+        match write.once(old.as_ref(), old_account.as_ref(), false).await {
+            Ok(None) => {}
+            Ok(Some(put)) => return Ok(put),
+            Err(error) if error.code() == Code::Conflict => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::new(Code::Conflict, "the account changes all the time; try again"))
+}
+
+/// Merges members into others; null takes one out.
+pub fn apply(account: &mut SecretMap, changes: &SecretMap) {
+    for (name, value) in changes.expose() {
+        match value {
+            Value::Null => drop(account.expose_mut().remove(name)),
+            value => drop(account.expose_mut().insert(name.clone(), value.clone())),
+        }
+    }
+}
+
 /// Merges members into an account; one that is null is taken out. Tokens and what decides a host cannot be touched.
 ///
 /// # Errors
@@ -190,9 +212,10 @@ pub async fn patch(
         let old = load(base, slot).await?.ok_or_else(|| slot.empty())?;
         check(&Precondition { replace: true, ..precondition.clone() }, Some(&old.connection))?;
         let sealed = old.sealed.as_ref().ok_or_else(|| slot.empty())?;
-        let account = open_account(base, &old.connection, sealed).await?;
+        let mut account = open_account(base, &old.connection, sealed).await?;
         let before = self::hosts(outside, &definition, &account)?;
-        let account = accept(outside, &definition, patched(account, changes))?;
+        apply(&mut account, changes);
+        let account = accept(outside, &definition, account)?;
         if self::hosts(outside, &definition, &account)? != before {
             return Err(Error::new(Code::InvalidRequest, "this would change a host that the account's secrets are sent to"));
         }
@@ -309,6 +332,9 @@ impl Write<'_> {
         record(base, &mut tx, self.actor, slot, "account.put", &id, facts).await?;
         let stored = store::load_in(&mut tx, &slot.site, &id).await?.ok_or_else(|| slot.empty())?;
         tx.commit().await?;
+        if let Some(replaced) = &replaced {
+            self.outside.extensions.tell(|sink| sink.revoked(slot, replaced));
+        }
         Ok(Some(Put { connection: stored.connection, created: old.is_none(), replaced }))
     }
 
@@ -438,17 +464,6 @@ fn accept(outside: &Outside, definition: &Definition, mut account: SecretMap) ->
     Ok(account)
 }
 
-/// An account with members merged into it; those that are null are taken out.
-fn patched(mut account: SecretMap, changes: &SecretMap) -> SecretMap {
-    for (name, value) in changes.expose() {
-        match value {
-            Value::Null => drop(account.expose_mut().remove(name)),
-            value => drop(account.expose_mut().insert(name.clone(), value.clone())),
-        }
-    }
-    account
-}
-
 /// The hosts that the account's secrets may be sent to, each that the account itself decides checked by the guard.
 pub(super) fn hosts(outside: &Outside, definition: &Definition, account: &SecretMap) -> Result<Vec<String>> {
     let Some(proxy) = &definition.proxy else { return Ok(Vec::new()) };
@@ -493,8 +508,8 @@ fn same_tokens(definition: &Definition, a: &SecretMap, b: &SecretMap) -> bool {
     tokens(a) == tokens(b)
 }
 
-/// The plain facts about the tokens of an account that was stored whole.
-pub(super) fn tokens(definition: &Definition, account: &SecretMap, now: Timestamp) -> Result<Tokens> {
+/// The plain facts about the tokens of an account that came whole, from outside.
+pub(crate) fn tokens(definition: &Definition, account: &SecretMap, now: Timestamp) -> Result<Tokens> {
     let has = |name: &str| account.text(name).is_some();
     let renewal = match definition.refresh.strategy {
         RefreshStrategy::RefreshToken if has("refresh_token") => Renewal::RefreshToken,

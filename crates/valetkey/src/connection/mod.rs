@@ -23,7 +23,7 @@ use crate::{
     db::Db,
     error::{Code, Error, Result},
     id::{AccountName, AppConfigId, ConnectionId, ProviderName, SiteId},
-    principal::Owner,
+    principal::{Owner, Slot},
     seal::Place,
     secret::SecretMap,
 };
@@ -167,6 +167,12 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Which account it is.
+    pub fn slot(&self) -> Slot {
+        let Self { site, provider, owner, name, .. } = self;
+        Slot { site: site.clone(), provider: provider.clone(), owner: owner.clone(), name: name.clone() }
+    }
+
     /// Where its account is sealed.
     pub fn place<'a>(&'a self, owner: &'a str) -> Place<'a> {
         Place::connection(&self.site, &self.provider, owner, &self.name, &self.id)

@@ -5,6 +5,9 @@
 //! 3. The use is recorded; with an audit that cannot take it, nothing is handed out and nothing is sent.
 //! 4. *Reveal* hands out the access token, never the refresh token. *Proxy* makes the call (see [`proxy`]).
 //!
+//! A platform that embeds the library makes calls with an account of its people or agents in the same way, as their owner
+//! ([`AuthenticatedClient`]): the same rules of the proxy, and no grant.
+//!
 //! The pure rules of the proxy (decisions 7), each a function of plain arguments:
 //!
 //! 1. [`path`]: what is not plainly spelled is refused, never normalised.
@@ -13,6 +16,7 @@
 //! 4. [`inject`]: the credential, put in last.
 //! 5. [`echo`]: a credential that comes back in an answer's headers is taken out.
 
+mod client;
 pub mod echo;
 pub mod headers;
 pub mod inject;
@@ -35,11 +39,11 @@ use crate::{
     app_config,
     audit::{Event, Outcome},
     base::Outside,
-    connection::{Renewal, Stored},
+    connection::{Renewal, Status, Stored, load},
     decision::{Authority, Decision, Facts, Request, decide, for_token_alone, principal, unauthenticated, usable_at},
     error::{Code, Error, Result},
     grant,
-    id::{ConnectionId, ProviderName},
+    id::{ConnectionId, GrantId, ProviderName, SiteId},
     principal::{Actor, Delivery, Owner},
     provider::{Definition, FieldLevel},
     refresh::{Refresher, Served, Wish},
@@ -47,6 +51,7 @@ use crate::{
     token::{LastUsed, TokenHash},
 };
 
+pub use client::AuthenticatedClient;
 pub use streams::Guarded;
 
 /// A decision that is acted on within this time was not waited with.
@@ -90,14 +95,32 @@ pub struct Deliverer {
     needs_app: Arc<HashSet<ProviderName>>,
 }
 
-/// An allowed use: what was decided, on what.
+/// An allowed use: by what right, on what.
 struct Allowed {
-    facts: Arc<Facts>,
-    decision: Decision,
+    right: Right,
+    site: SiteId,
     stored: Arc<Stored>,
     actor: Actor,
     epoch: u64,
     asked: Instant,
+}
+
+/// By what right a connection is used.
+enum Right {
+    /// An agent's: what was decided for it, on which facts.
+    Agent { caller: Caller, facts: Arc<Facts>, decision: Decision },
+    /// The platform's own, which handles the accounts of its people and agents as their owner.
+    Owner,
+}
+
+impl Allowed {
+    /// The grant that allows it; the owner needs none.
+    fn grant(&self) -> Option<&GrantId> {
+        match &self.right {
+            Right::Agent { decision, .. } => decision.grant.as_ref(),
+            Right::Owner => None,
+        }
+    }
 }
 
 impl Deliverer {
@@ -120,10 +143,10 @@ impl Deliverer {
         let allowed = self.allow(caller, connection, Delivery::Reveal, None).await?;
         let definition = self.outside.definition(&allowed.stored.connection.provider)?;
         let wish = Wish { min_life, rejected_version: None };
-        let (allowed, served) = self.serve(allowed, caller, Delivery::Reveal, None, wish).await?;
+        let (allowed, served) = self.serve(allowed, Delivery::Reveal, None, wish).await?;
         let (secrets, token_type) = revealable(&definition, served.connection.renewal, &served.account)?;
         self.take_use(&allowed).await?;
-        let event = self.event(&allowed, "connection.reveal").facts(json!({ "grant": allowed.decision.grant }));
+        let event = self.event(&allowed, "connection.reveal").facts(json!({ "grant": allowed.grant() }));
         self.outside.base.audit.record_use(event).await?;
         metrics::counter!("valetkey_deliveries_total", "delivery" => "reveal").increment(1);
         Ok(Revealed {
@@ -183,7 +206,7 @@ impl Deliverer {
         }
     }
 
-    async fn nothing_usable(&self, site: &crate::id::SiteId, provider: &ProviderName, person: bool) -> Error {
+    async fn nothing_usable(&self, site: &SiteId, provider: &ProviderName, person: bool) -> Error {
         let definition = match self.outside.definition(provider) {
             Ok(definition) => definition,
             Err(error) => return error,
@@ -231,9 +254,27 @@ impl Deliverer {
                 if let Some(token) = &facts.token {
                     self.last_used.note(&facts.site, &token.id, self.outside.base.clock.now());
                 }
-                Ok(Allowed { facts, decision, stored, actor, epoch, asked })
+                let (site, caller) = (facts.site.clone(), caller.clone());
+                Ok(Allowed { right: Right::Agent { caller, facts, decision }, site, stored, actor, epoch, asked })
             }
             _ => Err(self.refuse(&facts, &decision, &actor, connection, delivery).await?),
+        }
+    }
+
+    /// The owner's use of a connection that is theirs.
+    async fn allow_owner(&self, site: &SiteId, actor: &Actor, connection: &ConnectionId) -> Result<Allowed> {
+        let (epoch, asked) = (self.outside.base.db.epoch(), Instant::now());
+        let stored = load(&self.outside.base.db, site, connection).await?;
+        match stored.filter(|stored| !matches!(stored.connection.status, Status::Revoked { .. })) {
+            Some(stored) => Ok(Allowed {
+                right: Right::Owner,
+                site: site.clone(),
+                stored: Arc::new(stored),
+                actor: actor.clone(),
+                epoch,
+                asked,
+            }),
+            None => Err(Error::new(Code::NotFound, format!("there is no connection `{connection}`"))),
         }
     }
 
@@ -244,7 +285,6 @@ impl Deliverer {
     async fn serve(
         &self,
         allowed: Allowed,
-        caller: &Caller,
         delivery: Delivery,
         operation: Option<(&http::Method, &str, &[u8])>,
         wish: Wish,
@@ -253,8 +293,12 @@ impl Deliverer {
         if allowed.asked.elapsed() < AT_ONCE && self.outside.base.db.epoch() == allowed.epoch {
             return Ok((allowed, served));
         }
-        let connection = allowed.stored.connection.id.clone();
-        Ok((self.allow(caller, &connection, delivery, operation).await?, served))
+        let connection = &allowed.stored.connection.id;
+        let again = match &allowed.right {
+            Right::Agent { caller, .. } => self.allow(caller, connection, delivery, operation).await?,
+            Right::Owner => self.allow_owner(&allowed.site, &allowed.actor, connection).await?,
+        };
+        Ok((again, served))
     }
 
     /// Records a refusal and turns it into what the caller is told.
@@ -280,8 +324,10 @@ impl Deliverer {
     /// Takes one use where the grant counts them: when everything else is ready, so that a failure before it costs
     /// nothing.
     async fn take_use(&self, allowed: &Allowed) -> Result<()> {
-        let (true, Some(id)) = (allowed.decision.counted, &allowed.decision.grant) else { return Ok(()) };
-        if grant::take_use(&self.outside.base.db, &allowed.facts.site, id).await? {
+        let Right::Agent { decision: Decision { counted: true, grant: Some(id), .. }, .. } = &allowed.right else {
+            return Ok(());
+        };
+        if grant::take_use(&self.outside.base.db, &allowed.site, id).await? {
             return Ok(());
         }
         // Somebody else took the last one since the decision.
@@ -291,7 +337,7 @@ impl Deliverer {
     }
 
     fn event(&self, allowed: &Allowed, action: &'static str) -> Event {
-        Event::new(&allowed.facts.site, &allowed.actor, action).connection(&allowed.stored.connection.id)
+        Event::new(&allowed.site, &allowed.actor, action).connection(&allowed.stored.connection.id)
     }
 }
 

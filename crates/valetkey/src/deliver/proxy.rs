@@ -18,7 +18,7 @@ use http_body::Body;
 use serde_json::json;
 
 use super::{
-    Allowed, Caller, Deliverer, Guarded,
+    Allowed, Caller, Deliverer, Guarded, Right,
     echo::Needles,
     headers,
     inject::{self, Injection},
@@ -32,8 +32,8 @@ use crate::{
     connection::{Connection, open_account},
     decision::{Request, decide},
     error::{Code, Error, Result},
-    id::ConnectionId,
-    principal::Delivery,
+    id::{ConnectionId, SiteId},
+    principal::{Actor, Delivery},
     provider::{self, Definition, Inject, Proxy, Vars},
     refresh::{Served, Wish},
     secret::{Secret, SecretMap},
@@ -65,7 +65,7 @@ impl Deliverer {
         caller: &Caller,
         connection: &ConnectionId,
         target: Target<'_>,
-        mut parts: Parts,
+        parts: Parts,
         body: B,
     ) -> Result<http::Response<Guarded>>
     where
@@ -73,6 +73,32 @@ impl Deliverer {
         B::Error: Into<upstream::BoxError>,
     {
         let allowed = self.allow(caller, connection, Delivery::Proxy, None).await?;
+        self.call(allowed, target, parts, body).await
+    }
+
+    /// Makes a call as the owner of the connection: under all the rules above, and without a grant.
+    pub(super) async fn proxy_as_owner<B>(
+        &self,
+        site: &SiteId,
+        actor: &Actor,
+        connection: &ConnectionId,
+        target: Target<'_>,
+        parts: Parts,
+        body: B,
+    ) -> Result<http::Response<Guarded>>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<upstream::BoxError>,
+    {
+        let allowed = self.allow_owner(site, actor, connection).await?;
+        self.call(allowed, target, parts, body).await
+    }
+
+    async fn call<B>(&self, allowed: Allowed, target: Target<'_>, mut parts: Parts, body: B) -> Result<http::Response<Guarded>>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<upstream::BoxError>,
+    {
         let row = &allowed.stored.connection;
         let definition = self.outside.definition(&row.provider)?;
         let proxy = definition
@@ -91,12 +117,7 @@ impl Deliverer {
 
         // The decision for exactly this operation.
         let operation = (&parts.method, host.as_str(), uri.path().as_bytes());
-        let request = Request { delivery: Delivery::Proxy, operation: Some(operation), unattended: caller.unattended };
-        let decision = decide(&allowed.facts, &request, self.outside.base.clock.now());
-        if !decision.allowed() {
-            return Err(self.refuse(&allowed.facts, &decision, &allowed.actor, connection, Delivery::Proxy).await?);
-        }
-        let allowed = Allowed { decision, ..allowed };
+        let allowed = self.decide_operation(allowed, operation).await?;
 
         // Where the body is read here, it is read before anything is spent on it.
         let adds_to_body = proxy.inject.iter().any(|inject| matches!(inject, Inject::Form { .. } | Inject::Json { .. }));
@@ -114,16 +135,16 @@ impl Deliverer {
         };
 
         let operation = Some((&parts.method, host.as_str(), uri.path().as_bytes()));
-        let (allowed, served) = self.serve(allowed, caller, Delivery::Proxy, operation, Wish::default()).await?;
-        let Some(grant) = allowed.decision.grant.clone() else { return Err(Error::internal("allowed by no grant")) };
+        let (allowed, served) = self.serve(allowed, Delivery::Proxy, operation, Wish::default()).await?;
         let injections = self.injections(&definition, &served, app.as_ref())?;
         let injected: Vec<HeaderName> = injections.iter().filter_map(Injection::header_name).collect();
         headers::clean_request(&mut parts.headers, &injected)?;
         self.add_headers(&mut parts, &definition, &served, app.as_ref())?;
 
-        let facts = json!({ "grant": grant, "method": parts.method.as_str(), "host": host, "path": shortened(uri.path()) });
+        let facts =
+            json!({ "grant": allowed.grant(), "method": parts.method.as_str(), "host": host, "path": shortened(uri.path()) });
         let op = Operation { method: parts.method.clone(), host, path: uri.path().to_owned() };
-        let ticket = Arc::new(self.streams.register(caller, connection, op, grant, allowed.epoch));
+        let ticket = Arc::new(self.streams.register(&allowed, op)?);
         parts.uri = uri;
         // What the server noted beside the caller's request is not for the provider.
         parts.extensions.clear();
@@ -160,6 +181,19 @@ impl Deliverer {
             return Ok(cleaned(answer, &injections, &fresh, ticket));
         }
         Ok(cleaned(answer, &injections, &served, ticket))
+    }
+
+    /// The decision for exactly one operation. The owner's was made when the connection was found to be theirs.
+    async fn decide_operation(&self, allowed: Allowed, operation: (&http::Method, &str, &[u8])) -> Result<Allowed> {
+        let Right::Agent { caller, facts, .. } = &allowed.right else { return Ok(allowed) };
+        let request = Request { delivery: Delivery::Proxy, operation: Some(operation), unattended: caller.unattended };
+        let decision = decide(facts, &request, self.outside.base.clock.now());
+        if !decision.allowed() {
+            let connection = &allowed.stored.connection.id;
+            return Err(self.refuse(facts, &decision, &allowed.actor, connection, Delivery::Proxy).await?);
+        }
+        let right = Right::Agent { caller: caller.clone(), facts: Arc::clone(facts), decision };
+        Ok(Allowed { right, ..allowed })
     }
 
     /// The URL of a call, where the rules let it pass.
@@ -251,7 +285,7 @@ impl Deliverer {
         }
         let base = &self.outside.base;
         let Some(id) = &allowed.stored.connection.app_config else { return Ok(None) };
-        let Some(config) = app_config::get(&base.db, &allowed.facts.site, id).await? else { return Ok(None) };
+        let Some(config) = app_config::get(&base.db, &allowed.site, id).await? else { return Ok(None) };
         app_config::open(base, &config).await.map(Some)
     }
 

@@ -21,12 +21,13 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{Caller, echo::Needles, headers};
+use super::{Allowed, Caller, Right, echo::Needles, headers};
 use crate::{
     base::Base,
+    connection::{self, Status},
     decision::{Authority, Request, decide_running},
     error::{Code, Error, Result},
-    id::{ConnectionId, GrantId},
+    id::{ConnectionId, GrantId, SiteId},
     principal::Delivery,
 };
 
@@ -49,12 +50,18 @@ struct Inner {
 
 #[derive(Clone)]
 struct Open {
-    caller: Caller,
+    by: By,
     connection: ConnectionId,
-    operation: Arc<Operation>,
-    /// The grant that allowed it.
-    grant: GrantId,
     end: CancellationToken,
+}
+
+/// By what right it runs.
+#[derive(Clone)]
+enum By {
+    /// An agent's grant, for one operation.
+    Grant { caller: Caller, operation: Arc<Operation>, grant: GrantId },
+    /// The owner's: it lasts as long as the connection does.
+    Owner { site: SiteId },
 }
 
 /// What was asked for, to ask it again.
@@ -98,26 +105,23 @@ impl Streams {
         Self(Arc::new(Inner { base, next: AtomicU64::new(1), open: Mutex::default() }))
     }
 
-    /// Registers a call before it leaves. `epoch` is the one read before its facts were loaded: where it moved since,
-    /// a look is due at once.
-    pub(super) fn register(
-        &self,
-        caller: &Caller,
-        connection: &ConnectionId,
-        operation: Operation,
-        grant: GrantId,
-        epoch: u64,
-    ) -> Ticket {
+    /// Registers a call before it leaves.
+    pub(super) fn register(&self, allowed: &Allowed, operation: Operation) -> Result<Ticket> {
+        let by = match &allowed.right {
+            Right::Owner => By::Owner { site: allowed.site.clone() },
+            Right::Agent { caller, decision, .. } => {
+                let grant = decision.grant.clone().ok_or_else(|| Error::internal("allowed by no grant"))?;
+                By::Grant { caller: caller.clone(), operation: Arc::new(operation), grant }
+            }
+        };
+        Ok(self.add(by, &allowed.stored.connection.id, allowed.epoch))
+    }
+
+    /// `epoch` is the one read before the call's facts were loaded: where it moved since, a look is due at once.
+    fn add(&self, by: By, connection: &ConnectionId, epoch: u64) -> Ticket {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let end = CancellationToken::new();
-        let open = Open {
-            caller: caller.clone(),
-            connection: connection.clone(),
-            operation: Arc::new(operation),
-            grant,
-            end: end.clone(),
-        };
-        self.open().insert(id, open);
+        self.open().insert(id, Open { by, connection: connection.clone(), end: end.clone() });
         if epoch != self.0.base.db.epoch() {
             self.0.base.db.nudge();
         }
@@ -153,26 +157,45 @@ impl Streams {
     }
 
     async fn look_again(&self, authority: &Authority, due: &[Open]) {
-        let pairs: Vec<_> = due.iter().map(|open| (open.caller.token.clone(), open.connection.clone())).collect();
-        // One broken connection of the pool is no reason to end everything: it is asked again while there is time.
-        let facts = loop {
-            match authority.facts_of_many(&pairs).await {
-                Ok(facts) => break facts,
-                Err(error) => {
-                    tracing::warn!(%error, detail = error.detail(), "authority cannot be read; asking again");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        };
+        let pairs: Vec<_> = due
+            .iter()
+            .filter_map(|open| match &open.by {
+                By::Grant { caller, .. } => Some((caller.token.clone(), open.connection.clone())),
+                By::Owner { .. } => None,
+            })
+            .collect();
+        let facts = if pairs.is_empty() { Default::default() } else { until_read(|| authority.facts_of_many(&pairs)).await };
         let now = self.0.base.clock.now();
         for open in due {
-            let operation = (&open.operation.method, open.operation.host.as_str(), open.operation.path.as_bytes());
-            let request = Request { delivery: Delivery::Proxy, operation: Some(operation), unattended: open.caller.unattended };
-            let still = facts
-                .get(&(open.caller.token.clone(), open.connection.clone()))
-                .is_some_and(|facts| decide_running(facts, &request, &open.grant, now).allowed());
+            let still = match &open.by {
+                By::Owner { site } => {
+                    let there = until_read(|| connection::get(&self.0.base.db, site, &open.connection)).await;
+                    there.is_some_and(|connection| !matches!(connection.status, Status::Revoked { .. }))
+                }
+                By::Grant { caller, operation, grant } => {
+                    let asked = (&operation.method, operation.host.as_str(), operation.path.as_bytes());
+                    let request = Request { delivery: Delivery::Proxy, operation: Some(asked), unattended: caller.unattended };
+                    facts
+                        .get(&(caller.token.clone(), open.connection.clone()))
+                        .is_some_and(|facts| decide_running(facts, &request, grant, now).allowed())
+                }
+            };
             if !still {
                 open.end.cancel();
+            }
+        }
+    }
+}
+
+/// Asks the database until it answers: one broken connection of the pool is no reason to end everything, and whoever waits
+/// for this gives up in time.
+async fn until_read<T, W: Future<Output = Result<T>>>(read: impl Fn() -> W) -> T {
+    loop {
+        match read().await {
+            Ok(value) => return value,
+            Err(error) => {
+                tracing::warn!(%error, detail = error.detail(), "authority cannot be read; asking again");
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
@@ -301,7 +324,8 @@ mod tests {
         let token = TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap();
         let caller = Caller { token, unattended: false };
         let operation = Operation { method: http::Method::POST, host: String::new(), path: String::new() };
-        let answer = Arc::new(streams.register(&caller, &ConnectionId::new(), operation, GrantId::new(), 0));
+        let by = By::Grant { caller, operation: Arc::new(operation), grant: GrantId::new() };
+        let answer = Arc::new(streams.add(by, &ConnectionId::new(), 0));
         let upload = Upload::new(Full::new(Bytes::from_static(b"x")), Vec::new(), Arc::clone(&answer));
         drop(answer);
         assert_eq!(streams.open().len(), 1);
@@ -318,7 +342,8 @@ mod tests {
         let token = TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap();
         let caller = Caller { token, unattended: false };
         let operation = Operation { method: http::Method::GET, host: String::new(), path: String::new() };
-        let ticket = streams.register(&caller, &ConnectionId::new(), operation, GrantId::new(), db.epoch());
+        let by = By::Grant { caller, operation: Arc::new(operation), grant: GrantId::new() };
+        let ticket = streams.add(by, &ConnectionId::new(), db.epoch());
         let stop = CancellationToken::new();
         stop.cancel();
         streams.watch(&Authority::new(db), stop).await;

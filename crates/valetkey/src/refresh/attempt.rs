@@ -268,6 +268,7 @@ impl Refresher {
         };
         count(outcome);
         let connection = &spent.connection;
+        self.tell_failed(connection, error);
         tracing::info!(connection.id = %connection.id, provider = %connection.provider, error, pause = ?pause, "a refresh failed; it is tried again");
         match self.let_go(connection, &release).await {
             Some(false) => Attempted::Again,
@@ -285,6 +286,7 @@ impl Refresher {
             return self.refused_for_good(spent, error).await;
         }
         let connection = &spent.connection;
+        self.tell_failed(connection, error);
         let pause = self.pause(spent);
         let retry_at = self.now().plus(pause);
         let refresh_at = connection.expires_at.map_or(retry_at, |end| end.max(retry_at));

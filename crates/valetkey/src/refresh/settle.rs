@@ -221,6 +221,7 @@ impl Refresher {
         };
         if changed {
             count("needs_reauth");
+            self.0.outside.extensions.tell(|sink| sink.connection_broken(&connection.slot(), &connection.id, reason));
             tracing::warn!(
                 connection.id = %connection.id, provider = %connection.provider, owner = %connection.owner, reason, error,
                 "the account must be connected again"
@@ -240,6 +241,7 @@ impl Refresher {
             failure: Some(Failed { retry_at, refresh_at: retry_at, error }),
         };
         count("client_fault");
+        self.tell_failed(connection, error);
         let let_go = self.let_go(connection, &release).await;
         if let Some(config) = config.filter(|config| self.0.alerts.refuse(config)) {
             tracing::error!(
@@ -256,6 +258,11 @@ impl Refresher {
             Some(false) => Attempted::Again,
             _ => Attempted::Failed(app_refused().after(pause)),
         }
+    }
+
+    /// Tells those who listen that a token could not be renewed.
+    pub(super) fn tell_failed(&self, connection: &Connection, error: &str) {
+        self.0.outside.extensions.tell(|sink| sink.refresh_failed(&connection.slot(), &connection.id, error));
     }
 
     /// Ends a lease, with some patience for the database. Absent when it could not be done: then it runs out.

@@ -89,6 +89,7 @@ pub async fn connection(
         });
         base.audit.record(&mut tx, Event::new(site, actor, "connection.revoke").connection(id).facts(facts)).await?;
         tx.commit().await?;
+        outside.extensions.tell(|sink| sink.revoked(&stored.connection.slot(), id));
         tracing::info!(connection.id = %id, provider = %stored.connection.provider, ?owed, "a connection was revoked");
         return Ok(Ended { upstream: owed });
     }

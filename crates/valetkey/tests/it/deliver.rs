@@ -52,7 +52,13 @@ impl Yard {
         let allow_private = if allow_lab { vec![lab.addr().to_string().parse().unwrap()] } else { Vec::new() };
         let upstream = Upstream::new(upstream::Settings { allow_private, ..upstream::Settings::default() }).unwrap();
         let public_url = "https://keys.example.test".parse().unwrap();
-        let outside = Outside { base: house.base.clone(), catalogue: Arc::new(catalogue), upstream, public_url };
+        let outside = Outside {
+            base: house.base.clone(),
+            catalogue: Arc::new(catalogue),
+            upstream,
+            public_url,
+            extensions: Default::default(),
+        };
         let authority = Authority::new(db.clone());
         let refresher = Refresher::new(outside.clone(), refresh::Settings::default());
         let deliverer = Deliverer::new(outside.clone(), authority, refresher, token::LastUsed::default());

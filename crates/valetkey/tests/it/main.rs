@@ -2,17 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop; clippy knows test functions, not what they call")]
 
+mod accounts;
+mod accounts_in_context;
 mod app_config;
 mod arrows;
 mod audit;
 mod broker;
+mod client;
 mod conformance;
 mod connect;
 mod data_machine;
 mod db;
 mod decision;
 mod deliver;
+mod desk;
 mod export;
+mod extend;
 mod import;
 mod import_reads;
 mod import_tokens;

@@ -123,6 +123,7 @@ impl Replica {
             catalogue: Arc::new(catalogue(definition)),
             upstream: upstream(Some(lab)),
             public_url: "https://keys.example.test".parse().unwrap(),
+            extensions: Default::default(),
         };
         // The first replica makes the site; the others find it.
         let _ = site::create(&base, &Actor::Operator, &site, "Default").await;

@@ -1,5 +1,6 @@
 //! Connecting: links, the code flow, the callback. A test that shows a requirement names it (`R12`).
 
+mod extensions;
 mod hosts;
 mod issuer;
 mod outcomes;
@@ -8,4 +9,4 @@ mod request;
 mod sessions;
 mod state;
 mod tokens;
-mod world;
+pub(crate) mod world;

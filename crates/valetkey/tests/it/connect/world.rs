@@ -68,6 +68,7 @@ impl World {
             catalogue: Arc::new(catalogue),
             upstream,
             public_url: Url::parse(public).unwrap(),
+            extensions: Default::default(),
         };
         let new = NewKey { label: "platform".into(), scopes: [Scope::Connect].into(), asserts: Asserts::Any, expires_at: None };
         let minted = platform::create(&house.base, &house.site, &OPERATOR, new).await.unwrap();
