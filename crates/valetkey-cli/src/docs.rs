@@ -1,8 +1,8 @@
-//! The pages name no command and no route that is not there.
+//! The pages name no command, no route and no file that is not there.
 //!
 //! Every command line of ours in a code block is parsed by the command line itself. A command between backticks in a
 //! sentence may leave required arguments out, but its words have to exist. Every path that begins with `/v1/` has to be a
-//! route, with the method in front of it where there is one.
+//! route, with the method in front of it where there is one. A link to another page or file has to lead to it.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ struct Findings {
 }
 
 #[test]
-fn the_pages_name_no_command_and_no_route_that_is_not_there() {
+fn the_pages_name_no_command_no_route_and_no_file_that_is_not_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut pages = vec![root.join("README.md"), root.join("CONTRIBUTING.md"), root.join("SECURITY.md")];
     for folder in ["docs", "docs/conformance", "providers", "examples"] {
@@ -35,7 +35,9 @@ fn the_pages_name_no_command_and_no_route_that_is_not_there() {
             continue;
         }
         let before = findings.faults.len();
-        check(&fs::read_to_string(page).unwrap(), &mut findings);
+        let text = fs::read_to_string(page).unwrap();
+        check(&text, &mut findings);
+        links(&text, page.parent().unwrap(), &mut findings);
         let name = page.strip_prefix(&root).unwrap_or(page).display().to_string();
         findings.faults[before..].iter_mut().for_each(|fault| *fault = format!("{name}: {fault}"));
     }
@@ -61,6 +63,7 @@ curl -X POST https://keys.example.org/v1/agents
 ";
     let mut findings = Findings::default();
     check(page, &mut findings);
+    links("[a](../Cargo.toml#x), [b](docs.rs), [c](nothing.md), [d](https://x.example/)", Path::new("src"), &mut findings);
     assert_eq!((findings.commands, findings.routes), (6, 5));
     let begins: Vec<&str> = findings.faults.iter().map(|fault| fault.split(": ").next().unwrap_or_default()).collect();
     let expected = [
@@ -70,6 +73,7 @@ curl -X POST https://keys.example.org/v1/agents
         "valetkey explain --agent roadie --conection con_x",
         "PATCH /v1/grants",
         "/v1/grant",
+        "nothing.md",
     ];
     assert_eq!(begins, expected, "{:#?}", findings.faults);
 }
@@ -185,6 +189,16 @@ fn routes(page: &str, findings: &mut Findings) {
         });
         if !is_there {
             findings.faults.push(format!("{}: there is no such route", [method.unwrap_or_default(), path].join(" ").trim()));
+        }
+    }
+}
+
+/// Looks for every file that a page links to.
+fn links(page: &str, folder: &Path, findings: &mut Findings) {
+    for target in page.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+        let file = target.split('#').next().unwrap_or_default();
+        if !file.is_empty() && !file.contains("://") && !folder.join(file).exists() {
+            findings.faults.push(format!("{file}: there is no such file"));
         }
     }
 }
