@@ -7,6 +7,7 @@ mod audit;
 mod broker;
 mod conformance;
 mod connect;
+mod credentials;
 mod db;
 mod decision;
 mod deliver;
