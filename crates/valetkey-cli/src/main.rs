@@ -6,6 +6,8 @@
 mod cli;
 mod client;
 mod commands;
+#[cfg(test)]
+mod docs;
 mod failure;
 mod logging;
 mod moments;

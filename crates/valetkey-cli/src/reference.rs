@@ -95,15 +95,15 @@ fn option(page: &mut String, arg: &Arg) {
     let _ = writeln!(page, "{line}");
 }
 
-/// `VALETKEY_WRITE_GOLDEN=1 cargo test -p valetkey-cli reference` writes the page anew.
+/// `UPDATE_GOLDEN=1 cargo test -p valetkey-cli reference` writes the page anew.
 #[test]
 fn docs_cli_md_says_what_help_says() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
     let page = reference();
-    if std::env::var_os("VALETKEY_WRITE_GOLDEN").is_some() {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, &page).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == page, "docs/cli.md is out of date: VALETKEY_WRITE_GOLDEN=1 cargo test -p valetkey-cli reference");
+    assert!(written == page, "docs/cli.md is out of date: UPDATE_GOLDEN=1 cargo test -p valetkey-cli reference");
 }

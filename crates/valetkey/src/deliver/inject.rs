@@ -268,6 +268,7 @@ mod tests {
         assert!(!format!("{parts:?}").contains("good-value"));
     }
 
+    ///
     #[test]
     fn basic_is_user_colon_password_in_base64() {
         let basic = |user: &str| Injection::Basic { user: Secret::new(user), password: Secret::new("open sesame") };
@@ -340,6 +341,7 @@ mod tests {
         }
     }
 
+    ///
     #[tokio::test]
     async fn a_body_to_be_read_is_at_most_one_mebibyte() {
         let full = |size| Full::new(Bytes::from(vec![0; size]));

@@ -19,6 +19,7 @@ use crate::support::{House, both, ceiling};
 const OPERATOR: Actor = Actor::Operator;
 
 on_each_db! {
+    ///
     async fn a_new_agent_may_do_nothing(db: Db) {
         let house = House::new(&db).await;
         let agent = house.agent("a", Some("alice")).await;
@@ -249,6 +250,7 @@ on_each_db! {
         }
     }
 
+    ///
     async fn a_revoked_connection_or_grant_yields_nothing_and_does_not_come_back(db: Db) {
         let house = House::new(&db).await;
         let base = &house.base;

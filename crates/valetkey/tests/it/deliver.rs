@@ -156,6 +156,7 @@ async fn read_json(response: http::Response<Guarded>) -> Value {
 }
 
 on_each_db! {
+    ///
     async fn a_proxied_call_carries_the_providers_credential_and_not_the_agents(db: Db) {
         let yard = Yard::new(&db).await;
         let caller = yard.granted().await;
@@ -364,6 +365,7 @@ on_each_db! {
         assert_eq!(resolve(&nobody).await, Code::NoCredentials);
     }
 
+    ///
     async fn a_stranger_learns_nothing_and_is_not_remembered(db: Db) {
         let yard = Yard::new(&db).await;
         let stranger = Caller { token: TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap(), unattended: false };
@@ -475,6 +477,7 @@ on_each_db! {
         assert_eq!(error.code(), Code::Unauthenticated);
     }
 
+    ///
     async fn a_call_that_the_rules_refuse_is_recorded(db: Db) {
         let yard = Yard::new(&db).await;
         let caller = yard.granted().await;

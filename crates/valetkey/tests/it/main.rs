@@ -11,6 +11,7 @@ mod broker;
 mod client;
 mod conformance;
 mod connect;
+mod credentials;
 mod data_machine;
 mod db;
 mod decision;
