@@ -92,6 +92,7 @@ on_each_db! {
         assert!(desk.reddit().site_account().await.unwrap().is_none(), "the default account is another one");
     }
 
+    /// here every owner has names of their own.
     async fn one_name_may_be_used_by_every_owner(db: Db) {
         let desk = Desk::new(&db).await;
         let primary = desk.reddit().named("primary").unwrap();
@@ -126,8 +127,12 @@ on_each_db! {
         assert_eq!(access(desk.reddit().account_for_user(&user("202")).await.unwrap()), "canary-2");
     }
 
+    /// a name may hold spaces and capitals here; one that is none is refused.
     async fn a_name_that_is_none_is_refused(db: Db) {
         let desk = Desk::new(&db).await;
+        let odd = desk.reddit().named("Bad Ref!").unwrap();
+        odd.save_site_account(token("t")).await.unwrap();
+        assert_eq!(access(odd.site_account().await.unwrap()), "t");
         for name in [" x", "x\n", "\u{0}", &"x".repeat(192)] {
             assert_eq!(desk.reddit().named(name).unwrap_err().code(), Code::InvalidRequest, "{name:?}");
         }

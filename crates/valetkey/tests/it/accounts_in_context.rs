@@ -323,6 +323,7 @@ on_each_db! {
         assert_eq!(access(desk.reddit().site_account().await.unwrap()), "site");
     }
 
+    /// it is the call to use, and not deprecated.
     async fn the_look_up_by_policy_under_its_own_name_does_not_warn(db: Db) {
         let desk = Desk::new(&db).await;
         desk.reddit().save_site_account(token("site")).await.unwrap();

@@ -126,6 +126,7 @@ on_each_db! {
         assert_eq!(vault.asked(), ["reddit agent:303 default"]);
     }
 
+    /// an update of what a resolver holds goes to it; nothing is stored here.
     async fn changes_of_an_account_that_a_resolver_holds_go_to_it(db: Db) {
         let vault = Arc::new(Vault { takes_changes: true, ..Vault::with("user:707", secret("old")) });
         let desk = Desk::with(&db, Extensions::default().resolve_users(vault.clone())).await;
