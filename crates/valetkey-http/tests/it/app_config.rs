@@ -184,7 +184,7 @@ on_each_db! {
         assert_eq!(stands().await, true);
     }
 
-    /// A-041, argued: what is shown of an account for display never holds its token; the reference hands out all of it.
+    /// A-041, argued: what is shown of an account for display never holds its token.
     async fn the_details_of_an_account_hold_no_token(app: App) {
         let secret = json!({ "account": { "access_token": "canary-a", "refresh_token": "canary-r", "access_token_secret": "canary-s",
             "username": "alice", "cookie": "canary-c" } });

@@ -25,7 +25,7 @@ on_each_db! {
         assert_eq!(shown(reddit.site_account().await.unwrap()), stored);
     }
 
-    /// a new token leaves what stands beside it.
+    /// a new token leaves what stands beside it.
     async fn an_update_of_the_sites_account_keeps_what_it_does_not_name(db: Db) {
         let desk = Desk::new(&db).await;
         let reddit = desk.reddit();

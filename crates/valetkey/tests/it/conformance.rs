@@ -22,6 +22,7 @@ struct Page {
 }
 
 const OAUTH: Page = Page { file: "oauth.md", mark: "R", lines: 43 };
+const ACCOUNTS: Page = Page { file: "accounts.md", mark: "A-", lines: 256 };
 
 /// The tests that name each line.
 type Tests = BTreeMap<u32, Vec<String>>;
@@ -29,6 +30,14 @@ type Tests = BTreeMap<u32, Vec<String>>;
 #[test]
 fn every_line_of_the_oauth_page_names_its_tests_or_says_why_not() {
     check(&OAUTH, &tests_of(&OAUTH));
+}
+
+#[test]
+fn every_line_of_the_accounts_page_names_its_tests_or_says_why_not() {
+    let tests = tests_of(&ACCOUNTS);
+    check(&ACCOUNTS, &tests);
+    let strange: Vec<_> = tests.range(ACCOUNTS.lines + 1..).collect();
+    assert!(strange.is_empty() && !tests.contains_key(&0), "tests name lines that are not on the page: {strange:?}");
 }
 
 fn check(page: &Page, tests: &Tests) {

@@ -232,6 +232,7 @@ fn without_a_listed_field_sealing_and_opening_change_nothing() {
     }
 }
 
+///
 #[test]
 fn a_broken_envelope_is_an_error_with_its_reason_and_never_a_token() {
     let good = key().seal(b"canary").unwrap();
