@@ -119,6 +119,7 @@ fn summary(definition: &Definition) -> Value {
         "name": definition.name,
         "title": definition.title,
         "kind": definition.kind.to_string(),
+        "needs_app": !app_config::is_configured(definition, None),
         "configured": app_config::is_configured(definition, None),
         "waits_for": connect::is_connectable(definition).err().map(|why| why.message().to_owned()),
     })

@@ -14,6 +14,12 @@ const SCOPES: &str = "posts:read posts:write profile";
 /// Long ago.
 const PAST: &str = "1600000000";
 
+/// The lab beside a home where nothing is refreshed but what a test asks for.
+async fn around(mut home: Home) -> World {
+    home.set("VALETKEY_REFRESH_INTERVAL", "1d");
+    World::around(home).await
+}
+
 impl World {
     /// Stores tokens of the lab for an owner, as if they had been obtained elsewhere.
     fn store(&self, owner: &[&str], expires: &str) -> Value {
@@ -22,23 +28,23 @@ impl World {
         std::fs::write(&refresh, issued.refresh_token.unwrap()).unwrap();
         let refresh = refresh.to_str().unwrap();
         let arguments = ["auth", "set-token", "lab", "--token-file", "-", "--refresh-token-file", refresh, "--expires", expires];
-        self.home.cli_with_input(&[&arguments, owner, &["--json"]].concat(), &format!("{}\n", issued.access_token)).json()
+        self.home.cli_with_input(&[&arguments[..], owner, &["--json"]].concat(), &format!("{}\n", issued.access_token)).json()
     }
 
     fn status(&self, more: &[&str]) -> Value {
-        let answer = self.home.json(&[&["auth", "status", "lab"], more].concat());
+        let answer = self.home.json(&[&["auth", "status", "lab"][..], more].concat());
         assert_eq!(answer["accounts"].as_array().unwrap().len(), 1, "{answer}");
         answer["accounts"][0].clone()
     }
 
     fn auth(&self, arguments: &[&str]) -> Ran {
-        self.home.cli(&[&["auth"], arguments].concat())
+        self.home.cli(&[&["auth"][..], arguments].concat())
     }
 }
 
 on_each_home! {
     async fn an_account_goes_from_nothing_to_configured_connected_refreshed_and_revoked(home: Home) {
-        let world = World::around(home).await;
+        let world = around(home).await;
         let _server = world.home.serve().await;
         let bare = world.status(&[]);
         assert_eq!((&bare["configured"], &bare["connected"], &bare["kind"]), (&json!(false), &json!(false), &json!("oauth2")));
@@ -76,7 +82,7 @@ on_each_home! {
 
     /// The reference could neither refresh nor revoke what had expired.
     async fn an_expired_account_can_be_refreshed_and_revoked(home: Home) {
-        let world = World::around(home).await;
+        let world = around(home).await;
         let _server = world.home.serve().await;
         world.configure();
         world.store(&[], PAST);
@@ -104,7 +110,7 @@ on_each_home! {
     }
 
     async fn an_account_ends_here_whatever_its_provider_says(home: Home) {
-        let world = World::around(home).await;
+        let world = around(home).await;
         let _server = world.home.serve().await;
         world.configure();
         world.lab.misbehave(Rule::always(At::Revoke, Fault::status(503)));
@@ -128,7 +134,7 @@ on_each_home! {
 
     /// argued: a token is stored for whom it is said, and nobody can be said together with somebody else.
     async fn every_owner_and_name_is_an_account_of_its_own(home: Home) {
-        let world = World::around(home).await;
+        let world = around(home).await;
         let _server = world.home.serve().await;
         world.configure();
         let agent = world.agent("roadie", "77");
@@ -151,7 +157,7 @@ on_each_home! {
         assert!(world.home.cli_with_input(&["auth", "set-token", "lab", "--token-file", "-"], "t").failed(4).contains("replace"));
         // Each ends alone.
         for (n, owner) in owners.iter().rev().enumerate() {
-            world.home.json(&[&["auth", "revoke", "lab", "--yes"], *owner].concat());
+            world.home.json(&[&["auth", "revoke", "lab", "--yes"][..], *owner].concat());
             let left = world.home.json(&["auth", "status", "lab", "--all"]);
             let left = left["accounts"].as_array().unwrap().iter().filter(|account| account["connected"] == true).count();
             assert_eq!(left, 3 - n);
@@ -160,7 +166,7 @@ on_each_home! {
 
     /// A-256, argued: `disconnect` warns once and ends the site's account; with `--user` it is refused and ends nobody's.
     async fn whose_account_is_meant_is_never_guessed(home: Home) {
-        let world = World::around(home).await;
+        let world = around(home).await;
         let _server = world.home.serve().await;
         world.configure();
         world.store(&[], "1h");
@@ -191,7 +197,7 @@ on_each_home! {
     }
 
     async fn refresh_all_tells_of_each_account_and_fails_where_one_failed(home: Home) {
-        let world = World::around(home).await;
+        let world = around(home).await;
         let _server = world.home.serve().await;
         world.configure();
         let agent = world.agent("roadie", "77");
@@ -228,7 +234,7 @@ on_each_home! {
 
     /// a link is for whom it was made, and says so.
     async fn a_link_names_for_whom_it_is(home: Home) {
-        let world = World::around(home).await;
+        let world = around(home).await;
         let server = world.home.serve().await;
         world.configure();
         let agent = world.agent("writer", "77");
@@ -259,10 +265,10 @@ on_each_home! {
 
     /// Providers with plain credentials have no link: what they need is given, and a secret is no argument.
     async fn plain_credentials_are_stored_without_a_link(home: Home) {
-        let world = World::around(home).await;
+        let world = around(home).await;
         let _server = world.home.serve().await;
         let fields = ["--field", "account=intranet", "--field", "base_url=https://intranet.example.com", "--field", "username=u"];
-        let plain = [&["auth", "connect", "http_basic", "--user", "42"], &fields[..]].concat();
+        let plain = [&["auth", "connect", "http_basic", "--user", "42"][..], &fields[..]].concat();
         let said = world.home.cli(&[&plain[..], &["--field", "password=canary"]].concat()).failed(2);
         assert!(said.contains("--secret-file password=FILE") && !said.contains("canary"), "{said}");
         let said = world.home.cli(&plain).failed(1);
@@ -278,7 +284,7 @@ on_each_home! {
     }
 
     async fn an_app_is_shown_masked_changed_by_field_and_cleared(home: Home) {
-        let world = World::around(home).await;
+        let world = around(home).await;
         let server = world.home.serve().await;
         let empty = world.auth(&["config", "lab"]).ok();
         assert!(empty.contains("(not set)") && empty.contains("callback to register"), "{empty}");
@@ -311,7 +317,7 @@ on_each_home! {
 /// The browser goes to the provider with the site's own redirect URI, and what comes back there is forwarded to the callback.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flow_returns_to_the_sites_own_address_and_is_finished_by_forwarding() {
-    let world = World::around(Home::sqlite()).await;
+    let world = around(Home::sqlite()).await;
     let server = world.home.serve().await;
     world.configure();
     let site = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

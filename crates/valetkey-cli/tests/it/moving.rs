@@ -15,7 +15,7 @@ on_each_home! {
         let words = ["import", "data-machine", "--sql-dump", &dump, "--wp-config", &config];
         let would = home.json(&[&words[..], &["--dry-run"]].concat());
         assert_eq!((&would["written"], &would["report"]["dry_run"]), (&json!(false), &json!(true)));
-        let account = ["account", "get", "reddit", "--reveal"];
+        let account = ["account", "get", "reddit", "--site-account", "--reveal"];
         home.cli(&account).failed(3);
 
         let done = home.json(&words);
@@ -35,7 +35,7 @@ on_each_home! {
         let words = ["import", "data-machine", "--auth-data", "-", "--wp-config", &config, "--json"];
         let done = home.cli_with_input(&words, &option).json();
         assert_eq!(done["report"]["counts"]["account"]["skipped"], 0, "{done}");
-        assert_eq!(home.json(&["account", "get", "mixed", "--reveal"])["account"]["refresh_token"], "mixed-plain-refresh");
+        assert_eq!(home.json(&["account", "get", "mixed", "--site-account", "--reveal"])["account"]["refresh_token"], "mixed-plain-refresh");
     }
 
     async fn what_cannot_be_opened_stops_the_import_unless_that_is_allowed(home: Home) {
@@ -47,11 +47,11 @@ on_each_home! {
         let refused = home.cli(&words);
         assert!(refused.stdout.contains("does_not_open") && refused.stdout.contains("client_secret"), "{refused:?}");
         assert!(refused.failed(1).contains("--allow-unreadable"));
-        home.cli(&["account", "get", "tumblr", "--reveal"]).failed(3);
+        home.cli(&["account", "get", "tumblr", "--site-account", "--reveal"]).failed(3);
 
         let done = home.json(&[&words[..], &["--allow-unreadable"]].concat());
         assert_eq!(done["written"], json!(true));
-        assert_eq!(home.json(&["account", "get", "tumblr", "--reveal"])["account"]["access_token"], "tumblr-LEGACY-plain");
+        assert_eq!(home.json(&["account", "get", "tumblr", "--site-account", "--reveal"])["account"]["access_token"], "tumblr-LEGACY-plain");
     }
 
     async fn without_salts_the_import_says_how_to_give_them(home: Home) {
@@ -90,7 +90,7 @@ on_each_home! {
         let done = other.json(&["import", "data-machine", "--auth-data", option.to_str().unwrap(), "--wp-config", &config]);
         assert_eq!(done["source"]["unreadable"], json!([]));
         for provider in ["twitter", "mixed", "acme"] {
-            let account = |home: &Home| home.json(&["account", "get", provider, "--reveal"])["account"].clone();
+            let account = |home: &Home| home.json(&["account", "get", provider, "--site-account", "--reveal"])["account"].clone();
             assert_eq!(account(&home), account(&other), "{provider}");
         }
     }

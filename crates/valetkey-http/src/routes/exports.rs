@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::header;
 use serde_json::json;
 use tokio::sync::mpsc;
-use valetkey::{Code, Error, import::export, site};
+use valetkey::{import::export, site};
 
 use crate::{
     caller::Caller,
@@ -33,18 +33,30 @@ pub(crate) async fn data_machine(State(state): State<AppState>, caller: Caller) 
     let (lines, reader) = mpsc::channel(WAITING);
     let task = state.clone();
     state.spawn(async move {
-        let told = async |line: &export::Line| {
-            let text = serde_json::to_string(line).map_err(Error::internal)?;
-            let gone = |_| Error::new(Code::Unavailable, "whoever asked for the export is gone");
-            lines.send(Bytes::from(format!("{text}\n"))).await.map_err(gone)
+        let (given, mut taken) = mpsc::channel(WAITING);
+        let pass_on = async {
+            while let Some(line) = taken.recv().await {
+                if lines.send(text(&line)).await.is_err() {
+                    // Whoever gives sees it, and stops.
+                    taken.close();
+                }
+            }
         };
-        if let Err(error) = export::run(task.base(), &site, told).await {
+        let (outcome, ()) = tokio::join!(export::run(task.base(), &site, given), pass_on);
+        if let Err(error) = outcome {
             tracing::error!(error = ?error, "an export broke off");
-            let _ = lines.send(Bytes::from(format!("{}\n", json!({ "problem": Problem(error).document() })))).await;
+            let _ = lines.send(text(&json!({ "problem": Problem(error).document() }))).await;
         }
     });
     let body = futures_util::stream::unfold(reader, |mut reader| async move {
         reader.recv().await.map(|line| (Ok::<_, Infallible>(line), reader))
     });
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response())
+}
+
+/// A line as it travels. These are plain values, so writing them does not fail; what would is no line, and so no end.
+fn text(line: &impl serde::Serialize) -> Bytes {
+    let mut text = serde_json::to_vec(line).unwrap_or_default();
+    text.push(b'\n');
+    Bytes::from(text)
 }

@@ -28,6 +28,8 @@ pub(crate) struct Provider {
     title: String,
     /// How an account there comes to be: `oauth2`, `static`, ...
     kind: String,
+    /// Whether accounts there need an app of the site's at all.
+    needs_app: bool,
     /// Whether the site has told everything about its app there that is needed.
     configured: bool,
     /// Why accounts there cannot be connected in a browser by this build; absent where they can.
@@ -40,6 +42,7 @@ impl Provider {
             name: definition.name.to_string(),
             title: definition.title.clone(),
             kind: definition.kind.to_string(),
+            needs_app: !app_config::is_configured(definition, None),
             configured: app_config::is_configured(definition, config),
             waits_for: connect::is_connectable(definition).err().map(|why| why.message().to_owned()),
         }

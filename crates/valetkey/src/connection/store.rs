@@ -105,6 +105,18 @@ pub(super) async fn stored_slot_now(
     row.map(ConnectionRow::read).transpose()
 }
 
+/// Whether a site has any connection at a provider.
+pub async fn is_stored(db: &Db, site: &SiteId, provider: &ProviderName) -> Result<bool> {
+    let row: Option<(String,)> = on!(db, |c| sqlx::query_as(
+        "SELECT id FROM connections WHERE site = $1 AND provider = $2 AND status <> 'revoked' LIMIT 1"
+    )
+    .bind(site.as_str())
+    .bind(provider.as_str())
+    .fetch_optional(c)
+    .await?);
+    Ok(row.is_some())
+}
+
 /// A site's connections, by provider, owner and name; opens nothing.
 pub async fn list(db: &Db, site: &SiteId, filter: &Filter) -> Result<Vec<Connection>> {
     let rows: Vec<ConnectionRow> = on!(db, |c| sqlx::query_as(concat!(

@@ -170,6 +170,8 @@ pub struct Import {
     actor: Actor,
     header: Header,
     providers: HashSet<ProviderName>,
+    /// Those of which something came for the first time.
+    fresh: BTreeSet<ProviderName>,
     key: hmac::Key,
     known: HashMap<String, Known>,
     apps: HashMap<(ProviderName, Owner), (AppConfigId, Option<String>)>,
@@ -213,6 +215,7 @@ impl Import {
             site: site.clone(),
             actor: actor.clone(),
             providers: header.providers.iter().cloned().collect(),
+            fresh: BTreeSet::new(),
             key: hmac::Key::new(hmac::HMAC_SHA256, key.expose()),
             known,
             apps,
@@ -344,6 +347,7 @@ impl Import {
         self.grant_to_owners().await?;
         self.lend().await?;
         self.list_ungranted();
+        self.let_fall_back().await?;
         self.put_rows(0).await?;
         if self.header.on_conflict == OnConflict::Fail && self.report.conflicts.count > 0 && !self.header.dry_run {
             let message = format!(

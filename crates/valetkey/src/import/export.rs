@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use super::{
     apply::{DATA_MACHINE, FROM_CONFIG},
@@ -69,20 +70,21 @@ pub async fn record(base: &Base, site: &SiteId, actor: &Actor) -> Result<()> {
 /// Hands out everything.
 ///
 /// # Errors
-/// What the database says, `unsealable` for a value that cannot be opened, and whatever `each` ends with.
-pub async fn run(base: &Base, site: &SiteId, each: impl AsyncFn(&Line) -> Result<()>) -> Result<()> {
+/// What the database says, `unsealable` for a value that cannot be opened, and `unavailable` where nobody takes them.
+pub async fn run(base: &Base, site: &SiteId, lines: mpsc::Sender<Line>) -> Result<()> {
     let rows = store::all(&base.db, site, DATA_MACHINE).await?;
-    let mut out = Out { each, rows: rows.into_iter().map(|row| (row.item.clone(), row)).collect(), items: 0 };
+    let mut out = Out { lines, rows: rows.into_iter().map(|row| (row.item.clone(), row)).collect(), items: 0 };
     out.agents(base, site).await?;
     out.configs(base, site).await?;
     let lent_by = out.accounts(base, site).await?;
     out.grants(base, site, &lent_by).await?;
     out.nothings().await?;
-    (out.each)(&Line::End { items: out.items }).await
+    let items = out.items;
+    out.send(Line::End { items }).await
 }
 
-struct Out<F> {
-    each: F,
+struct Out {
+    lines: mpsc::Sender<Line>,
     rows: HashMap<String, Row>,
     items: u64,
 }
@@ -90,15 +92,20 @@ struct Out<F> {
 /// An account, as grants on it need to know it.
 type Account = (ProviderName, Owner, String);
 
-impl<F: AsyncFn(&Line) -> Result<()>> Out<F> {
+impl Out {
     async fn give(&mut self, item: Item) -> Result<()> {
         self.items += 1;
         let at = self.rows.get(&item.id()).and_then(|row| u64::try_from(row.position).ok());
-        (self.each)(&Line::Item { at, item }).await
+        self.send(Line::Item { at, item }).await
     }
 
     async fn lose(&self, what: impl Into<String>, why: impl Into<String>) -> Result<()> {
-        (self.each)(&Line::Loss(Loss { what: what.into(), why: why.into() })).await
+        self.send(Line::Loss(Loss { what: what.into(), why: why.into() })).await
+    }
+
+    async fn send(&self, line: Line) -> Result<()> {
+        let gone = |_| Error::new(Code::Unavailable, "whoever asked for the export is gone");
+        self.lines.send(line).await.map_err(gone)
     }
 
     fn rest(&self, item: &str) -> Result<Rest> {

@@ -237,9 +237,8 @@ where
 }
 
 pub(super) async fn hashed(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Hashed>> {
-    let rows: Vec<Both> =
-        on!(db, |c| {
-            sqlx::query_as(
+    let rows: Vec<Both> = on!(db, |c| {
+        sqlx::query_as(
         "SELECT id, agent, prefix, label, person, ceiling, created_at, expires_at, last_used_at, revoked_at, token_hash, minter
          FROM agent_tokens WHERE site = $1 AND agent = $2 ORDER BY created_at, id"
     )
@@ -247,7 +246,7 @@ pub(super) async fn hashed(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Ve
     .bind(agent.as_str())
     .fetch_all(c)
     .await?
-        });
+    });
     rows.into_iter()
         .map(|Both(token, hashed)| {
             let hash =

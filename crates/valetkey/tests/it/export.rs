@@ -1,7 +1,5 @@
 //! Moving out: what moved in comes back as it was, and what changed as it is now.
 
-use std::sync::Mutex;
-
 use valetkey::{
     import::{
         data_machine::{
@@ -53,9 +51,8 @@ on_each_db! {
         harbour.bring_option(option, None, header()).await.unwrap();
         valetkey::db::testing::execute(&db, "DELETE FROM imports").await;
         let base = &harbour.outside.base;
-        let mut house = crate::support::House { base: base.clone(), site: harbour.site.clone() };
+        let house = crate::support::House { base: base.clone(), site: harbour.site.clone() };
         house.connection("user:alice").await;
-        house.site = harbour.site.clone();
         let key = Key::derive(&salts(SITES[0])).unwrap();
         let (out, _) = harbour.moved_out(&key).await;
         assert_eq!(out.losses.len(), 1, "{:?}", out.losses);
@@ -66,19 +63,21 @@ on_each_db! {
 impl Harbour {
     async fn moved_out(&self, key: &Key) -> (Composed, Vec<export::Loss>) {
         export::record(&self.outside.base, &self.site, &Actor::Operator).await.unwrap();
-        let lines = Mutex::new((Vec::new(), Vec::new()));
-        let each = async |line: &Line| {
-            // As it travels: written and read again.
-            match serde_json::from_str(&serde_json::to_string(line).unwrap()).unwrap() {
-                Line::Item { at, item } => lines.lock().unwrap().0.push((at, item)),
-                Line::Loss(loss) => lines.lock().unwrap().1.push(loss),
-                Line::End { items } => assert_eq!(items as usize, lines.lock().unwrap().0.len()),
+        let (lines, mut taken) = tokio::sync::mpsc::channel(4);
+        let (mut all, mut losses) = (Vec::new(), Vec::new());
+        let take = async {
+            while let Some(line) = taken.recv().await {
+                // As it travels: written and read again.
+                match serde_json::from_str(&serde_json::to_string(&line).unwrap()).unwrap() {
+                    Line::Item { at, item } => all.push((at, item)),
+                    Line::Loss(loss) => losses.push(loss),
+                    Line::End { items } => assert_eq!(items as usize, all.len()),
+                }
             }
-            Ok(())
         };
-        export::run(&self.outside.base, &self.site, each).await.unwrap();
-        let (items, losses) = lines.into_inner().unwrap();
-        (compose(items, Some(key)).unwrap(), losses)
+        let (outcome, ()) = tokio::join!(export::run(&self.outside.base, &self.site, lines), take);
+        outcome.unwrap();
+        (compose(all, Some(key)).unwrap(), losses)
     }
 }
 

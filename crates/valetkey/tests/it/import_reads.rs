@@ -4,8 +4,10 @@ use serde_json::{Map, Value, json};
 use valetkey::{
     app_config,
     connection::{self, accounts},
+    context::{Context, Kind, Policy},
     on_each_db,
-    principal::Owner,
+    principal::{Actor, Owner},
+    scope,
 };
 
 use crate::moving::{Harbour, SITES, fixture_json, header};
@@ -31,6 +33,11 @@ on_each_db! {
             let harbour = harbour.also(site).await;
             let (report, found) = harbour.bring(site, header()).await.unwrap();
             assert_eq!((found.unreadable.len(), report.conflicts.count), (0, 0), "{found:?}");
+            for kind in Kind::ALL {
+                let change = scope::Change { policy: Some(Policy::Principal), fallback: None };
+                let acme = "acme".parse().unwrap();
+                scope::set(&harbour.outside.base, &harbour.site, &Actor::Operator, &acme, kind, change).await.unwrap();
+            }
             let reads = fixture_json(site, "reads.json");
             let reads = reads.as_array().unwrap();
             assert_eq!(reads.len(), 637);
@@ -87,7 +94,7 @@ impl Harbour {
             }
             "find_named_accounts" => self.find_named(provider, &args[0]).await,
             "get_account_for_policy_context" => {
-                for owner in owners(provider, args) {
+                for owner in self.owners(provider, Kind::Account, args).await {
                     if let Some(found) = self.read(provider, owner, "").await {
                         return found;
                     }
@@ -107,12 +114,25 @@ impl Harbour {
     }
 
     async fn read_config(&self, provider: &str, args: &[Value]) -> Option<Map<String, Value>> {
-        for owner in owners(provider, args) {
+        for owner in self.owners(provider, Kind::Config, args).await {
             if let Some(config) = self.config(provider, &owner).await {
                 return Some(config.expose().clone());
             }
         }
         None
+    }
+
+    /// Whom the policy chooses, in the order in which it looks. That the site's stands in was set by the import.
+    async fn owners(&self, provider: &str, kind: Kind, args: &[Value]) -> Vec<Owner> {
+        let given = |name: &str| args.first().and_then(|given| given.get(name)).and_then(Value::as_u64).map(|id| id.to_string());
+        let context = Context {
+            agent: given("agent_id").map(|id| id.parse().unwrap()),
+            user: given("user_id").map(|id| id.parse().unwrap()),
+            current_user: Some("1".parse().unwrap()),
+            ..Context::default()
+        };
+        let resolution = scope::resolve(&self.outside, &self.site, &provider.parse().unwrap(), kind, &context).await.unwrap();
+        resolution.owners().cloned().collect()
     }
 
     async fn find_named(&self, provider: &str, wanted: &Value) -> Value {
@@ -161,21 +181,6 @@ impl Harbour {
         }
         Value::Null
     }
-}
-
-/// Whom the policy chooses, in the order in which it looks.
-fn owners(provider: &str, args: &[Value]) -> Vec<Owner> {
-    if provider != "acme" {
-        return vec![Owner::Site];
-    }
-    let context = args.first();
-    let id = |name: &str| context.and_then(|context| context.get(name)).and_then(Value::as_u64).map(|id| id.to_string());
-    let chosen = match (id("agent_id"), id("user_id")) {
-        (Some(agent), _) => Owner::Agent(agent.parse().unwrap()),
-        (None, Some(user)) => Owner::User(user.parse().unwrap()),
-        (None, None) => Owner::User("1".parse().unwrap()),
-    };
-    vec![chosen, Owner::Site]
 }
 
 /// A named account's name as the old API reads it.

@@ -54,6 +54,7 @@ impl Harbour {
             catalogue: Arc::new(Catalogue::embedded().unwrap()),
             upstream: Upstream::new(upstream::Settings::default()).unwrap(),
             public_url: "https://keys.example.test".parse().unwrap(),
+            extensions: valetkey::extend::Extensions::default(),
         };
         Self { outside, site: house.site }
     }

@@ -64,6 +64,7 @@ fn accounts(providers: &[Value], connections: &[Value], owner: Option<&Owner>, n
         let mut entry = json!({
             "provider": name,
             "kind": provider.get("kind"),
+            "needs_app": provider.get("needs_app"),
             "configured": provider.get("configured"),
             "connected": false,
             "owner": owner.map(ToString::to_string),
@@ -118,8 +119,10 @@ fn in_words(account: &Value) -> String {
     }
 }
 
+/// Whether nobody has told anything of a provider yet. One that needs no app counts as configured from the start.
 fn is_bare(account: &Value) -> bool {
-    account.get("connected") != Some(&Value::Bool(true)) && account.get("configured") != Some(&Value::Bool(true))
+    let is = |what: &str| account.get(what) == Some(&Value::Bool(true));
+    !is("connected") && !(is("needs_app") && is("configured"))
 }
 
 fn one(provider: &Value, accounts: Vec<Value>) -> Value {

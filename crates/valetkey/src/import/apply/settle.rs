@@ -16,6 +16,7 @@ use crate::{
     id::{AccountName, AgentId, ConnectionId, ProviderName},
     principal::Owner,
     provider::Definition,
+    scope,
 };
 
 impl Import {
@@ -209,7 +210,28 @@ impl Import {
                 return Ok(());
             }
         }
+        if matches!(kind, "config" | "account")
+            && let Some(provider) = row.item.split('/').nth(1)
+        {
+            self.fresh.insert(provider.parse()?);
+        }
         self.rows.push(row);
+        Ok(())
+    }
+
+    /// Where somebody has no account, the site's stood in at the source, and so it does here: for providers that nothing came
+    /// of before, so that an operator's word on one that something did stays.
+    pub(super) async fn let_fall_back(&mut self) -> Result<()> {
+        let came = |item: &String| {
+            let (kind, rest) = item.split_once('/')?;
+            matches!(kind, "config" | "account").then(|| rest.split('/').next().unwrap_or_default().to_owned())
+        };
+        let before: HashSet<String> = self.known.keys().filter_map(came).collect();
+        for provider in std::mem::take(&mut self.fresh) {
+            if !before.contains(provider.as_str()) {
+                scope::set_imported(&self.outside.base, &mut self.tx, &self.site, &self.actor, &provider).await?;
+            }
+        }
         Ok(())
     }
 

@@ -161,6 +161,7 @@ fn statements_of_other_kinds_hide_nothing_and_are_not_taken_for_rows() {
         "CREATE TABLE `wp_x` (`a` text COMMENT 'it''s; (') ENGINE=InnoDB;\nINSERT INTO `wp_x` VALUES ('); -- '),(\"';\");\n",
         "DELIMITER ;;\nCREATE TRIGGER t AFTER INSERT ON wp_posts FOR EACH ROW BEGIN\n\
          INSERT INTO `wp_options` VALUES (9,'datamachine_auth_data','evil','no');\nEND ;;\nDELIMITER ;\n",
+        "DELIMITER //\n/* it's // no end */ CREATE PROCEDURE p() BEGIN SELECT 4/2; /* ' */ END //\nDELIMITER ;\n",
         "/*!50003 CREATE*/ /*!50017 DEFINER=`root`@`%`*/ /*!50003 VIEW `v` AS SELECT 'a;b' */;\n",
         "BEGIN;\nSET SQL_MODE = \"NO_AUTO_VALUE_ON_ZERO\";\nSTART TRANSACTION;\n",
         "DROP TABLE IF EXISTS `wp_options_old`; TRUNCATE TABLE wp_links;\n",

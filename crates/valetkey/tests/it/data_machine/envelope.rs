@@ -54,7 +54,7 @@ fn every_envelope_of_two_real_sites_opens_to_its_plaintext() {
         let key = Key::derive(&salts_of(site)).unwrap();
         let (stored, plain) = (file(&format!("{site}/auth_data.serialized")), file(&format!("{site}/auth_data.decrypted.json")));
         let opened = compare(&key, &php::read(&stored).unwrap(), &option::read(&plain).unwrap());
-        assert_eq!(opened, (71, 0), "{site}");
+        assert_eq!(opened, (62, 0), "{site}");
     }
 }
 
@@ -77,9 +77,7 @@ fn compare(key: &Key, stored: &Value<'_>, plain: &Value<'_>) -> (usize, usize) {
                 let expected = match plain {
                     Value::Text(text) => text.to_vec(),
                     Value::Array(entries) => match entries.get("$base64") {
-                        Some(Value::Text(text)) => {
-                            super::base64(&serde_json::from_slice(&[b"\"", &**text, b"\""].concat()).unwrap())
-                        }
+                        Some(Value::Text(text)) => super::base64(&std::str::from_utf8(text).unwrap().into()),
                         _ => panic!("an envelope stands for an array"),
                     },
                     _ => panic!("an envelope stands for no text"),
@@ -258,7 +256,7 @@ fn a_broken_envelope_is_an_error_with_its_reason_and_never_a_token() {
     for (envelope, reason) in cases {
         assert_eq!(key().open(envelope.as_bytes()).unwrap_err(), reason, "{envelope}");
         if reason != Unreadable::NoPrefix {
-            let mut fields: Entries<'_> = vec![(Name::from_text(b"access_token"[..].into()), Value::text(&envelope))].into();
+            let mut fields: Entries<'_> = vec![(Name::Text(Cow::Borrowed(b"access_token")), Value::text(&envelope))].into();
             assert_eq!(key().open_fields("acme", &mut fields), [("access_token".to_owned(), reason)]);
             assert_eq!(text(&fields, "access_token"), envelope.as_bytes());
         }

@@ -5,6 +5,7 @@ use std::io::{BufReader, Chain, Cursor, Read};
 use flate2::read::MultiGzDecoder;
 use memchr::{memchr, memmem};
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
+use zeroize::Zeroizing;
 
 use super::Error;
 
@@ -63,7 +64,7 @@ impl<R: Read> Read for Frames<R> {
 /// A window on plain bytes.
 pub(super) struct Input<R> {
     source: R,
-    window: Vec<u8>,
+    window: Zeroizing<Vec<u8>>,
     from: usize,
     to: usize,
     /// The offset of the window's first byte.
@@ -73,7 +74,7 @@ pub(super) struct Input<R> {
 
 impl<R: Read> Input<R> {
     pub(super) fn new(source: R) -> Self {
-        Self { source, window: vec![0; WINDOW], from: 0, to: 0, offset: 0, ended: false }
+        Self { source, window: Zeroizing::new(vec![0; WINDOW]), from: 0, to: 0, offset: 0, ended: false }
     }
 
     /// The offset of the next byte.

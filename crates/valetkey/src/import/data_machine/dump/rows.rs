@@ -4,6 +4,8 @@ use std::{fmt, ops};
 
 use zeroize::Zeroize;
 
+use crate::secret::SecretBytes;
+
 /// The bytes of a column. Silent in `Debug`, wiped on drop: it may be anything.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Text(Vec<u8>);
@@ -12,6 +14,11 @@ impl Text {
     /// The text, if it is UTF-8.
     pub fn as_str(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
+    }
+
+    /// The bytes, without a copy.
+    pub(super) fn into_secret(mut self) -> SecretBytes {
+        SecretBytes::new(std::mem::take(&mut self.0))
     }
 }
 

@@ -254,23 +254,18 @@ impl<R: Read> Statements<R> {
 
     /// Passes everything up to and with the delimiter.
     fn rest(&mut self) -> Result<(), Error> {
-        loop {
-            self.until(&[])?;
-            if self.delimited()? {
-                return Ok(());
-            }
-            self.input.take()?;
-        }
+        self.until(&[])?;
+        self.delimited().map(|_| ())
     }
 
-    /// Passes texts, quoted names, comments and whatever else, up to one of these bytes or where a delimiter may begin.
+    /// Passes texts, quoted names, comments and whatever else, up to one of these bytes or the delimiter.
     fn until(&mut self, stops: &[u8]) -> Result<(), Error> {
-        let first = self.delimiter[0];
+        let delimiter = self.delimiter.clone();
         loop {
-            let seen = self.input.see(3)?;
+            let seen = self.input.see(delimiter.len().max(3))?;
             let Some(&byte) = seen.first() else { return Err(Error::Ended) };
             match byte {
-                byte if byte == first || stops.contains(&byte) => return Ok(()),
+                byte if stops.contains(&byte) || seen.starts_with(&delimiter) => return Ok(()),
                 b'\'' | b'"' => {
                     self.input.pass(1);
                     self.text(byte, None)?;
@@ -288,12 +283,12 @@ impl<R: Read> Statements<R> {
                 }
                 _ => {
                     let dull = |byte: &u8| {
-                        *byte != first
+                        *byte != delimiter[0]
                             && !matches!(byte, b'\'' | b'"' | b'`' | b'#' | b'-' | b'/' | b'*')
                             && !stops.contains(byte)
                     };
                     let length = seen.iter().take_while(|byte| dull(byte)).count();
-                    self.input.pass(length);
+                    self.input.pass(length.max(1));
                 }
             }
         }

@@ -6,7 +6,6 @@ use super::{
     Choice, Dump, Error, MAX_KEPT,
     rows::{AccessRow, AgentRow, Cell, PrincipalAccessRow, Text, TokenRow},
 };
-use crate::secret::SecretBytes;
 
 /// The option with the accounts.
 const AUTH_DATA: &str = "datamachine_auth_data";
@@ -311,7 +310,7 @@ impl Tables {
         // A network reads and writes these for all of its blogs; a single site has them among its own.
         let mut shared = |name: &str| {
             let value = if network.is_some() { meta.remove(name) } else { options.remove(name) };
-            value.map(|value| SecretBytes::new(value.to_vec()))
+            value.map(Text::into_secret)
         };
         let (auth_data, auth_key, auth_salt) = (shared(AUTH_DATA), shared("auth_key"), shared("auth_salt"));
         let tokens = options.remove("datamachine_external_tokens");
@@ -320,7 +319,7 @@ impl Tables {
             auth_data,
             auth_key,
             auth_salt,
-            external_tokens: tokens.map(|value| SecretBytes::new(value.to_vec())),
+            external_tokens: tokens.map(Text::into_secret),
             siteurl: options.remove("siteurl"),
             home: options.remove("home"),
             agents: match take(Kind::Agents) {
