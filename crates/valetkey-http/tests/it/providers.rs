@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use valetkey::platform::{Asserts, Scope};
 
-use crate::support::{App, As, on_each_db};
+use crate::support::{App, on_each_db};
 
 on_each_db! {
     async fn the_list_says_what_can_be_connected_and_what_is_configured(app: App) {

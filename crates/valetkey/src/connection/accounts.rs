@@ -450,7 +450,10 @@ fn accept(outside: &Outside, definition: &Definition, mut account: SecretMap) ->
             let url = url::Url::parse(&accepted).map_err(Error::internal)?;
             outside.upstream.guard().check_url(&url)?;
         }
-        account.expose_mut().insert(field.name.clone(), Value::String(accepted));
+        // What says the same already stays as it came: a number is read back as a number.
+        if accepted != entered {
+            account.expose_mut().insert(field.name.clone(), Value::String(accepted));
+        }
     }
     if definition.kind != Kind::Static && account.expose().get("access_token").is_some_and(|token| token == "") {
         return Err(Error::new(Code::InvalidRequest, "access_token: it is empty; to end the account, delete it"));

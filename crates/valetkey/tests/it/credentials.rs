@@ -84,7 +84,7 @@ on_each_db! {
 }
 
 fn mailbox(password: &str) -> Value {
-    json!({ "imap_host": "imap.example.com", "imap_port": "993", "imap_user": "u@example.com", "imap_password": password })
+    json!({ "imap_host": "imap.example.com", "imap_port": 993, "imap_user": "u@example.com", "imap_password": password })
 }
 
 fn slot(replica: &Replica, provider: &str, owner: &str, name: &str) -> Slot {
