@@ -13,7 +13,7 @@ use valetkey::{
 
 use super::{
     Session,
-    owner::{Whose, agent_id, scope},
+    owner::{Whose, scope},
     scope_policies,
 };
 use crate::{

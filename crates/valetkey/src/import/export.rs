@@ -32,6 +32,7 @@ use crate::{
 /// One line of an export.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[expect(clippy::large_enum_variant, reason = "all but the last line is an item; a box for each would cost more")]
 pub enum Line {
     /// Something as it is now.
     Item {

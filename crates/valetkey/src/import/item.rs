@@ -18,6 +18,7 @@ use crate::{
 /// One line of an import after the first.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[expect(clippy::large_enum_variant, reason = "all but the last line is an item; a box for each would cost more")]
 pub enum Line {
     /// Something to bring over.
     Item {

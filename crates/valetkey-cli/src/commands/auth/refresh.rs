@@ -12,7 +12,7 @@ use crate::{
     client::{Client, segment},
     commands::Session,
     failure::{Failure, Result},
-    output::{cell, facts, items, plain},
+    output::{cell, facts, plain},
 };
 
 /// How many are asked for at a time.

@@ -122,7 +122,7 @@ fn in_words(account: &Value) -> String {
 /// Whether nobody has told anything of a provider yet. One that needs no app counts as configured from the start.
 fn is_bare(account: &Value) -> bool {
     let is = |what: &str| account.get(what) == Some(&Value::Bool(true));
-    !is("connected") && !(is("needs_app") && is("configured"))
+    !(is("connected") || is("needs_app") && is("configured"))
 }
 
 fn one(provider: &Value, accounts: Vec<Value>) -> Value {
