@@ -44,8 +44,10 @@ impl World {
 
 on_each_home! {
     async fn an_account_goes_from_nothing_to_configured_connected_refreshed_and_revoked(home: Home) {
-        let world = around(home).await;
-        let _server = world.home.serve().await;
+        let mut world = around(home).await;
+        let server = world.home.serve().await;
+        // Beside PostgreSQL a command cannot know where the server is.
+        world.home.set("VALETKEY_PUBLIC_URL", &server.url());
         let bare = world.status(&[]);
         assert_eq!((&bare["configured"], &bare["connected"], &bare["kind"]), (&json!(false), &json!(false), &json!("oauth2")));
         assert!(world.auth(&["status"]).ok().contains("nothing is configured"), "a list of what there might be is no status");
@@ -234,8 +236,10 @@ on_each_home! {
 
     /// a link is for whom it was made, and says so.
     async fn a_link_names_for_whom_it_is(home: Home) {
-        let world = around(home).await;
+        let mut world = around(home).await;
         let server = world.home.serve().await;
+        // Beside PostgreSQL a command cannot know where the server is.
+        world.home.set("VALETKEY_PUBLIC_URL", &server.url());
         world.configure();
         let agent = world.agent("writer", "77");
         let made = world.home.json(&["auth", "connect", "lab", "--agent", "writer"]);

@@ -151,6 +151,8 @@ impl Form {
         absent: Absent,
     ) -> Result<Self> {
         let mut form = Self { values: SecretMap::default(), shown: Map::new() };
+        // First of all: a name that is no field's is told before what the fields lack.
+        form.keep_others(definition, old, stored, given, absent)?;
         let mut kept_secret = None;
         for field in definition.fields_of(FieldLevel::App) {
             let before = stored.expose().get(&field.name);
@@ -180,7 +182,6 @@ impl Form {
                 form.set(&field.name, value, field.secret);
             }
         }
-        form.keep_others(definition, old, stored, given, absent)?;
         // A secret that was entered for one server is not sent to another (decisions 4).
         let moved = deciding(definition).find(|field| {
             let before = stored.expose().get(&field.name);
