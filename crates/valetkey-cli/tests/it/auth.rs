@@ -288,8 +288,10 @@ on_each_home! {
     }
 
     async fn an_app_is_shown_masked_changed_by_field_and_cleared(home: Home) {
-        let world = around(home).await;
+        let mut world = around(home).await;
         let server = world.home.serve().await;
+        // Beside PostgreSQL a command cannot know where the server is.
+        world.home.set("VALETKEY_PUBLIC_URL", &server.url());
         let empty = world.auth(&["config", "lab"]).ok();
         assert!(empty.contains("(not set)") && empty.contains("callback to register"), "{empty}");
         let said = world.auth(&["config", "lab", "--field", "client_secret=canary"]).failed(2);
