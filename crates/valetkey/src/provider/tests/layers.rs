@@ -71,7 +71,7 @@ fn a_folder_covers_what_is_built_in_and_may_extend_it() {
     assert_eq!(facebook.source, Source::File(folder.path().join("facebook.toml")));
     // What builds on it follows.
     assert_eq!(catalogue.get(&name("instagram_fb")).unwrap().api_version.as_deref(), Some("v24.0"));
-    assert_eq!((catalogue.len(), catalogue.get(&name("mine")).is_some()), (40, true));
+    assert_eq!((catalogue.len(), catalogue.get(&name("mine")).is_some()), (41, true));
 }
 
 #[test]
