@@ -68,17 +68,7 @@ impl Client {
 
     /// Sends a request and returns the JSON of its answer; null where the answer is empty.
     pub(crate) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
-        let answer = async {
-            let response = self.send(method, path, body).await?;
-            let status = response.status();
-            let bytes = Limited::new(response.into_body(), LARGEST_ANSWER)
-                .collect()
-                .await
-                .map_err(|error| Failure::unreachable("the answer broke off").with_detail(error))?
-                .to_bytes();
-            let value = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or(Value::Null) };
-            if status.is_success() { Ok(value) } else { Err(Failure::problem(status, value)) }
-        };
+        let answer = async { read(self.send(method, path, body).await?).await };
         tokio::time::timeout(PATIENCE, answer)
             .await
             .unwrap_or_else(|_| Err(Failure::unreachable(format!("no answer came within {} s", PATIENCE.as_secs()))))
@@ -141,15 +131,7 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/x-ndjson")
             .body(body)
             .map_err(|error| Failure::usage("that cannot be asked for").with_detail(error))?;
-        let response = self.exchange(request).await?;
-        let status = response.status();
-        let bytes = Limited::new(response.into_body(), LARGEST_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| Failure::unreachable("the answer broke off").with_detail(error))?
-            .to_bytes();
-        let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        if status.is_success() { Ok(value) } else { Err(Failure::problem(status, value)) }
+        read(self.exchange(request).await?).await
     }
 
     fn with_site(&self, path: &str) -> String {
@@ -209,6 +191,18 @@ impl Way {
         }
         Ok(Some(Self::Socket(socket)))
     }
+}
+
+/// The JSON of an answer; null where it is empty.
+async fn read(response: Response<Body>) -> Result<Value> {
+    let status = response.status();
+    let bytes = Limited::new(response.into_body(), LARGEST_ANSWER)
+        .collect()
+        .await
+        .map_err(|error| Failure::unreachable("the answer broke off").with_detail(error))?
+        .to_bytes();
+    let value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    if status.is_success() { Ok(value) } else { Err(Failure::problem(status, value)) }
 }
 
 async fn over_socket(path: &std::path::Path, request: Request<Body>) -> Result<Response<Body>> {

@@ -3,7 +3,7 @@
 use super::{Access, Agent, Role};
 use crate::{
     clock::Timestamp,
-    db::{Db, Tx, is_unique_violation},
+    db::{Db, Tx},
     error::{Code, Error, Result},
     id::{AgentId, SiteId, UserId},
     on,
@@ -38,22 +38,9 @@ impl TryFrom<AgentRow> for Agent {
 }
 
 pub(super) async fn insert(tx: &mut Tx, site: &SiteId, agent: &Agent, actor: &Actor) -> Result<()> {
-    let inserted = on!(tx, |c| sqlx::query(
-        "INSERT INTO agents (site, id, slug, title, owner_user, created_by, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7)"
-    )
-    .bind(site.as_str())
-    .bind(agent.id.as_str())
-    .bind(&agent.slug)
-    .bind(&agent.title)
-    .bind(agent.owner.as_ref().map(UserId::as_str))
-    .bind(actor.to_string())
-    .bind(agent.created_at.0)
-    .execute(c)
-    .await
-    .map(|_| ()));
-    match inserted {
-        Err(e) if is_unique_violation(&e) => Err(Error::new(Code::Conflict, format!("there is an agent `{}` already", agent.id))),
-        other => Ok(other?),
+    match insert_free(tx, site, agent, actor).await? {
+        true => Ok(()),
+        false => Err(Error::new(Code::Conflict, format!("there is an agent `{}` already", agent.id))),
     }
 }
 

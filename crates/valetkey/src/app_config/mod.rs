@@ -21,7 +21,7 @@ use crate::{
     error::{Code, Error, Result},
     id::{AppConfigId, ProviderName, SiteId},
     principal::{Actor, Owner},
-    provider::{Definition, Field, FieldLevel, Normalize, Role},
+    provider::{Definition, FieldLevel, Role},
     seal::Place,
     secret::{SecretBytes, SecretMap},
 };
@@ -183,7 +183,7 @@ impl Form {
             }
         }
         // A secret that was entered for one server is not sent to another (decisions 4).
-        let moved = deciding(definition).find(|field| {
+        let moved = definition.fields_deciding_hosts(FieldLevel::App).find(|field| {
             let before = stored.expose().get(&field.name);
             before.is_some() && before != form.values.expose().get(&field.name)
         });
@@ -245,14 +245,6 @@ fn unknown(definition: &Definition, name: &str) -> Error {
     let what = if plain { format!(" `{name}`") } else { " of that name".to_owned() };
     Error::new(Code::InvalidRequest, format!("{} has no app field{what}; it has {has}", definition.title))
         .with_extra(json!({ "allowed": known }))
-}
-
-/// The fields whose values decide a host.
-fn deciding(definition: &Definition) -> impl Iterator<Item = &Field> {
-    let by = definition.variants.as_ref().map(|variants| variants.by.as_str());
-    definition
-        .fields_of(FieldLevel::App)
-        .filter(move |field| field.normalize == Some(Normalize::HttpsOrigin) || by == Some(field.name.as_str()))
 }
 
 /// Stores what was filled in; nothing where somebody else was faster.

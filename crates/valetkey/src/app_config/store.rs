@@ -3,7 +3,7 @@
 use super::AppConfig;
 use crate::{
     clock::Timestamp,
-    db::{Db, Tx, is_unique_violation},
+    db::{Db, Tx},
     error::{Code, Error, Result},
     id::{AppConfigId, ProviderName, SiteId},
     on,
@@ -44,26 +44,9 @@ impl TryFrom<ConfigRow> for AppConfig {
 }
 
 pub(super) async fn insert(tx: &mut Tx, config: &AppConfig) -> Result<()> {
-    let shown = serde_json::to_string(&config.values).map_err(Error::internal)?;
-    let inserted = on!(tx, |c| sqlx::query(
-        "INSERT INTO app_configs (site, id, provider, owner, sealed, shown, client_id, created_at, updated_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-    )
-    .bind(config.site.as_str())
-    .bind(config.id.as_str())
-    .bind(config.provider.as_str())
-    .bind(config.owner.to_string())
-    .bind(&config.sealed)
-    .bind(&shown)
-    .bind(&config.client_id)
-    .bind(config.created_at.0)
-    .bind(config.updated_at.0)
-    .execute(c)
-    .await
-    .map(|_| ()));
-    match inserted {
-        Err(e) if is_unique_violation(&e) => Err(Error::new(Code::Conflict, "that configuration was set meanwhile; look again")),
-        other => Ok(other?),
+    match insert_free(tx, config).await? {
+        true => Ok(()),
+        false => Err(Error::new(Code::Conflict, "that configuration was set meanwhile; look again")),
     }
 }
 

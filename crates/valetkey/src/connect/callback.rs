@@ -26,7 +26,7 @@ use crate::{
     extend::held_elsewhere,
     id::{ConnectionId, ProviderName, sha256_hex},
     principal::{Owner, Slot},
-    provider::{Definition, Field, FieldLevel, Kills, Normalize},
+    provider::{Definition, FieldLevel, Kills},
     seal::Place,
     secret::{Secret, SecretMap},
 };
@@ -338,15 +338,13 @@ async fn store_in(
 
 /// Whether a field that decides a host has another value than the one the connection was made with (decisions 4).
 async fn has_moved(outside: &Outside, definition: &Definition, old: &Stored, fields: &SecretMap) -> Result<bool> {
-    let by = definition.variants.as_ref().map(|variants| variants.by.as_str());
-    let decides = |field: &&Field| field.normalize == Some(Normalize::HttpsOrigin) || by == Some(field.name.as_str());
-    let deciding: Vec<&Field> = definition.fields_of(FieldLevel::Connection).filter(decides).collect();
-    if deciding.is_empty() {
+    let mut deciding = definition.fields_deciding_hosts(FieldLevel::Connection).peekable();
+    if deciding.peek().is_none() {
         return Ok(false);
     }
     let Some(sealed) = &old.sealed else { return Ok(true) };
     let account = connection::open_account(&outside.base, &old.connection, sealed).await?;
-    Ok(deciding.iter().any(|field| account.expose().get(&field.name) != fields.expose().get(&field.name)))
+    Ok(deciding.any(|field| account.expose().get(&field.name) != fields.expose().get(&field.name)))
 }
 
 /// Records a flow that failed. What cannot be recorded is at least logged: the flow is over either way.

@@ -201,7 +201,9 @@ pub async fn patch(
     let base = &outside.base;
     let definition = outside.definition(&slot.provider)?;
     for name in changes.expose().keys() {
-        if is_token(&definition, name) || deciding(&definition).any(|field| &field.name == name) {
+        if is_token(&definition, name)
+            || definition.fields_deciding_hosts(FieldLevel::Connection).any(|field| &field.name == name)
+        {
             return Err(Error::new(
                 Code::InvalidRequest,
                 format!("{name}: a patch does not change tokens, secrets and what decides a host; store the whole account"),
@@ -351,7 +353,7 @@ impl Write<'_> {
     fn is_another(&self, old: &Stored, old_account: Option<&SecretMap>, new: &NewConnection) -> bool {
         let before = &old.connection;
         let subject = matches!((&before.subject, &new.subject), (Some(a), Some(b)) if a != b);
-        let field = deciding(self.definition).any(|field| {
+        let field = self.definition.fields_deciding_hosts(FieldLevel::Connection).any(|field| {
             let value = |account: &SecretMap| account.expose().get(&field.name).cloned();
             old_account.is_some_and(|old| value(old) != value(self.account))
         });
@@ -488,14 +490,6 @@ pub(super) fn hosts(outside: &Outside, definition: &Definition, account: &Secret
 /// What templates see of an account that was stored whole: its fields and its tokens are the same object.
 fn vars(account: &SecretMap) -> Vars<'_> {
     Vars { fields: Some(account), account: Some(account), ..Vars::default() }
-}
-
-/// The fields whose values decide a host (decisions 4).
-fn deciding(definition: &Definition) -> impl Iterator<Item = &Field> {
-    let by = definition.variants.as_ref().map(|variants| variants.by.as_str());
-    definition
-        .fields_of(FieldLevel::Connection)
-        .filter(move |field| field.normalize == Some(Normalize::HttpsOrigin) || by == Some(field.name.as_str()))
 }
 
 fn is_token(definition: &Definition, name: &str) -> bool {

@@ -15,8 +15,8 @@ use super::{
     template::{Template, Vars},
     url_template::UrlTemplate,
     words::{
-        ClientAuth, FieldLevel, Flow, JwtAlg, Kills, Kind, OAuth1Signature, Pkce, PkceEncoding, RedirectRule, RefreshStrategy,
-        Role, Rotation,
+        ClientAuth, FieldLevel, Flow, JwtAlg, Kills, Kind, Normalize, OAuth1Signature, Pkce, PkceEncoding, RedirectRule,
+        RefreshStrategy, Role, Rotation,
     },
 };
 use crate::{
@@ -110,6 +110,13 @@ impl Definition {
     /// The fields of one level, in order.
     pub fn fields_of(&self, level: FieldLevel) -> impl Iterator<Item = &Field> {
         self.fields.iter().filter(move |field| field.level == level)
+    }
+
+    /// The fields of one level whose values decide a host: they change only together with fresh secrets (decisions 4).
+    pub fn fields_deciding_hosts(&self, level: FieldLevel) -> impl Iterator<Item = &Field> {
+        let by = self.variants.as_ref().map(|variants| variants.by.as_str());
+        self.fields_of(level)
+            .filter(move |field| field.normalize == Some(Normalize::HttpsOrigin) || by == Some(field.name.as_str()))
     }
 
     /// The field with this name.
