@@ -21,7 +21,7 @@ mod serve;
 mod state;
 
 pub use caller::{Caller, Who};
-pub use edge::{Client, LocalOperator, Peer};
+pub use edge::{LocalOperator, Peer};
 pub use error::{Problem, status};
 pub use extract::{Body, Path, Query};
 pub use openapi::document;
