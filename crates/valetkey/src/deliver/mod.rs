@@ -194,7 +194,7 @@ impl Deliverer {
         let refused = match usable.as_slice() {
             [only] if !candidates.more => return Ok(only.id.clone()),
             [] if !candidates.more => {
-                self.nothing_usable(&candidates.site, &provider, person || candidates.person && !caller.unattended).await?
+                self.nothing_usable(&candidates.site, &provider, person || candidates.person && !caller.unattended).await
             }
             several => {
                 let choices: Vec<_> = several
@@ -209,6 +209,11 @@ impl Deliverer {
                 .with_extra(json!({ "choices": choices }))
             }
         };
+        // A name that is no provider's, and a defect of ours, are no refusals.
+        let refusals = [Code::Ambiguous, Code::NotConfigured, Code::NoPerUserCredentials, Code::NoCredentials];
+        if !refusals.contains(&refused.code()) {
+            return Err(refused);
+        }
         let facts = json!({ "delivery": delivery, "provider": provider, "code": refused.code().as_str() });
         let event = Event::new(&candidates.site, &who.unwrap_or(Actor::System), "connection.use");
         self.outside.base.audit.record_use(event.outcome(Outcome::Denied).facts(facts)).await?;
@@ -216,29 +221,30 @@ impl Deliverer {
         Err(refused)
     }
 
-    /// Why nothing can be used at a provider.
-    async fn nothing_usable(&self, site: &SiteId, provider: &ProviderName, person: bool) -> Result<Error> {
-        let definition = self.outside.definition(provider)?;
-        let config = app_config::current(&self.outside.base.db, site, provider, &Owner::Site).await?;
-        Ok(if !app_config::is_configured(&definition, config.as_ref()) {
-            Error::new(
+    async fn nothing_usable(&self, site: &SiteId, provider: &ProviderName, person: bool) -> Error {
+        let definition = match self.outside.definition(provider) {
+            Ok(definition) => definition,
+            Err(error) => return error,
+        };
+        let config = app_config::current(&self.outside.base.db, site, provider, &Owner::Site).await;
+        match config {
+            Err(error) => error,
+            Ok(config) if !app_config::is_configured(&definition, config.as_ref()) => Error::new(
                 Code::NotConfigured,
                 format!("{} is not configured on this site; its operator enters the app's credentials", definition.title),
-            )
-        } else if person {
-            Error::new(
+            ),
+            Ok(_) if person => Error::new(
                 Code::NoPerUserCredentials,
                 format!(
                     "no {} account can be used for this person; they connect one and grant it to the agent",
                     definition.title
                 ),
-            )
-        } else {
-            Error::new(
+            ),
+            Ok(_) => Error::new(
                 Code::NoCredentials,
                 format!("no {} account can be used; connect one and grant it to the agent", definition.title),
-            )
-        })
+            ),
+        }
     }
 
     /// Loads the facts, decides, and records a refusal.
