@@ -1,13 +1,13 @@
 //! How commands reach the broker: always by its HTTP API, as the operator.
 //!
 //! 1. A server runs on the data folder, which its lock shows: over the socket in that folder, that only its owner may
-//!    open and whose server asks the kernel who is calling.
+//!    open and whose server asks the kernel who is calling. The command asks it who serves before it says anything.
 //! 2. No server runs: the broker is opened in this process and its router is called, without a socket in between.
 //! 3. PostgreSQL: in this process too, for any number of processes may write there.
 //!
 //! So a command gives the same answer either way, and knows nothing the API does not say.
 
-use std::{path::PathBuf, time::Duration};
+use std::{os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -218,13 +218,26 @@ async fn over_socket(path: &std::path::Path, request: Request<Body>) -> Result<R
 async fn connect(path: &std::path::Path) -> Result<UnixStream> {
     let failed = |why: &str| Failure::unreachable(format!("the server's socket {} does not answer: {why}", path.display()));
     match tokio::time::timeout(Duration::from_secs(5), UnixStream::connect(path)).await {
-        Ok(Ok(stream)) => Ok(stream),
+        Ok(Ok(stream)) => {
+            let folder = path.parent().and_then(|folder| std::fs::metadata(folder).ok()).map(|folder| folder.uid());
+            match stream.peer_cred() {
+                Ok(peer) if is_trusted(peer.uid(), rustix::process::geteuid().as_raw(), folder) => Ok(stream),
+                Ok(peer) => Err(failed(&format!("user {} of this machine listens there, who is not its operator", peer.uid()))),
+                Err(error) => Err(failed(&error.to_string())),
+            }
+        }
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
             Err(failed("it belongs to another user; run this command as that user"))
         }
         Ok(Err(error)) => Err(failed(&error.to_string())),
         Err(_) => Err(failed("no connection within 5 s")),
     }
+}
+
+/// Whether a server that runs as the user `server` may hear what `own` has to say: it is the same user, or root. Root speaks to
+/// whoever owns the data folder, too.
+fn is_trusted(server: u32, own: u32, folder: Option<u32>) -> bool {
+    server == own || server == 0 || (own == 0 && folder == Some(server))
 }
 
 /// Waits a moment for the holder to listen, or to let go; nothing when it let go.
@@ -271,6 +284,21 @@ pub(crate) fn with_query(path: &str, parameters: &[(&str, Option<&str>)]) -> Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_speaks_to_its_own_users_server_and_to_nobody_elses() {
+        for (server, own, folder, trusted) in [
+            (1000, 1000, Some(1000), true),
+            (0, 1000, Some(0), true),
+            (1001, 1000, Some(1001), false),
+            (1001, 1000, None, false),
+            (1001, 0, Some(1001), true),
+            (1001, 0, Some(1002), false),
+            (1001, 0, None, false),
+        ] {
+            assert_eq!(is_trusted(server, own, folder), trusted, "{server} {own} {folder:?}");
+        }
+    }
 
     #[test]
     fn names_stay_within_their_segment() {

@@ -6,7 +6,8 @@
 //!   speaks for, which the key must be allowed to do, and narrows what follows to that person.
 //! - An *agent* shows its token as a bearer. It is looked up by whoever needs it, together with what is decided about it.
 //!
-//! Whatever is wrong with a credential, the answer is one and the same 401.
+//! Whatever is wrong with a credential, the answer is one and the same 401. A 403 tells somebody whom we know, and leaves a
+//! row in the audit; a 401 leaves none, so that nobody can fill the audit with nothing.
 
 use std::sync::Arc;
 
@@ -15,10 +16,12 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use serde_json::json;
 use valetkey::{
-    Code, Error, Result, decision,
+    Code, Error, Result,
+    audit::{Event, Outcome},
+    decision,
     id::{SiteId, UserId},
     platform::{self, PlatformKey, Scope},
     principal::{Actor, Owner},
@@ -27,8 +30,8 @@ use valetkey::{
 };
 
 use crate::{
-    edge::{CallerName, LocalOperator},
-    error::Problem,
+    edge::{CallerName, LocalOperator, Peer},
+    error::{Logged, Problem, status},
     extract,
     router::{self, Route},
     state::AppState,
@@ -58,6 +61,8 @@ pub enum Caller {
     Operator {
         /// The site the call is about.
         site: SiteId,
+        /// Which user of the machine; absent where nothing says so.
+        uid: Option<u32>,
     },
     /// A site's own backend.
     Platform {
@@ -77,7 +82,7 @@ impl Caller {
     /// The site the call is about.
     pub fn site(&self) -> Result<&SiteId> {
         match self {
-            Caller::Operator { site } => Ok(site),
+            Caller::Operator { site, .. } => Ok(site),
             Caller::Platform { key, .. } => Ok(&key.site),
             Caller::Agent { .. } => Err(Error::internal("an agent's site is known only after its token was looked up")),
         }
@@ -86,7 +91,8 @@ impl Caller {
     /// Who is acting, for rows and the audit.
     pub fn actor(&self) -> Result<Actor> {
         match self {
-            Caller::Operator { .. } => Ok(Actor::Operator),
+            Caller::Operator { uid: None, .. } => Ok(Actor::Operator),
+            Caller::Operator { uid: Some(uid), .. } => Ok(Actor::LocalUser { uid: *uid }),
             Caller::Platform { key, user } => Ok(Actor::Platform { key: key.id.clone(), user: user.clone() }),
             Caller::Agent { .. } => Err(Error::internal("an agent's id is known only after its token was looked up")),
         }
@@ -183,12 +189,15 @@ pub(crate) async fn gate(State(state): State<AppState>, request: Request, next: 
     // Nothing that is not on the page is served, whatever is routed.
     let Some(route) = router::route(request.method(), path.as_str()) else { return method_not_allowed(path.as_str()) };
     let (mut parts, body) = request.into_parts();
+    // An agent's use is decided, and its refusal recorded, behind this.
+    let mut told = None;
     match admit(&state, route, &parts).await {
         Ok(None) => {}
         Ok(Some(caller)) => {
             if let Some(CallerName(name)) = parts.extensions.get::<CallerName>() {
                 let _ = name.set(caller.name());
             }
+            told = (!matches!(caller, Caller::Agent { .. })).then(|| caller.clone());
             parts.extensions.insert(caller);
         }
         Err(error) => return Problem(error).into_response(),
@@ -197,7 +206,15 @@ pub(crate) async fn gate(State(state): State<AppState>, request: Request, next: 
     if !path.as_str().starts_with("/v1/proxy/") && parts.uri.path().contains("%00") {
         return Problem(Error::new(Code::InvalidRequest, "the path holds a NUL")).into_response();
     }
-    next.run(Request::from_parts(parts, body)).await
+    let method = parts.method.clone();
+    let response = next.run(Request::from_parts(parts, body)).await;
+    let code = response.extensions().get::<Logged>().map(|Logged(error)| error.code());
+    if let (Some(caller), Some(code)) = (told, code)
+        && let Err(error) = note_denial(&state, &caller, (&method, path.as_str()), code).await
+    {
+        return Problem(error).into_response();
+    }
+    response
 }
 
 async fn admit(state: &AppState, route: &Route, request: &Parts) -> Result<Option<Caller>> {
@@ -210,20 +227,66 @@ async fn admit(state: &AppState, route: &Route, request: &Parts) -> Result<Optio
         return Ok(None);
     }
     let caller = identify(state, request, who).await?;
-    let refused = |text: &'static str| Err(Error::new(Code::Forbidden, text));
-    match (&caller, who) {
-        (Caller::Agent { .. }, Who::Agent) => {}
-        (Caller::Agent { hash }, _) => {
-            // A dead token learns nothing from this route either.
-            live_agent(state, hash).await?;
-            return refused("agent tokens are not accepted here");
-        }
-        (_, Who::Agent) => return refused("this is for agents, with their own token"),
-        (Caller::Platform { .. }, Who::Operator) => return refused("only the operator may do this, on the machine itself"),
-        (caller, Who::Scope(scopes)) if !scopes.iter().any(|scope| caller.has(*scope)) => return Err(missing(scopes)),
-        (Caller::Operator { .. } | Caller::Platform { .. }, _) => {}
+    if let Err(error) = permit(state, who, &caller, request).await {
+        note_denial(state, &caller, (&request.method, route.path), error.code()).await?;
+        return Err(error);
     }
     Ok(Some(caller))
+}
+
+/// Lets through whom the router's page names. A platform that names a person must be allowed to speak for them.
+async fn permit(state: &AppState, who: Who, caller: &Caller, request: &Parts) -> Result<()> {
+    let refused = |text: &'static str| Err(Error::new(Code::Forbidden, text));
+    if let Caller::Platform { key, user } = caller {
+        if let Some(user) = user {
+            if !key.asserts.allows(user) {
+                return Err(Error::new(Code::Forbidden, format!("this key may not speak for user {user}")));
+            }
+            if platform::person_is_disabled(&state.base().db, &key.site, user).await? {
+                return Err(Error::new(Code::Forbidden, format!("user {user} is disabled")));
+            }
+        }
+        if let Some(site) = named_site(request)?
+            && site != key.site
+        {
+            return Err(Error::new(Code::NotFound, format!("there is no site `{site}` for this key")));
+        }
+    }
+    match (caller, who) {
+        (Caller::Agent { .. }, Who::Agent) => Ok(()),
+        (Caller::Agent { .. }, _) => refused("agent tokens are not accepted here"),
+        (_, Who::Agent) => refused("this is for agents, with their own token"),
+        (Caller::Platform { .. }, Who::Operator) => refused("only the operator may do this, on the machine itself"),
+        (caller, Who::Scope(scopes)) if !scopes.iter().any(|scope| caller.has(*scope)) => Err(missing(scopes)),
+        (Caller::Operator { .. } | Caller::Platform { .. }, _) => Ok(()),
+    }
+}
+
+/// Records that somebody known was refused with a 403; other codes are no refusals.
+///
+/// Errors: the one 401 where the refused is an agent whose token is dead, which learns nothing from a refusal either;
+/// `audit_unavailable`.
+async fn note_denial(state: &AppState, caller: &Caller, (method, path): (&Method, &str), code: Code) -> Result<()> {
+    if status(code) != StatusCode::FORBIDDEN {
+        return Ok(());
+    }
+    let base = state.base();
+    let (site, actor) = match caller {
+        Caller::Operator { site, .. } => (site.clone(), caller.actor()?),
+        // The person it names may be what it was refused for: that is a fact, and nobody who acted.
+        Caller::Platform { key, .. } => (key.site.clone(), Actor::Platform { key: key.id.clone(), user: None }),
+        Caller::Agent { hash } => {
+            let facts = decision::for_token_alone(&base.db, hash).await?.ok_or_else(decision::unauthenticated)?;
+            let principal = decision::principal(&facts, base.clock.now())?;
+            match (principal.agent, principal.token) {
+                (Some(agent), Some(token)) => (principal.site, Actor::Agent { agent, token, user: principal.user }),
+                _ => return Err(decision::unauthenticated()),
+            }
+        }
+    };
+    let facts = json!({ "method": served_as(method).as_str(), "path": path, "code": code.as_str(), "person": caller.user() });
+    metrics::counter!("valetkey_denials_total", "code" => code.as_str()).increment(1);
+    base.audit.record_use(Event::new(&site, &actor, "api.call").outcome(Outcome::Denied).facts(facts)).await
 }
 
 async fn identify(state: &AppState, request: &Parts, who: Who) -> Result<Caller> {
@@ -239,7 +302,11 @@ async fn identify(state: &AppState, request: &Parts, who: Who) -> Result<Caller>
                 "Valet-User is for platform keys; the operator names people in the call itself",
             ));
         }
-        return Ok(Caller::Operator { site: operator_site(state, request).await? });
+        let uid = match request.extensions.get::<Peer>() {
+            Some(Peer::Local { uid }) => Some(*uid),
+            Some(Peer::Tcp(_)) | None => None,
+        };
+        return Ok(Caller::Operator { site: operator_site(state, request).await?, uid });
     };
     if !bearer.starts_with(platform::PREFIX) {
         let hash = TokenHash::of_presented(bearer).ok_or_else(decision::unauthenticated)?;
@@ -257,27 +324,7 @@ async fn identify(state: &AppState, request: &Parts, who: Who) -> Result<Caller>
         _ => error,
     })?;
     let user: Option<UserId> = user.map(str::parse).transpose()?;
-    if let Some(user) = &user {
-        if !key.asserts.allows(user) {
-            return Err(Error::new(Code::Forbidden, format!("this key may not speak for user {user}")));
-        }
-        if platform::person_is_disabled(&base.db, &key.site, user).await? {
-            return Err(Error::new(Code::Forbidden, format!("user {user} is disabled")));
-        }
-    }
-    if let Some(site) = named_site(request)?
-        && site != key.site
-    {
-        return Err(Error::new(Code::NotFound, format!("there is no site `{site}` for this key")));
-    }
     Ok(Caller::Platform { key: Arc::new(key), user })
-}
-
-/// Refuses a token that is nobody's, as every route does.
-async fn live_agent(state: &AppState, hash: &TokenHash) -> Result<()> {
-    let base = state.base();
-    let facts = decision::for_token_alone(&base.db, hash).await?.ok_or_else(decision::unauthenticated)?;
-    decision::principal(&facts, base.clock.now()).map(|_| ())
 }
 
 async fn operator_site(state: &AppState, request: &Parts) -> Result<SiteId> {

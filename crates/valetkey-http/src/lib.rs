@@ -22,7 +22,7 @@ mod serve;
 mod state;
 
 pub use caller::{Caller, Who};
-pub use edge::{Client, LocalOperator, Peer};
+pub use edge::{LocalOperator, Peer};
 pub use error::{Problem, status};
 pub use extract::{Body, Path, Query};
 pub use lanes::Lanes;

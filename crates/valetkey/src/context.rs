@@ -213,7 +213,7 @@ impl From<&Actor> for RequestContext {
     fn from(actor: &Actor) -> Self {
         let chat = |caller: &Option<UserId>| Self::new(Origin::Chat { caller: caller.clone() });
         match actor {
-            Actor::Operator | Actor::System => Self::new(Origin::SystemTask),
+            Actor::Operator | Actor::LocalUser { .. } | Actor::System => Self::new(Origin::SystemTask),
             Actor::Platform { user: None, .. } => Self::new(Origin::Pipeline),
             Actor::Platform { user, .. } => chat(user),
             Actor::User(user) => chat(&Some(user.clone())),

@@ -97,6 +97,11 @@ impl Slot {
 pub enum Actor {
     /// Whoever holds the machine: the local socket or the command line itself.
     Operator,
+    /// The same, where the machine says which of its users it was (decisions 10).
+    LocalUser {
+        /// The user's number.
+        uid: u32,
+    },
     /// The broker's own background work.
     System,
     /// A platform by its key, for a person it was allowed to assert or for itself.
@@ -125,7 +130,7 @@ impl Actor {
         match self {
             Actor::Platform { user, .. } | Actor::Agent { user, .. } => user.as_ref(),
             Actor::User(user) => Some(user),
-            Actor::Operator | Actor::System => None,
+            Actor::Operator | Actor::LocalUser { .. } | Actor::System => None,
         }
     }
 }
@@ -138,6 +143,7 @@ impl fmt::Display for Actor {
         };
         match self {
             Actor::Operator => f.write_str("operator"),
+            Actor::LocalUser { uid } => write!(f, "operator/uid:{uid}"),
             Actor::System => f.write_str("system"),
             Actor::User(user) => write!(f, "user:{user}"),
             Actor::Platform { key, user } => with_user(format_args!("platform:{key}"), user),
@@ -157,6 +163,7 @@ impl FromStr for Actor {
         };
         match text.split_once(':') {
             None if text == "operator" => Ok(Actor::Operator),
+            Some(("operator/uid", uid)) => Ok(Actor::LocalUser { uid: uid.parse().map_err(|_| odd())? }),
             None if text == "system" => Ok(Actor::System),
             Some(("user", id)) => Ok(Actor::User(id.parse()?)),
             Some(("platform", rest)) => {
@@ -308,6 +315,7 @@ mod tests {
         let (agent, token, key): (AgentId, _, _) = ("a:b".parse().unwrap(), TokenId::new(), PlatformKeyId::new());
         for actor in [
             Actor::Operator,
+            Actor::LocalUser { uid: 1000 },
             Actor::System,
             Actor::User(user.clone()),
             Actor::Platform { key: key.clone(), user: None },
@@ -317,7 +325,7 @@ mod tests {
         ] {
             assert_eq!(actor.to_string().parse::<Actor>().unwrap(), actor);
         }
-        for text in ["", "Operator", "user:", "agent:a", "platform:x", "agent:a/tok_1/alice"] {
+        for text in ["", "Operator", "operator/uid:", "operator/uid:x", "user:", "agent:a", "platform:x", "agent:a/tok_1/alice"] {
             assert!(text.parse::<Actor>().is_err(), "{text:?}");
         }
     }

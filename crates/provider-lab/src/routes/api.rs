@@ -11,9 +11,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::stream;
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt as _, StreamBody};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::form_urlencoded;
@@ -85,7 +85,8 @@ pub(super) async fn echo(State(world): State<Arc<World>>, OriginalUri(uri): Orig
     });
     let headers: Vec<Value> =
         parts.headers.iter().map(|(name, value)| json!([name.as_str(), shown_header(name, value)])).collect();
-    let (length, sha256, whole) = measure(body).await;
+    let Measured { length, sha256, whole, trailers } = measure(body).await;
+    let trailers: Vec<Value> = trailers.iter().map(|(name, value)| json!([name.as_str(), shown_header(name, value)])).collect();
     answer(
         StatusCode::OK,
         &json!({
@@ -95,29 +96,38 @@ pub(super) async fn echo(State(world): State<Arc<World>>, OriginalUri(uri): Orig
             "version": format!("{:?}", parts.version),
             "headers": headers,
             "authorization": authorization,
-            "body": { "length": length, "sha256": sha256, "complete": whole },
+            "body": { "length": length, "sha256": sha256, "complete": whole, "trailers": trailers },
         }),
     )
 }
 
-/// Reads a body to its end without keeping it: its length, its SHA-256, and whether the end was reached.
-async fn measure(body: Body) -> (u64, String, bool) {
+/// What is known of a body that was not kept.
+struct Measured {
+    length: u64,
+    sha256: String,
+    /// Whether the end was reached.
+    whole: bool,
+    trailers: HeaderMap,
+}
+
+/// Reads a body to its end without keeping it.
+async fn measure(mut body: Body) -> Measured {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-    let (mut length, mut whole) = (0, true);
-    let mut pieces = body.into_data_stream();
-    while let Some(piece) = pieces.next().await {
-        match piece {
-            Ok(piece) => {
+    let (mut length, mut whole, mut trailers) = (0, true, HeaderMap::new());
+    while let Some(frame) = body.frame().await {
+        match frame.map(Frame::into_data) {
+            Ok(Ok(piece)) => {
                 length += piece.len() as u64;
                 context.update(&piece);
             }
+            Ok(Err(frame)) => trailers.extend(frame.into_trailers().unwrap_or_default()),
             Err(_) => {
                 whole = false;
                 break;
             }
         }
     }
-    (length, hex(context.finish().as_ref()), whole)
+    Measured { length, sha256: hex(context.finish().as_ref()), whole, trailers }
 }
 
 fn shown_header(name: &HeaderName, value: &HeaderValue) -> String {
@@ -312,14 +322,19 @@ pub(super) async fn echo_credential(caller: Caller, headers: HeaderMap) -> Respo
     response
 }
 
-/// `GET /api/trailers`: a chunked body with trailers. HTTP/1.1 carries them only to callers that send `TE: trailers`.
-pub(super) async fn trailers(_caller: Caller) -> Response {
+/// `GET /api/trailers`: a chunked body with trailers, one of which tells the caller its own credential. HTTP/1.1 carries them
+/// only to callers that send `TE: trailers`.
+pub(super) async fn trailers(_caller: Caller, headers: HeaderMap) -> Response {
     let mut trailers = HeaderMap::new();
     trailers.insert("x-lab-trailer", HeaderValue::from_static("the end"));
     trailers.insert("set-cookie", HeaderValue::from_static("lab_trailer=1"));
+    if let Ok(value) = HeaderValue::from_str(bearer(&headers).unwrap_or_default()) {
+        trailers.insert("x-your-credential", value);
+    }
     let frames = [Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(b"body\n"))), Ok(Frame::trailers(trailers))];
     let body = Body::new(StreamBody::new(stream::iter(frames)));
-    ([(header::CONTENT_TYPE, "text/plain"), (header::TRAILER, "x-lab-trailer, set-cookie")], body).into_response()
+    ([(header::CONTENT_TYPE, "text/plain"), (header::TRAILER, "x-lab-trailer, x-your-credential, set-cookie")], body)
+        .into_response()
 }
 
 /// `ANY /api/key`: a static key in the header `x-api-key` or in the query parameter `apikey`.

@@ -74,7 +74,7 @@ async fn the_echo_shows_everything_but_credentials() {
     let hidden = format!("x=1&apikey=[sha256:{}]&copy=[sha256:{}]&x=2", fingerprint("k"), fingerprint(&token));
     assert_eq!(echo["query"], hidden);
     assert_eq!(echo["authorization"], json!({ "present": true, "count": 1, "bearer": true, "live": true }));
-    assert_eq!(echo["body"], json!({ "length": 5, "sha256": fingerprint("hello"), "complete": true }));
+    assert_eq!(echo["body"], json!({ "length": 5, "sha256": fingerprint("hello"), "complete": true, "trailers": [] }));
     let headers = headers_of(&echo);
     let values = |name: &str| headers.iter().filter(|(known, _)| *known == name).map(|(_, value)| *value).collect::<Vec<_>>();
     assert_eq!(values("x-one"), ["1", "2"]);
@@ -174,6 +174,7 @@ async fn trailers_follow_the_body_for_who_wants_them() {
     stream.read_to_string(&mut answer).await.unwrap();
     let (_, after_body) = answer.split_once("body\n").unwrap();
     assert!(after_body.contains("x-lab-trailer: the end"), "{answer}");
+    assert!(after_body.contains(&format!("x-your-credential: {token}")), "{answer}");
 }
 
 #[tokio::test]

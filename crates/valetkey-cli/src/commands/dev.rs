@@ -1,8 +1,8 @@
 //! `valetkey dev`: everything on this machine, by one command.
 //!
 //! 1. The provider lab starts on a loopback port of its own; it is the outside world.
-//! 2. The broker starts on SQLite in a fresh folder. It knows the lab by a definition in that folder, and the lab's
-//!    address is the only private one it speaks to.
+//! 2. The broker starts on SQLite in a folder that `dev` made, and in no other: it changes the site and revokes accounts
+//!    there. It knows the lab by a definition in that folder, and the lab's address is the only private one it speaks to.
 //! 3. Through the API: the app at the lab, a platform key, an agent `demo` that belongs to alice.
 //! 4. The demo platform starts (`dev/platform.rs`), and its URL is printed.
 //!
@@ -44,7 +44,7 @@ use crate::{
 
 /// The folder where no other is named.
 const FOLDER: &str = ".valetkey-dev";
-/// The file by which a folder is known as ours to empty.
+/// The file by which a folder is known as ours to change and to empty.
 const MARK: &str = "made-by-valetkey-dev";
 /// The provider's name.
 const PROVIDER: &str = "lab";
@@ -119,36 +119,70 @@ impl Dev {
             (Place::Postgres(_), _) => {
                 return Err(Failure::usage("`dev` uses the embedded database; try PostgreSQL with `valetkey serve`"));
             }
-            (Place::Folder(dir), true) => return Ok(dir.clone()),
+            (Place::Folder(dir), true) => dir.clone(),
             (Place::Folder(_), false) => PathBuf::from(FOLDER),
         };
-        fresh(&folder)?;
+        match settings.place_was_said {
+            true => named(&folder)?,
+            false => fresh(&folder)?,
+        }
         Ok(folder)
     }
 }
 
-/// Makes the folder, or empties the one that an earlier `dev` made.
+/// Makes the folder that was named, or goes on in it where an earlier `dev` made it.
+fn named(folder: &Path) -> Result<()> {
+    let is_empty = fs::read_dir(folder).map(|mut inside| inside.next().is_none());
+    match is_empty {
+        Ok(false) => refuse_others(folder),
+        Ok(true) => mark(folder),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => make(folder),
+        Err(error) => Err(Failure::usage(format!("{} is no folder that can be read", folder.display())).with_detail(error)),
+    }
+}
+
+/// Refuses a folder without our mark: there may be a database of somebody's in it.
+fn refuse_others(folder: &Path) -> Result<()> {
+    if folder.join(MARK).exists() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "{} exists and was not made by `valetkey dev`, which would change the site in it and revoke accounts; name another \
+         folder with --data",
+        folder.display()
+    )))
+}
+
+fn make(folder: &Path) -> Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700).recursive(true).create(folder).map_err(|e| failed(folder, e))?;
+    mark(folder)
+}
+
+fn mark(folder: &Path) -> Result<()> {
+    fs::write(folder.join(MARK), "`valetkey dev` made this folder, and empties it whenever it starts without --data.\n")
+        .map_err(|e| failed(folder, e))?;
+    // Nothing in it is for a repository.
+    fs::write(folder.join(".gitignore"), "*\n").map_err(|e| failed(folder, e))
+}
+
+fn failed(folder: &Path, error: std::io::Error) -> Failure {
+    Failure::unreachable(format!("{} cannot be made", folder.display())).with_detail(error)
+}
+
+/// Makes the usual folder, or empties the one that an earlier `dev` made.
 fn fresh(folder: &Path) -> Result<()> {
-    let failed = |error: std::io::Error| Failure::unreachable(format!("{} cannot be made", folder.display())).with_detail(error);
     if folder.exists() {
-        if !folder.join(MARK).exists() {
-            return Err(Failure::usage(format!(
-                "{} exists and was not made by `valetkey dev`; name another folder with --data",
-                folder.display()
-            )));
-        }
+        refuse_others(folder)?;
         if let Some(holder) = valetkey::db::holder(folder) {
             return Err(Failure::unreachable(format!(
                 "{holder} runs in {}; end it first, or name another folder with --data",
                 folder.display()
             )));
         }
-        fs::remove_dir_all(folder).map_err(failed)?;
+        fs::remove_dir_all(folder).map_err(|e| failed(folder, e))?;
     }
-    std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o700).create(folder).map_err(failed)?;
-    fs::write(folder.join(MARK), "`valetkey dev` empties this folder whenever it starts.\n").map_err(failed)?;
-    // Nothing in it is for a repository.
-    fs::write(folder.join(".gitignore"), "*\n").map_err(failed)
+    make(folder)
 }
 
 async fn start_lab() -> Result<Lab> {
@@ -272,6 +306,23 @@ mod tests {
         fs::write(theirs.join("thesis.txt"), "x").unwrap();
         assert!(fresh(&theirs).is_err());
         assert!(theirs.join("thesis.txt").exists());
+    }
+
+    #[test]
+    fn a_folder_that_is_named_is_kept_and_must_be_empty_or_ours() {
+        let base = tempfile::tempdir().unwrap();
+        let (fresh, empty, theirs) = (base.path().join("a/b"), base.path().join("empty"), base.path().join("theirs"));
+        fs::create_dir(&empty).unwrap();
+        for folder in [&fresh, &empty] {
+            named(folder).unwrap();
+            fs::write(folder.join(opened::DATABASE), "x").unwrap();
+            named(folder).unwrap();
+            assert!(folder.join(opened::DATABASE).exists() && folder.join(MARK).exists());
+        }
+        fs::create_dir(&theirs).unwrap();
+        fs::write(theirs.join(opened::DATABASE), "x").unwrap();
+        assert!(named(&theirs).is_err());
+        assert!(!theirs.join(MARK).exists());
     }
 
     #[test]

@@ -180,7 +180,7 @@ fn pg_dump() -> std::path::PathBuf {
 }
 
 on_each! {
-    ///
+    /// R41, A-214.
     async fn no_secret_is_anywhere_but_where_it_was_asked_for(on: On) {
         let mut trap = Trap::default();
         let mut plan = Plan::new(on);

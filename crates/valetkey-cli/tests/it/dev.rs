@@ -129,6 +129,28 @@ async fn dev_begins_anew_in_a_folder_it_was_given_before() {
     assert_eq!((status, me["username"].as_str()), (200, Some("alice")), "{me}");
 }
 
+/// It would rename the site, revoke accounts and make a platform key there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dev_leaves_a_database_alone_that_it_did_not_make() {
+    let home = Home::sqlite();
+    home.serve().await.end().await;
+    let site = home.json(&["site", "show"]);
+    let data = home.data().display().to_string();
+    for (variables, arguments) in [
+        (Vec::new(), vec!["dev", "--json", "--listen", "127.0.0.1:0", "--data", &data]),
+        (home.variables().to_vec(), vec!["dev", "--json", "--listen", "127.0.0.1:0"]),
+    ] {
+        let said = match Server::run(&variables, &arguments).await {
+            Ok(_) => panic!("dev started in a folder of somebody else's"),
+            Err(ran) => ran.failed(2),
+        };
+        assert!(said.contains("was not made by `valetkey dev`"), "{said}");
+    }
+    assert_eq!(home.json(&["site", "show"]), site);
+    assert!(home.json(&["key", "list"])["keys"].as_array().unwrap().is_empty());
+    assert!(!home.data().join("providers").exists());
+}
+
 #[tokio::test]
 async fn dev_brings_its_own_and_listens_to_this_machine_only() {
     let home = Home::sqlite();

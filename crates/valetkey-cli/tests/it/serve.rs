@@ -49,6 +49,21 @@ fn for_people_the_first_start_names_the_commands_to_begin_with() {
     assert!(said.contains(&format!("{here} key create")) && said.contains(&format!("{here} doctor")), "{said}");
 }
 
+/// Decisions 10: the audit says which user of the machine the operator was, also where no server runs.
+#[tokio::test]
+async fn the_audit_names_the_operators_user() {
+    let home = Home::sqlite();
+    let server = home.serve().await;
+    home.cli(&["agent", "create", "served"]).ok();
+    server.end().await;
+    home.cli(&["agent", "create", "alone"]).ok();
+    let events = home.json(&["audit", "list"]);
+    let made = events["events"].as_array().unwrap().iter().filter(|event| event["action"] == "agent.create");
+    let actors: Vec<_> = made.map(|event| event["actor"].clone()).collect();
+    let me = format!("operator/uid:{}", rustix::process::geteuid().as_raw());
+    assert_eq!(actors, [me.as_str(), me.as_str()]);
+}
+
 #[tokio::test]
 async fn a_second_server_on_the_same_folder_is_told_who_has_it() {
     let home = Home::sqlite();
@@ -67,6 +82,41 @@ async fn after_a_kill_the_next_server_starts_at_once() {
     let next = home.serve().await;
     assert_eq!(home.json(&["site", "list"])["sites"][0]["id"], "default");
     drop(next);
+}
+
+#[tokio::test]
+async fn a_folder_or_database_that_others_may_write_to_stops_the_start() {
+    let home = Home::sqlite();
+    home.serve().await.end().await;
+    for (path, private, open) in
+        [("", 0o700, 0o770), ("", 0o700, 0o702), ("valetkey.db", 0o600, 0o666), ("valetkey.lock", 0o600, 0o620)]
+    {
+        let path = home.data().join(path);
+        let set = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        set(open);
+        for said in [home.serve_refused(&[]).await.failed(5), home.cli(&["site", "list"]).failed(5)] {
+            assert!(said.contains("others may change") && said.contains("chmod go-w"), "{said}");
+        }
+        set(private);
+    }
+    // To be looked into is not to be changed.
+    std::fs::set_permissions(home.data(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    home.serve().await.end().await;
+}
+
+/// R87: the log says from where a request came: by a proxy's word where the proxy is trusted, else by the connection.
+#[tokio::test]
+async fn the_access_log_names_the_client_that_a_trusted_proxy_names_and_no_other() {
+    let home = Home::sqlite();
+    for (arguments, expected) in [(vec!["--trusted-proxy", "127.0.0.1"], "ip=198.51.100.7"), (vec![], "ip=127.0.0.1")] {
+        let server = home.serve_with(&arguments).await;
+        let asked = server.http().get(server.at("/openapi.json")).header("x-forwarded-for", "203.0.113.9, 198.51.100.7");
+        assert_eq!(asked.send().await.unwrap().status(), StatusCode::OK);
+        let log = server.logged("route=\"/openapi.json\"").await;
+        let line = log.lines().find(|line| line.contains("/openapi.json")).unwrap();
+        assert!(line.contains(expected) && !line.contains("203.0.113.9"), "{line}");
+        server.end().await;
+    }
 }
 
 #[tokio::test]

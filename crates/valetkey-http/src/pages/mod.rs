@@ -71,7 +71,7 @@ pub fn router(deps: Deps) -> Router {
         .with_state(deps)
 }
 
-/// A look that asks for the head alone must not bind a link to itself, nor use up a flow.
+/// A look that asks for the head alone must not use up a flow.
 async fn head_refused() -> Response {
     failed(Error::new(Code::MethodRefused, "this address does not take that method"))
 }
@@ -150,6 +150,12 @@ async fn answer_form(State(deps): State<Deps>, Path(link): Path<String>, headers
 async fn take_answer(deps: &Deps, link: &Secret, headers: &HeaderMap, cookies: &Cookies, body: &[u8]) -> Result<Response> {
     let form = Form::read(headers, body)?;
     if let Some(assertion) = form.assertion {
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        if let Some(origin) = origins.next() {
+            // What is no text, or comes twice, is nobody's.
+            let origin = origin.to_str().ok().filter(|_| origins.next().is_none()).unwrap_or_default();
+            session::check_origin(&deps.outside, link, origin).await?;
+        }
         let fresh = session::prove(&deps.outside, link, &assertion).await?;
         let mut response = redirect(&format!("/connect/{}", link.expose()))?;
         cookies.set_visit(&mut response, &fresh);

@@ -1,5 +1,5 @@
-//! What an agent may do, and why: `explain` for those who manage it, `me` for the agent itself. Both ask the function that
-//! decides every use.
+//! What an agent may do, and why: `explain` for those who manage it, `me` for the agent itself. Both ask the functions that
+//! let every use pass or refuse it.
 
 use axum::extract::State;
 use http::HeaderMap;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use valetkey::{
     Code, Error, agent,
-    decision::{self, Effect, Request, decide},
+    decision::{self, Effect, Request},
     deliver,
     id::{ConnectionId, UserId},
     principal::Delivery,
@@ -113,12 +113,12 @@ pub(crate) async fn explain(
             let method = operation.method.parse::<http::Method>();
             let method = method.map_err(|_| Error::new(Code::InvalidRequest, "operation.method: it is a method such as GET"))?;
             let host = operation.host.as_deref().or_else(|| connection.hosts.first().map(String::as_str)).unwrap_or_default();
-            Some((method, host, operation.path.as_bytes()))
+            Some((method, host.to_ascii_lowercase(), operation.path.as_bytes()))
         }
     };
-    let operation = operation.as_ref().map(|(method, host, path)| (method, *host, *path));
+    let operation = operation.as_ref().map(|(method, host, path)| (method, host.as_str(), *path));
     let request = Request { delivery: question.delivery, operation, unattended: question.person.is_none() };
-    Ok(Json(decide(&facts, &request, base.clock.now()).into()))
+    Ok(Json(deliver::explain(state.outside(), &facts, &request, base.clock.now()).into()))
 }
 
 /// Who the token makes the caller, and what it may use.
@@ -170,7 +170,7 @@ pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: H
     for facts in decision::for_token_all(&base.db, &hash).await? {
         let may = |delivery: &Delivery| {
             let request = Request { delivery: *delivery, operation: None, unattended };
-            decide(&facts, &request, now).allowed()
+            deliver::explain(state.outside(), &facts, &request, now).allowed()
         };
         let delivery: Vec<String> =
             [Delivery::Proxy, Delivery::Reveal].iter().filter(|delivery| may(delivery)).map(ToString::to_string).collect();

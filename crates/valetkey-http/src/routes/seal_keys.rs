@@ -28,6 +28,7 @@ use valetkey::{
 
 use super::moment;
 use crate::{
+    caller::Caller,
     error::{Answer, Problem},
     extract::{Body, Json},
     state::AppState,
@@ -97,7 +98,8 @@ pub(crate) struct Rotation {
 /// Seals everything under new data keys.
 #[utoipa::path(post, path = "/v1/seal-keys/rotate", tag = "seal keys", request_body = Rotation,
     responses((status = 200, body = String, content_type = "application/x-ndjson")))]
-pub(crate) async fn rotate(State(state): State<AppState>, Body(rotation): Body<Rotation>) -> Answer<Response> {
+pub(crate) async fn rotate(State(state): State<AppState>, caller: Caller, Body(rotation): Body<Rotation>) -> Answer<Response> {
+    let actor = caller.actor()?;
     if let Some(id) = &rotation.site {
         site::require(&state.base().db, id).await?;
     }
@@ -110,7 +112,7 @@ pub(crate) async fn rotate(State(state): State<AppState>, Body(rotation): Body<R
             "provider": provider, "new_keys": rotated.new_keys, "resealed": rotated.resealed, "retired": rotated.retired,
             "unreadable": rotated.unreadable.count,
         });
-        note(&state, site.as_ref(), "seal_keys.rotate", &facts).await?;
+        note(&state, &actor, site.as_ref(), "seal_keys.rotate", &facts).await?;
         serde_json::to_value(rotated).map_err(Error::internal)
     })
 }
@@ -151,10 +153,10 @@ pub(crate) struct NewRoot {
 
 /// Writes a new root key as the first line of the key file. The old ones stay in it. It counts after `reload`.
 #[utoipa::path(post, path = "/v1/seal-keys/new-root", tag = "seal keys", responses((status = 200, body = NewRoot)))]
-pub(crate) async fn new_root(State(state): State<AppState>) -> Answer<Json<NewRoot>> {
+pub(crate) async fn new_root(State(state): State<AppState>, caller: Caller) -> Answer<Json<NewRoot>> {
     let file = key_file(&state)?;
     let id = root::add_new_current(&file)?;
-    note(&state, None, "seal_keys.new_root", &json!({ "root": id.as_str() })).await?;
+    note(&state, &caller.actor()?, None, "seal_keys.new_root", &json!({ "root": id.as_str() })).await?;
     Ok(Json(NewRoot { root: id.to_string(), file: file.display().to_string() }))
 }
 
@@ -167,10 +169,10 @@ pub(crate) struct Rewrapped {
 
 /// Puts every data key under the current root key. What they seal stays as it is.
 #[utoipa::path(post, path = "/v1/seal-keys/rewrap", tag = "seal keys", responses((status = 200, body = Rewrapped)))]
-pub(crate) async fn rewrap(State(state): State<AppState>) -> Answer<Json<Rewrapped>> {
+pub(crate) async fn rewrap(State(state): State<AppState>, caller: Caller) -> Answer<Json<Rewrapped>> {
     let _one_at_a_time = one_at_a_time(&state)?;
     let moved = rotate::rewrap(&state.base().db, &state.base().ring).await?;
-    note(&state, None, "seal_keys.rewrap", &json!({ "moved": moved, "roots": roots(&state) })).await?;
+    note(&state, &caller.actor()?, None, "seal_keys.rewrap", &json!({ "moved": moved, "roots": roots(&state) })).await?;
     Ok(Json(Rewrapped { moved }))
 }
 
@@ -183,12 +185,12 @@ pub(crate) struct Dropped {
 
 /// Takes the root keys that nothing needs any more out of the key file. Backups made before may need them: keep a copy.
 #[utoipa::path(post, path = "/v1/seal-keys/drop-old-roots", tag = "seal keys", responses((status = 200, body = Dropped)))]
-pub(crate) async fn drop_old_roots(State(state): State<AppState>) -> Answer<Json<Dropped>> {
+pub(crate) async fn drop_old_roots(State(state): State<AppState>, caller: Caller) -> Answer<Json<Dropped>> {
     let file = key_file(&state)?;
     let _one_at_a_time = one_at_a_time(&state)?;
     let in_use = rotate::roots_in_use(&state.base().db).await?;
     let removed: Vec<String> = root::drop_others(&file, &in_use)?.iter().map(ToString::to_string).collect();
-    note(&state, None, "seal_keys.drop_old_roots", &json!({ "removed": removed })).await?;
+    note(&state, &caller.actor()?, None, "seal_keys.drop_old_roots", &json!({ "removed": removed })).await?;
     Ok(Json(Dropped { removed }))
 }
 
@@ -264,7 +266,7 @@ fn key_file(state: &AppState) -> Result<std::path::PathBuf> {
 }
 
 /// Records what was done to keys, at the site it was done to or at all of them.
-async fn note(state: &AppState, site: Option<&SiteId>, action: &'static str, facts: &Value) -> Result<()> {
+async fn note(state: &AppState, actor: &Actor, site: Option<&SiteId>, action: &'static str, facts: &Value) -> Result<()> {
     let base = state.base();
     let sites = match site {
         Some(site) => vec![site.clone()],
@@ -272,7 +274,7 @@ async fn note(state: &AppState, site: Option<&SiteId>, action: &'static str, fac
     };
     let mut tx = base.db.begin_bookkeeping().await?;
     for site in sites {
-        base.audit.record(&mut tx, Event::new(&site, &Actor::Operator, action).facts(facts.clone())).await?;
+        base.audit.record(&mut tx, Event::new(&site, actor, action).facts(facts.clone())).await?;
     }
     tx.commit().await
 }

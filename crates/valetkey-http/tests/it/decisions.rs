@@ -74,6 +74,73 @@ on_each_db! {
         }
     }
 
+    /// What is refused whatever is granted is refused here too, with the same code.
+    async fn explain_knows_the_rules_of_the_proxy(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let connection = app.account("users/alice", "").await;
+        let path = format!("/v1/connections/{connection}");
+        let host = text(&app.get(&As::Operator, &path).await.expect(200).json(), "/hosts/0");
+        let (_, token) = app.token(&agent, json!({})).await;
+        let ask = async |method: &str, host: Option<&str>, path: &str| {
+            let operation = json!({ "method": method, "host": host, "path": path });
+            let question = json!({ "agent": "a", "connection": connection, "delivery": "proxy", "operation": operation });
+            app.post(&As::Operator, "/v1/explain", question).await.expect(200).json()
+        };
+        // Before anything is granted the rules are not what stands in the way.
+        assert_eq!(ask("TRACE", None, "/x").await["code"], "not_found");
+        app.grant(json!({ "agent": agent, "connection": connection, "for_whom": "unattended" })).await;
+        let mut refused = 0;
+        for (method, other, path) in [
+            ("GET", None, "/x"),
+            ("GET", Some(host.as_str()), "/x/y"),
+            ("GET", Some("EVIL.example"), "/x"),
+            ("GET", Some(""), "/x"),
+            ("TRACE", None, "/x"),
+            ("GET", None, "/x/../y"),
+            ("GET", None, "/x//y"),
+            ("GET", None, "/x%2fy"),
+            ("GET", None, "/%78"),
+            ("POST", None, "/batch"),
+            ("GET", None, "/batch"),
+            ("POST", None, "/"),
+        ] {
+            let told = ask(method, other, path).await;
+            let at = other.map(|other| format!("/~{other}")).unwrap_or_default();
+            let uri = format!("/v1/proxy/{connection}{at}{path}");
+            let done = app.call(&token, method.parse().unwrap(), &uri, None, &[]).await;
+            // What passes goes out, and there is nobody in this test's outside.
+            let passes = done.code() == "upstream_unreachable";
+            assert_eq!(told["effect"] == "allow", passes, "{method} {other:?} {path}: {told} {}", done.code());
+            if !passes {
+                assert_eq!(told["code"], done.code(), "{method} {other:?} {path}: {told}");
+                assert_eq!(told["reasons"][0]["fact"], done.code());
+                refused += 1;
+            }
+        }
+        assert_eq!(refused, 9);
+    }
+
+    async fn explain_knows_the_paths_that_deal_in_credentials(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let account = json!({ "account": { "access_token": "t", "refresh_token": "r" } });
+        let path = "/v1/providers/reddit/accounts/users/alice";
+        let connection = text(&app.put(&As::Operator, path, account).await.expect(201).json(), "/connection");
+        app.grant(json!({ "agent": agent, "connection": connection, "for_whom": "unattended" })).await;
+        // Written from outside, the account waits for its owner's word.
+        let key = app.key(&[Scope::AccountsWrite], Asserts::Any).await;
+        app.post(&key, &format!("/v1/connections/{connection}/confirm"), json!({})).await.expect(200);
+        let (_, token) = app.token(&agent, json!({})).await;
+        for (path, code) in [("/api/v1/access_token", "credential_path"), ("/prefs/apps/x", "credential_path"), ("/api/v1/me", "")] {
+            let operation = json!({ "method": "GET", "path": path });
+            let question = json!({ "agent": agent, "connection": connection, "delivery": "proxy", "operation": operation });
+            let told = app.post(&As::Operator, "/v1/explain", question).await.expect(200).json();
+            assert_eq!(told["code"].as_str().unwrap_or_default(), code, "{path}: {told}");
+            if !code.is_empty() {
+                app.get(&token, &format!("/v1/proxy/{connection}{path}")).await.refused(403, code);
+            }
+        }
+    }
+
     async fn a_caller_may_give_its_person_up_and_gain_none(app: App) {
         let agent = app.agent("a", "alice").await;
         let connection = app.account("users/alice", "").await;

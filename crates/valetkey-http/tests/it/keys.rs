@@ -41,6 +41,57 @@ on_each_db! {
         assert_eq!(app.get(&As::Operator, "/v1/keys").await.expect(200).json()["keys"], json!([]));
     }
 
+    /// Who is known and refused leaves a row; who is not known leaves none.
+    async fn a_refusal_to_somebody_known_is_recorded(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let (_, by_token) = app.token(&agent, json!({})).await;
+        let narrow = app.key_text(&[Scope::Agents], Asserts::People(["alice".parse().unwrap()].into())).await;
+        let bearer = As::Bearer(narrow.clone());
+        let rows = async || {
+            let all = app.get(&As::Operator, "/v1/audit?limit=1000").await.expect(200).json();
+            let denied = all["events"].as_array().unwrap().iter().filter(|event| event["outcome"] == "denied").cloned();
+            denied.collect::<Vec<_>>()
+        };
+        // The gate's: a scope that is missing, a route of the operator's or of agents, a person who is not the key's.
+        app.get(&bearer, "/v1/grants").await.refused(403, "missing_scope");
+        app.get(&bearer, "/v1/sites").await.refused(403, "forbidden");
+        app.get(&bearer, "/v1/me").await.refused(403, "forbidden");
+        app.get(&As::For(narrow.clone(), "mallory"), "/v1/agents").await.refused(403, "forbidden");
+        app.get(&by_token, "/v1/agents").await.refused(403, "forbidden");
+        // A handler's: a token for a person whom the key may not speak for.
+        let minted = app.post(&bearer, &format!("/v1/agents/{agent}/tokens"), json!({ "person": "mallory" })).await;
+        assert_eq!(minted.status.as_u16(), 403, "{minted:?}");
+        // Nobody's: no credential, none that is valid, and what is no refusal.
+        app.get(&As::Stranger, "/v1/sites").await.refused(401, "unauthenticated");
+        app.get(&As::Bearer(format!("vkp_{}", "A".repeat(43))), "/v1/sites").await.refused(401, "unauthenticated");
+        app.get(&bearer, "/v1/agents/nobody").await.refused(404, "not_found");
+        let mut seen = rows().await;
+        for _ in 0..100 {
+            if seen.len() >= 6 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            seen = rows().await;
+        }
+        let mut told: Vec<_> = seen.iter().map(|row| (text(row, "/facts/path"), text(row, "/facts/code"))).collect();
+        told.sort_unstable();
+        let expected = [
+            ("/v1/agents", "forbidden"),
+            ("/v1/agents", "forbidden"),
+            ("/v1/agents/{agent}/tokens", "forbidden"),
+            ("/v1/grants", "missing_scope"),
+            ("/v1/me", "forbidden"),
+            ("/v1/sites", "forbidden"),
+        ];
+        assert_eq!(told, expected.map(|(path, code)| (path.to_owned(), code.to_owned())));
+        assert!(seen.iter().all(|row| row["action"] == "api.call"));
+        let by = |prefix: &str| seen.iter().filter(|row| text(row, "/actor").starts_with(prefix)).count();
+        assert_eq!((by("platform:pkey_"), by(&format!("agent:{agent}/"))), (5, 1));
+        // Whom it was refused to speak for is no actor.
+        assert!(seen.iter().all(|row| !text(row, "/actor").contains("mallory")));
+        assert_eq!(seen.iter().filter(|row| row["facts"]["person"] == "mallory").count(), 1);
+    }
+
     async fn the_audit_is_paged_from_the_newest_back(app: App) {
         for slug in ["a", "b", "c"] {
             app.agent(slug, "alice").await;

@@ -15,6 +15,7 @@ mod keys;
 mod openapi;
 mod pages;
 mod providers;
+mod proxy;
 mod seal_keys;
 mod serve;
 mod sites;

@@ -31,35 +31,40 @@ use valetkey_http::{AppState, HttpSettings};
 
 use crate::support::Answer;
 
-const LOOPBACK: &str = "http://127.0.0.1:7777";
+pub(crate) const LOOPBACK: &str = "http://127.0.0.1:7777";
 const HTTPS: &str = "https://keys.example.test";
 
 /// A broker behind its router, a lab beside it.
-struct Pages {
-    broker: Broker,
-    router: Router,
-    lab: Lab,
+pub(crate) struct Pages {
+    pub(crate) broker: Broker,
+    pub(crate) router: Router,
+    pub(crate) lab: Lab,
     platform: Minted,
     _dir: tempfile::TempDir,
 }
 
 impl Pages {
-    async fn new(public: &str) -> Self {
+    pub(crate) async fn new(public: &str) -> Self {
+        Self::with_definition(public, |definition| definition).await
+    }
+
+    /// With another definition of the lab than the one it prints.
+    pub(crate) async fn with_definition(public: &str, change: impl Fn(String) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let db = DbConfig::Sqlite { dir: dir.path().join("data"), patience: Duration::from_secs(5) };
-        Self::start(db, dir, public).await
+        Self::start(db, dir, public, change).await
     }
 
     async fn on_postgres(public: &str) -> Self {
         let db = DbConfig::Postgres { url: Secret::new(testing::postgres_url().await), max_connections: 8 };
-        Self::start(db, tempfile::tempdir().unwrap(), public).await
+        Self::start(db, tempfile::tempdir().unwrap(), public, |definition| definition).await
     }
 
-    async fn start(db: DbConfig, dir: tempfile::TempDir, public: &str) -> Self {
+    async fn start(db: DbConfig, dir: tempfile::TempDir, public: &str, change: impl Fn(String) -> String) -> Self {
         let lab = Lab::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let folder = dir.path().join("providers");
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("lab.toml"), lab.definition_toml()).unwrap();
+        std::fs::write(folder.join("lab.toml"), change(lab.definition_toml())).unwrap();
         let root = RootSource::Text(RootKey::generate().unwrap().to_line());
         let mut settings = Settings::new(db, root, public.parse().unwrap());
         settings.clock = Clock::manual(Timestamp::from_unix_seconds(1_800_000_000));
@@ -78,7 +83,7 @@ impl Pages {
         Self { broker, router, lab, platform, _dir: dir }
     }
 
-    async fn link(&self, new: NewSession) -> Created {
+    pub(crate) async fn link(&self, new: NewSession) -> Created {
         session::create(self.broker.outside(), &SiteId::default_site(), &Actor::Operator, new).await.unwrap()
     }
 
@@ -101,13 +106,13 @@ impl Pages {
         self.lab.requests("token.authorization_code")
     }
 
-    fn browser(&self) -> Browser<'_> {
+    pub(crate) fn browser(&self) -> Browser<'_> {
         Browser { pages: self, jar: BTreeMap::new() }
     }
 }
 
 /// A browser: it keeps cookies and shows pages, and follows a redirect only when told to.
-struct Browser<'p> {
+pub(crate) struct Browser<'p> {
     pages: &'p Pages,
     jar: BTreeMap<String, String>,
 }
@@ -167,7 +172,7 @@ impl Browser<'_> {
     }
 
     /// All of it, for a person at the lab; the answer of the callback.
-    async fn connect(&mut self, link: &Created, user: &str, person: &str) -> Answer {
+    pub(crate) async fn connect(&mut self, link: &Created, user: &str, person: &str) -> Answer {
         let page = self.open(link, user).await;
         let approved = self.approve(link, &page).await.expect(303);
         let back = self.sign_in(&approved, person).await;
@@ -197,7 +202,7 @@ fn cookies(answer: &Answer) -> Vec<String> {
     answer.headers.get_all(header::SET_COOKIE).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
 }
 
-fn of(owner: &str) -> NewSession {
+pub(crate) fn of(owner: &str) -> NewSession {
     NewSession::new("lab".parse().unwrap(), owner.parse().unwrap())
 }
 
@@ -470,15 +475,17 @@ async fn a_link_without_proof_says_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_link_that_is_open_elsewhere_is_refused_and_a_look_at_its_head_binds_nothing() {
+async fn a_look_at_a_link_binds_nothing_and_the_form_of_one_browser_is_refused_from_another() {
     let pages = Pages::new(LOOPBACK).await;
     let link = pages.link(of("site")).await;
     let (mut first, mut second) = (pages.browser(), pages.browser());
     let head = first.send(Request::builder().method(Method::HEAD).uri(path(&link)), Body::empty()).await;
     assert_eq!((head.status.as_u16(), cookies(&head).len()), (405, 0));
+    // A chat's preview, which keeps no cookies, looks first.
+    pages.browser().get(&path(&link)).await.expect(200);
     let page = first.get(&path(&link)).await.expect(200);
     assert!(text(&page).contains("the site"));
-    second.get(&path(&link)).await.expect(403);
+    second.get(&path(&link)).await.expect(200);
     // Reloading is fine, and gives the same form.
     let again = first.get(&path(&link)).await.expect(200);
     assert_eq!(csrf(&page), csrf(&again));
@@ -486,10 +493,33 @@ async fn a_link_that_is_open_elsewhere_is_refused_and_a_look_at_its_head_binds_n
     assert_eq!(answer.status.as_u16(), 403);
 
     let approved = first.approve(&link, &page).await.expect(303);
+    second.get(&path(&link)).await.expect(404);
     let back = first.sign_in(&approved, "carol").await;
     let head = first.send(Request::builder().method(Method::HEAD).uri(&back), Body::empty()).await;
     assert_eq!((head.status.as_u16(), pages.token_requests()), (405, 0));
     assert_eq!(location(&first.get(&back).await), "/connect/done?outcome=connected&provider=lab");
+}
+
+/// A page of somebody else's cannot have a browser bring an assertion that its person did not ask for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_assertion_comes_from_the_platforms_own_pages() {
+    let pages = Pages::new(LOOPBACK).await;
+    pages.change_site(SiteChange { return_to: Some(vec!["https://p.example/done".into()]), ..SiteChange::default() }).await;
+    let post = async |origins: &[&str]| {
+        let link = pages.link(of("user:alice")).await;
+        let mut request = Request::post(path(&link)).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        for origin in origins {
+            request = request.header(header::ORIGIN, *origin);
+        }
+        let body = format!("assertion={}", pages.assertion(&link, "alice"));
+        pages.browser().send(request, Body::from(body)).await.status.as_u16()
+    };
+    for origins in [&["https://p.example"][..], &[], &["null"], &[LOOPBACK]] {
+        assert_eq!(post(origins).await, 303, "{origins:?}");
+    }
+    for origins in [&["https://evil.example"][..], &["http://p.example"], &["https://p.example", "https://p.example"]] {
+        assert_eq!(post(origins).await, 403, "{origins:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

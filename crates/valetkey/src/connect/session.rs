@@ -6,6 +6,7 @@
 //! operator lets links work without proof, the page says that too.
 
 use serde_json::{Map, Value, json};
+use url::Url;
 
 use super::{
     Binding, Ended, FLOW_LIFE, LINK_LIFE, Outcome, cookie_key, input,
@@ -225,30 +226,46 @@ pub async fn view(outside: &Outside, link: &Secret) -> Result<View> {
     describe(outside, &session, None).await
 }
 
-/// Opens the page in a browser, which sent `visit` if it was here before.
+/// Opens the page in a browser, which sent `visit` if it was here before. Binds nothing: a chat that shows what is behind the
+/// link must not shut out the person for whom it is. The browser that answers first is the one that goes on ([`approve`]).
 ///
-/// Where no proof is needed the first browser is bound to the session, and any other is refused. Where it is needed and
-/// this browser has none, the view says so and nothing is bound.
+/// Where proof is needed and this browser has none, the view says so, and there is nothing to answer.
 pub async fn visit(outside: &Outside, link: &Secret, visit: Option<&Secret>) -> Result<Visit> {
     let session = open(outside, link).await?;
     let known = visit.filter(|visit| is_bound_to(&session, visit));
     let view = describe(outside, &session, known).await?;
-    if let Some(visit) = known {
-        let csrf = (view.proof != Proof::Missing).then(|| csrf(&session, visit));
-        return Ok(Visit { view, csrf, fresh: None });
-    }
     if view.proof == Proof::Missing {
         return Ok(Visit { view, csrf: None, fresh: None });
     }
-    let fresh = Secret::new(id::random_text::<32>()?);
-    let mut tx = outside.base.db.begin_bookkeeping().await?;
-    let bound = store::bind_first(&mut tx, &session, &hash(&fresh), outside.base.clock.now()).await?;
-    tx.commit().await?;
-    if !bound {
+    if session.browser_hash.is_some() && known.is_none() {
         return Err(other_browser());
     }
+    if let Some(visit) = visit {
+        return Ok(Visit { view, csrf: Some(csrf(&session, visit)), fresh: None });
+    }
+    let fresh = Secret::new(id::random_text::<32>()?);
     let csrf = csrf(&session, &fresh);
     Ok(Visit { view, csrf: Some(csrf), fresh: Some(Binding { key: visit_key(link), value: fresh }) })
+}
+
+/// Refuses an assertion that another page than the platform's posts: by a page of their own, somebody could have a person's
+/// browser carry an assertion that is not about that person.
+///
+/// `origin` is what the browser says posted it (RFC 6454 section 7). Allowed are our own origin and those of the site's return
+/// URLs; also `null`, which a platform's page says that sends no referrer; and any where the site has no return URL, for then
+/// nothing tells where its platform is.
+pub async fn check_origin(outside: &Outside, link: &Secret, origin: &str) -> Result<()> {
+    let session = open(outside, link).await?;
+    let returns = site::require(&outside.base.db, &session.site).await?.return_to;
+    let mut known = returns.iter().filter_map(|url| Url::parse(url).ok()).chain([outside.public_url.clone()]);
+    if origin == "null" || returns.is_empty() || known.any(|url| url.origin().ascii_serialization() == origin) {
+        return Ok(());
+    }
+    deny(outside, &session, "connect.prove", "another origin").await?;
+    Err(Error::new(
+        Code::Forbidden,
+        "the page that sent you here is not among the platform's; its operator adds its address to the site's return URLs",
+    ))
 }
 
 /// Takes the platform's assertion for the browser that posts it, and binds the session to that browser.
@@ -261,7 +278,15 @@ pub async fn prove(outside: &Outside, link: &Secret, assertion: &Secret) -> Resu
     let Owner::User(owner) = &session.owner else {
         return Err(Error::new(Code::InvalidRequest, "this link needs no assertion; open it as it is"));
     };
-    let (key, user) = platform::verify(base, &session.site, &session.id, assertion).await?;
+    let (key, user) = match platform::verify(base, &session.site, &session.id, assertion).await {
+        Ok(proven) => proven,
+        Err(error) => {
+            if error.code() == Code::Unauthenticated {
+                deny(outside, &session, "connect.prove", error.detail().unwrap_or("not valid")).await?;
+            }
+            return Err(error);
+        }
+    };
     if &user != owner {
         let facts = json!({ "session": session.id, "why": "another person" });
         let actor = Actor::Platform { key, user: Some(user) };
@@ -450,14 +475,30 @@ async fn authorized<'v>(
     given: &Secret,
 ) -> Result<(Session, &'v Secret)> {
     let session = open(outside, link).await?;
-    let visit = visit.filter(|visit| is_bound_to(&session, visit)).ok_or_else(other_browser)?;
+    // Nobody is bound yet where no proof is needed: then the form's token tells that this browser was shown the page.
+    let Some(visit) = visit.filter(|visit| session.browser_hash.is_none() || is_bound_to(&session, visit)) else {
+        deny(outside, &session, "connect.answer", "another browser").await?;
+        return Err(other_browser());
+    };
     if !csrf(&session, visit).matches(given) {
+        deny(outside, &session, "connect.answer", "another form").await?;
         return Err(Error::new(Code::Forbidden, "this form did not come from our page; open the link again"));
     }
     if proof(outside, &session, Some(visit)).await? == Proof::Missing {
+        deny(outside, &session, "connect.answer", "no proof").await?;
         return Err(Error::new(Code::Forbidden, "nobody has said who you are; start at the platform that sent you here"));
     }
     Ok((session, visit))
+}
+
+/// Records a refusal by somebody of whom nothing is known but that they have the link.
+async fn deny(outside: &Outside, session: &Session, action: &'static str, why: &str) -> Result<()> {
+    let facts = json!({ "session": session.id, "why": why });
+    let mut denied = Event::new(&session.site, &Actor::System, action).outcome(Audited::Denied).facts(facts);
+    "nobody".clone_into(&mut denied.actor);
+    let mut tx = outside.base.db.begin_bookkeeping().await?;
+    outside.base.audit.record(&mut tx, denied).await?;
+    tx.commit().await
 }
 
 async fn describe(outside: &Outside, session: &Session, visit: Option<&Secret>) -> Result<View> {
@@ -546,5 +587,8 @@ fn gone() -> Error {
 }
 
 fn other_browser() -> Error {
-    Error::new(Code::Forbidden, "this link is open in another browser; go on there, or ask for a new link")
+    Error::new(
+        Code::Forbidden,
+        "this browser did not open the link, or another one went on with it; go on there, or ask for a new link",
+    )
 }

@@ -142,22 +142,6 @@ pub(super) async fn session_by_id(db: &Db, site: &SiteId, id: &ConnectSessionId)
     row.map(Session::try_from).transpose()
 }
 
-/// Binds a session to the first browser that was shown its page. False when it has one already, or is over.
-pub(super) async fn bind_first(tx: &mut Tx, session: &Session, browser_hash: &str, now: Timestamp) -> Result<bool> {
-    let changed = on!(tx, |c| sqlx::query(
-        "UPDATE connect_sessions SET browser_hash = $3
-         WHERE site = $1 AND id = $2 AND browser_hash IS NULL AND used_at IS NULL AND expires_at > $4"
-    )
-    .bind(session.site.as_str())
-    .bind(session.id.as_str())
-    .bind(browser_hash)
-    .bind(now.0)
-    .execute(c)
-    .await?
-    .rows_affected());
-    Ok(changed == 1)
-}
-
 /// Binds a session to a browser that was proven to be a person's. False when the session is over.
 pub(super) async fn bind_proven(
     tx: &mut Tx,
@@ -181,11 +165,12 @@ pub(super) async fn bind_proven(
     Ok(changed == 1)
 }
 
-/// Uses a session up, for the browser it is bound to. Of two at once, one gets true.
+/// Uses a session up, for the browser it is bound to, or for this one where it is bound to none yet. Of two at once, one gets
+/// true.
 pub(super) async fn use_session(tx: &mut Tx, session: &Session, browser_hash: &str, now: Timestamp) -> Result<bool> {
     let changed = on!(tx, |c| sqlx::query(
-        "UPDATE connect_sessions SET used_at = $4
-         WHERE site = $1 AND id = $2 AND browser_hash = $3 AND used_at IS NULL AND expires_at > $4"
+        "UPDATE connect_sessions SET used_at = $4, browser_hash = $3
+         WHERE site = $1 AND id = $2 AND (browser_hash IS NULL OR browser_hash = $3) AND used_at IS NULL AND expires_at > $4"
     )
     .bind(session.site.as_str())
     .bind(session.id.as_str())

@@ -2,11 +2,13 @@
 //!
 //! The lock is `flock` on `valetkey.lock`; the kernel lets go of it when the process dies, however it dies. The
 //! file's text says who holds it, for the message to a second process, and never decides anything.
+//!
+//! A folder that others may write to is not taken: whoever can put a file there can put a database in place of ours.
 
 use std::{
     fs::File,
     io::{Read as _, Seek as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -23,7 +25,10 @@ pub struct DataLock {
 
 impl DataLock {
     /// Takes the lock on a data folder, waiting up to `patience` for a former holder to end.
+    ///
+    /// Errors: `invalid_config` where others may write to the folder or to what is in it; `conflict` where somebody holds it.
     pub async fn take(dir: &Path, patience: Duration) -> Result<Self> {
+        refuse_what_others_may_change(dir)?;
         let path = path(dir);
         let open = || {
             std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(|e| {
@@ -79,6 +84,28 @@ pub fn holder(dir: &Path) -> Option<String> {
     file.read_to_string(&mut text).ok()?;
     let text = text.trim();
     Some(if text.is_empty() { "another process".to_owned() } else { text.to_owned() })
+}
+
+fn refuse_what_others_may_change(dir: &Path) -> Result<()> {
+    let files = ["valetkey.db", "valetkey.db-wal", "valetkey.db-shm", "valetkey.lock"].map(|name| dir.join(name));
+    for path in std::iter::once(dir).chain(files.iter().map(PathBuf::as_path)) {
+        let mode = match std::fs::metadata(path) {
+            Ok(metadata) => metadata.permissions().mode() & 0o777,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => {
+                let text = format!("cannot look at {}; check that the folder is yours", path.display());
+                return Err(Error::new(Code::InvalidConfig, text).with_detail(error));
+            }
+        };
+        if mode & 0o022 != 0 {
+            let text = format!(
+                "others may change {0} (mode {mode:o}); look whether somebody did, then run `chmod go-w {0}`",
+                path.display()
+            );
+            return Err(Error::new(Code::InvalidConfig, text));
+        }
+    }
+    Ok(())
 }
 
 fn path(dir: &Path) -> PathBuf {

@@ -5,24 +5,39 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request, response};
+use url::Url;
 
 use super::echo::Needles;
 use crate::error::{Code, Error, Result};
 
-/// Prepares a caller's headers for the provider.
+/// Refuses a request that the proxy does not pass on whatever else is in it.
+///
+/// Errors: `upgrade_refused` where an upgrade is asked for; `invalid_request` for lengths that contradict each other, which
+/// is how requests are smuggled past a proxy.
+pub fn check_request(headers: &HeaderMap) -> Result<()> {
+    if headers.contains_key(header::UPGRADE) || headers.contains_key("http2-settings") {
+        return Err(Error::new(Code::UpgradeRefused, "protocol upgrades are not proxied"));
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else { return Ok(()) };
+    let digits = !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit);
+    if !digits || lengths.any(|other| other != first) || headers.contains_key(header::TRANSFER_ENCODING) {
+        return Err(Error::new(Code::InvalidRequest, "the request contradicts itself about its length"));
+    }
+    Ok(())
+}
+
+/// Prepares a caller's headers, which [`check_request`] let pass, for the provider.
 ///
 /// Removed: hop-by-hop headers and those that `Connection` names (RFC 9110 section 7.6.1), `Host`, our own
 /// `Authorization` and `Valet-*`, `Cookie`, `Expect`, what tells of other hops (`Via`, `Forwarded`, `X-Forwarded-*`,
 /// ...), what makes some servers see another URL (`X-Original-URL`, ...), and every header of `injected`: the
-/// definition sets those, after this.
-///
-/// Errors: `upgrade_refused` where an upgrade is asked for; `invalid_request` for lengths that contradict each other.
-pub fn clean_request(headers: &mut HeaderMap, injected: &[HeaderName]) -> Result<()> {
-    if headers.contains_key(header::UPGRADE) || headers.contains_key("http2-settings") {
-        return Err(Error::new(Code::UpgradeRefused, "protocol upgrades are not proxied"));
+/// definition sets those, after this. A length that is said twice is said once.
+pub fn clean_request(headers: &mut HeaderMap, injected: &[HeaderName]) {
+    if let Some(length) = headers.get(header::CONTENT_LENGTH).cloned() {
+        headers.insert(header::CONTENT_LENGTH, length);
     }
-    check_length(headers)?;
     let trailers_welcome = headers.get_all(header::TE).iter().any(|value| {
         let codings = value.to_str().unwrap_or_default();
         codings.split(',').any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
@@ -34,7 +49,6 @@ pub fn clean_request(headers: &mut HeaderMap, injected: &[HeaderName]) -> Result
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     announce(headers, &|name| is_refused_in_request(name, injected) || is_framing(name));
-    Ok(())
 }
 
 /// Prepares the trailers of a caller's body.
@@ -48,13 +62,15 @@ pub fn clean_request_trailers(trailers: &mut HeaderMap, injected: &[HeaderName])
 /// `Clear-Site-Data`, `Access-Control-*`, HSTS, ...), orders to a web server in front of us (`X-Accel-*`, `X-Sendfile`,
 /// ...), `Valet-*`, and every header that holds an injected secret.
 /// Set: `Content-Security-Policy: sandbox` and `X-Content-Type-Options: nosniff`, so that a provider's page does not
-/// run on our origin. A redirect goes to the caller as it is; nobody follows it with the credential.
+/// run on our origin. Nobody follows a redirect with the credential; it goes to the caller with where it leads written out:
+/// `sent` is the URL that was asked for, without what was injected into it, and `ours` is the public URL.
 ///
 /// What hyper noted beside the headers (a reason phrase, which could hold a secret too) is dropped.
-pub fn clean_response(parts: &mut response::Parts, needles: &Needles) {
+pub fn clean_response(parts: &mut response::Parts, needles: &Needles, sent: &Uri, ours: &Url) {
     let headers = &mut parts.headers;
     let named = named_by_connection(headers);
     remove(headers, &|name| named.contains(name) || is_refused_in_response(name));
+    write_out_links(headers, sent, ours);
     remove_echoes(headers, needles);
     announce(headers, &|name| is_refused_in_response(name) || is_framing(name));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
@@ -119,6 +135,8 @@ fn is_refused_in_response(name: &HeaderName) -> bool {
                 | "nel"
                 | "report-to"
                 | "reporting-endpoints"
+                // Only browsers go where it says, and to them the page is ours.
+                | "refresh"
                 | "content-security-policy"
                 | "content-security-policy-report-only"
                 | "x-content-type-options"
@@ -139,8 +157,73 @@ fn is_refused_in_response(name: &HeaderName) -> bool {
 fn is_framing(name: &HeaderName) -> bool {
     matches!(
         &*folded_name(name),
-        "content-length" | "content-encoding" | "content-type" | "content-range" | "host" | "trailer" | "location"
+        "content-length" | "content-encoding" | "content-type" | "content-range" | "host" | "trailer"
+        // Where a client goes on to is said in the head, where it is written out.
+        | "location" | "content-location" | "link"
     )
+}
+
+/// Writes out where an answer leads, as its provider meant it: a client that resolved `/v1/...` itself would resolve it
+/// against the broker, come back with its own token, after a 307 with its method and body too, and so a provider would choose
+/// what an agent does with another of its connections. What leads to the broker even so, and what cannot be read, is left out.
+fn write_out_links(headers: &mut HeaderMap, sent: &Uri, ours: &Url) {
+    for name in [header::LOCATION, header::CONTENT_LOCATION, header::LINK] {
+        if !headers.contains_key(&name) {
+            continue;
+        }
+        let base = Url::parse(&sent.to_string()).ok();
+        let written = |value: &HeaderValue| {
+            let (base, text) = (base.as_ref()?, std::str::from_utf8(value.as_bytes()).ok()?);
+            let text = if name == header::LINK { targets(text, base, ours)? } else { target(text, base, ours)? };
+            HeaderValue::from_bytes(text.as_bytes()).ok()
+        };
+        let values: Vec<_> = headers.get_all(&name).iter().filter_map(written).collect();
+        headers.remove(&name);
+        for value in values {
+            headers.append(&name, value);
+        }
+    }
+}
+
+/// An absolute URL for a reference; nothing where it leads to the broker.
+fn target(reference: &str, base: &Url, ours: &Url) -> Option<String> {
+    // What the URL parser drops by itself (RFC 3986 knows none of it) other clients may read otherwise.
+    let url = base.join(reference).ok().filter(|_| !reference.contains(['\t', '\n', '\r']))?;
+    let host = |url: &Url| url.host_str().map(|host| host.trim_end_matches('.').to_owned());
+    // The usual ports too: whatever listens there for our name most likely leads here.
+    let same_port = url.port().is_none() || url.port_or_known_default() == ours.port_or_known_default();
+    (!same_port || host(&url) != host(ours)).then(|| url.into())
+}
+
+/// The value of `Link` (RFC 8288 section 3) with its targets written out.
+fn targets(value: &str, base: &Url, ours: &Url) -> Option<String> {
+    let (mut written, mut rest) = (String::with_capacity(value.len()), value);
+    while let Some(at) = rest.find(['<', '"']) {
+        let (before, marked) = rest.split_at(at);
+        written.push_str(before);
+        let quoted = marked.starts_with('"');
+        let inner = marked.get(1..)?;
+        let end = if quoted { end_of_quoted(inner)? } else { inner.find('>')? };
+        let (inner, after) = inner.split_at(end);
+        if quoted {
+            written.extend(["\"", inner, "\""]);
+        } else {
+            written.extend(["<", target(inner, base, ours)?.as_str(), ">"]);
+        }
+        rest = after.get(1..)?;
+    }
+    written.push_str(rest);
+    Some(written)
+}
+
+/// Where the text ends that a quotation mark began (RFC 9110 section 5.6.4).
+fn end_of_quoted(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    text.bytes().position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    })
 }
 
 /// The headers that `Connection` declares to be for this hop only.
@@ -183,19 +266,6 @@ fn announce(headers: &mut HeaderMap, refused: &dyn Fn(&HeaderName) -> bool) {
     }
 }
 
-/// Contradicting lengths are how requests are smuggled past a proxy.
-fn check_length(headers: &mut HeaderMap) -> Result<()> {
-    let odd = || Error::new(Code::InvalidRequest, "the request contradicts itself about its length");
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let Some(first) = lengths.next().cloned() else { return Ok(()) };
-    let digits = !first.is_empty() && first.as_bytes().iter().all(u8::is_ascii_digit);
-    if !digits || lengths.any(|other| *other != first) || headers.contains_key(header::TRANSFER_ENCODING) {
-        return Err(odd());
-    }
-    headers.insert(header::CONTENT_LENGTH, first);
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,8 +288,67 @@ mod tests {
     fn cleaned(rows: &[(&str, &str)], secret: &str) -> HeaderMap {
         let (mut parts, ()) = http::Response::new(()).into_parts();
         parts.headers = map(rows);
-        clean_response(&mut parts, &Needles::new([&Secret::new(secret)]));
+        let (sent, ours) = (Uri::from_static("https://api.example/v2/items?page=1"), "https://keys.example/".parse().unwrap());
+        clean_response(&mut parts, &Needles::new([&Secret::new(secret)]), &sent, &ours);
         parts.headers
+    }
+
+    fn leads(name: &str, value: &str) -> Option<String> {
+        let headers = cleaned(&[(name, value)], "secret-token-1");
+        headers.get(name).map(|value| value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn where_an_answer_leads_is_written_out_as_its_provider_meant_it() {
+        for (reference, whole) in [
+            ("/v1/proxy/github/x", "https://api.example/v1/proxy/github/x"),
+            ("7?a=1#f", "https://api.example/v2/7?a=1#f"),
+            ("../v3", "https://api.example/v3"),
+            ("//keys.evil/x", "https://keys.evil/x"),
+            ("\\\\cdn.example\\x", "https://cdn.example/x"),
+            ("https:x", "https://api.example/v2/x"),
+            ("https://cdn.example/a%20b?c=%2F", "https://cdn.example/a%20b?c=%2F"),
+            ("https://keys.example@evil.example/", "https://keys.example@evil.example/"),
+            ("https://keys.example:8443/", "https://keys.example:8443/"),
+            ("", "https://api.example/v2/items?page=1"),
+            ("app://done", "app://done"),
+        ] {
+            assert_eq!(leads("location", reference).as_deref(), Some(whole), "{reference}");
+            assert_eq!(leads("content-location", reference).as_deref(), Some(whole), "{reference}");
+        }
+    }
+
+    #[test]
+    fn what_leads_back_to_the_broker_is_left_out() {
+        for reference in [
+            "https://keys.example/v1/proxy/con_other/x",
+            "//KEYS.example/v1/me",
+            "https://keys.example./v1/me",
+            "http://keys.example/v1/me",
+            "https://keys.example:443",
+            "https://a@keys.example/",
+            "https:\\\\keys.example/",
+            "https://[broken/",
+            "//keys.exa\tmple/",
+        ] {
+            assert_eq!(leads("location", reference), None, "{reference}");
+            assert_eq!(leads("link", &format!("<{reference}>; rel=next")), None, "{reference}");
+        }
+        let both =
+            cleaned(&[("location", "https://keys.example/"), ("location", "/x"), ("refresh", "0;url=/v1/me")], "secret-token-1");
+        assert_eq!(both.get_all("location").iter().collect::<Vec<_>>(), ["https://api.example/x"]);
+        assert!(!both.contains_key("refresh"));
+    }
+
+    #[test]
+    fn the_targets_of_a_link_are_written_out_and_nothing_else_of_it() {
+        let value = r#"</v2/items?page=2>; rel="next"; title="a \"<b>\", c", <https://cdn.example/x>;rel=alternate"#;
+        let whole =
+            r#"<https://api.example/v2/items?page=2>; rel="next"; title="a \"<b>\", c", <https://cdn.example/x>;rel=alternate"#;
+        assert_eq!(leads("link", value).as_deref(), Some(whole));
+        for broken in ["<https://api.example/", "</x>; title=\"open"] {
+            assert_eq!(leads("link", broken), None, "{broken}");
+        }
     }
 
     #[test]
@@ -250,7 +379,7 @@ mod tests {
             ("accept", "b"),
             ("x-odd", "\u{e9}"),
         ]);
-        clean_request(&mut headers, &[]).unwrap();
+        clean_request(&mut headers, &[]);
         assert_eq!(names(&headers), ["accept", "te", "x-odd"]);
         assert_eq!(headers["te"], "trailers");
         assert_eq!(headers.get_all("accept").iter().collect::<Vec<_>>(), ["a", "b"]);
@@ -262,7 +391,7 @@ mod tests {
         let injected = [HeaderName::from_static("x-api-key")];
         for name in ["x-api-key", "X_Api_Key", "x-api_key"] {
             let mut headers = map(&[(name, "evil"), ("x-other", "1")]);
-            clean_request(&mut headers, &injected).unwrap();
+            clean_request(&mut headers, &injected);
             assert_eq!(names(&headers), ["x-other"]);
             let mut trailers = map(&[(name, "evil"), ("x-other", "1")]);
             clean_request_trailers(&mut trailers, &injected);
@@ -273,7 +402,7 @@ mod tests {
     #[test]
     fn upgrades_have_their_own_code() {
         for rows in [[("upgrade", "websocket"), ("connection", "upgrade")], [("http2-settings", "x"), ("upgrade", "h2c")]] {
-            assert_eq!(clean_request(&mut map(&rows), &[]).unwrap_err().code(), Code::UpgradeRefused);
+            assert_eq!(check_request(&map(&rows)).unwrap_err().code(), Code::UpgradeRefused);
         }
     }
 
@@ -286,24 +415,26 @@ mod tests {
             &[("content-length", "5, 5")],
             &[("content-length", "")],
         ] {
-            assert_eq!(clean_request(&mut map(rows), &[]).unwrap_err().code(), Code::InvalidRequest);
+            assert_eq!(check_request(&map(rows)).unwrap_err().code(), Code::InvalidRequest);
         }
         let mut same = map(&[("content-length", "5"), ("content-length", "5")]);
-        clean_request(&mut same, &[]).unwrap();
+        check_request(&same).unwrap();
+        clean_request(&mut same, &[]);
         assert_eq!(same.get_all("content-length").iter().count(), 1);
     }
 
     #[test]
     fn trailers_obey_the_header_rules() {
         let mut headers = map(&[("trailer", "X-Sum, Authorization, Content-Length"), ("trailer", "grpc-status")]);
-        clean_request(&mut headers, &[]).unwrap();
+        clean_request(&mut headers, &[]);
         assert_eq!(headers["trailer"], "x-sum, grpc-status");
         let mut trailers =
             map(&[("x-sum", "1"), ("authorization", "x"), ("cookie", "x"), ("content-length", "1"), ("host", "x")]);
         clean_request_trailers(&mut trailers, &[]);
         assert_eq!(names(&trailers), ["x-sum"]);
 
-        let mut trailers = map(&[("x-sum", "1"), ("set-cookie", "x"), ("x-echo", "Bearer secret-token-1")]);
+        let mut trailers =
+            map(&[("x-sum", "1"), ("set-cookie", "x"), ("x-echo", "Bearer secret-token-1"), ("link", "</v1/me>; rel=next")]);
         clean_response_trailers(&mut trailers, &Needles::new([&Secret::new("secret-token-1")]));
         assert_eq!(names(&trailers), ["x-sum"]);
     }

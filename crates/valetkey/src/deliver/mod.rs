@@ -18,6 +18,7 @@
 
 mod client;
 pub mod echo;
+mod explain;
 pub mod headers;
 pub mod inject;
 pub mod path;
@@ -43,7 +44,7 @@ use crate::{
     decision::{Authority, Decision, Facts, Request, decide, for_token_alone, principal, unauthenticated, usable_at},
     error::{Code, Error, Result},
     grant,
-    id::{ConnectionId, GrantId, ProviderName, SiteId},
+    id::{ConnectionId, GrantId, ProviderName, SiteId, UserId},
     principal::{Actor, Delivery, Owner},
     provider::{Definition, FieldLevel},
     refresh::{Refresher, Served, Wish},
@@ -52,6 +53,7 @@ use crate::{
 };
 
 pub use client::AuthenticatedClient;
+pub use explain::explain;
 pub use streams::Guarded;
 
 /// A decision that is acted on within this time was not waited with.
@@ -169,10 +171,12 @@ impl Deliverer {
         let Some(candidates) = candidates else { return Err(unauthenticated()) };
         let now = self.outside.base.clock.now();
         let request = Request { delivery, operation: None, unattended: caller.unattended };
+        let mut who = None;
         if candidates.facts.is_empty() {
             // Nothing was decided on: whether the token is alive must still be asked before anything is told.
             let facts = for_token_alone(&self.outside.base.db, &caller.token).await?.ok_or_else(unauthenticated)?;
             principal(&facts, now)?;
+            who = Some(actor(&facts, facts.person.as_ref().filter(|_| !caller.unattended).map(|person| &person.id)));
         }
         let mut usable = Vec::new();
         let mut person = false;
@@ -182,14 +186,15 @@ impl Deliverer {
                 return Err(decision.error());
             }
             person |= decision.person.is_some();
+            who.get_or_insert_with(|| actor(&facts, decision.person.as_ref()));
             if let (true, Some(connection)) = (decision.allowed(), &facts.connection) {
                 usable.push(connection.stored.connection.clone());
             }
         }
-        match usable.as_slice() {
-            [only] if !candidates.more => Ok(only.id.clone()),
+        let refused = match usable.as_slice() {
+            [only] if !candidates.more => return Ok(only.id.clone()),
             [] if !candidates.more => {
-                Err(self.nothing_usable(&candidates.site, &provider, person || candidates.person && !caller.unattended).await)
+                self.nothing_usable(&candidates.site, &provider, person || candidates.person && !caller.unattended).await
             }
             several => {
                 let choices: Vec<_> = several
@@ -197,13 +202,23 @@ impl Deliverer {
                     .map(|c| json!({ "connection": c.id, "owner": c.owner, "name": c.name, "subject": c.subject_name }))
                     .collect();
                 let more = if candidates.more { " and perhaps more" } else { "" };
-                Err(Error::new(
+                Error::new(
                     Code::Ambiguous,
                     format!("{}{more} connections at {provider} can be used; name one by its id", choices.len()),
                 )
-                .with_extra(json!({ "choices": choices })))
+                .with_extra(json!({ "choices": choices }))
             }
+        };
+        // A name that is no provider's, and a defect of ours, are no refusals.
+        let refusals = [Code::Ambiguous, Code::NotConfigured, Code::NoPerUserCredentials, Code::NoCredentials];
+        if !refusals.contains(&refused.code()) {
+            return Err(refused);
         }
+        let facts = json!({ "delivery": delivery, "provider": provider, "code": refused.code().as_str() });
+        let event = Event::new(&candidates.site, &who.unwrap_or(Actor::System), "connection.use");
+        self.outside.base.audit.record_use(event.outcome(Outcome::Denied).facts(facts)).await?;
+        metrics::counter!("valetkey_denials_total", "code" => refused.code().as_str()).increment(1);
+        Err(refused)
     }
 
     async fn nothing_usable(&self, site: &SiteId, provider: &ProviderName, person: bool) -> Error {
@@ -247,7 +262,7 @@ impl Deliverer {
         };
         let request = Request { delivery, operation, unattended: caller.unattended };
         let decision = decide(&facts, &request, self.outside.base.clock.now());
-        let actor = actor(&facts, &decision);
+        let actor = actor(&facts, decision.person.as_ref());
         match (&facts.connection, decision.allowed()) {
             (Some(connection), true) => {
                 let stored = Arc::clone(&connection.stored);
@@ -341,9 +356,9 @@ impl Deliverer {
     }
 }
 
-fn actor(facts: &Facts, decision: &Decision) -> Actor {
+fn actor(facts: &Facts, person: Option<&UserId>) -> Actor {
     match &facts.token {
-        Some(token) => Actor::Agent { agent: facts.agent.id.clone(), token: token.id.clone(), user: decision.person.clone() },
+        Some(token) => Actor::Agent { agent: facts.agent.id.clone(), token: token.id.clone(), user: person.cloned() },
         None => Actor::System,
     }
 }

@@ -101,13 +101,7 @@ impl Deliverer {
     {
         let row = &allowed.stored.connection;
         let definition = self.outside.definition(&row.provider)?;
-        let proxy = definition
-            .proxy
-            .as_ref()
-            .ok_or_else(|| Error::new(Code::InvalidRequest, format!("{} is not reached through the proxy", definition.title)))?;
-        if proxy.inject.iter().any(|inject| matches!(inject, Inject::Oauth1Signature)) {
-            return Err(Error::new(Code::EngineMissing, "calls signed by OAuth 1.0a are not built yet"));
-        }
+        let proxy = proxied(&definition)?;
         let app = self.app(&allowed, &definition).await?;
         let uri = match self.url(&allowed, &definition, proxy, app.as_ref(), &parts, target).await {
             Ok(uri) => uri,
@@ -138,18 +132,18 @@ impl Deliverer {
         let (allowed, served) = self.serve(allowed, Delivery::Proxy, operation, Wish::default()).await?;
         let injections = self.injections(&definition, &served, app.as_ref())?;
         let injected: Vec<HeaderName> = injections.iter().filter_map(Injection::header_name).collect();
-        headers::clean_request(&mut parts.headers, &injected)?;
+        headers::clean_request(&mut parts.headers, &injected);
         self.add_headers(&mut parts, &definition, &served, app.as_ref())?;
 
         let facts =
             json!({ "grant": allowed.grant(), "method": parts.method.as_str(), "host": host, "path": shortened(uri.path()) });
         let op = Operation { method: parts.method.clone(), host, path: uri.path().to_owned() };
         let ticket = Arc::new(self.streams.register(&allowed, op)?);
-        parts.uri = uri;
+        parts.uri = uri.clone();
         // What the server noted beside the caller's request is not for the provider.
         parts.extensions.clear();
         let strip: Vec<&str> = proxy.strip_query.iter().map(String::as_str).collect();
-        let again = matches!(body, Payload::Empty).then(|| (parts.method.clone(), parts.uri.clone(), parts.headers.clone()));
+        let again = matches!(body, Payload::Empty).then(|| (parts.method.clone(), parts.headers.clone()));
 
         inject::into_head(&mut parts, &injections, &strip)?;
         let body = match (body, injections.iter().any(Injection::needs_body)) {
@@ -166,11 +160,11 @@ impl Deliverer {
         let answer = self.send(&ticket, http::Request::from_parts(parts, body)).await?;
         if answer.status() == StatusCode::UNAUTHORIZED
             && let Some(fresh) = self.after_rejection(&allowed, &served).await
-            && let Some((method, uri, headers)) = again
+            && let Some((method, headers)) = again
         {
             let injections = self.injections(&definition, &fresh, app.as_ref())?;
             let (mut parts, ()) = http::Request::new(()).into_parts();
-            (parts.method, parts.uri, parts.headers) = (method, uri, headers);
+            (parts.method, parts.uri, parts.headers) = (method, uri.clone(), headers);
             inject::into_head(&mut parts, &injections, &strip)?;
             let body = if injections.iter().any(Injection::needs_body) {
                 upstream::Body::from(inject::into_body(&mut parts.headers, Bytes::new(), &injections)?)
@@ -178,9 +172,9 @@ impl Deliverer {
                 upstream::Body::empty()
             };
             let answer = self.send(&ticket, http::Request::from_parts(parts, body)).await?;
-            return Ok(cleaned(answer, &injections, &fresh, ticket));
+            return Ok(cleaned(answer, &injections, &fresh, ticket, (&uri, &self.outside.public_url)));
         }
-        Ok(cleaned(answer, &injections, &served, ticket))
+        Ok(cleaned(answer, &injections, &served, ticket, (&uri, &self.outside.public_url)))
     }
 
     /// The decision for exactly one operation. The owner's was made when the connection was found to be theirs.
@@ -206,7 +200,7 @@ impl Deliverer {
         parts: &Parts,
         target: Target<'_>,
     ) -> Result<Uri> {
-        rules::check_method(&parts.method)?;
+        headers::check_request(&parts.headers)?;
         let clean = CleanPath::parse(target.path, proxy.allow_encoded_slashes)?;
         if let Some(raw) = target.query {
             query::check(raw)?;
@@ -229,23 +223,20 @@ impl Deliverer {
             }
         };
         let host = uri.authority().map(|a| a.as_str().to_ascii_lowercase()).unwrap_or_default();
-        rules::check_batch(&parts.method, uri.path(), target.query, proxy.allow_batch)?;
-        let credential_query = target.query.is_some_and(|raw| proxy.is_credential_query(raw));
-        if credential_query || proxy.is_credential_path(&parts.method, &host, uri.path().as_bytes()) {
-            return Err(credential_path());
-        }
-        if !proxy.path_is_allowed(&parts.method, &host, uri.path().as_bytes()) {
-            return Err(Error::new(
-                Code::PathRefused,
-                format!("the definition of {} does not allow this path at {host}", definition.title),
-            ));
-        }
+        check_operation(definition, proxy, &row.hosts, (&parts.method, &host, uri.path()), target.query)?;
         Ok(uri)
     }
 
     /// Records a call that the rules refuse. Other errors are no refusals, and pass as they are.
     async fn refuse_by_rule(&self, allowed: &Allowed, error: Error, method: &http::Method, path: &str) -> Result<Error> {
-        let refusals = [Code::MethodRefused, Code::PathRefused, Code::HostRefused, Code::CredentialPath];
+        let refusals = [
+            Code::MethodRefused,
+            Code::PathRefused,
+            Code::HostRefused,
+            Code::CredentialPath,
+            Code::UpgradeRefused,
+            Code::InvalidRequest,
+        ];
         if refusals.contains(&error.code()) {
             let code = error.code().as_str();
             let facts = json!({ "delivery": Delivery::Proxy, "code": code, "method": shortened(method.as_str()), "path": shortened(path) });
@@ -364,6 +355,55 @@ impl Deliverer {
     }
 }
 
+/// How a provider's calls are made, where the proxy makes them.
+pub(super) fn proxied(definition: &Definition) -> Result<&Proxy> {
+    let proxy = definition
+        .proxy
+        .as_ref()
+        .ok_or_else(|| Error::new(Code::InvalidRequest, format!("{} is not reached through the proxy", definition.title)))?;
+    if proxy.inject.iter().any(|inject| matches!(inject, Inject::Oauth1Signature)) {
+        return Err(Error::new(Code::EngineMissing, "calls signed by OAuth 1.0a are not built yet"));
+    }
+    Ok(proxy)
+}
+
+/// The rules on a call's method, host, whole path and query that hold whatever is granted. Explaining asks them too
+/// (promise 6).
+///
+/// Errors: `method_refused`, `path_refused`, `host_refused`, `credential_path`.
+pub(super) fn check_operation(
+    definition: &Definition,
+    proxy: &Proxy,
+    hosts: &[String],
+    (method, host, path): (&http::Method, &str, &str),
+    query: Option<&str>,
+) -> Result<()> {
+    rules::check_method(method)?;
+    CleanPath::parse(path, proxy.allow_encoded_slashes)?;
+    if !is_among(hosts, host) {
+        return Err(host_refused(hosts));
+    }
+    rules::check_batch(method, path, query, proxy.allow_batch)?;
+    if query.is_some_and(|raw| proxy.is_credential_query(raw)) || proxy.is_credential_path(method, host, path.as_bytes()) {
+        return Err(credential_path());
+    }
+    if !proxy.path_is_allowed(method, host, path.as_bytes()) {
+        return Err(Error::new(
+            Code::PathRefused,
+            format!("the definition of {} does not allow this path at {host}", definition.title),
+        ));
+    }
+    Ok(())
+}
+
+fn is_among(hosts: &[String], host: &str) -> bool {
+    hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host))
+}
+
+fn host_refused(hosts: &[String]) -> Error {
+    Error::new(Code::HostRefused, format!("this connection's credential goes to {} only", hosts.join(", ")))
+}
+
 fn credential_path() -> Error {
     Error::new(Code::CredentialPath, "this call deals in credentials; it is never proxied, whatever is granted")
 }
@@ -378,8 +418,7 @@ fn fixed_base(definition: &Definition) -> Option<&str> {
 fn url_of(row: &Connection, base: &str, clean: &CleanPath<'_>, target: Target<'_>) -> Result<Uri> {
     let base: Uri = base.parse().map_err(|_| Error::new(Code::NotConfigured, "the provider's base URL cannot be read"))?;
     let base_authority = base.authority().ok_or_else(|| Error::internal("a base URL without authority"))?;
-    let is_ours = |host: &str| row.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host));
-    let refused = || Error::new(Code::HostRefused, format!("this connection's credential goes to {} only", row.hosts.join(", ")));
+    let refused = || host_refused(&row.hosts);
     let scheme = base.scheme().cloned().unwrap_or(Scheme::HTTPS);
     let (scheme, authority, base_path) = match target.host {
         None => (scheme, base_authority.clone(), base.path()),
@@ -393,7 +432,7 @@ fn url_of(row: &Connection, base: &str, clean: &CleanPath<'_>, target: Target<'_
             (scheme, authority, "")
         }
     };
-    if !is_ours(authority.as_str()) {
+    if !is_among(&row.hosts, authority.as_str()) {
         return Err(refused());
     }
     clean.under(scheme, authority, base_path, target.query)
@@ -421,11 +460,13 @@ where
     tokio::time::timeout(BODY_PATIENCE, inject::buffer(body)).await.map_err(late)?
 }
 
+/// The answer for the caller, to a call that went to `sent` and to what was injected into that.
 fn cleaned(
     answer: http::Response<hyper::body::Incoming>,
     injections: &[Injection],
     served: &Served,
     ticket: Arc<super::streams::Ticket>,
+    (sent, ours): (&Uri, &url::Url),
 ) -> http::Response<Guarded> {
     let secrets = injections.iter().flat_map(|injection| match injection {
         Injection::Header { value, .. }
@@ -441,6 +482,6 @@ fn cleaned(
     let secrets: Vec<Secret> = secrets.flatten().chain(served.account.text("access_token")).collect();
     let needles = Arc::new(Needles::new(&secrets));
     let (mut parts, body) = answer.into_parts();
-    headers::clean_response(&mut parts, &needles);
+    headers::clean_response(&mut parts, &needles, sent, ours);
     http::Response::from_parts(parts, Guarded::new(body, needles, ticket))
 }

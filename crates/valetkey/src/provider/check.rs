@@ -17,6 +17,7 @@ pub(super) fn whole(definition: &Definition, steps: &Steps<'_, '_>, top: &Table<
     values(definition, top);
     slots(definition, top);
     own_calls_are_credential_paths(definition, top);
+    no_password_grant(definition, top);
 }
 
 fn kinds(definition: &Definition, steps: &Steps<'_, '_>, top: &Table<'_>) {
@@ -108,6 +109,31 @@ fn own_calls_are_credential_paths(definition: &Definition, top: &Table<'_>) {
         if !proxy.is_credential_path(&step.method, host, path.as_bytes()) {
             let table = top.table_or_empty("proxy");
             table.wrong("credential_paths", format!("lacks {} {path}, which {key} calls", step.method));
+        }
+    }
+}
+
+/// RFC 9700 section 2.4: with the password grant a person's password passes through whoever asks, and no second factor helps.
+/// A `session` logs in with a password by its nature, and not by OAuth.
+fn no_password_grant(definition: &Definition, top: &Table<'_>) {
+    if definition.kind == Kind::Session {
+        return;
+    }
+    for (key, step) in all_steps(definition) {
+        let members = step.json.iter().flat_map(|json| match json {
+            JsonTemplate::Object(members) => members.as_slice(),
+            _ => &[],
+        });
+        let in_json = members.filter_map(|(name, value)| match value {
+            JsonTemplate::Text(template) => Some((name, template)),
+            _ => None,
+        });
+        let mut all = step.query.iter().chain(&step.form).map(|(name, template)| (name, template)).chain(in_json);
+        let asks = all.any(|(name, template)| {
+            name.eq_ignore_ascii_case("grant_type") && template.to_string().trim().eq_ignore_ascii_case("password")
+        });
+        if asks || step.url.as_str().to_ascii_lowercase().contains("grant_type=password") {
+            top.wrong(&key, "asks for the password grant, which RFC 9700 forbids; use the code flow");
         }
     }
 }

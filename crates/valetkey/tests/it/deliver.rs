@@ -464,7 +464,7 @@ on_each_db! {
             yard.lab.control().release();
             assert_eq!(waiting.await.unwrap().unwrap_err().code(), Code::NotFound, "{name}");
         }
-        assert_eq!(yard.lab.control().requests("/api/me"), 0);
+        assert_eq!(yard.lab.control().requests("api"), 0);
     }
 
     async fn a_dead_token_learns_nothing_where_only_a_provider_is_named(db: Db) {
@@ -494,6 +494,94 @@ on_each_db! {
         assert_eq!(denied.len(), 3, "{denied:?}");
         for code in ["credential_path", "path_refused", "host_refused"] {
             assert!(denied.iter().any(|facts| facts.contains(code)), "{code}: {denied:?}");
+        }
+    }
+
+    async fn what_no_call_may_say_is_refused_before_a_token_is_opened_or_spent_and_is_recorded(db: Db) {
+        let yard = Yard::new(&db).await;
+        // Over, and nothing is known by which it could be renewed: whoever gets as far as the token gets another code.
+        let mut new = yard.house.new_connection("user:alice", "over");
+        new.tokens.expires_at = Some(yard.house.base.clock.now());
+        new.hosts = vec![yard.lab.addr().to_string()];
+        let connection = yard.insert(&new).await;
+        yard.house.grant(&yard.agent, &connection, ForWhom::Owner).await;
+        let caller = yard.caller(Some("alice")).await;
+        let call = async |headers: &[(&str, &str)]| {
+            let mut request = http::Request::builder().method("POST").uri("/");
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            let target = Target { host: None, path: "/me", query: None };
+            yard.deliverer.proxy(&caller, &connection, target, parts, Empty::<Bytes>::new()).await.unwrap_err().code()
+        };
+        assert_eq!(call(&[("connection", "upgrade"), ("upgrade", "websocket")]).await, Code::UpgradeRefused);
+        assert_eq!(call(&[("content-length", "5"), ("content-length", "6")]).await, Code::InvalidRequest);
+        assert_eq!(call(&[("content-length", "5"), ("transfer-encoding", "chunked")]).await, Code::InvalidRequest);
+        let further = call(&[]).await;
+        assert!(!matches!(further, Code::UpgradeRefused | Code::InvalidRequest), "{further}");
+        let rows = yard.audited().await;
+        let denied: Vec<_> = rows.iter().filter(|row| row.outcome == "denied").map(|row| row.facts.as_str()).collect();
+        assert_eq!(denied.len(), 3, "{denied:?}");
+        assert_eq!(denied.iter().filter(|facts| facts.contains("upgrade_refused")).count(), 1, "{denied:?}");
+    }
+
+    async fn a_call_that_could_mean_nothing_or_several_is_recorded(db: Db) {
+        let yard = Yard::new(&db).await;
+        let resolve = async |caller: &Caller, provider: &str| {
+            yard.deliverer.resolve(caller, provider, valetkey::principal::Delivery::Proxy).await.unwrap_err().code()
+        };
+        let alone = yard.caller(Some("alice")).await;
+        assert_eq!(resolve(&alone, "lab").await, Code::NotConfigured);
+        let caller = yard.granted().await;
+        let work = yard.connect("user:alice", "work").await;
+        yard.house.grant(&yard.agent, &work, ForWhom::Owner).await;
+        assert_eq!(resolve(&caller, "lab").await, Code::Ambiguous);
+        // A mistyped name is no refusal, and a stranger leaves no row.
+        assert_eq!(resolve(&caller, "nowhere").await, Code::NotFound);
+        let stranger = Caller { token: TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap(), unattended: false };
+        assert_eq!(resolve(&stranger, "lab").await, Code::Unauthenticated);
+        let rows = yard.audited().await;
+        let denied: Vec<_> = rows.iter().filter(|row| row.outcome == "denied").collect();
+        assert_eq!(denied.len(), 2, "{denied:?}");
+        for code in ["ambiguous", "not_configured"] {
+            assert!(denied.iter().any(|row| row.facts.contains(code)), "{code}: {denied:?}");
+        }
+        for row in denied {
+            assert!(row.facts.contains("\"lab\""), "{row:?}");
+            assert!(row.actor.starts_with(&format!("agent:{}/tok_", yard.agent)) && row.actor.ends_with("/user:alice"), "{row:?}");
+        }
+    }
+
+    /// The body is gone when the 401 comes. Whoever made the call makes it again, by then with the new token.
+    async fn a_call_with_a_body_is_not_made_again_after_a_401(db: Db) {
+        let yard = Yard::new(&db).await;
+        let definition = yard.outside.definition(&"lab".parse().unwrap()).unwrap();
+        let values = json!({ "client_id": "lab-client", "client_secret": "lab-secret" });
+        let base = &yard.house.base;
+        let config = app_config::set(base, &yard.house.site, &Actor::Operator, &definition, &Owner::Site, values.as_object().unwrap());
+        let config = config.await.unwrap();
+        for (refreshed, (name, body, calls)) in (1..).zip([("bare", "", 2), ("full", "{}", 1)]) {
+            let issued = yard.lab.control().issue("lab-client", "alice", "profile posts:read posts:write").unwrap();
+            let mut new = yard.house.new_connection("user:alice", name);
+            new.account.set_text("access_token", &issued.access_token.into());
+            new.account.set_text("refresh_token", &issued.refresh_token.unwrap().into());
+            new.app_config = Some(config.id.clone());
+            new.client_id = Some("lab-client".to_owned());
+            new.hosts = vec![yard.lab.addr().to_string()];
+            let connection = yard.insert(&new).await;
+            yard.house.grant(&yard.agent, &connection, ForWhom::Owner).await;
+            let caller = yard.caller(Some("alice")).await;
+            let before = yard.lab.control().requests("api");
+            let (parts, ()) = http::Request::post("/").body(()).unwrap().into_parts();
+            let target = Target { host: None, path: "/status/401", query: None };
+            let answer = match body {
+                "" => yard.deliverer.proxy(&caller, &connection, target, parts, Empty::<Bytes>::new()).await,
+                body => yard.deliverer.proxy(&caller, &connection, target, parts, Full::new(Bytes::from_static(body.as_bytes()))).await,
+            };
+            assert_eq!(answer.unwrap().status(), StatusCode::UNAUTHORIZED);
+            assert_eq!(yard.lab.control().requests("api") - before, calls, "{name}");
+            assert_eq!(yard.lab.control().refresh_requests(), refreshed, "{name}: the token is renewed all the same");
         }
     }
 

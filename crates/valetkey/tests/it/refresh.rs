@@ -321,6 +321,26 @@ on_each_db! {
         assert_eq!(town.lab.refresh_requests(), 3);
     }
 
+    /// R34: what was kept of a former answer is sealed anew with the rest, and is what the next refresh spends.
+    async fn the_old_refresh_token_serves_on_across_a_rotation_of_the_data_keys(db: Db) {
+        let town = Town::new().await;
+        town.lab_settings(|settings| settings.rotation = Rotation::Never);
+        let replica = town.replica(&db).await;
+        let account = replica.expired(&town, "").await;
+        let first = account.first.refresh_token.clone().unwrap();
+        for round in 1..=3 {
+            let served = replica.serve(&account.id).await.unwrap();
+            assert_eq!(served.account.text("refresh_token").unwrap().expose(), first);
+            assert_eq!(town.lab.refresh_requests(), round);
+            let ring = &replica.outside.base.ring;
+            let rotated = valetkey::seal::rotate::rotate(&db, ring, Some(&replica.site), None, |_| {}).await.unwrap();
+            assert!(rotated.resealed > 0, "nothing was sealed anew");
+            replica.advance(2 * HOUR);
+        }
+        assert!(town.lab.is_live(&access(&replica.serve(&account.id).await.unwrap())));
+        assert_eq!(town.lab.refresh_requests(), 4);
+    }
+
     /// R32.
     async fn no_lifetime_a_provider_can_send_makes_a_token_unusable_or_a_storm(db: Db) {
         let town = Town::new().await;

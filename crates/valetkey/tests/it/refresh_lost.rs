@@ -224,6 +224,7 @@ on_each_db! {
         assert_eq!(owed.iter().map(|owed| owed.status.as_str()).collect::<Vec<_>>(), ["skipped", "skipped"]);
     }
 
+    /// R35.
     async fn an_answer_that_cannot_be_stored_is_kept_until_it_can_be(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;

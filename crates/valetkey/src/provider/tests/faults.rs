@@ -51,6 +51,23 @@ fn the_implicit_flow_cannot_be_asked_for() {
     );
 }
 
+/// R23: nor can the password grant be asked for, wherever a step would do it.
+#[test]
+fn the_password_grant_cannot_be_asked_for() {
+    let token = |body: &str| with("[refresh]", &format!("[oauth2.token]\n{body}\n\n[refresh]"));
+    for text in [
+        token(r#"form = { grant_type = "password", username = "x" }"#),
+        token(r#"query = { Grant_Type = " Password " }"#),
+        with(
+            "auth = \"client\"\nform = { token = \"{{token.refresh_token}}\" }",
+            r#"json = { grant_type = "password", token = "{{token.refresh_token}}" }"#,
+        ),
+    ] {
+        let found = problems(&text);
+        assert!(found.iter().any(|problem| problem.contains("asks for the password grant")), "{found:?}");
+    }
+}
+
 #[test]
 fn an_unknown_key_is_told_with_the_nearest_known_one() {
     caught(

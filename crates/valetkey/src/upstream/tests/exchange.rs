@@ -199,6 +199,7 @@ async fn an_answer_that_is_not_http_is_invalid() {
     }
 }
 
+/// R43: nor by way of a redirect.
 #[tokio::test]
 async fn redirects_are_answers_and_are_not_followed() {
     let target = Server::ok().await;

@@ -51,6 +51,7 @@ fn client(entry: &str, roots: Option<&str>) -> Upstream {
     Upstream::new(Settings { resolver: Resolver::Fixed(names), extra_roots_pem, ..settings(&[entry]) }).unwrap()
 }
 
+/// R42.
 #[tokio::test]
 async fn a_name_is_secured_as_that_name_though_its_address_is_pinned() {
     let (server, root, names) = start("provider.example").await;
@@ -81,6 +82,7 @@ async fn proxied_calls_speak_http_2_where_it_is_offered_and_share_one_connection
     assert_eq!(server.connections(), 1);
 }
 
+/// R42: another name than the one in the URL, and an authority that is not known.
 #[tokio::test]
 async fn a_certificate_for_another_name_or_of_an_unknown_authority_is_refused() {
     let (server, root, _) = start("other.example").await;

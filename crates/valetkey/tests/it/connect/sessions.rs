@@ -148,7 +148,10 @@ on_each_db! {
         let good = world.assertion(&link, "alice");
         let visit = prove(good.clone()).await.unwrap();
         assert_eq!(prove(good).await.unwrap_err().code(), Code::Unauthenticated, "an assertion works once");
-        assert_eq!(world.audited("connect.prove").await.iter().map(|(outcome, _)| outcome.as_str()).collect::<Vec<_>>(), ["ok", "denied"]);
+        // Whatever is refused to somebody who has the link leaves a row.
+        let mut told: Vec<_> = world.audited("connect.prove").await.into_iter().map(|(outcome, _)| outcome).collect();
+        told.sort_unstable();
+        assert_eq!(told, ["denied", "denied", "denied", "denied", "ok"]);
 
         let proven = session::visit(&world.outside, &link.link, Some(&visit.value)).await.unwrap();
         assert_eq!((proven.view.proof, proven.csrf.is_some()), (Proof::Proven, true));
@@ -160,6 +163,7 @@ on_each_db! {
             let error = session::approve(&world.outside, &link.link, visit.as_ref(), &csrf).await.unwrap_err();
             assert_eq!(error.code(), Code::Forbidden);
         }
+        assert_eq!(world.audited("connect.answer").await.len(), 2);
     }
 
     /// A proof that comes later takes the session over to the browser that brings it.
@@ -191,19 +195,46 @@ on_each_db! {
         assert_eq!(facts["proven"], json!(null));
     }
 
-    async fn a_link_that_is_open_in_one_browser_is_refused_to_another(db: Db) {
+    /// A chat looks at a link before the person does. Whoever answers first is the one who goes on.
+    async fn a_look_binds_nobody_and_the_first_answer_does(db: Db) {
         let world = World::new(&db).await;
         let link = world.link(of("site")).await;
+        let preview = session::visit(&world.outside, &link.link, None).await.unwrap();
         let page = session::visit(&world.outside, &link.link, None).await.unwrap();
-        let mine = page.fresh.unwrap().value;
-        for other in [None, Some(Secret::new("A".repeat(43)))] {
-            let error = session::visit(&world.outside, &link.link, other.as_ref()).await.unwrap_err();
-            assert_eq!(error.code(), Code::Forbidden);
-        }
+        let (mine, csrf) = (page.fresh.unwrap().value, page.csrf.unwrap());
+        assert_ne!(preview.csrf.as_ref().unwrap().expose(), csrf.expose(), "each browser has a form of its own");
         let again = session::visit(&world.outside, &link.link, Some(&mine)).await.unwrap();
-        assert_eq!((again.view.proof, again.fresh.is_none()), (Proof::NotNeeded, true));
+        assert_eq!((again.view.proof, again.fresh.is_none(), again.csrf.unwrap().expose()), (Proof::NotNeeded, true, csrf.expose()));
         let error = session::prove(&world.outside, &link.link, &world.assertion(&link, "alice")).await.unwrap_err();
         assert_eq!(error.code(), Code::InvalidRequest);
+        // The form of one browser is of no use in another.
+        for visit in [None, Some(&preview.fresh.as_ref().unwrap().value)] {
+            assert_eq!(session::approve(&world.outside, &link.link, visit, &csrf).await.unwrap_err().code(), Code::Forbidden);
+        }
+        session::approve(&world.outside, &link.link, Some(&mine), &csrf).await.unwrap();
+        let late = (preview.fresh.unwrap().value, preview.csrf.unwrap());
+        let error = session::approve(&world.outside, &link.link, Some(&late.0), &late.1).await.unwrap_err();
+        assert_eq!(error.code(), Code::NotFound);
+        let mut told: Vec<_> = world.audited("connect.answer").await.into_iter().map(|(_, facts)| facts["why"].to_string()).collect();
+        told.sort_unstable();
+        assert_eq!(told, ["\"another browser\"", "\"another form\""]);
+    }
+
+    /// The platform's own page carries the assertion, and no page of somebody else's.
+    async fn an_assertion_is_taken_from_the_platforms_pages_only(db: Db) {
+        let world = World::new(&db).await;
+        let link = world.link(alices()).await;
+        let check = async |origin: &str| session::check_origin(&world.outside, &link.link, origin).await.map_err(|error| error.code());
+        assert_eq!(check("https://anywhere.example").await, Ok(()), "nothing tells where this site's platform is");
+        allow(&world, &["https://p.example/done", "https://p.example:8443/done"]).await;
+        let ours = world.outside.public_url.origin().ascii_serialization();
+        for origin in ["https://p.example", "https://p.example:8443", "null", &ours] {
+            assert_eq!(check(origin).await, Ok(()), "{origin}");
+        }
+        for origin in ["https://evil.example", "http://p.example", "https://p.example.evil.example", "https://p.example/", ""] {
+            assert_eq!(check(origin).await, Err(Code::Forbidden), "{origin}");
+        }
+        assert_eq!(world.audited("connect.prove").await.len(), 5);
     }
 
     /// R26: an answer counts only with the token of the page that this browser was shown.
