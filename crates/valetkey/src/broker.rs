@@ -194,9 +194,9 @@ impl Broker {
     /// named by [`Accounts::on_site`], another actor by [`Accounts::acting`].
     ///
     /// # Errors
-    /// `invalid_request` and `not_found` for a name that is no provider's.
+    /// `invalid_request` for what can be no provider's name. One that is no provider's is told by the first call.
     pub fn provider(&self, name: &str) -> Result<Accounts> {
-        Accounts::new(self.outside(), SiteId::default_site(), name.parse()?, Actor::Operator)
+        Ok(Accounts::new(self.outside(), SiteId::default_site(), name.parse()?, Actor::Operator))
     }
 
     /// A ready client for an owner's account at a provider, for the platform itself: no grant is asked for.

@@ -13,10 +13,7 @@ use valetkey::{
     Code, Error, Result,
     account::{self, Kept, Merge},
     agent,
-    connection::{
-        self,
-        accounts::{self, IfMatch, Precondition},
-    },
+    connection::accounts::{self, IfMatch, Precondition},
     context::{Context, Kind},
     id::{AccountName, AgentId, ProviderName, SiteId, UserId},
     platform::Scope,
@@ -249,7 +246,7 @@ pub(crate) async fn context(
     }
     let acting_user = caller.user().cloned();
     let context = Context { agent: asking.agent, user: asking.user, acting_user, ..Context::default() };
-    known(&state, caller.site()?, &provider).await?;
+    account::known(state.outside(), caller.site()?, &provider).await?;
     let resolution = scope::resolve(state.outside(), caller.site()?, &provider, Kind::Account, &context).await?;
     let mut found = None;
     for owner in resolution.owners() {
@@ -342,17 +339,11 @@ async fn delete(
     }
 }
 
-/// There is a definition, or something was brought over that has none: that can be read and deleted, and no more.
-async fn known(state: &AppState, site: &SiteId, provider: &ProviderName) -> Answer<()> {
-    let Err(error) = state.outside().definition(provider) else { return Ok(()) };
-    if connection::is_stored(&state.base().db, site, provider).await? { Ok(()) } else { Err(error.into()) }
-}
-
 /// The slot that a path names, if the caller reaches it.
 async fn slot(state: &AppState, caller: &Caller, provider: ProviderName, owner: Owner, name: Option<&str>) -> Answer<Slot> {
     caller.require_reaches(&owner)?;
     let site = caller.site()?.clone();
-    known(state, &site, &provider).await?;
+    account::known(state.outside(), &site, &provider).await?;
     if let Owner::Agent(id) = &owner {
         agent::require(&state.base().db, &site, id).await?;
     }

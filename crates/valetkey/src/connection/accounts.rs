@@ -121,7 +121,7 @@ pub async fn put(outside: &Outside, actor: &Actor, slot: &Slot, account: SecretM
     let definition = outside.definition(&slot.provider)?;
     let account = accept(outside, &definition, account)?;
     let hosts = hosts(outside, &definition, &account)?;
-    let client = client(outside, slot).await?;
+    let client = client_of(outside, slot).await?;
     for _ in 0..TRIES {
         base.ring.ensure(&base.db, slot.site.as_str(), slot.provider.as_str()).await?;
         let old = load(base, slot).await?;
@@ -154,7 +154,7 @@ pub async fn put(outside: &Outside, actor: &Actor, slot: &Slot, account: SecretM
 pub async fn merge(outside: &Outside, actor: &Actor, slot: &Slot, changes: &SecretMap) -> Result<Put> {
     let base = &outside.base;
     let definition = outside.definition(&slot.provider)?;
-    let client = client(outside, slot).await?;
+    let client = client_of(outside, slot).await?;
     for _ in 0..TRIES {
         base.ring.ensure(&base.db, slot.site.as_str(), slot.provider.as_str()).await?;
         let old = load(base, slot).await?;
@@ -568,14 +568,9 @@ fn expires_at(account: &SecretMap, now: Timestamp) -> Result<Option<Timestamp>> 
     }
 }
 
-/// The app whose client is taken to have minted the tokens: the owner's own where one is stored, else the site's, as when
-/// connecting.
-async fn client(outside: &Outside, slot: &Slot) -> Result<Option<app_config::AppConfig>> {
-    let db = &outside.base.db;
-    match app_config::current(db, &slot.site, &slot.provider, &slot.owner).await? {
-        Some(own) => Ok(Some(own)),
-        None => app_config::current(db, &slot.site, &slot.provider, &Owner::Site).await,
-    }
+/// The app whose client is taken to have minted the tokens, as when connecting.
+async fn client_of(outside: &Outside, slot: &Slot) -> Result<Option<app_config::AppConfig>> {
+    app_config::applying(outside, &slot.site, &slot.provider, &slot.owner).await
 }
 
 /// What an account seals, for comparing. One that cannot be opened is like nothing that could come.

@@ -183,7 +183,7 @@ on_each_db! {
         let mut outside = stored.outside.clone();
         outside.extensions = Extensions::default().resolve_users(vault);
         let site = stored.house.site.clone();
-        let reddit = account::Accounts::new(&outside, site, "reddit".parse().unwrap(), Actor::Operator).unwrap();
+        let reddit = account::Accounts::new(&outside, site, "reddit".parse().unwrap(), Actor::Operator);
         let u42 = user("42");
         assert_eq!(reddit.account_for_user(&u42).await.unwrap_err().code(), Code::Unavailable);
         assert_eq!(reddit.save_account_for_user(&u42, token("x")).await.unwrap_err().code(), Code::Unavailable);

@@ -9,6 +9,7 @@ mod arrows;
 mod audit;
 mod broker;
 mod client;
+mod config_in_context;
 mod conformance;
 mod connect;
 mod credentials;
