@@ -4,7 +4,7 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use valetkey::{
-    Result,
+    Result, account,
     context::{Kind, Policy},
     id::ProviderName,
     scope::{self, Change, Setting},

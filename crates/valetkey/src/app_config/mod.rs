@@ -376,7 +376,12 @@ pub async fn current(db: &Db, site: &SiteId, provider: &ProviderName, owner: &Ow
 
 /// The configuration that the provider's policy for configurations gives a context, and where it came from. The site's stands
 /// in only where the provider's setting says so. Opens nothing.
-pub async fn for_context(outside: &Outside, site: &SiteId, provider: &ProviderName, context: &Context) -> Result<Found<AppConfig>> {
+pub async fn for_context(
+    outside: &Outside,
+    site: &SiteId,
+    provider: &ProviderName,
+    context: &Context,
+) -> Result<Found<AppConfig>> {
     let resolution = scope::resolve(outside, site, provider, Kind::Config, context).await?;
     let mut value = None;
     for owner in resolution.owners() {

@@ -135,13 +135,12 @@ pub(super) async fn current(db: &Db, site: &SiteId, provider: &ProviderName, own
 }
 
 pub(super) async fn is_stored(db: &Db, site: &SiteId, provider: &ProviderName) -> Result<bool> {
-    let row: Option<(String,)> = on!(db, |c| sqlx::query_as(
-        "SELECT id FROM app_configs WHERE site = $1 AND provider = $2 LIMIT 1"
-    )
-    .bind(site.as_str())
-    .bind(provider.as_str())
-    .fetch_optional(c)
-    .await?);
+    let row: Option<(String,)> =
+        on!(db, |c| sqlx::query_as("SELECT id FROM app_configs WHERE site = $1 AND provider = $2 LIMIT 1")
+            .bind(site.as_str())
+            .bind(provider.as_str())
+            .fetch_optional(c)
+            .await?);
     Ok(row.is_some())
 }
 
