@@ -20,16 +20,13 @@ use crate::{
     },
     context::{Context, Kind},
     error::Result,
-    extend::{Entry, Level, held_elsewhere},
+    extend::held_elsewhere,
     id::{AccountName, AgentId, ConnectionId, ProviderName, SiteId, UserId},
     principal::{Actor, Owner, Slot},
     revoke,
     scope::{self, Found, Resolution},
     secret::SecretMap,
 };
-
-/// The label of the one log entry that a resolved account makes.
-pub const RESOLVED: &str = "account resolved";
 
 /// Where an account is kept.
 #[derive(Clone, Debug)]
@@ -104,12 +101,8 @@ pub async fn reveal(outside: &Outside, actor: &Actor, slot: &Slot) -> Result<Opt
             .await?
             .map(|(connection, account)| Account { account, kept: Kept::Here(Box::new(connection)) }),
     };
-    // Only what was found is told: looking whether there is one is the usual thing, and would drown the rest.
     if let (Some(found), Owner::User(_) | Owner::Agent(_)) = (&found, &slot.owner) {
-        let source = found.kept.source();
-        tracing::debug!(provider = %slot.provider, owner = %slot.owner, source, "{RESOLVED}");
-        let entry = Entry { level: Level::Debug, label: RESOLVED, slot, source: Some(source) };
-        outside.extensions.tell(|sink| sink.log(&entry));
+        outside.extensions.tell_resolved(slot, found.kept.source());
     }
     Ok(found)
 }
@@ -176,11 +169,11 @@ impl From<accounts::Put> for Saved {
 /// # Errors
 /// Where a resolver holds the account, what that one says: it is gone there, or refused and stays.
 pub async fn delete(outside: &Outside, actor: &Actor, slot: &Slot, wish: UpstreamWish) -> Result<()> {
-    if let Some(held) = outside.extensions.held(slot).await? {
-        return held::delete(outside, actor, slot, &held).await;
-    }
     if let Some(connection) = accounts::status(&outside.base, slot).await? {
+        // Asks the resolvers itself: what was stored here before one of them held it must not come to light again.
         revoke::connection(outside, &slot.site, actor, &connection.id, "the account was deleted", wish).await?;
+    } else if let Some(held) = outside.extensions.held(slot).await? {
+        held::delete(outside, actor, slot, &held).await?;
     }
     Ok(())
 }

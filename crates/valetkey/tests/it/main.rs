@@ -25,6 +25,7 @@ mod import_reads;
 mod import_tokens;
 mod lab_definition;
 mod moving;
+mod ready_client;
 mod refresh;
 mod refresh_crash;
 mod refresh_due;
