@@ -71,6 +71,19 @@ on_each_home! {
         assert_eq!(home.json(&["connection", "list"])["connections"], json!([]));
     }
 
+    async fn who_gave_a_dump_is_not_told_to_give_one(home: Home) {
+        drop(home.serve().await);
+        let option = home.folder().join("auth_data.json");
+        let account = json!({ "account": { "access_token": "t" } });
+        std::fs::write(&option, json!({ "reddit": { "principals": { "agent:987654": account } } }).to_string()).unwrap();
+        let words = ["import", "data-machine", "--dry-run", "--auth-data", option.to_str().unwrap()];
+        let said = home.cli(&words).ok();
+        assert!(said.contains("987654") && said.contains("import the SQL dump too"), "{said}");
+        let (dump, config) = (file("dump.extended.sql"), file("wp-config.php"));
+        let said = home.cli(&[&words[..], &["--sql-dump", &dump, "--wp-config", &config]].concat()).ok();
+        assert!(said.contains("987654") && !said.contains("import the SQL dump too"), "{said}");
+    }
+
     async fn moving_out_gives_back_what_moved_in(home: Home) {
         drop(home.serve().await);
         let (dump, config) = (file("dump.extended.sql"), file("wp-config.php"));
