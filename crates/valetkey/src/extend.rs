@@ -240,6 +240,11 @@ impl Extensions {
         self.0.as_ref()?.policies.iter().find_map(|policy| policy.policy(question))
     }
 
+    /// Whether there is anybody who may hold accounts elsewhere.
+    pub fn hold_accounts(&self) -> bool {
+        self.0.as_ref().is_some_and(|all| !all.users.is_empty() || !all.agents.is_empty())
+    }
+
     /// The resolver that holds the account of a slot, with the account. The site's are always here.
     pub(crate) async fn held(&self, slot: &Slot) -> Result<Option<Held>> {
         let Some(all) = &self.0 else { return Ok(None) };

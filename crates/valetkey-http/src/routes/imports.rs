@@ -4,7 +4,7 @@
 //! ([`valetkey::import::spool`]): the one writer of an SQLite database waits for the import, and must not wait for its sender. A
 //! body that breaks off, stalls or lacks its end leaves nothing behind, and so does a process that dies.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use axum::{body::Body, extract::State};
 use bytes::{Buf as _, BytesMut};
@@ -12,8 +12,9 @@ use http_body_util::BodyExt as _;
 use utoipa::ToSchema;
 use valetkey::{
     Code, Error, Result,
+    id::SiteId,
     import::{
-        apply::{Import, Report},
+        apply::{self, Import, Report},
         item::{Header, Line},
         spool::{self, Spool, Spooled},
     },
@@ -63,9 +64,15 @@ pub(crate) struct ImportReport {
 pub(crate) async fn data_machine(State(state): State<AppState>, caller: Caller, body: Body) -> Answer<Json<Report>> {
     let (site, actor) = (caller.site()?.clone(), caller.actor()?);
     site::require(&state.base().db, &site).await?;
-    let mut lines = Lines { from: Some(put_aside(&state, body).await?), rest: BytesMut::new(), seen: 0, number: 0 };
+    let mut aside = put_aside(&state, body).await?;
+    let mut held = HashMap::new();
+    if state.outside().extensions.hold_accounts() {
+        (aside, held) = look_elsewhere(&state, &site, aside).await?;
+    }
+    let mut lines = Lines::of(aside);
     let header: Header = lines.next().await?;
     let mut import = Import::begin(state.outside(), &site, &actor, header).await?;
+    import.keep_out(held);
     loop {
         match lines.next().await? {
             Line::Item { at, item } => import.item(at, item).await?,
@@ -93,6 +100,17 @@ async fn put_aside(state: &AppState, mut body: Body) -> Result<Spooled> {
     }
 }
 
+/// The accounts that the registered resolvers hold, asked before the transaction begins.
+async fn look_elsewhere(state: &AppState, site: &SiteId, aside: Spooled) -> Result<(Spooled, HashMap<String, &'static str>)> {
+    let (mut lines, mut held) = (Lines::of(aside), HashMap::new());
+    let _: Header = lines.next().await?;
+    while let Line::Item { item, .. } = lines.next().await? {
+        held.extend(apply::held_elsewhere(state.outside(), site, &item).await?);
+    }
+    let aside = lines.from.ok_or_else(|| Error::internal("what was put aside is being read"))?;
+    Ok((aside.again().await?, held))
+}
+
 /// The lines of a body.
 struct Lines {
     /// Where more of it comes from; nothing while it is being read.
@@ -104,6 +122,10 @@ struct Lines {
 }
 
 impl Lines {
+    fn of(aside: Spooled) -> Self {
+        Self { from: Some(aside), rest: BytesMut::new(), seen: 0, number: 0 }
+    }
+
     /// The next line that is not empty. Its text is in no error: it holds secrets.
     async fn next<T: serde::de::DeserializeOwned>(&mut self) -> Result<T> {
         loop {

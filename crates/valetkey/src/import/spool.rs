@@ -37,7 +37,8 @@ pub struct Spool {
 /// What was put aside, from its beginning.
 pub struct Spooled {
     sealed: Sealed,
-    left: u64,
+    /// How many pieces there are in all; `sealed` counts those that were read.
+    pieces: u64,
 }
 
 /// The file, and the only key to it.
@@ -92,13 +93,8 @@ impl Spool {
     /// Ends it: from now on it is read.
     pub async fn whole(self) -> Result<Spooled> {
         let Self { sealed, .. } = if self.waiting.is_empty() { self } else { self.put().await? };
-        let left = sealed.pieces;
-        blocking(move || {
-            let mut sealed = Sealed { pieces: 0, ..sealed };
-            sealed.file.rewind().map_err(failed)?;
-            Ok(Spooled { sealed, left })
-        })
-        .await
+        let pieces = sealed.pieces;
+        Spooled { sealed, pieces }.again().await
     }
 
     /// Seals what waits and writes it.
@@ -116,12 +112,23 @@ impl Spool {
 }
 
 impl Spooled {
+    /// The same, from its beginning.
+    pub async fn again(self) -> Result<Self> {
+        blocking(move || {
+            let mut spooled = self;
+            spooled.sealed.pieces = 0;
+            spooled.sealed.file.rewind().map_err(failed)?;
+            Ok(spooled)
+        })
+        .await
+    }
+
     /// The next bytes; none at the end.
     ///
     /// # Errors
     /// `storage_failed` where the file cannot be read, or is not what was written.
     pub async fn next(self) -> Result<(Self, Option<Zeroizing<Vec<u8>>>)> {
-        if self.left == 0 {
+        if self.sealed.pieces == self.pieces {
             return Ok((self, None));
         }
         blocking(move || {
@@ -133,7 +140,6 @@ impl Spooled {
             let opened = spooled.sealed.key.open_in_place(nonce, Aad::empty(), &mut piece);
             let length = opened.map_err(|_| failed("a piece is not what was written"))?.len();
             piece.truncate(length);
-            spooled.left -= 1;
             Ok((spooled, Some(piece)))
         })
         .await
@@ -165,11 +171,11 @@ mod tests {
 
     use super::*;
 
-    async fn read(mut spooled: Spooled) -> Vec<u8> {
+    async fn read(mut spooled: Spooled) -> (Spooled, Vec<u8>) {
         let mut all = Vec::new();
         loop {
             let (rest, piece) = spooled.next().await.unwrap();
-            let Some(piece) = piece else { return all };
+            let Some(piece) = piece else { return (rest, all) };
             all.extend_from_slice(&piece);
             spooled = rest;
         }
@@ -184,7 +190,9 @@ mod tests {
             for part in bytes.chunks(100_003) {
                 spool = spool.write(part).await.unwrap();
             }
-            assert_eq!(read(spool.whole().await.unwrap()).await, bytes, "{length}");
+            let (spooled, once) = read(spool.whole().await.unwrap()).await;
+            let (_, twice) = read(spooled.again().await.unwrap()).await;
+            assert!(once == bytes && twice == bytes, "{length}");
         }
     }
 
