@@ -292,6 +292,8 @@ async fn put(
     account: SecretMap,
 ) -> Answer<Response> {
     let slot = slot(state, caller, provider, owner, writing.name.as_deref()).await?;
+    // What is new would be nobody's.
+    require_agent(state, &slot).await?;
     let precondition = precondition(headers, writing.replace)?;
     let saved = account::put(state.outside(), &caller.actor()?, &slot, account, &precondition).await?;
     let status = if saved.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -344,11 +346,23 @@ async fn slot(state: &AppState, caller: &Caller, provider: ProviderName, owner: 
     caller.require_reaches(&owner)?;
     let site = caller.site()?.clone();
     account::known(state.outside(), &site, &provider).await?;
-    if let Owner::Agent(id) = &owner {
-        agent::require(&state.base().db, &site, id).await?;
-    }
     let name: AccountName = name.unwrap_or_default().parse()?;
-    Ok(Slot { site, provider, owner, name })
+    let slot = Slot { site, provider, owner, name };
+    // An import may have brought an agent's account and not the agent; a typing mistake in its name is told.
+    if let Err(error) = require_agent(state, &slot).await
+        && account::status(state.outside(), &slot).await?.is_none()
+    {
+        return Err(error.into());
+    }
+    Ok(slot)
+}
+
+/// Refuses the account of an agent that there is not.
+async fn require_agent(state: &AppState, slot: &Slot) -> Result<()> {
+    match &slot.owner {
+        Owner::Agent(id) => agent::require(&state.base().db, &slot.site, id).await.map(|_| ()),
+        Owner::Site | Owner::User(_) => Ok(()),
+    }
 }
 
 fn answer(state: &AppState, status: StatusCode, kept: Kept, account: Option<&SecretMap>) -> Response {

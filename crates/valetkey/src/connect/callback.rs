@@ -259,7 +259,12 @@ async fn store_obtained(
             Ok::<_, Error>(connected)
         };
         match stored.await {
-            Ok(connected) => return Ok((connected, obtained.missing)),
+            Ok(connected) => {
+                if let Connected::Replaced { old, .. } = &connected {
+                    outside.extensions.tell(|sink| sink.revoked(&flow.slot(), old));
+                }
+                return Ok((connected, obtained.missing));
+            }
             Err(error) if error.code() == Code::SubjectMismatch => return Err(Fault::from(error).with_issued(new.account)),
             // A refresh of the same row came between, or the database was away for a moment.
             Err(error) if tried < STORE_TRIES => {

@@ -203,6 +203,8 @@ pub struct Import {
     /// What mailboxes became, by their names in `imports`: they may be lent.
     mailboxes: HashMap<String, ConnectionId>,
     items: u64,
+    /// What ended because something else took its place.
+    ended: Vec<(Slot, ConnectionId)>,
     report: Report,
 }
 
@@ -245,6 +247,7 @@ impl Import {
             reached: Vec::new(),
             mailboxes: HashMap::new(),
             items: 0,
+            ended: Vec::new(),
             report: Report { dry_run: header.dry_run, ..Report::default() },
             header,
         })
@@ -390,6 +393,9 @@ impl Import {
         self.outside.base.audit.record(&mut self.tx, event).await?;
         if !self.header.dry_run {
             self.tx.commit().await?;
+            for (slot, id) in &self.ended {
+                self.outside.extensions.tell(|sink| sink.revoked(slot, id));
+            }
         }
         Ok(self.report)
     }
@@ -513,7 +519,11 @@ impl Import {
                 return self.done(kind, true, true, row, "");
             }
             // It is over, or by its own words somebody else's: what comes gets an id of its own, without the grants.
-            erase(&mut self.tx, &self.site, &arrival.id, &self.actor, TOOK_PLACE, base.clock.now()).await?;
+            if erase(&mut self.tx, &self.site, &arrival.id, &self.actor, TOOK_PLACE, base.clock.now()).await? {
+                let slot =
+                    Slot { site: self.site.clone(), provider: provider.clone(), owner: owner.clone(), name: stored.clone() };
+                self.ended.push((slot, arrival.id));
+            }
         }
         let arrival = self.arrive(coming(ConnectionId::new()), account, incomplete)?;
         let row = Row { target: Some(arrival.id.to_string()), ..row };
