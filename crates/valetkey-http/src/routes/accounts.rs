@@ -13,7 +13,10 @@ use valetkey::{
     Code, Error, Result,
     account::{self, Kept, Merge},
     agent,
-    connection::accounts::{self, IfMatch, Precondition},
+    connection::{
+        self, Filter,
+        accounts::{self, IfMatch, Precondition},
+    },
     context::{Context, Kind},
     id::{AccountName, AgentId, ProviderName, SiteId, UserId},
     platform::Scope,
@@ -350,11 +353,18 @@ async fn slot(state: &AppState, caller: &Caller, provider: ProviderName, owner: 
     let slot = Slot { site, provider, owner, name };
     // An import may have brought an agent's account and not the agent; a typing mistake in its name is told.
     if let Err(error) = require_agent(state, &slot).await
-        && account::status(state.outside(), &slot).await?.is_none()
+        && !was_stored(state, &slot).await?
     {
         return Err(error.into());
     }
     Ok(slot)
+}
+
+/// Whether an owner has an account at a provider, or had one that is over.
+async fn was_stored(state: &AppState, slot: &Slot) -> Result<bool> {
+    let (provider, owner) = (Some(slot.provider.clone()), Some(slot.owner.clone()));
+    let one = connection::page(&state.base().db, &slot.site, &Filter { provider, owner, revoked: true }, None, 1).await?;
+    Ok(!one.is_empty() || account::status(state.outside(), slot).await?.is_some())
 }
 
 /// Refuses the account of an agent that there is not.

@@ -73,6 +73,30 @@ on_each_db! {
         app.get(&OP, CONFIG).await.refused(404, "not_found");
     }
 
+    /// An option alone brings the accounts of agents, and not the agents.
+    async fn an_account_of_an_agent_that_is_not_here_is_read_and_deleted_by_its_name(app: App) {
+        let path = "/v1/providers/reddit/accounts/agents/987";
+        app.get(&OP, path).await.refused(404, "not_found");
+        let account = json!({ "access_token": "canary" }).to_string();
+        let item = json!({ "account": { "provider": "reddit", "owner": "agent:987", "name": "", "account": account } });
+        let lines = [
+            json!({ "providers": ["reddit"] }),
+            json!({ "item": { "at": 0, "item": item } }),
+            json!({ "end": { "items": 1, "unreadable": 0 } }),
+        ];
+        let report = bring(&app, &lines).await.expect(200).json();
+        assert_eq!(report["agents_missing"], json!(["987"]));
+        let shown = app.get(&OP, &format!("{path}?reveal=true")).await.expect(200).json();
+        assert_eq!(shown["account"]["access_token"], "canary");
+        // Nothing new comes to an agent that there is not.
+        let new = json!({ "account": { "access_token": "x" } });
+        app.put(&OP, &format!("{path}?replace=true"), new).await.refused(404, "not_found");
+        assert_eq!(app.delete(&OP, path).await.expect(200).json()["ended"], true);
+        assert_eq!(app.delete(&OP, path).await.expect(200).json()["ended"], false);
+        app.get(&OP, path).await.refused(404, "no_credentials");
+        app.get(&OP, "/v1/providers/reddit/accounts/agents/986").await.refused(404, "not_found");
+    }
+
     /// No transaction is open while somebody sends: a sender who takes their time keeps nobody from writing.
     async fn whoever_sends_an_import_slowly_keeps_nobody_from_writing(app: App) {
         let (lines, receiver) = tokio::sync::mpsc::channel::<String>(8);

@@ -16,6 +16,7 @@ use valetkey::{
 };
 
 use super::world::{OPERATOR, World, alices, connected};
+use crate::desk::Ears;
 
 /// Does the same to every account, or refuses.
 struct Always(bool);
@@ -124,6 +125,17 @@ on_each_db! {
         let id = connected(&world.connect(alices(), "alice").await);
         let token = world.account(&id).await.text("access_token").unwrap().expose().to_owned();
         assert_eq!(*sink.got.lock().unwrap(), [("user:alice".to_owned(), token)]);
+    }
+
+    async fn a_connection_whose_place_another_took_is_told(db: Db) {
+        let heard = Arc::new(Ears::default());
+        let world = world(&db, Extensions::default().events(heard.clone())).await;
+        connected(&world.connect(alices(), "alice").await);
+        heard.take();
+        let mut new = alices();
+        new.new_subject = true;
+        connected(&world.connect(new, "bob").await);
+        assert_eq!(heard.take(), ["revoked: user:alice"]);
     }
 
     async fn a_sink_is_handed_what_the_named_calls_store(db: Db) {
