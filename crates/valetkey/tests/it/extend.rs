@@ -161,7 +161,7 @@ on_each_db! {
         assert!(matches!(reddit.kept(&Owner::User(u707)).await.unwrap(), Some(Kept::By("vault"))));
     }
 
-    /// Issue 3, A 6: what one place holds and the other one keeps from before ends in both, or in neither.
+    /// What one place holds and the other one keeps from before ends in both, or in neither.
     async fn an_account_that_was_stored_before_a_resolver_held_it_ends_in_both_places_or_in_neither(db: Db) {
         let stored = Desk::new(&db).await;
         let (u707, u708) = (user("707"), user("708"));
