@@ -18,7 +18,7 @@ use valetkey::{
         accounts::{self, IfMatch, Precondition},
     },
     context::{Context, Kind},
-    id::{AccountName, AgentId, ProviderName, SiteId, UserId},
+    id::{AccountName, AgentId, ProviderName, UserId},
     platform::Scope,
     principal::{Owner, Slot},
     scope,

@@ -63,8 +63,8 @@ impl Shop {
         let shop = Self { broker, lab, vault, heard, _dir: dir };
         let definition = shop.broker.outside().definition(&"lab".parse().unwrap()).unwrap();
         let app = json!({ "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET });
-        let set = app_config::set(shop.broker.base(), &site(), &OPERATOR, &definition, &Owner::Site, app.as_object().unwrap());
-        set.await.unwrap();
+        let (base, site, app) = (shop.broker.base(), site(), app.as_object().unwrap());
+        app_config::set(base, &site, &OPERATOR, &definition, &Owner::Site, app).await.unwrap();
         shop
     }
 
