@@ -114,8 +114,9 @@ pub async fn reveal(base: &Base, actor: &Actor, slot: &Slot) -> Result<Option<(C
 ///
 /// # Errors
 /// `precondition_required` and `precondition_failed` as [`Precondition`] says; `invalid_request` for a field that is
-/// missing or wrong; `storage_failed` where a registered sink refuses it; `address_refused`; `subject_mismatch` where it is somebody else's account or at another server and
-/// `replace` is not said; `conflict` where the account changes faster than it can be written.
+/// missing or wrong; `storage_failed` where a registered sink refuses it; `address_refused`; `subject_mismatch` where it is
+/// somebody else's account or at another server and `replace` is not said; `conflict` where the account changes faster than it
+/// can be written.
 pub async fn put(outside: &Outside, actor: &Actor, slot: &Slot, account: SecretMap, precondition: &Precondition) -> Result<Put> {
     let base = &outside.base;
     let definition = outside.definition(&slot.provider)?;

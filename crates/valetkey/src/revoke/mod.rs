@@ -58,7 +58,8 @@ const TRIES: usize = 16;
 /// here and used there.
 ///
 /// # Errors
-/// What a resolver says that does not take it; nothing is changed then. `not_found`; `invalid_request` where the reason is too long; `conflict` where the connection changes faster than it can be ended.
+/// What a resolver says that does not take it; nothing is changed then. `not_found`; `invalid_request` where the reason is too
+/// long; `conflict` where the connection changes faster than it can be ended.
 pub async fn connection(
     outside: &Outside,
     site: &SiteId,
