@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How many people's accounts are brought.
-const PEOPLE: usize = 1_500;
+const PEOPLE: usize = 1_000;
 
 on_each_home! {
     async fn an_import_that_is_killed_leaves_nothing_behind(home: Home) {
@@ -35,7 +35,7 @@ on_each_home! {
             assert_eq!((there, ended_itself), (0, false), "killed after {wait:?}");
             assert_eq!(files(&home), before, "killed after {wait:?}");
             killed += 1;
-            wait = wait * 5 / 4;
+            wait = wait * 3 / 2;
             assert!(wait < Duration::from_secs(100), "the import does not end");
         }
         assert!(killed >= 3, "it was over before it could be killed");

@@ -85,7 +85,7 @@ on_each_home! {
         assert_eq!(home.json(&["auth", "status", "newsletter"])["accounts"][0]["connected"], true);
         home.cli(&["auth", "status", "newsletters"]).failed(3);
 
-        for (owner, token) in [(&["newsletter", "--site-account"][..], "t"), (&["reddit", "--agent", "987654"], "a")] {
+        for (owner, token) in [(&["newsletter", "--site-account"][..], "t"), (&["reddit", "--agent", "987654"][..], "a")] {
             let get = [&["account", "get"][..], owner, &["--reveal"]].concat();
             assert_eq!(home.json(&get)["account"]["access_token"], token);
             home.json(&[&["account", "delete"][..], owner].concat());
