@@ -44,7 +44,7 @@ use crate::{
     error::{Code, Error, Result},
     grant,
     id::{ConnectionId, GrantId, ProviderName, SiteId},
-    principal::{Actor, Delivery, Owner, Slot},
+    principal::{Actor, Delivery, Slot},
     provider::{Definition, FieldLevel},
     refresh::{Refresher, Served, Wish},
     secret::{Secret, SecretMap},
@@ -228,10 +228,14 @@ impl Deliverer {
             Ok(definition) => definition,
             Err(error) => return error,
         };
-        let config = app_config::current(&self.outside.base.db, site, provider, &Owner::Site).await;
-        match config {
+        // Anybody's app will do: whose applies is asked when an account is connected.
+        let configured = |apps: &[app_config::AppConfig]| {
+            let mut there = apps.iter().filter(|app| app.provider == *provider);
+            app_config::is_configured(&definition, None) || there.any(|app| app_config::is_configured(&definition, Some(app)))
+        };
+        match app_config::list(&self.outside.base.db, site).await {
             Err(error) => error,
-            Ok(config) if !app_config::is_configured(&definition, config.as_ref()) => Error::new(
+            Ok(apps) if !configured(&apps) => Error::new(
                 Code::NotConfigured,
                 format!("{} is not configured on this site; its operator enters the app's credentials", definition.title),
             ),
