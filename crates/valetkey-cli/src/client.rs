@@ -29,6 +29,8 @@ use crate::{
 pub(crate) const SOCKET: &str = "valetkey.sock";
 /// The largest answer that is read.
 const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+/// How many things are asked for at once where a list comes in pages.
+const PAGE: &str = "500";
 /// The longest line of a streamed answer.
 const LONGEST_LINE: usize = LARGEST_ANSWER;
 /// How long an answer may take that is not a stream: longer than a provider may take, within a call, to refresh.
@@ -72,6 +74,28 @@ impl Client {
         tokio::time::timeout(PATIENCE, answer)
             .await
             .unwrap_or_else(|_| Err(Failure::unreachable(format!("no answer came within {} s", PATIENCE.as_secs()))))
+    }
+
+    /// Everything in a list that comes in pages, as one answer: `list` is the member that holds the things.
+    pub(crate) async fn all(&self, path: &str, list: &str) -> Result<Value> {
+        let (mut all, mut after): (Vec<Value>, Option<String>) = (Vec::new(), None);
+        loop {
+            let page = with_query(path, &[("after", after.as_deref()), ("limit", Some(PAGE))]);
+            let mut page = self.call(Method::GET, &page, None).await?;
+            let Some(Value::Array(things)) = page.get_mut(list).map(Value::take) else {
+                return Err(Failure::failed(format!("the server's answer holds no {list}")));
+            };
+            all.extend(things);
+            match page.get("next").and_then(Value::as_str) {
+                // A page that leads to itself would never end.
+                Some(next) if after.as_deref() != Some(next) => after = Some(next.to_owned()),
+                _ => {
+                    return Ok(Value::Object(
+                        [(list.to_owned(), Value::Array(all)), ("next".to_owned(), Value::Null)].into_iter().collect(),
+                    ));
+                }
+            }
+        }
     }
 
     /// Sends a request whose answer is a stream of JSON documents, one a line, and hands over each as it comes.

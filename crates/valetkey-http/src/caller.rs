@@ -32,7 +32,7 @@ use valetkey::{
 use crate::{
     edge::{CallerName, LocalOperator, Peer},
     error::{Logged, Problem, status},
-    extract,
+    extract, openapi,
     router::{self, Route},
     state::AppState,
 };
@@ -206,6 +206,9 @@ pub(crate) async fn gate(State(state): State<AppState>, request: Request, next: 
     if !path.as_str().starts_with("/v1/proxy/") && parts.uri.path().contains("%00") {
         return Problem(Error::new(Code::InvalidRequest, "the path holds a NUL")).into_response();
     }
+    if let Err(error) = check_query(route, parts.uri.query()) {
+        return Problem(error).into_response();
+    }
     let method = parts.method.clone();
     let response = next.run(Request::from_parts(parts, body)).await;
     let code = response.extensions().get::<Logged>().map(|Logged(error)| error.code());
@@ -215,6 +218,24 @@ pub(crate) async fn gate(State(state): State<AppState>, request: Request, next: 
         return Problem(error).into_response();
     }
     response
+}
+
+/// Refuses a query parameter that the route does not know: one that is mistyped must not pass for one that is not there. The
+/// query of a proxied call is the provider's.
+fn check_query(route: &Route, query: Option<&str>) -> Result<()> {
+    let Some(query) = query.filter(|query| !query.is_empty() && route.method != "any") else { return Ok(()) };
+    let known = openapi::query_of(route);
+    for (name, _) in extract::pairs(Some(query))? {
+        // `site` is everybody's who names one, and was read with the caller.
+        let is_site = name == "site" && route.path.starts_with("/v1/") && route.who != Who::Agent;
+        if !is_site && !known.is_some_and(|known| known.contains(&name)) {
+            let names: Vec<_> = known.into_iter().flatten().map(String::as_str).collect();
+            let has = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+            // The name is the caller's own text; it is cut, in case it is none.
+            return Err(Error::new(Code::InvalidRequest, format!("the query names `{name:.40}`; this path knows {has}")));
+        }
+    }
+    Ok(())
 }
 
 async fn admit(state: &AppState, route: &Route, request: &Parts) -> Result<Option<Caller>> {

@@ -1,5 +1,10 @@
 //! The description of the API as OpenAPI 3.1, made from the handlers themselves and from the router's page.
 
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::OnceLock,
+};
+
 use utoipa::{
     OpenApi as _,
     openapi::{
@@ -37,6 +42,7 @@ pub fn document() -> OpenApi {
     for route in ROUTES {
         if let Some(item) = document.paths.paths.get_mut(&documented_path(route.path)) {
             for operation in operations(item, route) {
+                operation.operation_id = Some(route.handler.trim_start_matches('_').to_owned());
                 complete(operation, route.who);
                 if names_a_site(route) {
                     operation.parameters.get_or_insert_default().push(site());
@@ -45,6 +51,26 @@ pub fn document() -> OpenApi {
         }
     }
     document
+}
+
+/// The query parameters that a route knows: those that the description names, and no others.
+pub(crate) fn query_of(route: &Route) -> Option<&'static BTreeSet<String>> {
+    static KNOWN: OnceLock<HashMap<(&'static str, &'static str), BTreeSet<String>>> = OnceLock::new();
+    let known = KNOWN.get_or_init(|| {
+        let mut document = document();
+        let mut known = HashMap::new();
+        for route in ROUTES {
+            let Some(item) = document.paths.paths.get_mut(&documented_path(route.path)) else { continue };
+            let parameters = operations(item, route).into_iter().flat_map(|operation| operation.parameters.iter().flatten());
+            let names = parameters.filter_map(|parameter| match parameter {
+                RefOr::T(parameter) if parameter.parameter_in == ParameterIn::Query => Some(parameter.name.clone()),
+                _ => None,
+            });
+            known.insert((route.method, route.path), names.collect());
+        }
+        known
+    });
+    known.get(&(route.method, route.path))
 }
 
 /// A path's pattern as OpenAPI writes it: `{*rest}` is a parameter like others there.

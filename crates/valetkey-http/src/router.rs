@@ -27,6 +27,8 @@ pub struct Route {
     pub path: &'static str,
     /// Who may call it.
     pub who: Who,
+    /// The handler, as `_room_handler`: what the operation is called in the description, where no two share a name.
+    pub handler: &'static str,
 }
 
 const ADMIN: Who = Who::Scope(&[Scope::Admin]);
@@ -40,7 +42,12 @@ const WRITE: Who = Who::Scope(&[Scope::AccountsWrite]);
 macro_rules! page {
     ($($method:ident $path:literal => $($handler:ident)::+, $who:expr;)*) => {
         /// Every route of the API.
-        pub const ROUTES: &[Route] = &[$(Route { method: stringify!($method), path: $path, who: $who },)*];
+        pub const ROUTES: &[Route] = &[$(Route {
+            method: stringify!($method),
+            path: $path,
+            who: $who,
+            handler: concat!($("_", stringify!($handler)),+),
+        },)*];
 
         fn api() -> Router<AppState> {
             Router::new()$(.route($path, axum::routing::$method(routes::$($handler)::+)))*
@@ -90,6 +97,8 @@ page! {
     put "/v1/providers/{provider}/config/agents/{agent}" => app_config::agents::put, ADMIN;
     patch "/v1/providers/{provider}/config/agents/{agent}" => app_config::agents::patch, ADMIN;
     delete "/v1/providers/{provider}/config/agents/{agent}" => app_config::agents::delete, ADMIN;
+    // The one that the provider's policy gives a context.
+    get "/v1/providers/{provider}/config/context" => app_config::context, ADMIN;
     get "/v1/providers/{provider}/scope-policies" => scope_policies::show, ADMIN;
     patch "/v1/providers/{provider}/scope-policies" => scope_policies::change, ADMIN;
 

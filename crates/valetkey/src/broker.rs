@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
 use crate::{
-    account::Accounts,
+    account::{Accounts, Kept},
     audit::{self, Audit},
     base::{Base, Outside},
     clock::Clock,
@@ -194,20 +194,23 @@ impl Broker {
     /// named by [`Accounts::on_site`], another actor by [`Accounts::acting`].
     ///
     /// # Errors
-    /// `invalid_request` and `not_found` for a name that is no provider's.
+    /// `invalid_request` for what can be no provider's name. One that is no provider's is told by the first call.
     pub fn provider(&self, name: &str) -> Result<Accounts> {
-        Accounts::new(self.outside(), SiteId::default_site(), name.parse()?, Actor::Operator)
+        Ok(Accounts::new(self.outside(), SiteId::default_site(), name.parse()?, Actor::Operator))
     }
 
-    /// A ready client for an owner's account at a provider, for the platform itself: no grant is asked for.
+    /// A ready client for an owner's account at a provider, for the platform itself: no grant is asked for. Where a resolver
+    /// holds the account, it is asked for each call.
     ///
     /// # Errors
-    /// `no_credentials` or `no_per_user_credentials` where there is none; `conflict` where a resolver holds it, for then its
-    /// host does not follow from a connection.
+    /// `no_credentials` or `no_per_user_credentials` where there is none.
     pub async fn client(&self, accounts: &Accounts, owner: Owner) -> Result<AuthenticatedClient> {
-        let connection = accounts.connection(owner).await?;
         let (site, actor) = (accounts.site().clone(), accounts.actor().clone());
-        Ok(AuthenticatedClient::for_owner(self.deliverer(), site, actor, connection))
+        match accounts.kept(&owner).await? {
+            Some(Kept::Here(connection)) => Ok(AuthenticatedClient::for_owner(self.deliverer(), site, actor, connection.id)),
+            Some(Kept::By(_)) => Ok(AuthenticatedClient::for_holder(self.deliverer(), actor, accounts.slot(owner))),
+            None => Err(accounts.slot(owner).empty()),
+        }
     }
 
     /// A ready client for the account that the provider's policy gives a context; absent where there is none.

@@ -129,6 +129,15 @@ impl Context {
         Self { user: Some(user), ..Self::default() }
     }
 
+    /// A context in which the caller names an owner; for the site nobody is named.
+    pub fn of(owner: &Owner) -> Self {
+        match owner {
+            Owner::Site => Self::default(),
+            Owner::User(user) => Self::of_user(user.clone()),
+            Owner::Agent(agent) => Self::of_agent(agent.clone()),
+        }
+    }
+
     /// Whether nobody is named and nobody acts.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

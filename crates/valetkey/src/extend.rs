@@ -6,8 +6,8 @@
 //!
 //! 1. An [`AccountResolver`] holds accounts of people or of agents elsewhere. The first to answer wins.
 //! 2. A [`ScopePolicy`] says whose account applies where a caller leaves that to the provider.
-//! 3. While an account is being connected: a [`TokenTransform`] may change what the provider issued, [`AccountDetails`]
-//!    may say whose account it is, and an [`AccountSink`] is handed what is about to be stored.
+//! 3. While an account is being connected: a [`TokenTransform`] may change what the provider issued, and [`AccountDetails`]
+//!    may say whose account it is. An [`AccountSink`] is handed what is about to be stored, then and by the named calls.
 //! 4. An [`EventSink`] is told what happened.
 //! 5. A provider is registered by its definition, as in a file of the providers' folder.
 
@@ -23,6 +23,9 @@ use crate::{
     principal::{Owner, Slot},
     secret::SecretMap,
 };
+
+/// The label of the one log entry that a resolved account makes.
+pub const RESOLVED: &str = "account resolved";
 
 /// An answer that may take its time.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T>>;
@@ -101,10 +104,11 @@ pub trait AccountDetails: Send + Sync {
     fn details<'a>(&'a self, slot: &'a Slot, account: &'a SecretMap) -> Answer<'a, Option<Details>>;
 }
 
-/// Is handed every account that a connect flow brought, before it is stored here. Its error ends the flow with
-/// `storage_failed`, and nothing is stored.
+/// Is handed every account before it is stored here: one that a connect flow brought, and one that is saved, updated or
+/// patched by a named scope. Its error ends that with `storage_failed`, and nothing is stored. What a renewal makes of an
+/// account, and what an import brings, it is not told.
 pub trait AccountSink: Send + Sync {
-    /// Takes a copy, or refuses.
+    /// Takes a copy, or refuses. Where somebody else writes the same account at the same moment it may be told twice.
     fn store<'a>(&'a self, slot: &'a Slot, account: &'a SecretMap) -> Answer<'a, ()>;
 }
 
@@ -236,6 +240,11 @@ impl Extensions {
         self.0.as_ref()?.policies.iter().find_map(|policy| policy.policy(question))
     }
 
+    /// Whether there is anybody who may hold accounts elsewhere.
+    pub fn hold_accounts(&self) -> bool {
+        self.0.as_ref().is_some_and(|all| !all.users.is_empty() || !all.agents.is_empty())
+    }
+
     /// The resolver that holds the account of a slot, with the account. The site's are always here.
     pub(crate) async fn held(&self, slot: &Slot) -> Result<Option<Held>> {
         let Some(all) = &self.0 else { return Ok(None) };
@@ -276,6 +285,14 @@ impl Extensions {
             sink.store(slot, account).await?;
         }
         Ok(())
+    }
+
+    /// Tells that an account was found, and where. Only what was found is told: looking whether there is one is the usual
+    /// thing, and would drown the rest.
+    pub(crate) fn tell_resolved(&self, slot: &Slot, source: &str) {
+        tracing::debug!(provider = %slot.provider, owner = %slot.owner, source, "{RESOLVED}");
+        let entry = Entry { level: Level::Debug, label: RESOLVED, slot, source: Some(source) };
+        self.tell(|sink| sink.log(&entry));
     }
 
     pub(crate) fn tell(&self, what: impl Fn(&dyn EventSink)) {

@@ -1,7 +1,7 @@
 //! `valetkey account`: what is stored for an owner at a provider. Secrets come in by standard input or a file, never as
 //! arguments.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use http::Method;
@@ -40,6 +40,15 @@ pub(crate) enum Account {
         #[arg(long)]
         replace: bool,
     },
+    /// Merge members into an account: a JSON object such as {"note": "..."}; null takes a member out. Tokens and what decides a
+    /// host are changed by `set` only
+    Update {
+        #[command(flatten)]
+        which: Which,
+        /// The file that holds the JSON object; - is standard input
+        #[arg(long, value_name = "FILE", default_value = "-")]
+        file: PathBuf,
+    },
     /// Delete an account; this is final, its grants end with it
     Delete {
         #[command(flatten)]
@@ -64,7 +73,14 @@ impl Which {
         let accounts = format!("/v1/providers/{}/accounts", segment(&self.provider)?);
         let path = match (&self.owner.user, &self.owner.agent) {
             (Some(user), _) => format!("{accounts}/users/{}", segment(user)?),
-            (None, Some(agent)) => format!("{accounts}/agents/{}", segment(&agent_id(client, agent).await?)?),
+            (None, Some(agent)) => {
+                let id = match agent_id(client, agent).await {
+                    // An import may have brought its account and not the agent; the server says whether it did.
+                    Err(failure) if failure.code() == "not_found" => agent.clone(),
+                    found => found?,
+                };
+                format!("{accounts}/agents/{}", segment(&id)?)
+            }
             (None, None) => format!("{accounts}/site"),
         };
         Ok(with_query(&path, &[("name", self.name.as_deref())]))
@@ -85,18 +101,20 @@ impl Account {
                 session.out.show(&answer, show)
             }
             Self::Set { which, file, replace } => {
-                if file.as_os_str() == "-" && secrets::can_ask() {
-                    session.out.note("Paste the JSON object, then press Ctrl-D:");
-                }
-                let text = secrets::read_file(&file).map_err(Failure::usage)?;
-                let account: Value = serde_json::from_str(text.expose())
-                    .ok()
-                    .filter(Value::is_object)
-                    .ok_or_else(|| Failure::usage("the account is a JSON object such as {\"access_token\": \"...\"}"))?;
+                let account = object(session, &file)?;
                 let answer = session
                     .with(async |client| {
                         let path = with_query(&which.path(client).await?, &[("replace", replace.then_some("true"))]);
                         client.call(Method::PUT, &path, Some(&json!({ "account": account }))).await
+                    })
+                    .await?;
+                session.out.show(&answer, show)
+            }
+            Self::Update { which, file } => {
+                let changes = object(session, &file)?;
+                let answer = session
+                    .with(async |client| {
+                        client.call(Method::PATCH, &which.path(client).await?, Some(&json!({ "account": changes }))).await
                     })
                     .await?;
                 session.out.show(&answer, show)
@@ -108,6 +126,16 @@ impl Account {
             }
         }
     }
+}
+
+/// The JSON object in a file, or in what is typed.
+fn object(session: &Session, file: &Path) -> Result<Value> {
+    if file.as_os_str() == "-" && secrets::can_ask() {
+        session.out.note("Paste the JSON object, then press Ctrl-D:");
+    }
+    let text = secrets::read_file(file).map_err(Failure::usage)?;
+    let object: Option<Value> = serde_json::from_str(text.expose()).ok().filter(Value::is_object);
+    object.ok_or_else(|| Failure::usage("the account is a JSON object such as {\"access_token\": \"...\"}"))
 }
 
 fn show(answer: &Value) -> String {

@@ -108,7 +108,7 @@ impl Agent {
                 let body = json!({ "slug": slug, "id": id, "title": title, "owner": owner });
                 session.ask(Method::POST, "/v1/agents", Some(&body), show).await
             }
-            Self::List => session.ask(Method::GET, "/v1/agents", None, list).await,
+            Self::List => session.ask_all("/v1/agents", "agents", list).await,
             Self::Show { agent } => session.ask(Method::GET, &path(&agent)?, None, show).await,
             Self::Disable { agent } => session.ask(Method::PATCH, &path(&agent)?, Some(&json!({ "disabled": true })), show).await,
             Self::Enable { agent } => session.ask(Method::PATCH, &path(&agent)?, Some(&json!({ "disabled": false })), show).await,

@@ -77,7 +77,7 @@ impl Connection {
             Self::List { provider, owner, all } => {
                 let all = all.then_some("true");
                 let filter = [("provider", provider.as_deref()), ("owner", owner.as_deref()), ("revoked", all)];
-                session.ask(Method::GET, &with_query("/v1/connections", &filter), None, list).await
+                session.ask_all(&with_query("/v1/connections", &filter), "connections", list).await
             }
             Self::Show { id } => session.ask(Method::GET, &of(&id)?, None, show).await,
             Self::Revoke { id, force, skip_upstream, reason } => {

@@ -85,7 +85,7 @@ impl Grant {
             }
             Self::List { agent, connection } => {
                 let filter = [("agent", agent.as_deref()), ("connection", connection.as_deref())];
-                session.ask(Method::GET, &with_query("/v1/grants", &filter), None, list).await
+                session.ask_all(&with_query("/v1/grants", &filter), "grants", list).await
             }
             Self::Revoke { id, reason } => {
                 let path = with_query(&format!("/v1/grants/{}", segment(&id)?), &[("reason", reason.as_deref())]);

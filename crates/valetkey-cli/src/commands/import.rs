@@ -114,6 +114,7 @@ type Pieces = mpsc::Sender<Result<Bytes, std::io::Error>>;
 impl DataMachine {
     async fn run(self, session: &Session) -> Result<()> {
         let (allowed, dry_run, conflicts) = (self.allow_unreadable, self.dry_run, self.on_conflict);
+        let with_dump = self.sql_dump.is_some();
         let bar = progress(session);
         let counted = bar.clone();
         let (pieces, mut reader) = mpsc::channel(PIECES);
@@ -146,7 +147,8 @@ impl DataMachine {
         };
         let source = serde_json::to_value(&read.findings).unwrap_or_default();
         let written = !dry_run && report.is_object();
-        let answer = json!({ "written": written, "report": report, "source": source, "salts": read.salts });
+        let answer =
+            json!({ "written": written, "report": report, "source": source, "salts": read.salts, "sql_dump": with_dump });
         session.out.show(&answer, told)?;
         if refused {
             let why = match read.without_salts {
@@ -365,7 +367,11 @@ fn told(answer: &Value) -> String {
     ));
     if count("/report/agents_missing") > 0 {
         let agents = cell(answer, "/report/agents_missing");
-        parts.push(format!("Accounts name agents that are not here; import the SQL dump too: {agents}"));
+        let what = match answer["sql_dump"].as_bool() {
+            Some(true) => "Accounts name agents that are neither in the dump nor here; they are gone at the source, too",
+            _ => "Accounts name agents that are not here; import the SQL dump too",
+        };
+        parts.push(format!("{what}: {agents}"));
     }
     parts.join("\n\n")
 }

@@ -69,6 +69,12 @@ impl Session {
         let answer = self.with(async |client| client.call(method, path, body).await).await?;
         self.out.show(&answer, human)
     }
+
+    /// Prints everything in a list that comes in pages; `list` is the member of an answer that holds the things.
+    pub(crate) async fn ask_all(&self, path: &str, list: &str, human: impl FnOnce(&Value) -> String) -> Result<()> {
+        let answer = self.with(async |client| client.all(path, list).await).await?;
+        self.out.show(&answer, human)
+    }
 }
 
 /// Runs a command. Boxed, so that the largest of them does not make every one large.

@@ -98,7 +98,7 @@ impl Token {
                 });
                 session.ask(Method::POST, &of(&agent)?, Some(&body), minted).await
             }
-            Self::List { agent } => session.ask(Method::GET, &of(&agent)?, None, list).await,
+            Self::List { agent } => session.ask_all(&of(&agent)?, "tokens", list).await,
             Self::Revoke { token, reason } => {
                 let path = with_query(&format!("/v1/tokens/{}", segment(&token)?), &[("reason", reason.as_deref())]);
                 session.ask(Method::DELETE, &path, None, |_| format!("{token} is revoked")).await

@@ -82,6 +82,24 @@ on_each_home! {
         world.auth(&["revoke", "lab", "--yes"]).failed(3);
     }
 
+    async fn an_account_is_updated_member_by_member_and_its_tokens_are_not(home: Home) {
+        let world = around(home).await;
+        let _server = world.home.serve().await;
+        world.configure();
+        world.store(&[], "1900000000");
+        let update = ["account", "update", "lab", "--site-account", "--json"];
+        let get = ["account", "get", "lab", "--site-account", "--reveal"];
+        let before = world.home.json(&get);
+        world.home.cli_with_input(&update, r#"{"note": "ours", "more": 1}"#).json();
+        world.home.cli_with_input(&update, r#"{"more": null}"#).json();
+        let after = world.home.json(&get);
+        assert_eq!((&after["account"]["note"], &after["account"]["more"]), (&json!("ours"), &Value::Null));
+        assert_eq!(after["account"]["access_token"], before["account"]["access_token"]);
+        world.home.cli_with_input(&update, r#"{"access_token": "canary"}"#).failed(1);
+        world.home.cli_with_input(&update, "canary").failed(2);
+        assert_eq!(world.home.json(&get)["account"], after["account"]);
+    }
+
     /// The reference could neither refresh nor revoke what had expired.
     async fn an_expired_account_can_be_refreshed_and_revoked(home: Home) {
         let world = around(home).await;

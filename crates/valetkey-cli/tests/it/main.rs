@@ -7,6 +7,7 @@ mod browser;
 mod canary;
 mod dev;
 mod doctor;
+mod import_killed;
 mod keys;
 mod main_job;
 mod moving;

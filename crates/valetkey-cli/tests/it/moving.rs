@@ -71,6 +71,42 @@ on_each_home! {
         assert_eq!(home.json(&["connection", "list"])["connections"], json!([]));
     }
 
+    async fn accounts_of_providers_and_agents_that_are_not_known_here_are_shown_and_deleted(home: Home) {
+        drop(home.serve().await);
+        let option = home.folder().join("auth_data.json");
+        let (account, agents) = (json!({ "access_token": "t" }), json!({ "agent:987654": { "account": { "access_token": "a" } } }));
+        let all = json!({ "newsletter": { "account": account }, "reddit": { "principals": agents } });
+        std::fs::write(&option, all.to_string()).unwrap();
+        home.json(&["import", "data-machine", "--auth-data", option.to_str().unwrap()]);
+
+        let status = home.json(&["auth", "status"]);
+        let there = status["accounts"].as_array().unwrap().iter().find(|account| account["provider"] == "newsletter").unwrap();
+        assert_eq!((&there["connected"], &there["configured"]), (&json!(true), &json!(false)));
+        assert_eq!(home.json(&["auth", "status", "newsletter"])["accounts"][0]["connected"], true);
+        home.cli(&["auth", "status", "newsletters"]).failed(3);
+
+        for (owner, token) in [(&["newsletter", "--site-account"][..], "t"), (&["reddit", "--agent", "987654"][..], "a")] {
+            let get = [&["account", "get"][..], owner, &["--reveal"]].concat();
+            assert_eq!(home.json(&get)["account"]["access_token"], token);
+            home.json(&[&["account", "delete"][..], owner].concat());
+            home.cli(&get).failed(3);
+        }
+        home.cli(&["account", "get", "reddit", "--agent", "987655"]).failed(3);
+    }
+
+    async fn who_gave_a_dump_is_not_told_to_give_one(home: Home) {
+        drop(home.serve().await);
+        let option = home.folder().join("auth_data.json");
+        let account = json!({ "account": { "access_token": "t" } });
+        std::fs::write(&option, json!({ "reddit": { "principals": { "agent:987654": account } } }).to_string()).unwrap();
+        let words = ["import", "data-machine", "--dry-run", "--auth-data", option.to_str().unwrap()];
+        let said = home.cli(&words).ok();
+        assert!(said.contains("987654") && said.contains("import the SQL dump too"), "{said}");
+        let (dump, config) = (file("dump.extended.sql"), file("wp-config.php"));
+        let said = home.cli(&[&words[..], &["--sql-dump", &dump, "--wp-config", &config]].concat()).ok();
+        assert!(said.contains("987654") && !said.contains("import the SQL dump too"), "{said}");
+    }
+
     async fn moving_out_gives_back_what_moved_in(home: Home) {
         drop(home.serve().await);
         let (dump, config) = (file("dump.extended.sql"), file("wp-config.php"));

@@ -14,11 +14,11 @@ use valetkey::{
     account::{self, Kept, Merge},
     agent,
     connection::{
-        self,
+        self, Filter,
         accounts::{self, IfMatch, Precondition},
     },
     context::{Context, Kind},
-    id::{AccountName, AgentId, ProviderName, SiteId, UserId},
+    id::{AccountName, AgentId, ProviderName, UserId},
     platform::Scope,
     principal::{Owner, Slot},
     scope,
@@ -249,7 +249,7 @@ pub(crate) async fn context(
     }
     let acting_user = caller.user().cloned();
     let context = Context { agent: asking.agent, user: asking.user, acting_user, ..Context::default() };
-    known(&state, caller.site()?, &provider).await?;
+    account::known(state.outside(), caller.site()?, &provider).await?;
     let resolution = scope::resolve(state.outside(), caller.site()?, &provider, Kind::Account, &context).await?;
     let mut found = None;
     for owner in resolution.owners() {
@@ -295,6 +295,8 @@ async fn put(
     account: SecretMap,
 ) -> Answer<Response> {
     let slot = slot(state, caller, provider, owner, writing.name.as_deref()).await?;
+    // What is new would be nobody's.
+    require_agent(state, &slot).await?;
     let precondition = precondition(headers, writing.replace)?;
     let saved = account::put(state.outside(), &caller.actor()?, &slot, account, &precondition).await?;
     let status = if saved.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -342,22 +344,35 @@ async fn delete(
     }
 }
 
-/// There is a definition, or something was brought over that has none: that can be read and deleted, and no more.
-async fn known(state: &AppState, site: &SiteId, provider: &ProviderName) -> Answer<()> {
-    let Err(error) = state.outside().definition(provider) else { return Ok(()) };
-    if connection::is_stored(&state.base().db, site, provider).await? { Ok(()) } else { Err(error.into()) }
-}
-
 /// The slot that a path names, if the caller reaches it.
 async fn slot(state: &AppState, caller: &Caller, provider: ProviderName, owner: Owner, name: Option<&str>) -> Answer<Slot> {
     caller.require_reaches(&owner)?;
     let site = caller.site()?.clone();
-    known(state, &site, &provider).await?;
-    if let Owner::Agent(id) = &owner {
-        agent::require(&state.base().db, &site, id).await?;
-    }
+    account::known(state.outside(), &site, &provider).await?;
     let name: AccountName = name.unwrap_or_default().parse()?;
-    Ok(Slot { site, provider, owner, name })
+    let slot = Slot { site, provider, owner, name };
+    // An import may have brought an agent's account and not the agent; a typing mistake in its name is told.
+    if let Err(error) = require_agent(state, &slot).await
+        && !was_stored(state, &slot).await?
+    {
+        return Err(error.into());
+    }
+    Ok(slot)
+}
+
+/// Whether an owner has an account at a provider, or had one that is over.
+async fn was_stored(state: &AppState, slot: &Slot) -> Result<bool> {
+    let (provider, owner) = (Some(slot.provider.clone()), Some(slot.owner.clone()));
+    let one = connection::page(&state.base().db, &slot.site, &Filter { provider, owner, revoked: true }, None, 1).await?;
+    Ok(!one.is_empty() || account::status(state.outside(), slot).await?.is_some())
+}
+
+/// Refuses the account of an agent that there is not.
+async fn require_agent(state: &AppState, slot: &Slot) -> Result<()> {
+    match &slot.owner {
+        Owner::Agent(id) => agent::require(&state.base().db, &slot.site, id).await.map(|_| ()),
+        Owner::Site | Owner::User(_) => Ok(()),
+    }
 }
 
 fn answer(state: &AppState, status: StatusCode, kept: Kept, account: Option<&SecretMap>) -> Response {

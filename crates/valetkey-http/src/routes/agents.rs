@@ -5,18 +5,18 @@
 use axum::extract::State;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use valetkey::{
     Code, Error,
     agent::{self, NewAgent, Role},
     id::{AgentId, UserId},
 };
 
-use super::{maybe, moment};
+use super::{limited, maybe, moment, next};
 use crate::{
     caller::Caller,
     error::Answer,
-    extract::{Body, Json, Path},
+    extract::{Body, Json, Path, Query},
     state::AppState,
 };
 
@@ -50,22 +50,34 @@ impl From<agent::Agent> for Agent {
     }
 }
 
-/// A list of agents.
+/// Which agents.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Which {
+    /// Only those that came after this one: the `next` of the page before.
+    #[param(value_type = Option<String>)]
+    after: Option<AgentId>,
+    /// How many at most, up to 1000.
+    limit: Option<u32>,
+}
+
+/// A page of agents.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Agents {
     /// The agents, the oldest first.
     agents: Vec<Agent>,
+    /// Where the next page begins; absent on the last.
+    next: Option<String>,
 }
 
 /// Lists the site's agents; in a call for a person those on which they have a role.
-#[utoipa::path(get, path = "/v1/agents", tag = "agents", responses((status = 200, body = Agents)))]
-pub(crate) async fn list(State(state): State<AppState>, caller: Caller) -> Answer<Json<Agents>> {
-    let (db, site) = (&state.base().db, caller.site()?);
-    let agents = match caller.user() {
-        None => agent::list(db, site).await?,
-        Some(user) => agent::list_for(db, site, user).await?,
-    };
-    Ok(Json(Agents { agents: agents.into_iter().map(Agent::from).collect() }))
+#[utoipa::path(get, path = "/v1/agents", tag = "agents", params(Which), responses((status = 200, body = Agents)))]
+pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(which): Query<Which>) -> Answer<Json<Agents>> {
+    let limit = limited(which.limit);
+    let agents = agent::page(&state.base().db, caller.site()?, caller.user(), which.after.as_ref(), limit).await?;
+    let next = next(&agents, limit, |agent| agent.id.to_string());
+    Ok(Json(Agents { agents: agents.into_iter().map(Agent::from).collect(), next }))
 }
 
 /// A new agent.

@@ -5,10 +5,11 @@ use axum::extract::State;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use valetkey::{
-    Code, Error, agent,
+    Code, Error, account, agent,
     app_config::{self, AppConfig, callback},
+    context::Context,
     id::{AgentId, ProviderName, UserId},
     principal::Owner,
     provider::Definition,
@@ -44,9 +45,10 @@ pub(crate) struct App {
 }
 
 impl App {
-    fn new(definition: &Definition, config: &AppConfig) -> Self {
+    /// Of a provider without a definition nobody can say what is needed.
+    fn new(definition: Option<&Definition>, config: &AppConfig) -> Self {
         Self {
-            configured: app_config::is_configured(definition, Some(config)),
+            configured: definition.is_some_and(|definition| app_config::is_configured(definition, Some(config))),
             id: config.id.to_string(),
             provider: config.provider.to_string(),
             owner: config.owner.to_string(),
@@ -76,12 +78,6 @@ pub(crate) struct AppChange {
     values: Map<String, Value>,
 }
 
-/// A query without a parameter. The scope is in the path: one that is named beside it is refused, or somebody else's app
-/// would be changed in its place.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Nothing {}
-
 /// The four handlers of one named scope.
 macro_rules! scope {
     ($module:ident, $path:literal, ($($param:literal)?), $what:ty, $owner:expr, $words:literal) => {
@@ -96,7 +92,6 @@ macro_rules! scope {
                 State(state): State<AppState>,
                 caller: Caller,
                 Path(path): Path<$what>,
-                Query(Nothing {}): Query<Nothing>,
             ) -> Answer<Json<App>> {
                 let (provider, owner) = ($owner)(path);
                 super::show(&state, &caller, &provider, &owner).await
@@ -109,7 +104,6 @@ macro_rules! scope {
                 State(state): State<AppState>,
                 caller: Caller,
                 Path(path): Path<$what>,
-                Query(Nothing {}): Query<Nothing>,
                 Body(new): Body<NewApp>,
             ) -> Answer<Json<App>> {
                 let (provider, owner) = ($owner)(path);
@@ -123,7 +117,6 @@ macro_rules! scope {
                 State(state): State<AppState>,
                 caller: Caller,
                 Path(path): Path<$what>,
-                Query(Nothing {}): Query<Nothing>,
                 Body(change): Body<AppChange>,
             ) -> Answer<Json<App>> {
                 let (provider, owner) = ($owner)(path);
@@ -137,7 +130,6 @@ macro_rules! scope {
                 State(state): State<AppState>,
                 caller: Caller,
                 Path(path): Path<$what>,
-                Query(Nothing {}): Query<Nothing>,
             ) -> Answer<StatusCode> {
                 let (provider, owner) = ($owner)(path);
                 super::delete(&state, &caller, &provider, &owner).await
@@ -174,19 +166,19 @@ scope!(
 
 async fn show(state: &AppState, caller: &Caller, provider: &ProviderName, owner: &Owner) -> Answer<Json<App>> {
     caller.require_reaches(owner)?;
-    let definition = state.outside().definition(provider)?;
+    account::known(state.outside(), caller.site()?, provider).await?;
     let config = app_config::current(&state.base().db, caller.site()?, provider, owner).await?;
     let config = config.ok_or_else(|| {
         Error::new(Code::NotFound, format!("{owner} has no app at {provider}; store one with PUT to this address"))
     })?;
-    Ok(Json(App::new(&definition, &config)))
+    Ok(Json(described(state, &config)))
 }
 
 async fn put(state: &AppState, caller: &Caller, provider: &ProviderName, owner: &Owner, values: SecretMap) -> Answer<Json<App>> {
     let definition = writable(state, caller, provider, owner).await?;
     let actor = caller.actor()?;
     let config = app_config::set(state.base(), caller.site()?, &actor, &definition, owner, values.expose()).await?;
-    Ok(Json(App::new(&definition, &config)))
+    Ok(Json(App::new(Some(&definition), &config)))
 }
 
 async fn patch(
@@ -199,7 +191,7 @@ async fn patch(
     let definition = writable(state, caller, provider, owner).await?;
     let actor = caller.actor()?;
     let config = app_config::update(state.base(), caller.site()?, &actor, &definition, owner, values.expose()).await?;
-    Ok(Json(App::new(&definition, &config)))
+    Ok(Json(App::new(Some(&definition), &config)))
 }
 
 /// A provider's definition, where the caller reaches the owner and the owner is there.
@@ -218,8 +210,72 @@ async fn writable(
 
 async fn delete(state: &AppState, caller: &Caller, provider: &ProviderName, owner: &Owner) -> Answer<StatusCode> {
     caller.require_reaches(owner)?;
+    account::known(state.outside(), caller.site()?, provider).await?;
     app_config::delete(state.base(), caller.site()?, &caller.actor()?, provider, owner).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+fn described(state: &AppState, config: &AppConfig) -> App {
+    App::new(state.outside().catalogue.get(&config.provider).map(AsRef::as_ref), config)
+}
+
+/// Which context an app is asked for.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Asking {
+    /// The person that is meant. The one a call names by `Valet-User` is merely acting, and comes after an agent that is meant.
+    #[param(value_type = Option<String>)]
+    user: Option<UserId>,
+    /// The agent that is meant.
+    #[param(value_type = Option<String>)]
+    agent: Option<AgentId>,
+}
+
+/// The app that a provider's policy gives a context.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ContextApp {
+    /// The policy that chose: `site`, `user`, `agent` or `principal`.
+    policy: String,
+    /// Whom it chose: `site`, `user:<id>` or `agent:<id>`.
+    wanted: String,
+    /// Whose app this is; null where there is none.
+    resolved_from: Option<String>,
+    /// Whether it is the site's because the one chosen has none.
+    fell_back: bool,
+    /// The app, its secrets masked; null where there is none.
+    found: Option<App>,
+}
+
+/// Whose app at a provider applies to a person and an agent, as the provider's policy for configurations says. Here alone the
+/// site's may stand in for one that is missing, and the answer says so.
+#[utoipa::path(get, path = "/v1/providers/{provider}/config/context", tag = "providers",
+    params(("provider" = String, Path), Asking), responses((status = 200, body = ContextApp)))]
+pub(crate) async fn context(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(provider): Path<ProviderName>,
+    Query(asking): Query<Asking>,
+) -> Answer<Json<ContextApp>> {
+    let site = caller.site()?;
+    account::known(state.outside(), site, &provider).await?;
+    // Whoever is named must be there and in reach, also where the policy then chooses somebody else.
+    if let Some(user) = &asking.user {
+        caller.require_reaches(&Owner::User(user.clone()))?;
+    }
+    if let Some(agent) = &asking.agent {
+        agent::require(&state.base().db, site, agent).await?;
+    }
+    let acting_user = caller.user().cloned();
+    let context = Context { agent: asking.agent, user: asking.user, acting_user, ..Context::default() };
+    let found = app_config::for_context(state.outside(), site, &provider, &context).await?;
+    Ok(Json(ContextApp {
+        policy: found.policy.to_string(),
+        wanted: found.wanted.to_string(),
+        resolved_from: found.resolved_from.map(|owner| owner.to_string()),
+        fell_back: found.fell_back,
+        found: found.value.map(|config| described(&state, &config)),
+    }))
 }
 
 /// Where a provider's flows return to.

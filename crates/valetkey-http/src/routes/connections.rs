@@ -17,7 +17,7 @@ use valetkey::{
     revoke,
 };
 
-use super::{accounts::precondition, maybe, moment};
+use super::{accounts::precondition, limited, maybe, moment, next};
 use crate::{
     caller::Caller,
     error::Answer,
@@ -25,8 +25,6 @@ use crate::{
     state::AppState,
 };
 
-/// How many connections a page has at most.
-const MOST: u32 = 1000;
 /// The longest that an ending waits for the provider, in seconds: less than proxies in front of us wait for an answer.
 const LONGEST_WAIT: u64 = 30;
 /// What no revocation takes back.
@@ -161,10 +159,10 @@ pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(wh
         caller.require_reaches(owner)?;
     }
     let (base, now) = (state.base(), state.base().clock.now());
-    let limit = which.limit.unwrap_or(MOST).clamp(1, MOST);
+    let limit = limited(which.limit);
     let filter = Filter { provider: which.provider, owner: which.owner, revoked: which.revoked };
     let page = connection::page(&base.db, caller.site()?, &filter, which.after.as_ref(), limit).await?;
-    let next = (page.len() == limit as usize).then(|| page.last().map(|c| c.id.to_string())).flatten();
+    let next = next(&page, limit, |connection| connection.id.to_string());
     let seen = page.into_iter().filter(|connection| caller.reaches(&connection.owner));
     Ok(Json(Connections { connections: seen.map(|connection| Connection::new(connection, now)).collect(), next }))
 }

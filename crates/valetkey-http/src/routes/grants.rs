@@ -18,7 +18,7 @@ use valetkey::{
     provider::pattern::PathPattern,
 };
 
-use super::{connections::json_or_null, maybe, moment, tokens::Why};
+use super::{connections::json_or_null, limited, maybe, moment, next, tokens::Why};
 use crate::{
     caller::Caller,
     error::Answer,
@@ -166,13 +166,20 @@ pub(crate) struct Which {
     /// Only those on this connection.
     #[param(value_type = Option<String>)]
     connection: Option<ConnectionId>,
+    /// Only those that came after this one: the `next` of the page before.
+    #[param(value_type = Option<String>)]
+    after: Option<GrantId>,
+    /// How many at most, up to 1000.
+    limit: Option<u32>,
 }
 
-/// A list of grants.
+/// A page of grants.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Grants {
     /// The grants, the oldest first, the ended ones among them.
     grants: Vec<Grant>,
+    /// Where the next page begins; absent on the last.
+    next: Option<String>,
 }
 
 /// Lists grants. A platform names an agent or a connection, and sees those on connections it reaches.
@@ -186,7 +193,9 @@ pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(wh
         Some(named) => Some(agent::find(db, site, named).await?.id),
         None => None,
     };
-    let mut grants = grant::list(db, site, agent.as_ref(), which.connection.as_ref()).await?;
+    let limit = limited(which.limit);
+    let mut grants = grant::page(db, site, agent.as_ref(), which.connection.as_ref(), which.after.as_ref(), limit).await?;
+    let next = next(&grants, limit, |grant| grant.id.to_string());
     if matches!(caller, Caller::Platform { .. }) {
         let mut reached: HashMap<ConnectionId, bool> = HashMap::new();
         for grant in &grants {
@@ -198,7 +207,7 @@ pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(wh
         }
         grants.retain(|grant| reached.get(&grant.connection) == Some(&true));
     }
-    Ok(Json(Grants { grants: grants.into_iter().map(Grant::from).collect() }))
+    Ok(Json(Grants { grants: grants.into_iter().map(Grant::from).collect(), next }))
 }
 
 /// Takes a grant back: no request that comes after this is served by it. Doing it again changes nothing.

@@ -1,9 +1,10 @@
 //! Moving in: items come as JSON documents, one a line, and become one transaction.
 //!
-//! The first line says how, the last one that it is the end. A body that breaks off before that leaves nothing behind, and so
-//! does a caller who leaves, or who stalls: the one writer of an SQLite database waits for the import.
+//! The first line says how, the last one that it is the end. The body is put aside until all of it is there, sealed
+//! ([`valetkey::import::spool`]): the one writer of an SQLite database waits for the import, and must not wait for its sender. A
+//! body that breaks off, stalls or lacks its end leaves nothing behind, and so does a process that dies.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use axum::{body::Body, extract::State};
 use bytes::{Buf as _, BytesMut};
@@ -11,9 +12,11 @@ use http_body_util::BodyExt as _;
 use utoipa::ToSchema;
 use valetkey::{
     Code, Error, Result,
+    id::SiteId,
     import::{
-        apply::{Import, Report},
+        apply::{self, Import, Report},
         item::{Header, Line},
+        spool::{self, Spool, Spooled},
     },
     site,
 };
@@ -61,9 +64,15 @@ pub(crate) struct ImportReport {
 pub(crate) async fn data_machine(State(state): State<AppState>, caller: Caller, body: Body) -> Answer<Json<Report>> {
     let (site, actor) = (caller.site()?.clone(), caller.actor()?);
     site::require(&state.base().db, &site).await?;
-    let mut lines = Lines { body, rest: BytesMut::new(), seen: 0, number: 0 };
+    let mut aside = put_aside(&state, body).await?;
+    let mut held = HashMap::new();
+    if state.outside().extensions.hold_accounts() {
+        (aside, held) = look_elsewhere(&state, &site, aside).await?;
+    }
+    let mut lines = Lines::of(aside);
     let header: Header = lines.next().await?;
     let mut import = Import::begin(state.outside(), &site, &actor, header).await?;
+    import.keep_out(held);
     loop {
         match lines.next().await? {
             Line::Item { at, item } => import.item(at, item).await?,
@@ -72,9 +81,40 @@ pub(crate) async fn data_machine(State(state): State<AppState>, caller: Caller, 
     }
 }
 
+/// The whole body, put aside.
+async fn put_aside(state: &AppState, mut body: Body) -> Result<Spooled> {
+    let settings = state.settings().ok_or_else(|| Error::new(Code::KeyUnavailable, "nothing can be sealed without the key"))?;
+    let mut spool = Spool::new(&spool::folder(&settings.db))?;
+    let cut = || Error::new(Code::InvalidRequest, "the import was cut off; nothing was brought over");
+    loop {
+        match tokio::time::timeout(PATIENCE, body.frame()).await {
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    spool = spool.write(&data).await?;
+                }
+            }
+            Ok(Some(Err(error))) => return Err(cut().with_detail(error)),
+            Ok(None) => return spool.whole().await,
+            Err(_) => return Err(Error::new(Code::InvalidRequest, "the import stalled; nothing was brought over")),
+        }
+    }
+}
+
+/// The accounts that the registered resolvers hold, asked before the transaction begins.
+async fn look_elsewhere(state: &AppState, site: &SiteId, aside: Spooled) -> Result<(Spooled, HashMap<String, &'static str>)> {
+    let (mut lines, mut held) = (Lines::of(aside), HashMap::new());
+    let _: Header = lines.next().await?;
+    while let Line::Item { item, .. } = lines.next().await? {
+        held.extend(apply::held_elsewhere(state.outside(), site, &item).await?);
+    }
+    let aside = lines.from.ok_or_else(|| Error::internal("what was put aside is being read"))?;
+    Ok((aside.again().await?, held))
+}
+
 /// The lines of a body.
 struct Lines {
-    body: Body,
+    /// Where more of it comes from; nothing while it is being read.
+    from: Option<Spooled>,
     rest: BytesMut,
     /// How much of `rest` holds no line break.
     seen: usize,
@@ -82,6 +122,10 @@ struct Lines {
 }
 
 impl Lines {
+    fn of(aside: Spooled) -> Self {
+        Self { from: Some(aside), rest: BytesMut::new(), seen: 0, number: 0 }
+    }
+
     /// The next line that is not empty. Its text is in no error: it holds secrets.
     async fn next<T: serde::de::DeserializeOwned>(&mut self) -> Result<T> {
         loop {
@@ -110,16 +154,9 @@ impl Lines {
                 ));
             }
             let cut = || Error::new(Code::InvalidRequest, "the import was cut off; nothing was brought over");
-            match tokio::time::timeout(PATIENCE, self.body.frame()).await {
-                Ok(Some(Ok(frame))) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.rest.extend_from_slice(&data);
-                    }
-                }
-                Ok(Some(Err(error))) => return Err(cut().with_detail(error)),
-                Ok(None) => return Err(cut()),
-                Err(_) => return Err(Error::new(Code::InvalidRequest, "the import stalled; nothing was brought over")),
-            }
+            let (from, piece) = self.from.take().ok_or_else(cut)?.next().await?;
+            self.from = Some(from);
+            self.rest.extend_from_slice(&piece.ok_or_else(cut)?);
         }
     }
 }

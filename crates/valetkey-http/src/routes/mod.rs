@@ -24,6 +24,19 @@ pub(crate) mod tokens;
 
 use valetkey::clock::Timestamp;
 
+/// How many things a page of a list has at most, and where nobody says how many.
+const MOST: u32 = 1000;
+
+/// How many things a page has.
+fn limited(asked: Option<u32>) -> u32 {
+    asked.unwrap_or(MOST).clamp(1, MOST)
+}
+
+/// Where the page after this one begins: at its last id, where it is full.
+fn next<T>(page: &[T], limit: u32, id: impl FnOnce(&T) -> String) -> Option<String> {
+    (page.len() == limit as usize).then(|| page.last().map(id)).flatten()
+}
+
 /// A moment as it stands in answers: RFC 3339.
 fn moment(at: Timestamp) -> String {
     at.to_string()

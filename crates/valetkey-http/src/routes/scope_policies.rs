@@ -4,7 +4,7 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use valetkey::{
-    Result,
+    Result, account,
     context::{Kind, Policy},
     id::ProviderName,
     scope::{self, Change, Setting},
@@ -88,7 +88,7 @@ pub(crate) async fn change(
     Path(provider): Path<ProviderName>,
     Body(change): Body<ScopePoliciesChange>,
 ) -> Answer<Json<ScopePolicies>> {
-    state.outside().definition(&provider)?;
+    account::known(state.outside(), caller.site()?, &provider).await?;
     let (site, actor) = (caller.site()?, caller.actor()?);
     // Both are read before either is written.
     let mut changes = Vec::new();
@@ -106,7 +106,7 @@ pub(crate) async fn change(
 }
 
 async fn policies(state: &AppState, caller: &Caller, provider: &ProviderName) -> Result<ScopePolicies> {
-    state.outside().definition(provider)?;
+    account::known(state.outside(), caller.site()?, provider).await?;
     let (db, site) = (&state.base().db, caller.site()?);
     Ok(ScopePolicies {
         account: scope::setting(db, site, provider, Kind::Account).await?.into(),

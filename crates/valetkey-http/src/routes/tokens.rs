@@ -14,7 +14,7 @@ use valetkey::{
     token::{self, NewToken},
 };
 
-use super::{agents::named_agent, connections::json_or_null, maybe, moment};
+use super::{agents::named_agent, connections::json_or_null, limited, maybe, moment, next};
 use crate::{
     caller::Caller,
     error::Answer,
@@ -65,20 +65,41 @@ impl From<token::Token> for Token {
     }
 }
 
-/// A list of tokens.
+/// Which tokens.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Which {
+    /// Only those that came before this one was made: the `next` of the page before.
+    #[param(value_type = Option<String>)]
+    after: Option<TokenId>,
+    /// How many at most, up to 1000.
+    limit: Option<u32>,
+}
+
+/// A page of tokens.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Tokens {
     /// The tokens, the newest first, the ended ones among them.
     tokens: Vec<Token>,
+    /// Where the next page begins; absent on the last.
+    next: Option<String>,
 }
 
 /// Lists an agent's tokens.
-#[utoipa::path(get, path = "/v1/agents/{agent}/tokens", tag = "tokens", params(("agent" = String, Path)),
+#[utoipa::path(get, path = "/v1/agents/{agent}/tokens", tag = "tokens", params(("agent" = String, Path), Which),
     responses((status = 200, body = Tokens)))]
-pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Path(named): Path<String>) -> Answer<Json<Tokens>> {
+pub(crate) async fn list(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(named): Path<String>,
+    Query(which): Query<Which>,
+) -> Answer<Json<Tokens>> {
     let agent = named_agent(&state, &caller, &named, Role::Operator).await?;
-    let tokens = token::list(&state.base().db, caller.site()?, &agent.id).await?;
-    Ok(Json(Tokens { tokens: tokens.into_iter().map(Token::from).collect() }))
+    let limit = limited(which.limit);
+    let tokens = token::page(&state.base().db, caller.site()?, &agent.id, which.after.as_ref(), limit).await?;
+    let next = next(&tokens, limit, |token| token.id.to_string());
+    Ok(Json(Tokens { tokens: tokens.into_iter().map(Token::from).collect(), next }))
 }
 
 /// A new token.

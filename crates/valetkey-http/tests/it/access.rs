@@ -50,7 +50,7 @@ on_each_db! {
 }
 
 /// A path of the pattern that names nothing there is, so that whoever gets in changes nothing for the next.
-fn filled(pattern: &str, agent: &str) -> String {
+pub(crate) fn filled(pattern: &str, agent: &str) -> String {
     let hex = "0".repeat(32);
     let id = match pattern {
         p if p.starts_with("/v1/connections/") => format!("con_{hex}"),
@@ -71,7 +71,7 @@ fn filled(pattern: &str, agent: &str) -> String {
 }
 
 /// A body that is understood and does little.
-fn body(method: &Method, pattern: &str) -> Option<Value> {
+pub(crate) fn body(method: &Method, pattern: &str) -> Option<Value> {
     let hex = "0".repeat(32);
     if method == Method::GET || method == Method::DELETE || pattern.starts_with("/v1/proxy") {
         return None;

@@ -94,6 +94,39 @@ on_each_db! {
         assert_eq!(app.get(&OP, SITE).await.expect(200).json()["values"]["client_id"], "id");
     }
 
+    async fn a_context_gets_the_app_of_whom_the_policy_chooses_and_is_told(app: App) {
+        let context = "/v1/providers/reddit/config/context";
+        app.reddit().await;
+        app.put(&OP, ALICE, values("hers", "canary-secret")).await.expect(200);
+        let agent = app.agent("a", "alice").await;
+        let look = async |query: &str| {
+            let answer = app.get(&OP, &format!("{context}{query}")).await.expect(200);
+            assert!(!String::from_utf8_lossy(&answer.bytes).contains("canary"));
+            let answer = answer.json();
+            (answer["found"]["values"]["client_id"].clone(), answer["resolved_from"].clone(), answer["fell_back"].clone())
+        };
+        let of_site = |fell_back| (json!("id"), json!("site"), json!(fell_back));
+        assert_eq!(look("?user=alice").await, of_site(false));
+        let policies = "/v1/providers/reddit/scope-policies";
+        app.patch(&OP, policies, json!({ "config": { "policy": "user" } })).await.expect(200);
+        assert_eq!(look("?user=alice").await, (json!("hers"), json!("user:alice"), json!(false)));
+        assert_eq!(look("?user=bob").await, (Value::Null, Value::Null, json!(false)));
+        assert_eq!(look(&format!("?agent={agent}")).await, of_site(false));
+        app.patch(&OP, policies, json!({ "config": { "fallback": true } })).await.expect(200);
+        assert_eq!(look("?user=bob").await, of_site(true));
+
+        // The person of a call is acting.
+        let admin = app.key_text(&[Scope::Admin], Asserts::Any).await;
+        let hers = app.get(&As::For(admin.clone(), "alice"), context).await.expect(200).json();
+        assert_eq!(hers["wanted"], "user:alice");
+        app.get(&As::For(admin, "bob"), &format!("{context}?user=alice")).await.refused(403, "forbidden");
+        app.get(&OP, &format!("{context}?agent=nobody")).await.refused(404, "not_found");
+        app.get(&OP, &format!("{context}?reveal=true")).await.refused(400, "invalid_request");
+        app.get(&OP, "/v1/providers/nowhere/config/context").await.refused(404, "not_found");
+        let reads = app.key(&[Scope::AccountsRead, Scope::AccountsReveal], Asserts::Any).await;
+        app.get(&reads, context).await.refused(403, "missing_scope");
+    }
+
     /// whoever may not administer reaches no app; and a call for one person reaches no other's.
     async fn an_app_is_reached_by_whom_the_page_names(app: App) {
         app.put(&OP, ALICE, values("hers", "s")).await.expect(200);

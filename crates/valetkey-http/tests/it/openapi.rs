@@ -2,10 +2,14 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use serde_json::Value;
-use valetkey_http::{ROUTES, document};
+use http::Method;
+use serde_json::{Value, json};
+use valetkey_http::{ROUTES, Who, document};
 
-use crate::support::{App, As};
+use crate::{
+    access::{body, filled},
+    support::{App, As, text},
+};
 
 fn described() -> Value {
     serde_json::from_str(&document().to_json().unwrap()).unwrap()
@@ -57,6 +61,45 @@ fn it_is_openapi_3_1_and_every_operation_says_who_may_call_it_and_what_an_error_
             assert_eq!(names, known, "{method} {path}");
         }
     }
+}
+
+#[test]
+fn no_two_operations_share_a_name() {
+    let described = described();
+    let mut names = BTreeSet::new();
+    for (path, item) in described["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let name = text(operation, "/operationId");
+            // What generators make functions of.
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'), "{name}");
+            assert!(!name.starts_with('_') && names.insert(name.clone()), "{name}: {method} {path}");
+        }
+    }
+    assert_eq!(names.len(), ROUTES.len());
+}
+
+/// A mistyped parameter must not pass for one that is not there.
+#[tokio::test]
+async fn no_route_takes_a_query_parameter_that_the_description_does_not_name() {
+    let app = App::sqlite().await;
+    let agent = app.agent("a", "alice").await;
+    let (_, token) = app.token(&agent, json!({ "person": "alice" })).await;
+    for route in ROUTES.iter().filter(|route| route.method != "any") {
+        let method: Method = route.method.to_ascii_uppercase().parse().unwrap();
+        let path = filled(route.path, &agent);
+        let who = if route.who == Who::Agent { &token } else { &As::Operator };
+        for query in ["nosuch=canary", "Limit=1", "nosuch=canary&site=default", "reveal%20=true"] {
+            // Where the site is not read, it is one of those that nobody knows.
+            let refused = app.call(who, method.clone(), &format!("{path}?{query}"), body(&method, route.path), &[]).await;
+            let refused = refused.refused(400, "invalid_request");
+            assert!(!String::from_utf8_lossy(&refused.bytes).contains("canary"), "{method} {path}?{query}");
+        }
+    }
+    // The gate reads the description: whatever it names is taken.
+    app.get(&As::Operator, "/v1/connections?limit=1&provider=reddit&site=default").await.expect(200);
+    // The name of a stranger's parameter tells a stranger nothing.
+    app.get(&As::Stranger, "/v1/connections?nosuch=1").await.refused(401, "unauthenticated");
+    app.broker.stop().await;
 }
 
 #[test]

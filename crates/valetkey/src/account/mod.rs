@@ -12,23 +12,21 @@ use std::fmt;
 
 use crate::{
     agent,
+    app_config::{self, AppConfig},
     base::Outside,
     connection::{
-        Connection, UpstreamWish,
+        self, Connection, UpstreamWish,
         accounts::{self, Precondition},
     },
     context::{Context, Kind},
     error::Result,
-    extend::{Entry, Level, held_elsewhere},
+    extend::held_elsewhere,
     id::{AccountName, AgentId, ConnectionId, ProviderName, SiteId, UserId},
     principal::{Actor, Owner, Slot},
     revoke,
     scope::{self, Found, Resolution},
     secret::SecretMap,
 };
-
-/// The label of the one log entry that a resolved account makes.
-pub const RESOLVED: &str = "account resolved";
 
 /// Where an account is kept.
 #[derive(Clone, Debug)]
@@ -75,6 +73,18 @@ pub struct Saved {
     pub created: bool,
 }
 
+/// Makes sure that a provider is one: there is a definition, or something of it is or was stored here. What an import brought
+/// of a provider without a definition can be read and deleted, and no more.
+///
+/// # Errors
+/// `not_found` for any other name: a typing mistake is not taken for an account that is not there.
+pub async fn known(outside: &Outside, site: &SiteId, provider: &ProviderName) -> Result<()> {
+    let Err(error) = outside.definition(provider) else { return Ok(()) };
+    let db = &outside.base.db;
+    let stored = connection::is_stored(db, site, provider).await? || app_config::is_stored(db, site, provider).await?;
+    if stored { Ok(()) } else { Err(error) }
+}
+
 /// Where the account of a slot is kept; opens nothing that is kept here.
 pub async fn status(outside: &Outside, slot: &Slot) -> Result<Option<Kept>> {
     if let Some(held) = outside.extensions.held(slot).await? {
@@ -91,12 +101,8 @@ pub async fn reveal(outside: &Outside, actor: &Actor, slot: &Slot) -> Result<Opt
             .await?
             .map(|(connection, account)| Account { account, kept: Kept::Here(Box::new(connection)) }),
     };
-    // Only what was found is told: looking whether there is one is the usual thing, and would drown the rest.
     if let (Some(found), Owner::User(_) | Owner::Agent(_)) = (&found, &slot.owner) {
-        let source = found.kept.source();
-        tracing::debug!(provider = %slot.provider, owner = %slot.owner, source, "{RESOLVED}");
-        let entry = Entry { level: Level::Debug, label: RESOLVED, slot, source: Some(source) };
-        outside.extensions.tell(|sink| sink.log(&entry));
+        outside.extensions.tell_resolved(slot, found.kept.source());
     }
     Ok(found)
 }
@@ -163,11 +169,11 @@ impl From<accounts::Put> for Saved {
 /// # Errors
 /// Where a resolver holds the account, what that one says: it is gone there, or refused and stays.
 pub async fn delete(outside: &Outside, actor: &Actor, slot: &Slot, wish: UpstreamWish) -> Result<()> {
-    if let Some(held) = outside.extensions.held(slot).await? {
-        return held::delete(outside, actor, slot, &held).await;
-    }
     if let Some(connection) = accounts::status(&outside.base, slot).await? {
+        // Asks the resolvers itself: what was stored here before one of them held it must not come to light again.
         revoke::connection(outside, &slot.site, actor, &connection.id, "the account was deleted", wish).await?;
+    } else if let Some(held) = outside.extensions.held(slot).await? {
+        held::delete(outside, actor, slot, &held).await?;
     }
     Ok(())
 }
@@ -195,6 +201,9 @@ impl fmt::Debug for Accounts {
 macro_rules! scoped {
     ($read:ident, $save:ident, $update:ident, $delete:ident, ($($id:ident: $Id:ty)?), $owner:expr, $whose:literal) => {
         #[doc = concat!("The ", $whose, " account, with its secrets; absent where there is none. That it was read is recorded.")]
+        ///
+        /// # Errors
+        /// `not_found` for a name that is no provider's ([`known`]); what a resolver says that cannot tell.
         pub async fn $read(&self $(, $id: &$Id)?) -> Result<Option<SecretMap>> {
             self.read($owner).await
         }
@@ -202,8 +211,9 @@ macro_rules! scoped {
         #[doc = concat!("Stores the ", $whose, " account, whole: whatever was there is replaced.")]
         ///
         /// # Errors
-        /// `invalid_request` for an empty account or a field that is missing or wrong; `not_found` for an agent that there is
-        /// not; what a resolver says that holds the account.
+        /// `invalid_request` for an empty account or a field that is missing or wrong; `not_found` for a provider without a
+        /// definition and for an agent that there is not; `storage_failed` where a sink refuses it; what a resolver says that
+        /// holds the account.
         pub async fn $save(&self $(, $id: &$Id)?, account: SecretMap) -> Result<()> {
             self.save($owner, account).await
         }
@@ -228,11 +238,10 @@ macro_rules! scoped {
 impl Accounts {
     /// The default accounts at a provider. What is done with them is recorded as the actor's.
     ///
-    /// # Errors
-    /// `not_found` where there is no such provider.
-    pub fn new(outside: &Outside, site: SiteId, provider: ProviderName, actor: Actor) -> Result<Self> {
-        outside.definition(&provider)?;
-        Ok(Self { outside: outside.clone(), site, provider, name: AccountName::default_account(), actor })
+    /// Whether there is such a provider is told by the calls: what an import brought of one without a definition can be read
+    /// and deleted.
+    pub fn new(outside: &Outside, site: SiteId, provider: ProviderName, actor: Actor) -> Self {
+        Self { outside: outside.clone(), site, provider, name: AccountName::default_account(), actor }
     }
 
     /// The accounts of another site.
@@ -301,7 +310,18 @@ impl Accounts {
                 break;
             }
         }
+        let value = self.told_where_unknown(value).await?;
         Ok(resolution.found(value))
+    }
+
+    /// The app configuration that the provider's policy for configurations gives a context, and where it came from. Its secrets
+    /// are masked; [`app_config::open`] opens it. The site's stands in only where the provider's setting says so.
+    pub async fn config_for_context(&self, context: &Context) -> Result<Found<AppConfig>> {
+        let found = app_config::for_context(&self.outside, &self.site, &self.provider, context).await?;
+        if found.value.is_none() {
+            known(&self.outside, &self.site, &self.provider).await?;
+        }
+        Ok(found)
     }
 
     /// Merges members into the account of exactly the owner whom the provider's policy gives a context. Nothing is copied
@@ -316,7 +336,8 @@ impl Accounts {
 
     /// Where the account of an owner is kept; absent where there is none. Opens nothing that is kept here.
     pub async fn kept(&self, owner: &Owner) -> Result<Option<Kept>> {
-        status(&self.outside, &self.slot(owner.clone())).await
+        let kept = status(&self.outside, &self.slot(owner.clone())).await?;
+        self.told_where_unknown(kept).await
     }
 
     /// The connection that an owner's account is, for making calls with it.
@@ -325,11 +346,19 @@ impl Accounts {
     /// `no_credentials` or `no_per_user_credentials` where there is none; `conflict` where a resolver holds it.
     pub async fn connection(&self, owner: Owner) -> Result<ConnectionId> {
         let slot = self.slot(owner);
-        match status(&self.outside, &slot).await? {
+        match self.kept(&slot.owner).await? {
             Some(Kept::Here(connection)) => Ok(connection.id),
             Some(Kept::By(name)) => Err(held_elsewhere(&slot, name)),
             None => Err(slot.empty()),
         }
+    }
+
+    /// What was found; where that is nothing the provider must be one.
+    async fn told_where_unknown<T>(&self, found: Option<T>) -> Result<Option<T>> {
+        if found.is_none() {
+            known(&self.outside, &self.site, &self.provider).await?;
+        }
+        Ok(found)
     }
 
     pub(crate) async fn resolve(&self, context: &Context) -> Result<Resolution> {
@@ -337,7 +366,8 @@ impl Accounts {
     }
 
     pub(crate) async fn read(&self, owner: Owner) -> Result<Option<SecretMap>> {
-        Ok(reveal(&self.outside, &self.actor, &self.slot(owner)).await?.map(|found| found.account))
+        let found = reveal(&self.outside, &self.actor, &self.slot(owner)).await?;
+        Ok(self.told_where_unknown(found).await?.map(|found| found.account))
     }
 
     pub(crate) async fn save(&self, owner: Owner, account: SecretMap) -> Result<()> {
@@ -352,6 +382,7 @@ impl Accounts {
     }
 
     pub(crate) async fn delete(&self, owner: Owner) -> Result<()> {
+        known(&self.outside, &self.site, &self.provider).await?;
         delete(&self.outside, &self.actor, &self.slot(owner), UpstreamWish::IfPossible).await
     }
 

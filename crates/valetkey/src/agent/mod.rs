@@ -190,9 +190,10 @@ pub async fn list(db: &Db, site: &SiteId) -> Result<Vec<Agent>> {
     store::all(db, site).await
 }
 
-/// The agents on which a person has a role, theirs among them, oldest first.
-pub async fn list_for(db: &Db, site: &SiteId, user: &UserId) -> Result<Vec<Agent>> {
-    store::of_user(db, site, user).await
+/// A page of a site's agents, the oldest first: at most `limit`, after the one with id `after`. With a person only those on
+/// which they have a role, theirs among them.
+pub async fn page(db: &Db, site: &SiteId, user: Option<&UserId>, after: Option<&AgentId>, limit: u32) -> Result<Vec<Agent>> {
+    store::page(db, site, user, after, limit).await
 }
 
 /// Disables an agent or lets it act again. Its tokens stop and start with it.

@@ -126,15 +126,24 @@ pub(super) async fn all(db: &Db, site: &SiteId) -> Result<Vec<Agent>> {
     rows.into_iter().map(Agent::try_from).collect()
 }
 
-pub(super) async fn of_user(db: &Db, site: &SiteId, user: &UserId) -> Result<Vec<Agent>> {
+pub(super) async fn page(
+    db: &Db,
+    site: &SiteId,
+    user: Option<&UserId>,
+    after: Option<&AgentId>,
+    limit: u32,
+) -> Result<Vec<Agent>> {
     let rows: Vec<AgentRow> = on!(db, |c| sqlx::query_as(
         "SELECT id, slug, title, owner_user, created_at, disabled_at FROM agents a
-         WHERE site = $1 AND deleted_at IS NULL AND (owner_user = $2
+         WHERE site = $1 AND deleted_at IS NULL AND ($2 = '' OR owner_user = $2
             OR EXISTS (SELECT 1 FROM agent_access r WHERE r.site = a.site AND r.agent = a.id AND r.user_id = $2))
-         ORDER BY created_at, id"
+           AND ($3 = '' OR (created_at, id) > (SELECT b.created_at, b.id FROM agents b WHERE b.site = $1 AND b.id = $3))
+         ORDER BY created_at, id LIMIT $4"
     )
     .bind(site.as_str())
-    .bind(user.as_str())
+    .bind(user.map_or("", UserId::as_str))
+    .bind(after.map_or("", AgentId::as_str))
+    .bind(i64::from(limit))
     .fetch_all(c)
     .await?);
     rows.into_iter().map(Agent::try_from).collect()

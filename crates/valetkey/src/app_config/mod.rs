@@ -6,6 +6,9 @@
 //!
 //! The owner is named: the site's app, a person's and an agent's are read, saved ([`set`]), merged into ([`update`]) and
 //! deleted apart from one another, and nothing falls back. Where its flows return to is said in [`callback`].
+//!
+//! Two look-ups ask the provider's policy ([`crate::scope`]), each under its own name: [`for_context`] for a caller who leaves
+//! open whose app it is, and [`applying`] for whose client a connection's tokens are asked with.
 
 pub mod callback;
 mod store;
@@ -15,13 +18,15 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     audit::Event,
-    base::Base,
+    base::{Base, Outside},
     clock::Timestamp,
+    context::{Context, Kind},
     db::{Db, Tx},
     error::{Code, Error, Result},
     id::{AppConfigId, ProviderName, SiteId},
     principal::{Actor, Owner},
     provider::{Definition, FieldLevel, Role},
+    scope::{self, Found},
     seal::Place,
     secret::{SecretBytes, SecretMap},
 };
@@ -369,6 +374,35 @@ pub async fn current(db: &Db, site: &SiteId, provider: &ProviderName, owner: &Ow
     store::current(db, site, provider, owner).await
 }
 
+/// The configuration that the provider's policy for configurations gives a context, and where it came from. The site's stands
+/// in only where the provider's setting says so. Opens nothing.
+pub async fn for_context(
+    outside: &Outside,
+    site: &SiteId,
+    provider: &ProviderName,
+    context: &Context,
+) -> Result<Found<AppConfig>> {
+    let resolution = scope::resolve(outside, site, provider, Kind::Config, context).await?;
+    let mut value = None;
+    for owner in resolution.owners() {
+        if let Some(config) = current(&outside.base.db, site, provider, owner).await? {
+            value = Some((owner.clone(), config));
+            break;
+        }
+    }
+    Ok(resolution.found(value))
+}
+
+/// The configuration whose client asks for an owner's tokens: the owner's own where one is stored, complete or not; else the
+/// one that the provider's policy gives that owner. Where the policy asks for a person's or an agent's own and nothing falls
+/// back, there is none: the site's client is not lent by being there (decisions 5).
+pub async fn applying(outside: &Outside, site: &SiteId, provider: &ProviderName, owner: &Owner) -> Result<Option<AppConfig>> {
+    match current(&outside.base.db, site, provider, owner).await? {
+        Some(own) => Ok(Some(own)),
+        None => Ok(for_context(outside, site, provider, &Context::of(owner)).await?.value),
+    }
+}
+
 /// One configuration by id, the replaced ones among them: the one a connection's tokens were minted with.
 pub async fn get(db: &Db, site: &SiteId, id: &AppConfigId) -> Result<Option<AppConfig>> {
     store::by_id(db, site, id).await
@@ -377,6 +411,11 @@ pub async fn get(db: &Db, site: &SiteId, id: &AppConfigId) -> Result<Option<AppC
 /// A site's present configurations, by provider; opens nothing.
 pub async fn list(db: &Db, site: &SiteId) -> Result<Vec<AppConfig>> {
     store::list(db, site).await
+}
+
+/// Whether a site has an app at a provider, or had one that counts no more.
+pub async fn is_stored(db: &Db, site: &SiteId, provider: &ProviderName) -> Result<bool> {
+    store::is_stored(db, site, provider).await
 }
 
 /// Whether everything the definition needs is there. Opens nothing.

@@ -134,6 +134,16 @@ pub(super) async fn current(db: &Db, site: &SiteId, provider: &ProviderName, own
     row.map(AppConfig::try_from).transpose()
 }
 
+pub(super) async fn is_stored(db: &Db, site: &SiteId, provider: &ProviderName) -> Result<bool> {
+    let row: Option<(String,)> =
+        on!(db, |c| sqlx::query_as("SELECT id FROM app_configs WHERE site = $1 AND provider = $2 LIMIT 1")
+            .bind(site.as_str())
+            .bind(provider.as_str())
+            .fetch_optional(c)
+            .await?);
+    Ok(row.is_some())
+}
+
 pub(super) async fn by_id(db: &Db, site: &SiteId, id: &AppConfigId) -> Result<Option<AppConfig>> {
     let row: Option<ConfigRow> = on!(db, |c| sqlx::query_as(
         "SELECT site, id, provider, owner, sealed, shown, client_id, created_at, updated_at FROM app_configs

@@ -20,11 +20,11 @@ use super::{
 use crate::{
     audit::{Event, Outcome as Audited},
     base::Outside,
-    connection::{self, Connected, Connection, Identity, NewConnection, Renewal, Status, Stored, UpstreamWish, accounts},
+    connection::{self, Connected, Connection, NewConnection, Status, Stored, UpstreamWish, accounts},
     db::Tx,
     error::{Code, Error, Result},
     extend::held_elsewhere,
-    id::{ConnectionId, ProviderName, sha256_hex},
+    id::{ProviderName, sha256_hex},
     principal::{Owner, Slot},
     provider::{Definition, FieldLevel, Kills},
     seal::Place,
@@ -259,7 +259,12 @@ async fn store_obtained(
             Ok::<_, Error>(connected)
         };
         match stored.await {
-            Ok(connected) => return Ok((connected, obtained.missing)),
+            Ok(connected) => {
+                if let Connected::Replaced { old, .. } = &connected {
+                    outside.extensions.tell(|sink| sink.revoked(&flow.slot(), old));
+                }
+                return Ok((connected, obtained.missing));
+            }
             Err(error) if error.code() == Code::SubjectMismatch => return Err(Fault::from(error).with_issued(new.account)),
             // A refresh of the same row came between, or the database was away for a moment.
             Err(error) if tried < STORE_TRIES => {
@@ -381,33 +386,9 @@ async fn discard(outside: &Outside, definition: &Definition, flow: &Flow, accoun
         return Ok(());
     }
     let never_made = Connection {
-        id: ConnectionId::new(),
-        site: flow.site.clone(),
-        owner: flow.owner.clone(),
-        provider: flow.provider.clone(),
-        name: flow.name.clone(),
         status: Status::Revoked { at: outside.base.clock.now() },
-        version: 0,
-        revision: 0,
         app_config: Some(flow.app_config.clone()),
-        client_id: None,
-        subject: None,
-        subject_name: None,
-        identity: Identity::Unverified,
-        scopes: None,
-        wanted_scopes: Vec::new(),
-        hosts: Vec::new(),
-        renewal: Renewal::None,
-        expires_at: None,
-        issued_at: None,
-        usual_life: None,
-        refresh_expires_at: None,
-        last_refreshed_at: None,
-        connected_at: flow.created_at,
-        updated_at: flow.created_at,
-        failures: 0,
-        retry_at: None,
-        last_error: None,
+        ..Connection::of_nothing(&flow.slot(), flow.created_at)
     };
     let (wish, reason) = (UpstreamWish::IfPossible, "the account was not connected after all");
     connection::owe_revocation(&outside.base, tx, Some(definition), &never_made, Some(account), wish, reason).await?;

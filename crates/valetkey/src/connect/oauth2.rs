@@ -45,16 +45,10 @@ pub(super) struct App {
 }
 
 impl App {
-    /// The app that a new connection of this owner is made with: the owner's own where one is stored, else the site's.
-    /// Which one it was is recorded in the flow and in the connection.
+    /// The app that a new connection of this owner is made with: the owner's own where one is stored, else the one that the
+    /// provider's policy gives them. Which one it was is recorded in the flow and in the connection.
     pub(super) async fn choose(outside: &Outside, site: &SiteId, definition: &Definition, owner: &Owner) -> Result<Self> {
-        let db = &outside.base.db;
-        let own = app_config::current(db, site, &definition.name, owner).await?;
-        let config = match own {
-            Some(config) => Some(config),
-            None => app_config::current(db, site, &definition.name, &Owner::Site).await?,
-        };
-        match config {
+        match app_config::applying(outside, site, &definition.name, owner).await? {
             Some(config) if app_config::is_configured(definition, Some(&config)) => Self::open(outside, definition, config).await,
             _ => Err(not_configured(definition)),
         }

@@ -114,14 +114,15 @@ pub async fn reveal(base: &Base, actor: &Actor, slot: &Slot) -> Result<Option<(C
 ///
 /// # Errors
 /// `precondition_required` and `precondition_failed` as [`Precondition`] says; `invalid_request` for a field that is
-/// missing or wrong; `address_refused`; `subject_mismatch` where it is somebody else's account or at another server and
-/// `replace` is not said; `conflict` where the account changes faster than it can be written.
+/// missing or wrong; `storage_failed` where a registered sink refuses it; `address_refused`; `subject_mismatch` where it is
+/// somebody else's account or at another server and `replace` is not said; `conflict` where the account changes faster than it
+/// can be written.
 pub async fn put(outside: &Outside, actor: &Actor, slot: &Slot, account: SecretMap, precondition: &Precondition) -> Result<Put> {
     let base = &outside.base;
     let definition = outside.definition(&slot.provider)?;
     let account = accept(outside, &definition, account)?;
     let hosts = hosts(outside, &definition, &account)?;
-    let client = client(outside, slot).await?;
+    let client = client_of(outside, slot).await?;
     for _ in 0..TRIES {
         base.ring.ensure(&base.db, slot.site.as_str(), slot.provider.as_str()).await?;
         let old = load(base, slot).await?;
@@ -154,7 +155,7 @@ pub async fn put(outside: &Outside, actor: &Actor, slot: &Slot, account: SecretM
 pub async fn merge(outside: &Outside, actor: &Actor, slot: &Slot, changes: &SecretMap) -> Result<Put> {
     let base = &outside.base;
     let definition = outside.definition(&slot.provider)?;
-    let client = client(outside, slot).await?;
+    let client = client_of(outside, slot).await?;
     for _ in 0..TRIES {
         base.ring.ensure(&base.db, slot.site.as_str(), slot.provider.as_str()).await?;
         let old = load(base, slot).await?;
@@ -221,6 +222,7 @@ pub async fn patch(
         if self::hosts(outside, &definition, &account)? != before {
             return Err(Error::new(Code::InvalidRequest, "this would change a host that the account's secrets are sent to"));
         }
+        hand_over(outside, slot, &account).await?;
         base.ring.ensure(&base.db, slot.site.as_str(), slot.provider.as_str()).await?;
         let mut tx = base.db.begin().await?;
         if !write::patch_account(base, &mut tx, &old.connection, &account).await? {
@@ -292,17 +294,18 @@ impl Write<'_> {
             Some(old) if !another => NewConnection { hosts: old.connection.hosts.clone(), ..new },
             _ => new,
         };
+        if another && !replace {
+            return Err(Error::new(
+                Code::SubjectMismatch,
+                "this is somebody else's account, or one at another server, than the one stored here; say replace=true if it shall \
+                 take its place, without the grants on the old one",
+            ));
+        }
+        hand_over(self.outside, slot, self.account).await?;
         let mut tx = base.db.begin().await?;
         let (id, replaced) = match old {
             None => (self.insert(&mut tx, &new).await?, None),
             Some(old) if another => {
-                if !replace {
-                    return Err(Error::new(
-                        Code::SubjectMismatch,
-                        "this is somebody else's account, or one at another server, than the one stored here; say replace=true if it \
-                         shall take its place, without the grants on the old one",
-                    ));
-                }
                 let reason = "another account took its place";
                 let wish = UpstreamWish::IfPossible;
                 let before = &old.connection;
@@ -568,14 +571,17 @@ fn expires_at(account: &SecretMap, now: Timestamp) -> Result<Option<Timestamp>> 
     }
 }
 
-/// The app whose client is taken to have minted the tokens: the owner's own where one is stored, else the site's, as when
-/// connecting.
-async fn client(outside: &Outside, slot: &Slot) -> Result<Option<app_config::AppConfig>> {
-    let db = &outside.base.db;
-    match app_config::current(db, &slot.site, &slot.provider, &slot.owner).await? {
-        Some(own) => Ok(Some(own)),
-        None => app_config::current(db, &slot.site, &slot.provider, &Owner::Site).await,
-    }
+/// The app whose client is taken to have minted the tokens, as when connecting.
+async fn client_of(outside: &Outside, slot: &Slot) -> Result<Option<app_config::AppConfig>> {
+    app_config::applying(outside, &slot.site, &slot.provider, &slot.owner).await
+}
+
+/// Gives an account to whoever takes a copy, before it is stored. No transaction is open: they may take their time.
+async fn hand_over(outside: &Outside, slot: &Slot, account: &SecretMap) -> Result<()> {
+    let refused = |error: Error| {
+        Error::new(Code::StorageFailed, "the account could not be handed on; nothing was stored").with_detail(error)
+    };
+    outside.extensions.hand_over(slot, account).await.map_err(refused)
 }
 
 /// What an account seals, for comparing. One that cannot be opened is like nothing that could come.

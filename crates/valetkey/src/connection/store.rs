@@ -105,15 +105,14 @@ pub(super) async fn stored_slot_now(
     row.map(ConnectionRow::read).transpose()
 }
 
-/// Whether a site has any connection at a provider.
+/// Whether a site has a connection at a provider, or had one that is over.
 pub async fn is_stored(db: &Db, site: &SiteId, provider: &ProviderName) -> Result<bool> {
-    let row: Option<(String,)> = on!(db, |c| sqlx::query_as(
-        "SELECT id FROM connections WHERE site = $1 AND provider = $2 AND status <> 'revoked' LIMIT 1"
-    )
-    .bind(site.as_str())
-    .bind(provider.as_str())
-    .fetch_optional(c)
-    .await?);
+    let row: Option<(String,)> =
+        on!(db, |c| sqlx::query_as("SELECT id FROM connections WHERE site = $1 AND provider = $2 LIMIT 1")
+            .bind(site.as_str())
+            .bind(provider.as_str())
+            .fetch_optional(c)
+            .await?);
     Ok(row.is_some())
 }
 

@@ -10,7 +10,7 @@ use super::{Caller, Deliverer, Guarded, proxy::Target};
 use crate::{
     error::{Code, Error, Result},
     id::{ConnectionId, SiteId},
-    principal::Actor,
+    principal::{Actor, Slot},
     upstream,
 };
 
@@ -18,33 +18,43 @@ use crate::{
 #[derive(Clone)]
 pub struct AuthenticatedClient {
     deliverer: Deliverer,
-    connection: ConnectionId,
     whose: Whose,
 }
 
 #[derive(Clone)]
 enum Whose {
     /// An agent's calls: what it may do is decided for each.
-    Agent(Caller),
+    Agent { caller: Caller, connection: ConnectionId },
     /// The platform's own calls.
-    Owner { site: SiteId, actor: Actor },
+    Owner { site: SiteId, actor: Actor, connection: ConnectionId },
+    /// The platform's own calls as an account that a registered resolver holds.
+    Held { actor: Actor, slot: Slot },
 }
 
 impl AuthenticatedClient {
     /// A client for an agent. Each call is decided on, as at the proxy.
     pub fn for_agent(deliverer: &Deliverer, caller: Caller, connection: ConnectionId) -> Self {
-        Self { deliverer: deliverer.clone(), connection, whose: Whose::Agent(caller) }
+        Self { deliverer: deliverer.clone(), whose: Whose::Agent { caller, connection } }
     }
 
     /// A client for the platform itself, which handles the account as its owner's. Whether it may is settled before.
     pub fn for_owner(deliverer: &Deliverer, site: SiteId, actor: Actor, connection: ConnectionId) -> Self {
-        Self { deliverer: deliverer.clone(), connection, whose: Whose::Owner { site, actor } }
+        Self { deliverer: deliverer.clone(), whose: Whose::Owner { site, actor, connection } }
     }
 
-    /// The connection that the calls are made with. It stays this one: where it is revoked calls are refused, also after
-    /// another account was connected in its place.
-    pub fn connection(&self) -> &ConnectionId {
-        &self.connection
+    /// A client for the platform itself, for an account that a registered resolver holds. The resolver is asked for each call,
+    /// and what it hands out is taken as it is: it is not renewed here.
+    pub fn for_holder(deliverer: &Deliverer, actor: Actor, slot: Slot) -> Self {
+        Self { deliverer: deliverer.clone(), whose: Whose::Held { actor, slot } }
+    }
+
+    /// The connection that the calls are made with; none where a resolver holds the account. It stays this one: where it is
+    /// revoked calls are refused, also after another account was connected in its place.
+    pub fn connection(&self) -> Option<&ConnectionId> {
+        match &self.whose {
+            Whose::Agent { connection, .. } | Whose::Owner { connection, .. } => Some(connection),
+            Whose::Held { .. } => None,
+        }
     }
 
     /// Makes a call and streams its answer.
@@ -55,7 +65,8 @@ impl AuthenticatedClient {
     /// # Errors
     /// `host_refused`, `path_refused`, `method_refused` and `credential_path` for what is never sent; `not_authenticated`,
     /// `refresh_pending` and `refresh_failed` where no token can be had; `upstream_unreachable` and `upstream_timeout`;
-    /// `not_found` where the connection is over; for an agent's client what the decision says. An answer of whatever status
+    /// `not_found` where the connection is over, `no_credentials` or `no_per_user_credentials` where its resolver holds it no
+    /// more; for an agent's client what the decision says. An answer of whatever status
     /// is no error.
     pub async fn send<B>(&self, request: http::Request<B>) -> Result<http::Response<Guarded>>
     where
@@ -71,16 +82,20 @@ impl AuthenticatedClient {
         };
         let target = Target { host: uri.authority().map(http::uri::Authority::as_str), path, query: uri.query() };
         match &self.whose {
-            Whose::Agent(caller) => self.deliverer.proxy(caller, &self.connection, target, parts, body).await,
-            Whose::Owner { site, actor } => {
-                self.deliverer.proxy_as_owner(site, actor, &self.connection, target, parts, body).await
+            Whose::Agent { caller, connection } => self.deliverer.proxy(caller, connection, target, parts, body).await,
+            Whose::Owner { site, actor, connection } => {
+                self.deliverer.proxy_as_owner(site, actor, connection, target, parts, body).await
             }
+            Whose::Held { actor, slot } => self.deliverer.proxy_as_holder(actor, slot, target, parts, body).await,
         }
     }
 }
 
 impl std::fmt::Debug for AuthenticatedClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "AuthenticatedClient({})", self.connection)
+        match &self.whose {
+            Whose::Agent { connection, .. } | Whose::Owner { connection, .. } => write!(f, "AuthenticatedClient({connection})"),
+            Whose::Held { slot, .. } => write!(f, "AuthenticatedClient({} at {})", slot.owner, slot.provider),
+        }
     }
 }

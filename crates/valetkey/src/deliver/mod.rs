@@ -40,12 +40,12 @@ use crate::{
     app_config,
     audit::{Event, Outcome},
     base::Outside,
-    connection::{Renewal, Status, Stored, load},
+    connection::{Connection, Renewal, Status, Stored, elsewhere, load},
     decision::{Authority, Decision, Facts, Request, decide, for_token_alone, principal, unauthenticated, usable_at},
     error::{Code, Error, Result},
     grant,
     id::{ConnectionId, GrantId, ProviderName, SiteId, UserId},
-    principal::{Actor, Delivery, Owner},
+    principal::{Actor, Delivery, Slot},
     provider::{Definition, FieldLevel},
     refresh::{Refresher, Served, Wish},
     secret::{Secret, SecretMap},
@@ -113,6 +113,8 @@ enum Right {
     Agent { caller: Caller, facts: Arc<Facts>, decision: Decision },
     /// The platform's own, which handles the accounts of its people and agents as their owner.
     Owner,
+    /// The same, of an account that a registered resolver holds: what it handed out for this call.
+    Held { by: &'static str, account: SecretMap },
 }
 
 impl Allowed {
@@ -120,7 +122,22 @@ impl Allowed {
     fn grant(&self) -> Option<&GrantId> {
         match &self.right {
             Right::Agent { decision, .. } => decision.grant.as_ref(),
-            Right::Owner => None,
+            Right::Owner | Right::Held { .. } => None,
+        }
+    }
+
+    /// What goes wrong with a token that only its holder can renew, with the holder's name.
+    fn told_of_holder(&self, error: Error) -> Error {
+        let Right::Held { by, .. } = &self.right else { return error };
+        let Connection { owner, provider, .. } = &self.stored.connection;
+        match error.code() {
+            Code::NotAuthenticated => Error::new(
+                Code::NotAuthenticated,
+                format!(
+                    "the account of {owner} at {provider} is held by `{by}`, and has no token that can be used; renew it there"
+                ),
+            ),
+            _ => error,
         }
     }
 }
@@ -226,10 +243,14 @@ impl Deliverer {
             Ok(definition) => definition,
             Err(error) => return error,
         };
-        let config = app_config::current(&self.outside.base.db, site, provider, &Owner::Site).await;
-        match config {
+        // Anybody's app will do: whose applies is asked when an account is connected.
+        let configured = |apps: &[app_config::AppConfig]| {
+            let mut there = apps.iter().filter(|app| app.provider == *provider);
+            app_config::is_configured(&definition, None) || there.any(|app| app_config::is_configured(&definition, Some(app)))
+        };
+        match app_config::list(&self.outside.base.db, site).await {
             Err(error) => error,
-            Ok(config) if !app_config::is_configured(&definition, config.as_ref()) => Error::new(
+            Ok(apps) if !configured(&apps) => Error::new(
                 Code::NotConfigured,
                 format!("{} is not configured on this site; its operator enters the app's credentials", definition.title),
             ),
@@ -293,6 +314,16 @@ impl Deliverer {
         }
     }
 
+    /// The owner's use of an account that a registered resolver holds. Another one that is kept here does not take its place.
+    async fn allow_held(&self, actor: &Actor, slot: &Slot) -> Result<Allowed> {
+        let (epoch, asked) = (self.outside.base.db.epoch(), Instant::now());
+        let held = self.outside.extensions.held(slot).await?.ok_or_else(|| slot.empty())?;
+        let (by, account) = (held.resolver.name(), held.account);
+        let stored = Arc::new(elsewhere::describe(&self.outside, slot, &account).await?);
+        self.outside.extensions.tell_resolved(slot, by);
+        Ok(Allowed { right: Right::Held { by, account }, site: slot.site.clone(), stored, actor: actor.clone(), epoch, asked })
+    }
+
     /// The account of an allowed use.
     ///
     /// Where it had to be waited for (a refresh, a body that came slowly), the decision is asked again: what was taken
@@ -304,7 +335,10 @@ impl Deliverer {
         operation: Option<(&http::Method, &str, &[u8])>,
         wish: Wish,
     ) -> Result<(Allowed, Served)> {
-        let served = self.refresher.serve(Arc::clone(&allowed.stored), wish).await?;
+        let served = match self.handed_out(&allowed)? {
+            Some(served) => served,
+            None => self.refresher.serve(Arc::clone(&allowed.stored), wish).await?,
+        };
         if allowed.asked.elapsed() < AT_ONCE && self.outside.base.db.epoch() == allowed.epoch {
             return Ok((allowed, served));
         }
@@ -312,8 +346,20 @@ impl Deliverer {
         let again = match &allowed.right {
             Right::Agent { caller, .. } => self.allow(caller, connection, delivery, operation).await?,
             Right::Owner => self.allow_owner(&allowed.site, &allowed.actor, connection).await?,
+            Right::Held { .. } => self.allow_held(&allowed.actor, &allowed.stored.connection.slot()).await?,
         };
+        let served = self.handed_out(&again)?.unwrap_or(served);
         Ok((again, served))
+    }
+
+    /// What a resolver handed out for a use, unless its token ended; nothing for what is kept here.
+    fn handed_out(&self, allowed: &Allowed) -> Result<Option<Served>> {
+        let Right::Held { account, .. } = &allowed.right else { return Ok(None) };
+        let connection = allowed.stored.connection.clone();
+        if connection.expires_at.is_some_and(|end| end <= self.outside.base.clock.now()) {
+            return Err(allowed.told_of_holder(Error::new(Code::NotAuthenticated, "the token ended")));
+        }
+        Ok(Some(Served { account: account.clone(), connection }))
     }
 
     /// Records a refusal and turns it into what the caller is told.
@@ -352,7 +398,11 @@ impl Deliverer {
     }
 
     fn event(&self, allowed: &Allowed, action: &'static str) -> Event {
-        Event::new(&allowed.site, &allowed.actor, action).connection(&allowed.stored.connection.id)
+        let event = Event::new(&allowed.site, &allowed.actor, action);
+        match allowed.right {
+            Right::Held { .. } => event,
+            Right::Agent { .. } | Right::Owner => event.connection(&allowed.stored.connection.id),
+        }
     }
 }
 

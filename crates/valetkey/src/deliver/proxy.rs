@@ -33,7 +33,7 @@ use crate::{
     decision::{Request, decide},
     error::{Code, Error, Result},
     id::{ConnectionId, SiteId},
-    principal::{Actor, Delivery},
+    principal::{Actor, Delivery, Slot},
     provider::{self, Definition, Inject, Proxy, Vars},
     refresh::{Served, Wish},
     secret::{Secret, SecretMap},
@@ -94,6 +94,24 @@ impl Deliverer {
         self.call(allowed, target, parts, body).await
     }
 
+    /// Makes a call as the owner of an account that a registered resolver holds: under all the rules above, without a grant, and
+    /// without a renewal.
+    pub(super) async fn proxy_as_holder<B>(
+        &self,
+        actor: &Actor,
+        slot: &Slot,
+        target: Target<'_>,
+        parts: Parts,
+        body: B,
+    ) -> Result<http::Response<Guarded>>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<upstream::BoxError>,
+    {
+        let allowed = self.allow_held(actor, slot).await?;
+        self.call(allowed, target, parts, body).await
+    }
+
     async fn call<B>(&self, allowed: Allowed, target: Target<'_>, mut parts: Parts, body: B) -> Result<http::Response<Guarded>>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -130,13 +148,21 @@ impl Deliverer {
 
         let operation = Some((&parts.method, host.as_str(), uri.path().as_bytes()));
         let (allowed, served) = self.serve(allowed, Delivery::Proxy, operation, Wish::default()).await?;
-        let injections = self.injections(&definition, &served, app.as_ref())?;
+        let injections = self.injections(&definition, &served, app.as_ref()).map_err(|error| allowed.told_of_holder(error))?;
         let injected: Vec<HeaderName> = injections.iter().filter_map(Injection::header_name).collect();
         headers::clean_request(&mut parts.headers, &injected);
         self.add_headers(&mut parts, &definition, &served, app.as_ref())?;
 
-        let facts =
+        let mut facts =
             json!({ "grant": allowed.grant(), "method": parts.method.as_str(), "host": host, "path": shortened(uri.path()) });
+        if let Right::Held { by, .. } = &allowed.right {
+            let Connection { provider, owner, name, .. } = &allowed.stored.connection;
+            for (member, value) in
+                [("kept_by", json!(by)), ("provider", json!(provider)), ("owner", json!(owner)), ("name", json!(name))]
+            {
+                facts[member] = value;
+            }
+        }
         let op = Operation { method: parts.method.clone(), host, path: uri.path().to_owned() };
         let ticket = Arc::new(self.streams.register(&allowed, op)?);
         parts.uri = uri.clone();
@@ -211,9 +237,14 @@ impl Deliverer {
             Some(base) => url_of(row, base, &clean, target)?,
             None => {
                 // The host is in the sealed account: it is opened only now that the agent may use the connection.
-                let sealed =
-                    allowed.stored.sealed.as_deref().ok_or_else(|| Error::internal("an active connection without account"))?;
-                let account = open_account(&self.outside.base, row, sealed).await?;
+                let account = match &allowed.right {
+                    Right::Held { account, .. } => account.clone(),
+                    Right::Agent { .. } | Right::Owner => {
+                        let missing = || Error::internal("an active connection without account");
+                        let sealed = allowed.stored.sealed.as_deref().ok_or_else(missing)?;
+                        open_account(&self.outside.base, row, sealed).await?
+                    }
+                };
                 let vars = self.vars(row, &account, app);
                 let base = match &proxy.base_url {
                     Some(template) => template.render(&vars)?,
@@ -258,6 +289,9 @@ impl Deliverer {
 
     /// A newer token after an upstream 401, where a refresh is due for it; nothing when the 401 stands.
     async fn after_rejection(&self, allowed: &Allowed, served: &Served) -> Option<Served> {
+        if let Right::Held { .. } = allowed.right {
+            return None;
+        }
         let wish = Wish { min_life: None, rejected_version: Some(served.connection.version) };
         match self.refresher.serve(Arc::clone(&allowed.stored), wish).await {
             Ok(fresh) if fresh.connection.version != served.connection.version => Some(fresh),

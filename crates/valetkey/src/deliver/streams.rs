@@ -62,6 +62,8 @@ enum By {
     Grant { caller: Caller, operation: Arc<Operation>, grant: GrantId },
     /// The owner's: it lasts as long as the connection does.
     Owner { site: SiteId },
+    /// The owner's, of an account that a resolver holds: how long that lasts only its holder knows, and the next call asks.
+    Held,
 }
 
 /// What was asked for, to ask it again.
@@ -109,6 +111,7 @@ impl Streams {
     pub(super) fn register(&self, allowed: &Allowed, operation: Operation) -> Result<Ticket> {
         let by = match &allowed.right {
             Right::Owner => By::Owner { site: allowed.site.clone() },
+            Right::Held { .. } => By::Held,
             Right::Agent { caller, decision, .. } => {
                 let grant = decision.grant.clone().ok_or_else(|| Error::internal("allowed by no grant"))?;
                 By::Grant { caller: caller.clone(), operation: Arc::new(operation), grant }
@@ -161,13 +164,14 @@ impl Streams {
             .iter()
             .filter_map(|open| match &open.by {
                 By::Grant { caller, .. } => Some((caller.token.clone(), open.connection.clone())),
-                By::Owner { .. } => None,
+                By::Owner { .. } | By::Held => None,
             })
             .collect();
         let facts = if pairs.is_empty() { Default::default() } else { until_read(|| authority.facts_of_many(&pairs)).await };
         let now = self.0.base.clock.now();
         for open in due {
             let still = match &open.by {
+                By::Held => true,
                 By::Owner { site } => {
                     let there = until_read(|| connection::get(&self.0.base.db, site, &open.connection)).await;
                     there.is_some_and(|connection| !matches!(connection.status, Status::Revoked { .. }))

@@ -210,6 +210,18 @@ pub async fn list(db: &Db, site: &SiteId, agent: Option<&AgentId>, connection: O
     store::list(db, site, agent, connection).await
 }
 
+/// A page of a site's grants, the oldest first, the ended ones among them: at most `limit`, after the one with id `after`.
+pub async fn page(
+    db: &Db,
+    site: &SiteId,
+    agent: Option<&AgentId>,
+    connection: Option<&ConnectionId>,
+    after: Option<&GrantId>,
+    limit: u32,
+) -> Result<Vec<Grant>> {
+    store::page(db, site, agent, connection, after, limit).await
+}
+
 /// Takes a grant back: no request that arrives after this returned is served by it. Doing it again changes nothing.
 pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &GrantId, reason: &str) -> Result<()> {
     text::check("reason", reason, text::NOTE)?;

@@ -178,6 +178,33 @@ pub(super) async fn list(
     rows.into_iter().map(Grant::try_from).collect()
 }
 
+/// A page of [`list`], after the grant with id `after`.
+pub(super) async fn page(
+    db: &Db,
+    site: &SiteId,
+    agent: Option<&AgentId>,
+    connection: Option<&ConnectionId>,
+    after: Option<&GrantId>,
+    limit: u32,
+) -> Result<Vec<Grant>> {
+    let rows: Vec<GrantRow> = on!(db, |c| sqlx::query_as(
+        "SELECT id, agent, connection, for_whom, delivery, scopes, operations, max_uses, uses, expires_at, note, grantor,
+                created_at, revoked_at
+         FROM grants
+         WHERE site = $1 AND ($2 = '' OR agent = $2) AND ($3 = '' OR connection = $3)
+           AND ($4 = '' OR (created_at, id) > (SELECT b.created_at, b.id FROM grants b WHERE b.site = $1 AND b.id = $4))
+         ORDER BY created_at, id LIMIT $5"
+    )
+    .bind(site.as_str())
+    .bind(agent.map_or("", AgentId::as_str))
+    .bind(connection.map_or("", ConnectionId::as_str))
+    .bind(after.map_or("", GrantId::as_str))
+    .bind(i64::from(limit))
+    .fetch_all(c)
+    .await?);
+    rows.into_iter().map(Grant::try_from).collect()
+}
+
 pub(super) async fn revoke(
     tx: &mut Tx,
     site: &SiteId,

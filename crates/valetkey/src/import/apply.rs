@@ -33,7 +33,7 @@ use crate::{
     grant,
     id::{AccountName, AgentId, AppConfigId, ConnectionId, ProviderName, SiteId, TokenId, UserId},
     platform,
-    principal::{Actor, Owner},
+    principal::{Actor, Owner, Slot},
     provider::{FieldLevel, Role as FieldRole, pattern::PathPattern},
     secret::SecretMap,
     token::{self, TokenHash},
@@ -163,6 +163,17 @@ struct Lent {
     operations: Vec<PathPattern>,
 }
 
+/// Who holds the account of an item elsewhere, with the item's name, if a registered resolver does. It is asked before the
+/// import begins, for no transaction waits for it; [`Import::keep_out`] takes what it says.
+///
+/// # Errors
+/// What a resolver says that cannot tell.
+pub async fn held_elsewhere(outside: &Outside, site: &SiteId, item: &Item) -> Result<Option<(String, &'static str)>> {
+    let Item::Account { provider, owner, name, .. } = item else { return Ok(None) };
+    let slot = Slot { site: site.clone(), provider: provider.clone(), owner: owner.clone(), name: name.parse()? };
+    Ok(outside.extensions.held(&slot).await?.map(|held| (item.id(), held.resolver.name())))
+}
+
 /// An import under way. Dropped before its end, it never happened.
 pub struct Import {
     outside: Outside,
@@ -174,6 +185,8 @@ pub struct Import {
     fresh: BTreeSet<ProviderName>,
     key: hmac::Key,
     known: HashMap<String, Known>,
+    /// Accounts that are held elsewhere, by their names in `imports`, and who holds them.
+    held: HashMap<String, &'static str>,
     apps: HashMap<(ProviderName, Owner), (AppConfigId, Option<String>)>,
     agents: BTreeMap<AgentId, Option<UserId>>,
     granted: HashSet<(AgentId, ConnectionId)>,
@@ -190,6 +203,8 @@ pub struct Import {
     /// What mailboxes became, by their names in `imports`: they may be lent.
     mailboxes: HashMap<String, ConnectionId>,
     items: u64,
+    /// What ended because something else took its place.
+    ended: Vec<(Slot, ConnectionId)>,
     report: Report,
 }
 
@@ -218,6 +233,7 @@ impl Import {
             fresh: BTreeSet::new(),
             key: hmac::Key::new(hmac::HMAC_SHA256, key.expose()),
             known,
+            held: HashMap::new(),
             apps,
             agents,
             granted,
@@ -231,9 +247,15 @@ impl Import {
             reached: Vec::new(),
             mailboxes: HashMap::new(),
             items: 0,
+            ended: Vec::new(),
             report: Report { dry_run: header.dry_run, ..Report::default() },
             header,
         })
+    }
+
+    /// Leaves accounts out that are held elsewhere ([`held_elsewhere`]): one is never in two places.
+    pub fn keep_out(&mut self, held: HashMap<String, &'static str>) {
+        self.held = held;
     }
 
     /// How many items came so far.
@@ -319,6 +341,10 @@ impl Import {
                 self.done(kind, done, took, row, "a token with this hash")
             }
             Item::Config { provider, owner, values, .. } => self.config(row, provider, owner, values).await,
+            Item::Account { .. } if self.held.contains_key(&row.item) => {
+                let by = self.held.get(&row.item).copied().unwrap_or_default();
+                self.leave_out(kind, &row, format!("it is held by `{by}`; change it there"))
+            }
             Item::Account { provider, owner, name, account, incomplete, .. } => {
                 if name == FROM_CONFIG {
                     self.named_config.insert((provider.clone(), owner.clone()));
@@ -367,6 +393,9 @@ impl Import {
         self.outside.base.audit.record(&mut self.tx, event).await?;
         if !self.header.dry_run {
             self.tx.commit().await?;
+            for (slot, id) in &self.ended {
+                self.outside.extensions.tell(|sink| sink.revoked(slot, id));
+            }
         }
         Ok(self.report)
     }
@@ -490,7 +519,11 @@ impl Import {
                 return self.done(kind, true, true, row, "");
             }
             // It is over, or by its own words somebody else's: what comes gets an id of its own, without the grants.
-            erase(&mut self.tx, &self.site, &arrival.id, &self.actor, TOOK_PLACE, base.clock.now()).await?;
+            if erase(&mut self.tx, &self.site, &arrival.id, &self.actor, TOOK_PLACE, base.clock.now()).await? {
+                let slot =
+                    Slot { site: self.site.clone(), provider: provider.clone(), owner: owner.clone(), name: stored.clone() };
+                self.ended.push((slot, arrival.id));
+            }
         }
         let arrival = self.arrive(coming(ConnectionId::new()), account, incomplete)?;
         let row = Row { target: Some(arrival.id.to_string()), ..row };

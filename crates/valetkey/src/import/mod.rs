@@ -2,13 +2,16 @@
 //!
 //! 1. Whoever holds the source reads it, opens what it seals and makes [`item::Item`]s of it: for Data Machine
 //!    [`data_machine`]. Nothing of that touches a database.
-//! 2. [`apply::Import`] takes the items one after the other, seals them in our ring and writes them in one transaction: all
+//! 2. Where items come over a wire, they are put aside until the last of them is there ([`spool`]): no transaction waits for
+//!    whoever sends them.
+//! 3. [`apply::Import`] takes the items one after the other, seals them in our ring and writes them in one transaction: all
 //!    or nothing, also when the process is killed. Whoever waits for the one writer of SQLite waits as long as the items take.
-//! 3. What came from where is remembered in `imports`, so that a second import changes nothing, and [`export`] can give back
+//! 4. What came from where is remembered in `imports`, so that a second import changes nothing, and [`export`] can give back
 //!    what there was, as it is now.
 
 pub mod apply;
 pub mod data_machine;
 pub mod export;
 pub mod item;
+pub mod spool;
 mod store;

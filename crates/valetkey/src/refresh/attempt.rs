@@ -133,7 +133,8 @@ impl Refresher {
         let account = connection::open_account(base, connection, sealed).await?;
         let config = match &connection.app_config {
             Some(id) => app_config::get(&base.db, &connection.site, id).await?,
-            None => None,
+            // Tokens that came from outside before there was an app: the one that a new connection would be made with.
+            None => app_config::applying(outside, &connection.site, &connection.provider, &connection.owner).await?,
         };
         let app = match &config {
             Some(config) => Some(app_config::open(base, config).await?),

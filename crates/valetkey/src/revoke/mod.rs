@@ -54,8 +54,12 @@ const TRIES: usize = 16;
 
 /// Ends a connection. Ending it again changes nothing.
 ///
+/// Where a registered resolver holds the account of its place by now, that one ends it too, and first: an account is not ended
+/// here and used there.
+///
 /// # Errors
-/// `not_found`; `invalid_request` where the reason is too long; `conflict` where the connection changes faster than it can be ended.
+/// What a resolver says that does not take it; nothing is changed then. `not_found`; `invalid_request` where the reason is too
+/// long; `conflict` where the connection changes faster than it can be ended.
 pub async fn connection(
     outside: &Outside,
     site: &SiteId,
@@ -66,12 +70,20 @@ pub async fn connection(
 ) -> Result<Ended> {
     text::check("reason", reason, text::NOTE)?;
     let base = &outside.base;
+    let mut ended_by = None;
     for _ in 0..TRIES {
         let Some(stored) = row::load(&base.db, site, id).await? else {
             return Err(Error::new(Code::NotFound, format!("there is no connection `{id}`")));
         };
         if matches!(stored.connection.status, Status::Revoked { .. }) {
             return Ok(Ended { upstream: Owed::Skipped("the connection was over before".to_owned()) });
+        }
+        let slot = stored.connection.slot();
+        if ended_by.is_none()
+            && let Some(held) = outside.extensions.held(&slot).await?
+        {
+            held.resolver.delete(&slot).await?;
+            ended_by = Some(held.resolver.name());
         }
         prepare(outside, &stored).await?;
         let account = open(outside, &stored).await;
@@ -86,10 +98,11 @@ pub async fn connection(
         row::erase(&mut tx, site, id, actor, reason, base.clock.now()).await?;
         let facts = json!({
             "provider": stored.connection.provider, "owner": stored.connection.owner, "reason": reason, "revocation": owed,
+            "ended_by": ended_by,
         });
         base.audit.record(&mut tx, Event::new(site, actor, "connection.revoke").connection(id).facts(facts)).await?;
         tx.commit().await?;
-        outside.extensions.tell(|sink| sink.revoked(&stored.connection.slot(), id));
+        outside.extensions.tell(|sink| sink.revoked(&slot, id));
         tracing::info!(connection.id = %id, provider = %stored.connection.provider, ?owed, "a connection was revoked");
         return Ok(Ended { upstream: owed });
     }

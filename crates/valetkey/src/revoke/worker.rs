@@ -186,11 +186,13 @@ async fn ask(outside: &Outside, settings: &Settings, item: &OwedItem) -> Result<
     let place = Place::revocation(&item.site, &item.provider, &owner, &item.name, &item.id);
     let bytes = base.ring.open(&base.db, &place, sealed).await?;
     let account = SecretMap::from_json(&bytes).map_err(|_| Error::internal("a sealed revocation holds no JSON object"))?;
-    let app = match &item.app_config {
-        Some(id) => match app_config::get(&base.db, &item.site, id).await? {
-            Some(config) => Some(app_config::open(base, &config).await?),
-            None => None,
-        },
+    let config = match &item.app_config {
+        Some(id) => app_config::get(&base.db, &item.site, id).await?,
+        // As when they were renewed.
+        None => app_config::applying(outside, &item.site, &item.provider, &item.owner).await?,
+    };
+    let app = match &config {
+        Some(config) => Some(app_config::open(base, config).await?),
         None => None,
     };
     let client = ClientOf::new(&definition, app.as_ref());

@@ -205,6 +205,11 @@ pub async fn list(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Token>>
     store::of_agent(db, site, agent).await
 }
 
+/// A page of an agent's tokens, the newest first: at most `limit`, after the one with id `after`.
+pub async fn page(db: &Db, site: &SiteId, agent: &AgentId, after: Option<&TokenId>, limit: u32) -> Result<Vec<Token>> {
+    store::page(db, site, agent, after, limit).await
+}
+
 /// A token as it moves out.
 #[derive(Clone, Debug)]
 pub struct Hashed {

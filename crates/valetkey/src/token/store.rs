@@ -138,6 +138,24 @@ pub(super) async fn of_agent(db: &Db, site: &SiteId, agent: &AgentId) -> Result<
     rows.into_iter().map(Token::try_from).collect()
 }
 
+/// A page of [`of_agent`], after the token with id `after`.
+pub(super) async fn page(db: &Db, site: &SiteId, agent: &AgentId, after: Option<&TokenId>, limit: u32) -> Result<Vec<Token>> {
+    let rows: Vec<TokenRow> = on!(db, |c| sqlx::query_as(
+        "SELECT id, agent, prefix, label, person, ceiling, created_at, expires_at, last_used_at, revoked_at
+         FROM agent_tokens
+         WHERE site = $1 AND agent = $2
+           AND ($3 = '' OR (created_at, id) < (SELECT b.created_at, b.id FROM agent_tokens b WHERE b.site = $1 AND b.id = $3))
+         ORDER BY created_at DESC, id DESC LIMIT $4"
+    )
+    .bind(site.as_str())
+    .bind(agent.as_str())
+    .bind(after.map_or("", TokenId::as_str))
+    .bind(i64::from(limit))
+    .fetch_all(c)
+    .await?);
+    rows.into_iter().map(Token::try_from).collect()
+}
+
 pub(super) async fn agent_of(tx: &mut Tx, site: &SiteId, id: &TokenId) -> Result<Option<AgentId>> {
     let row: Option<(String,)> = on!(tx, |c| sqlx::query_as("SELECT agent FROM agent_tokens WHERE site = $1 AND id = $2")
         .bind(site.as_str())

@@ -46,7 +46,7 @@ impl Shop {
             let deliverer = deliverer.clone();
             async move { deliverer.watch_streams(tokio_util::sync::CancellationToken::new()).await }
         });
-        let accounts = Accounts::new(&outside, world.house.site.clone(), "lab".parse().unwrap(), Actor::Operator).unwrap();
+        let accounts = Accounts::new(&outside, world.house.site.clone(), "lab".parse().unwrap(), Actor::Operator);
         let issued = world.lab.issue("lab-client", "alice", "profile posts:read posts:write").unwrap();
         let account = json!({
             "access_token": issued.access_token, "refresh_token": issued.refresh_token,

@@ -54,7 +54,7 @@ impl Desk {
     }
 
     pub(crate) fn at(&self, provider: &str) -> Accounts {
-        Accounts::new(&self.outside, self.house.site.clone(), provider.parse().unwrap(), Actor::Operator).unwrap()
+        Accounts::new(&self.outside, self.house.site.clone(), provider.parse().unwrap(), Actor::Operator)
     }
 
     /// What is set for accounts at Reddit.

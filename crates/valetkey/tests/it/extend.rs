@@ -22,15 +22,15 @@ use crate::desk::{Desk, access, account as an_account, agent, token, user};
 
 /// A vault of the platform's own.
 #[derive(Default)]
-struct Vault {
-    accounts: Mutex<BTreeMap<String, Value>>,
+pub(crate) struct Vault {
+    pub(crate) accounts: Mutex<BTreeMap<String, Value>>,
     asked: Mutex<Vec<String>>,
     takes_changes: bool,
     broken: bool,
 }
 
 impl Vault {
-    fn with(owner: &str, account: Value) -> Self {
+    pub(crate) fn with(owner: &str, account: Value) -> Self {
         Self { accounts: Mutex::new([(owner.to_owned(), account)].into()), ..Self::default() }
     }
 
@@ -161,6 +161,46 @@ on_each_db! {
         assert!(matches!(reddit.kept(&Owner::User(u707)).await.unwrap(), Some(Kept::By("vault"))));
     }
 
+    /// What one place holds and the other one keeps from before ends in both, or in neither.
+    async fn an_account_that_was_stored_before_a_resolver_held_it_ends_in_both_places_or_in_neither(db: Db) {
+        let stored = Desk::new(&db).await;
+        let (u707, u708) = (user("707"), user("708"));
+        for id in [&u707, &u708] {
+            stored.reddit().save_account_for_user(id, token("from before")).await.unwrap();
+        }
+        let with = async |takes_changes: bool| {
+            let accounts = ["user:707", "user:708"].map(|owner| (owner.to_owned(), secret("held")));
+            let vault = Arc::new(Vault { takes_changes, accounts: Mutex::new(accounts.into()), ..Vault::default() });
+            let mut outside = stored.outside.clone();
+            outside.extensions = Extensions::default().resolve_users(vault.clone());
+            (vault, outside)
+        };
+        let site = stored.house.site.clone();
+        let (by_id, by_name) = (stored.connections().await, stored.reddit());
+        let id = by_id.iter().find(|connection| connection.owner == Owner::User(u707.clone())).unwrap().id.clone();
+        let wish = valetkey::connection::UpstreamWish::IfPossible;
+
+        let (vault, outside) = with(false).await;
+        let refused = valetkey::revoke::connection(&outside, &site, &Actor::Operator, &id, "test", wish).await;
+        assert_eq!(refused.unwrap_err().code(), Code::Conflict);
+        assert_eq!(access(by_name.account_for_user(&u707).await.unwrap()), "from before");
+        assert_eq!(vault.accounts.lock().unwrap().len(), 2);
+
+        let (vault, outside) = with(true).await;
+        valetkey::revoke::connection(&outside, &site, &Actor::Operator, &id, "test", wish).await.unwrap();
+        assert!(by_name.account_for_user(&u707).await.unwrap().is_none());
+        assert_eq!(vault.accounts.lock().unwrap().keys().collect::<Vec<_>>(), ["user:708"]);
+        // Again: what is over here says nothing of what is held there by now.
+        vault.accounts.lock().unwrap().insert("user:707".to_owned(), secret("another"));
+        valetkey::revoke::connection(&outside, &site, &Actor::Operator, &id, "test", wish).await.unwrap();
+        assert_eq!(vault.accounts.lock().unwrap().len(), 2);
+
+        let reddit = account::Accounts::new(&outside, site, "reddit".parse().unwrap(), Actor::Operator);
+        reddit.delete_account_for_user(&u708).await.unwrap();
+        assert!(reddit.account_for_user(&u708).await.unwrap().is_none(), "the one from before came to light");
+        assert!(stored.connections().await.is_empty());
+    }
+
     async fn no_link_is_made_for_an_account_that_is_held_elsewhere(db: Db) {
         let vault = Arc::new(Vault::with("user:707", secret("kept")));
         let desk = Desk::with(&db, Extensions::default().resolve_users(vault)).await;
@@ -183,7 +223,7 @@ on_each_db! {
         let mut outside = stored.outside.clone();
         outside.extensions = Extensions::default().resolve_users(vault);
         let site = stored.house.site.clone();
-        let reddit = account::Accounts::new(&outside, site, "reddit".parse().unwrap(), Actor::Operator).unwrap();
+        let reddit = account::Accounts::new(&outside, site, "reddit".parse().unwrap(), Actor::Operator);
         let u42 = user("42");
         assert_eq!(reddit.account_for_user(&u42).await.unwrap_err().code(), Code::Unavailable);
         assert_eq!(reddit.save_account_for_user(&u42, token("x")).await.unwrap_err().code(), Code::Unavailable);

@@ -5,10 +5,11 @@ use valetkey::{
     Code, app_config, audit,
     connection::{self, Status},
     decision::{self, Request, decide},
+    extend::Extensions,
     grant::{self, ForWhom},
     id::AgentId,
     import::{
-        apply::Import,
+        apply::{Import, held_elsewhere},
         data_machine::salts::Salts,
         item::{Header, Item, OnConflict, Plain, Rest},
     },
@@ -17,7 +18,10 @@ use valetkey::{
     secret::{Secret, SecretBytes},
 };
 
-use crate::moving::{Harbour, fixture, header, salts};
+use crate::{
+    extend::Vault,
+    moving::{Harbour, fixture, header, salts},
+};
 
 const SITE: &str = "single-wpconfig";
 
@@ -41,6 +45,30 @@ on_each_db! {
         assert!(report.dry_run);
         let (done, _) = harbour.bring_dump(SITE, header()).await.unwrap();
         assert_eq!(report.counts, done.counts);
+    }
+
+    /// An account is never in two places: what a resolver holds is not stored here beside it.
+    async fn an_account_that_a_resolver_holds_is_left_out_and_said(db: Db) {
+        let mut harbour = Harbour::new(&db).await;
+        let vault = Vault::with("user:1", json!({ "access_token": "held" }));
+        harbour.outside.extensions = Extensions::default().resolve_users(std::sync::Arc::new(vault));
+        let items = || [account("user:1", "one"), account("user:2", "two"), account("site", "site")];
+        let mut held = std::collections::HashMap::new();
+        for item in items() {
+            held.extend(held_elsewhere(&harbour.outside, &harbour.site, &item).await.unwrap());
+        }
+        assert_eq!(held.values().collect::<Vec<_>>(), [&"vault"]);
+        let header = Header { providers: vec!["acme".parse().unwrap()], ..header() };
+        let mut import = Import::begin(&harbour.outside, &harbour.site, &Actor::Operator, header).await.unwrap();
+        import.keep_out(held);
+        for (at, item) in (0..).zip(items()) {
+            import.item(at, item).await.unwrap();
+        }
+        let report = import.end(3, 0).await.unwrap();
+        assert_eq!((report.counts["account"].created, report.counts["account"].skipped), (2, 1));
+        assert!(report.left_out.rows[0].why.contains("vault"), "{:?}", report.left_out);
+        let stored = connection::list(&db, &harbour.site, &connection::Filter::default()).await.unwrap();
+        assert!(stored.len() == 2 && stored.iter().all(|connection| connection.owner.to_string() != "user:1"));
     }
 
     async fn an_import_that_breaks_off_never_happened(db: Db) {

@@ -11,7 +11,6 @@ mod set_token;
 mod status;
 
 use clap::{Args, Subcommand};
-use http::Method;
 use serde_json::Value;
 use valetkey::{clock::Timestamp, principal::Owner};
 
@@ -88,20 +87,12 @@ fn provider_path(name: &str) -> Result<String> {
     Ok(format!("/v1/providers/{}", segment(name)?))
 }
 
-/// Every connection that fits, page by page.
+/// Every connection that fits.
 async fn connections(client: &Client, provider: Option<&str>, owner: Option<&Owner>) -> Result<Vec<Value>> {
     let owner = owner.map(ToString::to_string);
-    let mut all = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let narrowed = [("provider", provider), ("owner", owner.as_deref()), ("after", after.as_deref()), ("limit", Some("500"))];
-        let page = client.call(Method::GET, &with_query("/v1/connections", &narrowed), None).await?;
-        all.extend(items(&page, "connections").iter().cloned());
-        match page.get("next").and_then(Value::as_str) {
-            Some(next) => after = Some(next.to_owned()),
-            None => return Ok(all),
-        }
-    }
+    let narrowed = [("provider", provider), ("owner", owner.as_deref())];
+    let all = client.all(&with_query("/v1/connections", &narrowed), "connections").await?;
+    Ok(items(&all, "connections").to_vec())
 }
 
 /// A moment of an answer.

@@ -30,11 +30,21 @@ impl Status {
         let answer = session
             .with(async |client| {
                 let owner = if self.all { None } else { Some(self.whose.owner(client).await?) };
-                let providers = match &self.provider {
-                    Some(name) => vec![client.call(Method::GET, &provider_path(name)?, None).await?],
+                let connections = connections(client, self.provider.as_deref(), owner.as_ref()).await?;
+                let mut providers = match &self.provider {
+                    Some(name) => match client.call(Method::GET, &provider_path(name)?, None).await {
+                        Err(failure) if failure.code() == "not_found" && !connections.is_empty() => Vec::new(),
+                        found => vec![found?],
+                    },
                     None => items(&client.call(Method::GET, "/v1/providers", None).await?, "providers").to_vec(),
                 };
-                let connections = connections(client, self.provider.as_deref(), owner.as_ref()).await?;
+                // An import may have brought accounts of providers that are not known here.
+                for connection in &connections {
+                    let name = connection.get("provider");
+                    if !providers.iter().any(|provider| provider.get("name") == name) {
+                        providers.push(json!({ "name": name, "kind": null, "needs_app": false, "configured": false }));
+                    }
+                }
                 let accounts = accounts(&providers, &connections, owner.as_ref(), now);
                 Ok(match (&self.provider, providers.into_iter().next()) {
                     (Some(_), Some(provider)) => one(&provider, accounts),

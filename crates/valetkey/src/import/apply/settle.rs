@@ -63,7 +63,9 @@ impl Import {
                 let (provider, owner, name) = (&arrival.provider, &arrival.owner, &arrival.name);
                 if let Some(there) = connection::stored_slot(&mut self.tx, &self.site, provider, owner, name).await? {
                     let id = &there.connection.id;
-                    erase(&mut self.tx, &self.site, id, &self.actor, TOOK_PLACE, base.clock.now()).await?;
+                    if erase(&mut self.tx, &self.site, id, &self.actor, TOOK_PLACE, base.clock.now()).await? {
+                        self.ended.push((there.connection.slot(), id.clone()));
+                    }
                 }
                 let one = std::slice::from_ref(arrival);
                 if !arrivals::insert_free(base, &mut self.tx, &self.site, &self.actor, one).await?.is_empty() {

@@ -4,12 +4,15 @@
 //! nothing in common, so neither can be taken for the other. JSON is read as PHP's `json_decode($text, true)` reads it:
 //! objects and lists are arrays, `{}` and `[]` the same empty one, `"10"` the key 10, a whole number past 64 bits a
 //! float.
+//!
+//! Either may nest as deep as PHP unserializes, [`php::MAX_DEPTH`]; neither is read by recursion. How deep one account may
+//! nest is another question ([`super::value::DEEPEST`]): a deeper one is listed, and the rest is brought.
 
 use std::{borrow::Cow, fmt};
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Visitor};
 
-use super::php::{self, Entries, Key, Value};
+use super::php::{self, Entries, Key, MAX_DEPTH, Value};
 
 /// Why an option's value cannot be read. Never holds a piece of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,16 +114,145 @@ pub fn read(bytes: &[u8]) -> Result<Value<'_>, Error> {
     }
 }
 
+/// Reads JSON as the PHP value that `json_decode` makes of it.
 fn json(text: &[u8]) -> Result<Value<'_>, Error> {
-    let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let fault = |error: serde_json::Error| Error::Json { line: error.line(), column: error.column() };
-    // The deserializer stops at 128 levels by itself.
-    let value = AsPhp.deserialize(&mut deserializer).map_err(fault)?;
-    deserializer.end().map_err(fault)?;
-    Ok(value)
+    let mut reader = Json { text, at: 0 };
+    let mut open: Vec<Open<'_>> = Vec::new();
+    loop {
+        // A value begins here.
+        let mut value = match reader.peek() {
+            Some(bracket @ (b'[' | b'{')) => {
+                if open.len() == MAX_DEPTH {
+                    return Err(reader.fault(reader.at));
+                }
+                reader.at += 1;
+                match bracket {
+                    b'[' if !reader.take(b']') => {
+                        open.push(Open::List(Vec::new()));
+                        continue;
+                    }
+                    b'{' if !reader.take(b'}') => {
+                        let key = reader.key()?;
+                        open.push(Open::Map(Vec::new(), key));
+                        continue;
+                    }
+                    _ => Value::Array(Entries::from(Vec::new())),
+                }
+            }
+            _ => reader.scalar()?,
+        };
+        // One has ended: what it stands in goes on, or ends too.
+        loop {
+            let end = match open.last_mut() {
+                None => return reader.end(value),
+                Some(Open::List(items)) => {
+                    items.push((Key::Int(i64::try_from(items.len()).unwrap_or(i64::MAX)), value));
+                    if reader.take(b',') {
+                        break;
+                    }
+                    b']'
+                }
+                Some(Open::Map(members, key)) => {
+                    members.push((std::mem::replace(key, Key::Int(0)), value));
+                    if reader.take(b',') {
+                        *key = reader.key()?;
+                        break;
+                    }
+                    b'}'
+                }
+            };
+            if !reader.take(end) {
+                return Err(reader.fault(reader.at));
+            }
+            value = match open.pop() {
+                Some(Open::List(items)) => Value::Array(Entries::from(items)),
+                Some(Open::Map(members, _)) => Value::Array(Entries::unique(members)),
+                None => Value::Null,
+            };
+        }
+    }
 }
 
-/// Reads JSON as the PHP value that `json_decode` makes of it.
+/// A list or an object whose end has not come yet; the object with the key of its next member.
+enum Open<'a> {
+    List(Vec<(Key<'a>, Value<'a>)>),
+    Map(Vec<(Key<'a>, Value<'a>)>, Key<'a>),
+}
+
+/// JSON, and how much of it was read.
+struct Json<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Json<'a> {
+    /// The next byte that is no white space.
+    fn peek(&mut self) -> Option<u8> {
+        let rest = &self.text[self.at..];
+        self.at += rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')).count();
+        self.text.get(self.at).copied()
+    }
+
+    /// Passes over the next byte, if it is this one.
+    fn take(&mut self, byte: u8) -> bool {
+        let is_it = self.peek() == Some(byte);
+        self.at += usize::from(is_it);
+        is_it
+    }
+
+    /// A member's name and the colon after it.
+    fn key(&mut self) -> Result<Key<'a>, Error> {
+        if self.peek() != Some(b'"') {
+            return Err(self.fault(self.at));
+        }
+        let key = match self.scalar()? {
+            Value::Text(text) => Key::from_text(text),
+            _ => return Err(self.fault(self.at)),
+        };
+        if self.take(b':') { Ok(key) } else { Err(self.fault(self.at)) }
+    }
+
+    /// A text, a number, `true`, `false` or `null`.
+    fn scalar(&mut self) -> Result<Value<'a>, Error> {
+        let text = self.text;
+        let rest = &text[self.at..];
+        let length = match rest.first() {
+            Some(b'"') => {
+                let mut length = 1;
+                while let Some(byte) = rest.get(length).filter(|byte| **byte != b'"') {
+                    length += if *byte == b'\\' { 2 } else { 1 };
+                }
+                length + 1
+            }
+            _ => rest.iter().take_while(|byte| !matches!(byte, b',' | b']' | b'}' | b':' | b' ' | b'\t' | b'\n' | b'\r')).count(),
+        };
+        let word = &rest[..length.min(rest.len())];
+        let mut deserializer = serde_json::Deserializer::from_slice(word);
+        let read = AsPhp.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
+        // There is one line in it: a line break is no part of a text in JSON.
+        let value = read.map_err(|error| self.fault(self.at + error.column().saturating_sub(1)))?;
+        self.at += word.len();
+        Ok(value)
+    }
+
+    /// The whole of it, where nothing follows.
+    fn end(mut self, value: Value<'a>) -> Result<Value<'a>, Error> {
+        match self.peek() {
+            None => Ok(value),
+            Some(_) => Err(self.fault(self.at)),
+        }
+    }
+
+    /// What is wrong at an offset.
+    fn fault(&self, at: usize) -> Error {
+        let before = &self.text[..at.min(self.text.len())];
+        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let begin = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        Error::Json { line, column: before.len() - begin + 1 }
+    }
+}
+
+/// Reads one word of JSON as PHP's value.
 struct AsPhp;
 
 impl<'de> DeserializeSeed<'de> for AsPhp {
@@ -165,23 +297,5 @@ impl<'de> Visitor<'de> for AsPhp {
 
     fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
         Ok(Value::Text(Cow::Owned(text.as_bytes().to_vec())))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value<'de>, A::Error> {
-        let mut entries = Vec::new();
-        let mut next = 0;
-        while let Some(value) = items.next_element_seed(AsPhp)? {
-            entries.push((Key::Int(next), value));
-            next += 1;
-        }
-        Ok(Value::Array(Entries::from(entries)))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value<'de>, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(key) = members.next_key::<String>()? {
-            entries.push((Key::from_text(Cow::Owned(key.into_bytes())), members.next_value_seed(AsPhp)?));
-        }
-        Ok(Value::Array(Entries::unique(entries)))
     }
 }

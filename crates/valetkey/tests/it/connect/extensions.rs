@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Map, json};
 use valetkey::{
     Code, Error,
+    account::Accounts,
     connect::Outcome,
     connection::Identity,
     db::Db,
@@ -14,7 +15,8 @@ use valetkey::{
     secret::{Secret, SecretMap},
 };
 
-use super::world::{World, alices, connected};
+use super::world::{OPERATOR, World, alices, connected};
+use crate::desk::Ears;
 
 /// Does the same to every account, or refuses.
 struct Always(bool);
@@ -123,6 +125,52 @@ on_each_db! {
         let id = connected(&world.connect(alices(), "alice").await);
         let token = world.account(&id).await.text("access_token").unwrap().expose().to_owned();
         assert_eq!(*sink.got.lock().unwrap(), [("user:alice".to_owned(), token)]);
+    }
+
+    async fn a_connection_whose_place_another_took_is_told(db: Db) {
+        let heard = Arc::new(Ears::default());
+        let world = world(&db, Extensions::default().events(heard.clone())).await;
+        connected(&world.connect(alices(), "alice").await);
+        heard.take();
+        let mut new = alices();
+        new.new_subject = true;
+        connected(&world.connect(new, "bob").await);
+        assert_eq!(heard.take(), ["revoked: user:alice"]);
+    }
+
+    async fn a_sink_is_handed_what_the_named_calls_store(db: Db) {
+        let sink = Arc::new(Copies { takes: true, got: Mutex::default() });
+        let world = world(&db, Extensions::default().sink(sink.clone())).await;
+        let accounts = Accounts::new(&world.outside, world.house.site.clone(), "lab".parse().unwrap(), OPERATOR);
+        let token = |text: &str| SecretMap::new(json!({ "access_token": text }).as_object().unwrap().clone());
+        let alice = "alice".parse().unwrap();
+        accounts.save_account_for_user(&alice, token("saved")).await.unwrap();
+        accounts.update_account_for_user(&alice, &token("updated")).await.unwrap();
+        accounts.save_site_account(token("the site's")).await.unwrap();
+        accounts.delete_account_for_user(&alice).await.unwrap();
+        let got = [("user:alice", "saved"), ("user:alice", "updated"), ("site", "the site's")];
+        assert_eq!(*sink.got.lock().unwrap(), got.map(|(owner, token)| (owner.to_owned(), token.to_owned())));
+    }
+
+    async fn what_a_sink_refuses_is_not_stored_by_the_named_calls(db: Db) {
+        let stored = world(&db, Extensions::default()).await;
+        let site = stored.house.site.clone();
+        let token = |text: &str| SecretMap::new(json!({ "access_token": text }).as_object().unwrap().clone());
+        let (alice, bob) = ("alice".parse().unwrap(), "bob".parse().unwrap());
+        let before = Accounts::new(&stored.outside, site.clone(), "lab".parse().unwrap(), OPERATOR);
+        before.save_account_for_user(&alice, token("before")).await.unwrap();
+        let mut outside = stored.outside.clone();
+        outside.extensions = Extensions::default().sink(Arc::new(Copies { takes: false, got: Mutex::default() }));
+        let accounts = Accounts::new(&outside, site, "lab".parse().unwrap(), OPERATOR);
+        for refused in [
+            accounts.save_account_for_user(&alice, token("after")).await,
+            accounts.update_account_for_user(&alice, &token("after")).await,
+            accounts.save_account_for_user(&bob, token("new")).await,
+        ] {
+            assert_eq!(refused.unwrap_err().code(), Code::StorageFailed);
+        }
+        assert_eq!(before.account_for_user(&alice).await.unwrap().unwrap().text("access_token").unwrap().expose(), "before");
+        assert!(before.account_for_user(&bob).await.unwrap().is_none());
     }
 
     async fn a_sink_that_fails_is_a_storage_failure_and_nothing_is_stored(db: Db) {

@@ -69,6 +69,52 @@ fn what_is_neither_is_refused_with_what_it_is_instead() {
     }
 }
 
+/// One rule for both forms: as deep as PHP unserializes.
+#[test]
+fn json_nests_as_deep_as_the_serialized_form_and_no_deeper() {
+    for depth in [1, 128, 129, 513, php::MAX_DEPTH] {
+        let list = "[".repeat(depth) + &"]".repeat(depth);
+        let object = "{\"a\":".repeat(depth - 1) + "{}" + &"}".repeat(depth - 1);
+        let serialized = |head: &str| head.repeat(depth - 1) + "a:0:{}" + &"}".repeat(depth - 1);
+        let read = |text: &str| php::write(&option::read(text.as_bytes()).unwrap());
+        assert!(read(&list) == read(&serialized("a:1:{i:0;")), "{depth}");
+        assert!(read(&object) == read(&serialized("a:1:{s:1:\"a\";")), "{depth}");
+    }
+    let depth = php::MAX_DEPTH + 1;
+    let refused = |text: &str| option::read(text.as_bytes()).unwrap_err().as_str();
+    assert_eq!(refused(&("[".repeat(depth) + &"]".repeat(depth))), "json");
+    assert_eq!(refused(&("a:1:{i:0;".repeat(depth - 1) + "a:0:{}" + &"}".repeat(depth - 1))), "depth");
+}
+
+#[test]
+fn json_that_is_malformed_is_refused_where_it_is() {
+    let cases = [
+        ("[1,]", 4),
+        ("[1 2]", 4),
+        ("[,1]", 2),
+        ("{\"a\"}", 5),
+        ("{\"a\":}", 6),
+        ("{1:2}", 2),
+        ("[1", 3),
+        ("[1}", 3),
+        ("{\"a\":1]", 7),
+        ("[\"a", 4),
+        ("[\"\\x\"]", 4),
+        ("[01]", 3),
+        ("[1.]", 3),
+        ("[-]", 3),
+        ("[nul]", 4),
+        ("[truefalse]", 6),
+        ("[] []", 4),
+        ("[\"a\u{1}\"]", 4),
+        ("[\"\\ud800\"]", 9),
+    ];
+    for (text, near) in cases {
+        let Error::Json { line, column } = option::read(text.as_bytes()).unwrap_err() else { panic!("{text}") };
+        assert!(line == 1 && column.abs_diff(near) <= 1, "{text}: column {column}");
+    }
+}
+
 #[test]
 fn json_that_nests_without_end_is_refused() {
     for text in ["[".repeat(200_000), "{\"a\":".repeat(200_000)] {
