@@ -286,8 +286,10 @@ impl<'a> Loader<'a> {
             table.wrong("default", "a secret has no default: it would stand in this file");
         }
         if let Some(default) = &field.default {
+            let (scheme, authority) = default.split_once("://").unwrap_or_default();
             let undone = field.normalize == Some(Normalize::HttpsOrigin)
-                && origin(default, self.loopback_http).as_deref() != Ok(default.as_str());
+                && (origin(default, self.loopback_http).as_deref() != Ok(default.as_str())
+                    || check_authority(scheme, authority, self.loopback_http).is_err());
             if undone || (!field.options.is_empty() && !field.options.contains(default)) {
                 table.wrong("default", "is not a value that this field takes");
             }
