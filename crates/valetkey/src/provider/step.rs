@@ -246,7 +246,8 @@ impl Step {
             Part::Value(slot) => Some(slot),
             Part::Text(_) => None,
         });
-        let tokens = templates.flat_map(Template::slots).chain(in_url).filter(|slot| matches!(slot.var, Var::Token(_) | Var::SlotToken));
+        let tokens =
+            templates.flat_map(Template::slots).chain(in_url).filter(|slot| matches!(slot.var, Var::Token(_) | Var::SlotToken));
         let named = tokens.into_iter().all(|slot| slot.render(vars).is_ok_and(|value| !value.is_empty()));
         named
             && match self.auth {

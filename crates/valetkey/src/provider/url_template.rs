@@ -187,7 +187,9 @@ pub(super) fn check_authority(scheme: &str, authority: &str, loopback_http: bool
         return Err(format!("write the host as `{host}`"));
     }
     if !loopback_http && leads_inward(url.host()) {
-        return Err("a host is a name out there; addresses and localhost are taken in definitions for development only".to_owned());
+        return Err(
+            "a host is a name out there; addresses and localhost are taken in definitions for development only".to_owned()
+        );
     }
     Ok(host)
 }

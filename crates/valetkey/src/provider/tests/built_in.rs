@@ -24,8 +24,24 @@ fn every_built_in_definition_loads() {
 #[test]
 fn every_provider_of_the_mission_is_among_them() {
     let names = [
-        "twitter", "x", "facebook", "instagram", "instagram_fb", "reddit", "threads", "linkedin", "pinterest", "bluesky",
-        "email_imap", "youtube", "spotify", "gsc", "dice_fm", "ticketmaster", "wpcom", "mediavine",
+        "twitter",
+        "x",
+        "facebook",
+        "instagram",
+        "instagram_fb",
+        "reddit",
+        "threads",
+        "linkedin",
+        "pinterest",
+        "bluesky",
+        "email_imap",
+        "youtube",
+        "spotify",
+        "gsc",
+        "dice_fm",
+        "ticketmaster",
+        "wpcom",
+        "mediavine",
     ];
     for provider in names {
         assert!(all().get(&name(provider)).is_some(), "{provider}");

@@ -204,7 +204,7 @@ fn a_host_that_leads_inward_is_told() {
         assert!(found[0].starts_with("x.toml:38:30: proxy.hosts[1]: a host is an exact name"), "{host}: {found:?}");
     }
     let found = problems(&with("normalize = \"https_origin\"", "normalize = \"https_origin\", default = \"https://10.0.0.1\""));
-    assert_eq!(found, ["x.toml:8:1: fields.instance.default: is not a value that this field takes"]);
+    assert_eq!(found, ["x.toml:8:96: fields.instance.default: is not a value that this field takes"]);
 }
 
 #[test]
@@ -373,19 +373,19 @@ fn facts_without_a_source_or_a_day_or_of_something_else_are_told() {
     assert_eq!(
         facts("sources = []"),
         [
-            "x.toml:43:2: facts.read: is needed and missing",
-            "x.toml:44:1: facts.sources: a list of who says so; at least one is needed",
+            "x.toml:42:2: facts.read: is needed and missing",
+            "x.toml:43:1: facts.sources: a list of who says so; at least one is needed",
         ]
     );
     for day in ["yesterday", "2026-2-3", "2026-02-30", "2026-11-22T00:00"] {
         assert_eq!(
             facts(&format!("sources = [\"a page\"]\nread = \"{day}\"")),
-            ["x.toml:45:1: facts.read: is the day on which the sources were read, such as \"2026-11-22\""]
+            ["x.toml:44:1: facts.read: is the day on which the sources were read, such as \"2026-11-22\""]
         );
     }
     assert_eq!(
         facts("sources = [\"a page\"]\nread = \"2026-11-22\"\nunverified = [\"revoke.kills\", \"revoke.kils\", \"mail\"]"),
-        ["x.toml:46:31: facts.unverified[1]: there is no `revoke.kils` in this definition"]
+        ["x.toml:45:31: facts.unverified[1]: there is no `revoke.kils` in this definition"]
     );
 }
 
