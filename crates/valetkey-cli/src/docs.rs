@@ -25,7 +25,7 @@ struct Findings {
 fn the_pages_name_no_command_no_route_and_no_file_that_is_not_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut pages = vec![root.join("README.md"), root.join("CONTRIBUTING.md"), root.join("SECURITY.md")];
-    for folder in ["docs", "docs/conformance", "providers", "examples"] {
+    for folder in ["docs", "docs/conformance", "docs/providers", "providers", "examples"] {
         markdown(&root.join(folder), &mut pages);
     }
     let mut findings = Findings::default();
