@@ -172,7 +172,11 @@ fn routes(page: &str, findings: &mut Findings) {
     for word in page.split(separates).filter(|word| !word.is_empty()) {
         let method = std::mem::replace(&mut before, word);
         let path = match word.split_once("://") {
-            Some((_, rest)) => rest.find('/').map_or("", |at| &rest[at..]),
+            // Ours stand on example.org; others are a provider's.
+            Some((_, rest)) => match rest.split_once('/') {
+                Some((host, _)) if host.ends_with("example.org") => &rest[host.len()..],
+                _ => "",
+            },
             None => word,
         };
         let path = path.split(['?', '#']).next().unwrap_or_default();
