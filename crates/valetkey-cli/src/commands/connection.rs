@@ -191,3 +191,22 @@ fn refreshed(answer: &Value) -> String {
 fn revoked(id: &str, answer: &Value) -> String {
     format!("{id} is revoked, and its account is erased\n{}", super::auth::there(answer))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_revocation_stands_is_said_in_words() {
+        for (status, attempts, said) in [
+            ("revoked", 1, "revoked"),
+            ("unsupported", 0, "unsupported"),
+            ("failed", 20, "failed"),
+            ("pending", 0, "owed, first try at 2026-03-05 10:00:00"),
+            ("pending", 3, "failed, next try at 2026-03-05 10:00:00"),
+        ] {
+            let next = (status == "pending").then_some("2026-03-05T10:00:00.123Z");
+            assert_eq!(outcome(&json!({ "status": status, "attempts": attempts, "next_at": next })), said);
+        }
+    }
+}
