@@ -81,7 +81,7 @@ impl Connection {
             }
             Self::Show { id } => {
                 let path = of(&id)?;
-                let owed = with_query("/v1/revocations", &[("connection", Some(&id))]);
+                let owed = with_query("/v1/revocations", &[("connection", Some(id.as_str()))]);
                 let answer = session
                     .with(async |client| {
                         let mut connection = client.call(Method::GET, &path, None).await?;
