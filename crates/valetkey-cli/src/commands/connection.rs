@@ -79,7 +79,24 @@ impl Connection {
                 let filter = [("provider", provider.as_deref()), ("owner", owner.as_deref()), ("revoked", all)];
                 session.ask_all(&with_query("/v1/connections", &filter), "connections", list).await
             }
-            Self::Show { id } => session.ask(Method::GET, &of(&id)?, None, show).await,
+            Self::Show { id } => {
+                let path = of(&id)?;
+                let owed = with_query("/v1/revocations", &[("connection", Some(id.as_str()))]);
+                let answer = session
+                    .with(async |client| {
+                        let mut connection = client.call(Method::GET, &path, None).await?;
+                        // What became of its tokens at the provider.
+                        if cell(&connection, "/status") == "revoked" {
+                            let owed = client.call(Method::GET, &owed, None).await?;
+                            if let Some(members) = connection.as_object_mut() {
+                                members.insert("revocations".to_owned(), owed.get("revocations").cloned().unwrap_or_default());
+                            }
+                        }
+                        Ok(connection)
+                    })
+                    .await?;
+                session.out.show(&answer, show)
+            }
             Self::Revoke { id, force, skip_upstream, reason } => {
                 let upstream = if force { Some("force") } else { skip_upstream.then_some("skip") };
                 let path = with_query(&of(&id)?, &[("upstream", upstream), ("reason", reason.as_deref())]);
@@ -118,13 +135,29 @@ fn list(answer: &Value) -> String {
 }
 
 fn revocations(answer: &Value) -> String {
-    let columns = ["/connection", "/provider", "/status", "/attempts", "/next_at", "/last_error", "/created_at", "/done_at"];
-    let row = |one: &Value| columns.map(|at| cell(one, at)).to_vec();
-    let heads = ["connection", "provider", "status", "attempts", "next", "last error", "since", "over"];
+    let columns = ["/connection", "/provider", "/attempts", "/last_error", "/created_at", "/done_at"];
+    let row = |one: &Value| {
+        let mut cells = columns.map(|at| cell(one, at)).to_vec();
+        cells.insert(2, outcome(one));
+        cells
+    };
+    let heads = ["connection", "provider", "outcome", "attempts", "last error", "since", "over"];
     table(&heads, items(answer, "revocations").iter().map(row).collect(), "nothing was owed to a provider")
 }
 
+/// How a revocation stands, in words.
+fn outcome(revocation: &Value) -> String {
+    let (status, next) = (cell(revocation, "/status"), cell(revocation, "/next_at"));
+    let begun = revocation.get("attempts").and_then(Value::as_i64).is_some_and(|attempts| attempts > 0);
+    match status.as_str() {
+        "pending" if begun => format!("failed, next try at {next}"),
+        "pending" => format!("owed, first try at {next}"),
+        _ => status,
+    }
+}
+
 fn show(connection: &Value) -> String {
+    let at_the_provider: Vec<String> = items(connection, "revocations").iter().map(outcome).collect();
     facts(&[
         ("id", cell(connection, "/id")),
         ("provider", cell(connection, "/provider")),
@@ -143,6 +176,7 @@ fn show(connection: &Value) -> String {
         ("last error", cell(connection, "/last_error")),
         ("since", cell(connection, "/connected_at")),
         ("version", cell(connection, "/version")),
+        ("at the provider", at_the_provider.join(", ")),
     ])
 }
 
@@ -156,4 +190,23 @@ fn refreshed(answer: &Value) -> String {
 
 fn revoked(id: &str, answer: &Value) -> String {
     format!("{id} is revoked, and its account is erased\n{}", super::auth::there(answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_revocation_stands_is_said_in_words() {
+        for (status, attempts, said) in [
+            ("revoked", 1, "revoked"),
+            ("unsupported", 0, "unsupported"),
+            ("failed", 20, "failed"),
+            ("pending", 0, "owed, first try at 2026-03-05 10:00:00"),
+            ("pending", 3, "failed, next try at 2026-03-05 10:00:00"),
+        ] {
+            let next = (status == "pending").then_some("2026-03-05T10:00:00.123Z");
+            assert_eq!(outcome(&json!({ "status": status, "attempts": attempts, "next_at": next })), said);
+        }
+    }
 }

@@ -287,6 +287,9 @@ fn show(provider: &Value) -> String {
         ("scopes", cell(provider, "/scopes")),
         ("hosts", cell(provider, "/hosts")),
         ("defined in", cell(provider, "/source")),
+        ("sources", cell(provider, "/definition/facts/sources")),
+        ("read on", cell(provider, "/definition/facts/read")),
+        ("unverified", cell(provider, "/definition/facts/unverified")),
     ]);
     let row =
         |field: &Value| ["/name", "/label", "/level", "/required", "/secret", "/description"].map(|at| cell(field, at)).to_vec();

@@ -63,6 +63,8 @@ on_each_home! {
         let ended = home.json(&["connection", "revoke", &connection]);
         assert_eq!(ended["upstream"], "pending", "{ended}");
         assert_eq!(text(&home.json(&["connection", "show", &connection]), "status"), "revoked");
+        let shown = home.cli(&["connection", "show", &connection]).ok();
+        assert!(shown.lines().any(|line| line.starts_with("at the provider  ")), "{shown}");
         let actions: Vec<String> = home.json(&["audit", "list", "--limit", "200"])["events"]
             .as_array()
             .unwrap()

@@ -42,7 +42,7 @@ async fn a_definition_with_a_mistake_stops_the_start_and_leaves_no_database() {
 async fn the_providers_are_listed_before_there_is_a_broker_and_after() {
     let home = Home::sqlite();
     let before = home.json(&["provider", "list"]);
-    assert_eq!(before["providers"].as_array().unwrap().len(), 40);
+    assert_eq!(before["providers"].as_array().unwrap().len(), valetkey::provider::Catalogue::embedded().unwrap().len());
     let shown = home.json(&["provider", "show", "github"]);
     assert!(!home.data().exists(), "looking makes nothing");
     home.cli(&["provider", "show", "nobody"]).failed(3);
@@ -54,6 +54,9 @@ async fn the_providers_are_listed_before_there_is_a_broker_and_after() {
     for (name, value) in shown.as_object().unwrap() {
         assert_eq!(&asked[name], value, "{name}");
     }
+    assert_eq!(shown["definition"]["facts"]["read"], "2026-11-22");
+    let text = home.cli(&["provider", "show", "github"]).ok();
+    assert!(text.lines().any(|line| line.starts_with("unverified") && line.contains("refresh.terminal_errors")), "{text}");
     let text = home.cli(&["provider", "list"]).ok();
     assert!(text.lines().any(|line| line.starts_with("github ") && line.ends_with("yes")), "{text}");
     assert!(text.lines().any(|line| line.contains("is not built yet")), "what waits says so: {text}");

@@ -29,6 +29,9 @@ const MAX_FILE: u64 = 256 * 1024;
 /// The most definition files in a folder.
 const MAX_FILES: usize = 2000;
 
+/// The most definitions that stand below another one.
+const DEEPEST: usize = 16;
+
 /// How far a definition is trusted to name plain HTTP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
@@ -239,6 +242,9 @@ impl Catalogue {
         if above.contains(&(base.clone(), below)) {
             let circle: Vec<&str> = above.iter().map(|(name, _)| name.as_str()).collect();
             return wrong(&extends.place, format!("goes round in a circle: {} -> {base}", circle.join(" -> ")));
+        }
+        if above.len() > DEEPEST {
+            return wrong(&extends.place, format!("builds on more than {DEEPEST} definitions, one on top of the other"));
         }
         let base = self.merged(&base, below, above)?;
         Ok(tree.on_top_of(base))

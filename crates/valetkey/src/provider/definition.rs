@@ -77,6 +77,8 @@ pub struct Definition {
     pub slots: Vec<(String, Slot)>,
     /// How calls are proxied; absent where there is nothing to call.
     pub proxy: Option<Proxy>,
+    /// Where its facts come from; absent where the file does not say.
+    pub facts: Option<Facts>,
     /// Where the definition came from.
     pub source: Source,
 }
@@ -390,6 +392,18 @@ pub struct Slot {
     pub scopes: Vec<String>,
     /// Where the token answer holds it; empty where a resource list brings it.
     pub out: OutPaths,
+}
+
+/// Where the facts of a definition come from. Nothing in a definition was tried against the live provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Facts {
+    /// Who says so: documentation, catalogues, public code.
+    pub sources: Vec<String>,
+    /// The day on which they were read, such as `2026-11-22`.
+    pub read: String,
+    /// The keys for which fewer than two sources agree, named as errors name them (`revoke.kills`). A section that is not
+    /// there is named where it is unverified that the provider has no such thing.
+    pub unverified: Vec<String>,
 }
 
 /// Where a definition came from.

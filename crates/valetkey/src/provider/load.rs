@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     catalogue::{Problem, Trust},
     check,
-    definition::{Definition, Identity, Jwt, Mail, Session, Slot, Source, Variants},
+    definition::{Definition, Facts, Identity, Jwt, Mail, Session, Slot, Source, Variants},
     field::{Field, FieldPattern, origin},
     load_step::Steps,
     spanned::{Item, Node, NodeValue, Problems, Table, free_texts, unknown_key},
@@ -48,6 +48,7 @@ const TOP: &[&str] = &[
     "resources",
     "slots",
     "proxy",
+    "facts",
 ];
 
 const FIELD: &[&str] = &[
@@ -95,6 +96,7 @@ pub(super) fn definition(name: &ProviderName, node: &Node, trust: Trust, source:
 
 /// What every part of the walk needs: the file and the names that templates may use.
 pub(super) struct Loader<'a> {
+    node: &'a Node,
     pub(super) top: Table<'a>,
     pub(super) loopback_http: bool,
     pub(super) kind: Kind,
@@ -114,6 +116,7 @@ impl<'a> Loader<'a> {
         top.allow(TOP);
         let kind = top.needed_word::<Kind>("kind");
         let mut loader = Self {
+            node,
             loopback_http: trust == Trust::Dev,
             kind: kind.unwrap_or(Kind::Static),
             fields: Vec::new(),
@@ -170,6 +173,7 @@ impl<'a> Loader<'a> {
             mint,
             session,
             proxy,
+            facts: top.table("facts").and_then(|table| self.facts(&table)),
             source,
         };
         check::whole(&definition, &steps, top);
@@ -282,8 +286,10 @@ impl<'a> Loader<'a> {
             table.wrong("default", "a secret has no default: it would stand in this file");
         }
         if let Some(default) = &field.default {
+            let (scheme, authority) = default.split_once("://").unwrap_or_default();
             let undone = field.normalize == Some(Normalize::HttpsOrigin)
-                && origin(default, self.loopback_http).as_deref() != Ok(default.as_str());
+                && (origin(default, self.loopback_http).as_deref() != Ok(default.as_str())
+                    || check_authority(scheme, authority, self.loopback_http).is_err());
             if undone || (!field.options.is_empty() && !field.options.contains(default)) {
                 table.wrong("default", "is not a value that this field takes");
             }
@@ -454,6 +460,27 @@ impl<'a> Loader<'a> {
         }
     }
 
+    fn facts(&self, table: &Table<'_>) -> Option<Facts> {
+        table.allow(&["sources", "read", "unverified"]);
+        let read = table.needed_text("read").unwrap_or_default();
+        let is_day = read.parse::<jiff::civil::Date>().is_ok_and(|day| day.to_string() == read);
+        if table.has("read") && !is_day {
+            table.wrong("read", "is the day on which the sources were read, such as \"2026-11-22\"");
+        }
+        if table.texts("sources").iter().all(|source| source.trim().is_empty()) {
+            table.wrong("sources", "a list of who says so; at least one is needed");
+        }
+        // What is inherited may have been replaced since.
+        let own = self.top.item("facts").is_some_and(|facts| facts.node.place.is_in_the_file_of(&self.node.place));
+        for item in table.list("unverified").iter().filter(|_| own) {
+            let Some(path) = item.text() else { continue };
+            if !TOP.contains(&path) && !stands(self.node, path) {
+                item.report(format!("there is no `{path}` in this definition"));
+            }
+        }
+        Some(Facts { sources: table.texts("sources"), read: read.to_owned(), unverified: table.texts("unverified") })
+    }
+
     fn https_text(&self, key: &str) -> Option<String> {
         let text = self.top.text(key)?;
         let (scheme, rest) = text.split_once("://").unwrap_or(("", text));
@@ -462,6 +489,15 @@ impl<'a> Loader<'a> {
             self.top.wrong(key, why);
         }
         Some(text.to_owned())
+    }
+}
+
+/// Whether a key stands in a table, by its path; in a list, in one of its entries.
+fn stands(node: &Node, path: &str) -> bool {
+    let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
+    match &node.value {
+        NodeValue::List(items) => items.iter().any(|item| stands(item, path)),
+        _ => node.entry(key).is_some_and(|node| rest.is_none_or(|rest| stands(node, rest))),
     }
 }
 

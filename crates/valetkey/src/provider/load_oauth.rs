@@ -90,7 +90,13 @@ impl Steps<'_, '_> {
             table.wrong("authorize_url", "holds a secret; the browser sees it");
         }
         let authorize_params = loader.templates(&table, "authorize_params");
+        // What the flow rests on, and what the engine fills in.
+        let mut taken = vec!["response_type", "redirect_uri", "state", "code_challenge", "code_challenge_method"];
+        taken.extend([self.client().id_param.as_str(), table.text("scope_param").unwrap_or("scope")]);
         for (name, template) in &authorize_params {
+            if taken.contains(&name.as_str()) {
+                table.table_or_empty("authorize_params").wrong(name, "is set by us");
+            }
             if template.is_secret() {
                 table.table_or_empty("authorize_params").wrong(name, "holds a secret; the browser sees it");
             }

@@ -54,14 +54,14 @@ impl Node {
         Err(errors.iter().map(problem).collect())
     }
 
-    /// This table on top of another. Tables merge key by key; everything else replaces, and so do the tables `identity`
-    /// and `scopes`, of which half would mean something else.
+    /// This table on top of another. Tables merge key by key; everything else replaces, and so do the tables `identity`,
+    /// `scopes` and `facts`, of which half would mean something else.
     pub(super) fn on_top_of(self, base: Node) -> Node {
         match (base.value, self.value) {
             (NodeValue::Table(mut entries), NodeValue::Table(over)) => {
                 for (key, node) in over {
                     match entries.iter_mut().find(|(known, _)| *known == key) {
-                        Some((_, known)) if key == "identity" || key == "scopes" => *known = node,
+                        Some((_, known)) if matches!(key.as_str(), "identity" | "scopes" | "facts") => *known = node,
                         Some((_, known)) => {
                             let below =
                                 std::mem::replace(known, Node { place: node.place.clone(), value: NodeValue::Bool(false) });
@@ -97,6 +97,11 @@ impl Node {
 }
 
 impl Place {
+    /// Whether both stand in one file.
+    pub(super) fn is_in_the_file_of(&self, other: &Place) -> bool {
+        self.file == other.file
+    }
+
     fn problem(&self, key: &str, message: String) -> Problem {
         Problem { file: self.file.to_string(), line: self.line, column: self.column, key: key.to_owned(), message }
     }

@@ -239,10 +239,15 @@ impl Step {
     /// Whether the tokens that the step names are there. A revocation step whose token the connection does not have is
     /// left out.
     pub fn applies(&self, vars: &Vars<'_>) -> bool {
-        use super::template::Var;
+        use super::template::{Part, Var};
         let json = self.json.iter().flat_map(JsonTemplate::templates);
         let templates = self.query.iter().chain(&self.form).chain(&self.headers).map(|(_, template)| template).chain(json);
-        let tokens = templates.flat_map(Template::slots).filter(|slot| matches!(slot.var, Var::Token(_) | Var::SlotToken));
+        let in_url = self.url.path_parts().iter().filter_map(|part| match part {
+            Part::Value(slot) => Some(slot),
+            Part::Text(_) => None,
+        });
+        let tokens =
+            templates.flat_map(Template::slots).chain(in_url).filter(|slot| matches!(slot.var, Var::Token(_) | Var::SlotToken));
         let named = tokens.into_iter().all(|slot| slot.render(vars).is_ok_and(|value| !value.is_empty()));
         named
             && match self.auth {

@@ -62,6 +62,7 @@ impl UrlTemplate {
                                 .to_owned());
                         }
                         let Part::Value(slot) = parts.remove(0) else { return Err("a URL needs a host".to_owned()) };
+                        check_variant(&slot.var, loopback_http)?;
                         Base::Variant(slot)
                     }
                     more => {
@@ -182,7 +183,37 @@ pub(super) fn check_authority(scheme: &str, authority: &str, loopback_http: bool
         None => host.to_owned(),
     };
     // A host that the parser had to rewrite is not the one that a reader of the file sees.
-    if host.eq_ignore_ascii_case(authority) { Ok(host) } else { Err(format!("write the host as `{host}`")) }
+    if !host.eq_ignore_ascii_case(authority) {
+        return Err(format!("write the host as `{host}`"));
+    }
+    if !loopback_http && leads_inward(url.host()) {
+        return Err(
+            "a host is a name out there; addresses and localhost are taken in definitions for development only".to_owned()
+        );
+    }
+    Ok(host)
+}
+
+/// Whether a host leads to this machine or its network by its spelling alone. Nothing is looked up: what a name stands for
+/// is judged whenever a call is made.
+fn leads_inward(host: Option<url::Host<&str>>) -> bool {
+    match host {
+        Some(url::Host::Domain(name)) => {
+            let name = name.trim_end_matches('.');
+            name.eq_ignore_ascii_case("localhost") || name.to_ascii_lowercase().ends_with(".localhost")
+        }
+        Some(url::Host::Ipv4(_) | url::Host::Ipv6(_)) => true,
+        None => false,
+    }
+}
+
+/// Checks every host that `[variants]` may put into a URL.
+fn check_variant(var: &Var, loopback_http: bool) -> Result<(), String> {
+    let Var::Variant { name, variants, .. } = var else { return Ok(()) };
+    for host in variants.map.values().filter_map(|row| row.get(name)) {
+        check_authority("https", host, loopback_http).map_err(|why| format!("`{host}` of [variants]: {why}"))?;
+    }
+    Ok(())
 }
 
 fn check_path(text: &str) -> Result<(), String> {

@@ -4,6 +4,7 @@
 //! data.user.open_id                                       members, by name
 //! items[0].id                                             an entry of a list, counted from 0
 //! $.didDoc.service[?@.id=='#atproto_pds'].serviceEndpoint the first entry that passes a test
+//! $                                                       the whole answer, where it is a list
 //! ```
 //!
 //! The third form is the part of JSONPath (RFC 9535) that definitions need: `$`, member names, indexes, and one kind of
@@ -53,10 +54,7 @@ impl ValuePath {
                 _ => return Err(format!("`{c}` cannot stand in a path; members are separated by `.`")),
             }
         }
-        match steps.is_empty() {
-            true => Err("a path names at least one member".to_owned()),
-            false => Ok(Self { source: text.to_owned(), steps }),
-        }
+        Ok(Self { source: text.to_owned(), steps })
     }
 
     /// The value at this place; absent when there is none, or `null`.
@@ -171,6 +169,11 @@ mod tests {
     }
 
     #[test]
+    fn a_dollar_alone_is_the_whole_answer() {
+        assert_eq!(find("$", &json!([{"id": 1}])), Some(json!([{"id": 1}])));
+    }
+
+    #[test]
     fn the_first_entry_that_passes_the_test_counts() {
         let blogs = json!({"response": {"user": {"blogs": [
             {"uuid": "a", "primary": false}, {"uuid": "b", "primary": true}, {"uuid": "c", "primary": true}]}}});
@@ -187,7 +190,6 @@ mod tests {
     fn the_rest_of_json_path_is_refused() {
         for text in [
             "",
-            "$",
             ".a",
             "a.",
             "a..b",

@@ -146,17 +146,56 @@ on_each_db! {
 
     async fn a_provider_without_revocation_is_said_to_have_none(db: Db) {
         let mut town = Town::new().await;
-        let by_proxy = format!("[revoke]\nkills = \"token\"\nmethod = \"POST\"\nurl = \"{}/revoke\"\nauth = \"proxy\"\n", town.lab.origin());
-        for revoke in [String::new(), by_proxy] {
-            town.definition = with_revoke(&town.lab.definition_toml(), &revoke);
+        town.definition = with_revoke(&town.definition, "");
+        let replica = town.replica(&db).await;
+        let account = replica.living(&town, "", HOUR / 2).await;
+        assert_eq!(end(&replica, &account.id, UpstreamWish::IfPossible).await, Owed::Unsupported);
+        assert_eq!(only(&replica, &account.id).await.status, "unsupported");
+        assert!(!kept(&db, &account.id).await);
+        assert_eq!(work(&replica).await, 0);
+    }
+
+    /// Facebook, Trello, Shopify: the API itself is told, the way a proxied call would be.
+    async fn a_revocation_may_be_a_call_of_the_api(db: Db) {
+        let mut town = Town::new().await;
+        for (auth, body) in [("proxy", ""), ("proxy", "json = { all = true }\n"), ("bearer", "")] {
+            let revoke = format!(
+                "[revoke]\nkills = \"token\"\nmethod = \"DELETE\"\nurl = \"{}/api/echo/gone\"\nauth = \"{auth}\"\n{body}",
+                town.lab.origin()
+            );
+            let closed = "\"/lab/**\"]";
+            let definition = town.lab.definition_toml();
+            assert_eq!(definition.matches(closed).count(), 1);
+            let definition = definition.replace(closed, "\"/lab/**\", \"DELETE /api/echo/gone\"]");
+            town.definition = with_revoke(&definition, &revoke);
             let catalogue = std::sync::Arc::new(catalogue(&town.definition));
             let replica = town.replica(&db).await.rebuilt(quick(), |outside| outside.catalogue = catalogue);
-            let account = replica.living(&town, &format!("n{}", revoke.len()), HOUR / 2).await;
-            assert_eq!(end(&replica, &account.id, UpstreamWish::IfPossible).await, Owed::Unsupported);
-            assert_eq!(only(&replica, &account.id).await.status, "unsupported");
+            let account = replica.living(&town, &format!("{auth}-{}", body.len()), HOUR / 2).await;
+            assert_eq!(end(&replica, &account.id, UpstreamWish::IfPossible).await, Owed::Pending);
+            work(&replica).await;
+            assert_eq!(only(&replica, &account.id).await.status, "revoked");
+            let token = Some(fingerprint(&account.first.access_token));
+            let is_ours = |entry: &provider_lab::LogEntry| entry.path == "/api/echo/gone" && entry.credential_sha256 == token;
+            let told: Vec<_> = town.lab.log().into_iter().filter(is_ours).collect();
+            assert_eq!((told.len(), told[0].method.as_str(), told[0].status), (1, "DELETE", Some(200)));
             assert!(!kept(&db, &account.id).await);
-            assert_eq!(work(&replica).await, 0);
         }
+    }
+
+    /// What is deleted by its own URL and is not there any more was deleted by an attempt whose answer was lost.
+    async fn what_is_gone_already_counts_as_revoked(db: Db) {
+        let mut town = Town::new().await;
+        let revoke = format!(
+            "[revoke]\nkills = \"token\"\nmethod = \"DELETE\"\nurl = \"{}/api/status/404\"\nauth = \"proxy\"\n",
+            town.lab.origin()
+        );
+        let definition = town.definition.replace("\"/lab/**\"]", "\"/lab/**\", \"/api/status/*\"]");
+        town.definition = with_revoke(&definition, &revoke);
+        let replica = town.replica(&db).await;
+        let account = replica.living(&town, "", HOUR / 2).await;
+        end(&replica, &account.id, UpstreamWish::IfPossible).await;
+        work(&replica).await;
+        assert_eq!(only(&replica, &account.id).await.status, "revoked");
     }
 
     async fn other_connections_of_the_same_account_are_not_killed_unless_that_is_forced(db: Db) {

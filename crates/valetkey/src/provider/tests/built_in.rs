@@ -18,7 +18,26 @@ fn get(provider: &str) -> Definition {
 
 #[test]
 fn every_built_in_definition_loads() {
-    assert_eq!(all().len(), 40);
+    assert!(all().len() >= 55);
+}
+
+#[test]
+fn every_built_in_definition_says_where_its_facts_come_from() {
+    for definition in all().iter() {
+        let facts = definition.facts.as_ref().unwrap_or_else(|| panic!("{} has no facts", definition.name));
+        // One source alone agrees with nobody.
+        assert!(facts.sources.len() > 1 || !facts.unverified.is_empty(), "{}", definition.name);
+    }
+}
+
+#[test]
+fn whatever_is_called_by_a_proxy_keeps_credentials_closed_or_says_why() {
+    for definition in all().iter() {
+        let Some(proxy) = &definition.proxy else { continue };
+        let is_static = definition.kind == Kind::Static;
+        let said = !proxy.credential_paths.is_empty() || proxy.credential_paths_none_reason.is_some();
+        assert!(said || is_static, "{}", definition.name);
+    }
 }
 
 #[test]
@@ -87,6 +106,20 @@ fn what_is_proxied_with_tokens_keeps_its_credential_paths_closed() {
         ("wordpress", "POST", "blog.example", "/wp-json/wp/v2/users/1/application-passwords"),
         ("discord_bot", "GET", "discord.com", "/api/v10/channels/1/webhooks"),
         ("cloudflare", "POST", "api.cloudflare.com", "/client/v4/user/tokens"),
+        ("gmail", "POST", "gmail.googleapis.com", "/batch/gmail/v1"),
+        ("outlook", "POST", "graph.microsoft.com", "/v1.0/applications/7/addPassword"),
+        ("outlook", "POST", "graph.microsoft.com", "/v1.0/$batch"),
+        ("notion", "POST", "api.notion.com", "/v1/oauth/token"),
+        ("zoom", "GET", "api.zoom.us", "/v2/users/me/token"),
+        ("dropbox", "POST", "api.dropboxapi.com", "/2/auth/token/revoke"),
+        ("gitlab", "POST", "gitlab.com", "/api/v4/projects/group%2Fproject/access_tokens"),
+        ("gitlab", "POST", "gitlab.com", "/api/graphql"),
+        ("jira", "POST", "api.atlassian.com", "/oauth/token"),
+        ("salesforce", "POST", "acme.my.salesforce.com", "/services/data/v60.0/composite/batch"),
+        ("shopify", "POST", "acme.myshopify.com", "/admin/api/2026-10/storefront_access_tokens.json"),
+        ("trello", "DELETE", "api.trello.com", "/1/tokens/abc"),
+        ("stripe", "POST", "api.stripe.com", "/v1/ephemeral_keys"),
+        ("openai", "POST", "api.openai.com", "/v1/organization/admin_api_keys"),
     ];
     let all = all();
     for (provider, method, host, path) in closed {
@@ -116,6 +149,31 @@ fn the_everyday_calls_stay_open() {
         ("youtube", "GET", "www.googleapis.com", "/youtube/v3/channels"),
         ("wordpress", "POST", "blog.example", "/wp-json/wp/v2/posts"),
         ("discord_bot", "POST", "discord.com", "/api/v10/channels/1/messages"),
+        ("gmail", "POST", "gmail.googleapis.com", "/gmail/v1/users/me/messages/send"),
+        ("google_calendar", "GET", "www.googleapis.com", "/calendar/v3/calendars/primary/events"),
+        ("google_drive", "POST", "www.googleapis.com", "/upload/drive/v3/files"),
+        ("outlook", "POST", "graph.microsoft.com", "/v1.0/me/sendMail"),
+        ("notion", "POST", "api.notion.com", "/v1/pages"),
+        ("linear", "POST", "api.linear.app", "/graphql"),
+        ("hubspot", "POST", "api.hubapi.com", "/crm/v3/objects/contacts"),
+        ("stripe", "POST", "api.stripe.com", "/v1/payment_intents"),
+        ("zoom", "POST", "api.zoom.us", "/v2/users/me/meetings"),
+        ("dropbox", "POST", "content.dropboxapi.com", "/2/files/upload"),
+        ("discord", "GET", "discord.com", "/api/v10/users/@me/guilds"),
+        ("gitlab", "POST", "gitlab.com", "/api/v4/projects/group%2Fproject/issues"),
+        ("jira", "POST", "api.atlassian.com", "/ex/jira/11111111-1111/rest/api/3/issue"),
+        ("jira", "GET", "api.atlassian.com", "/oauth/token/accessible-resources"),
+        ("confluence", "GET", "api.atlassian.com", "/ex/confluence/11111111-1111/wiki/api/v2/pages"),
+        ("airtable", "POST", "api.airtable.com", "/v0/app1/Tasks"),
+        ("asana", "POST", "app.asana.com", "/api/1.0/tasks"),
+        ("trello", "POST", "api.trello.com", "/1/cards"),
+        ("clickup", "POST", "api.clickup.com", "/api/v2/list/1/task"),
+        ("salesforce", "POST", "acme.my.salesforce.com", "/services/data/v60.0/sobjects/Contact"),
+        ("mailchimp", "POST", "us1.api.mailchimp.com", "/3.0/lists/1/members"),
+        ("shopify", "GET", "acme.myshopify.com", "/admin/api/2026-10/orders.json"),
+        ("openai", "POST", "api.openai.com", "/v1/responses"),
+        ("anthropic", "POST", "api.anthropic.com", "/v1/messages"),
+        ("sendgrid", "POST", "api.sendgrid.com", "/v3/mail/send"),
     ];
     let all = all();
     for (provider, method, host, path) in open {
@@ -154,6 +212,26 @@ fn other_paths_of_a_shared_host_are_not_allowed() {
     assert!(!linkedin.path_is_allowed(&Method::GET, "www.linkedin.com", b"/feed"));
     assert!(!linkedin.path_is_allowed(&Method::GET, "www.linkedin.com", b"/dms-uploads/../feed"));
     assert!(linkedin.path_is_allowed(&Method::GET, "api.linkedin.com", b"/v2/userinfo"));
+}
+
+/// The client's secret goes there.
+#[test]
+fn a_shop_is_a_host_of_the_provider() {
+    let shop = get("shopify");
+    let shop = shop.field("shop").unwrap();
+    assert_eq!(shop.accept("acme.myshopify.com").unwrap().as_deref(), Some("https://acme.myshopify.com"));
+    for entered in [
+        "https://evil.example",
+        "https://evil.example/.myshopify.com",
+        "https://evil.example?x=.myshopify.com",
+        "https://evil.example#.myshopify.com",
+        "https://evil.example\\.myshopify.com",
+        "https://acme.myshopify.com@evil.example",
+        "https://evil.example:.myshopify.com",
+        "https://x@acme.myshopify.com",
+    ] {
+        assert!(shop.accept(entered).is_err(), "{entered} was taken");
+    }
 }
 
 #[test]

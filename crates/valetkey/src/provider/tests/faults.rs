@@ -135,6 +135,8 @@ fn a_name_that_templates_do_not_know_is_told() {
         ("scopes}}", "`}}` without `{{`"),
         ("{{field.app_id.member}}", "the field `app_id` has no members"),
         ("{{ scopes }}", "` scopes ` is not one of"),
+        ("{{{{scopes}}}}", "`{{scopes` is not one of"),
+        ("{{field.{{scopes}}}}", "there is no field `{{scopes`"),
     ] {
         let found = problems(&with("{{token.refresh_token}}", template));
         assert!(found[0].starts_with(&format!("x.toml:28:10: revoke.form.token: {why}")), "{found:?}");
@@ -202,6 +204,51 @@ fn plain_http_is_refused() {
     for host in ["api.good.example", "127.0.0.1.good.example", "10.0.0.1", "localhost.good.example"] {
         let text = with("https://api.good.example/revoke", &format!("http://{host}/revoke"));
         assert!(load_as(&text, Trust::Dev).is_err(), "{host} was taken");
+    }
+}
+
+/// Before anything is looked up. What a name stands for is judged whenever a call is made.
+#[test]
+fn a_host_that_leads_inward_is_told() {
+    for host in ["127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]", "[fd00::1]", "localhost", "x.localhost"] {
+        caught(
+            "https://api.good.example/me",
+            &format!("https://{host}/me"),
+            &["x.toml:32:1: identity.url: a host is a name out there; addresses and localhost are taken in definitions for \
+               development only"],
+        );
+        let found = problems(&with("hosts = [\"api.good.example\"]", &format!("hosts = [\"api.good.example\", \"{host}\"]")));
+        assert!(found[0].starts_with("x.toml:38:30: proxy.hosts[1]: a host is an exact name"), "{host}: {found:?}");
+    }
+    let found = problems(&with("normalize = \"https_origin\"", "normalize = \"https_origin\", default = \"https://10.0.0.1\""));
+    assert_eq!(found, ["x.toml:8:96: fields.instance.default: is not a value that this field takes"]);
+}
+
+#[test]
+fn a_host_of_the_variants_is_a_host_and_nothing_else() {
+    let text = |host: &str| {
+        let region = format!(
+            "region = {{ label = \"Region\", type = \"select\", level = \"connection\", default = \"eu\", options = [\"eu\"] }}\n\n\
+             [variants]\nby = \"field.region\"\n\n[variants.map]\n\"eu\" = {{ host = \"{host}\" }}\n\n[oauth2]\n"
+        );
+        with("\n[oauth2]\n", &region).replace("https://api.good.example/me", "https://{{variant.host}}/me")
+    };
+    assert!(load_as(&text("eu.good.example"), Trust::Normal).is_ok());
+    for host in ["127.0.0.1", "user@evil.example", "evil.example/x", "evil.example?x=", "evil.example#", "EVIL .example", ""] {
+        let found = problems(&text(host));
+        assert!(found[0].contains(&format!(": identity.url: `{host}` of [variants]: ")), "{host}: {found:?}");
+    }
+}
+
+/// The engine's own parameters decide who is asked, where the browser comes back, and that it is the same browser.
+#[test]
+fn a_parameter_that_the_flow_rests_on_is_told() {
+    for name in ["state", "redirect_uri", "client_id", "response_type", "scope", "code_challenge"] {
+        caught(
+            "client_auth = \"basic\"",
+            &format!("client_auth = \"basic\"\nauthorize_params = {{ {name} = \"x\" }}"),
+            &[&format!("x.toml:14:22: oauth2.authorize_params.{name}: is set by us")],
+        );
     }
 }
 
@@ -335,6 +382,28 @@ fn an_output_that_is_not_known_is_told() {
 fn a_section_of_another_kind_is_told() {
     let found = problems(&with("[identity]", "[mail]\ncheck = []\n\n[identity]"));
     assert_eq!(found, ["x.toml:30:2: mail: belongs to kind = \"mail\", and this is \"oauth2\""]);
+}
+
+#[test]
+fn facts_without_a_source_or_a_day_or_of_something_else_are_told() {
+    let facts = |text: &str| problems(&format!("{GOOD}\n[facts]\n{text}\n"));
+    assert_eq!(
+        facts("sources = []"),
+        [
+            "x.toml:42:2: facts.read: is needed and missing",
+            "x.toml:43:1: facts.sources: a list of who says so; at least one is needed",
+        ]
+    );
+    for day in ["yesterday", "2026-2-3", "2026-02-30", "2026-11-22T00:00"] {
+        assert_eq!(
+            facts(&format!("sources = [\"a page\"]\nread = \"{day}\"")),
+            ["x.toml:44:1: facts.read: is the day on which the sources were read, such as \"2026-11-22\""]
+        );
+    }
+    assert_eq!(
+        facts("sources = [\"a page\"]\nread = \"2026-11-22\"\nunverified = [\"revoke.kills\", \"revoke.kils\", \"mail\"]"),
+        ["x.toml:45:31: facts.unverified[1]: there is no `revoke.kils` in this definition"]
+    );
 }
 
 #[test]

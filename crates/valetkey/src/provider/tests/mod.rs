@@ -2,6 +2,7 @@
 
 mod answers;
 mod built_in;
+mod documented;
 mod faults;
 mod layers;
 mod steps;
@@ -51,6 +52,28 @@ hosts = ["api.good.example"]
 inject = [{ in = "header", name = "Authorization", value = "Bearer {{token.access_token}}" }]
 credential_paths = ["/*/token", "/revoke"]
 "#;
+
+/// The providers that the documents behind this project name.
+const MISSION: [&str; 18] = [
+    "twitter",
+    "x",
+    "facebook",
+    "instagram",
+    "instagram_fb",
+    "reddit",
+    "threads",
+    "linkedin",
+    "pinterest",
+    "bluesky",
+    "email_imap",
+    "youtube",
+    "spotify",
+    "gsc",
+    "dice_fm",
+    "ticketmaster",
+    "wpcom",
+    "mediavine",
+];
 
 fn name(text: &str) -> ProviderName {
     text.parse().unwrap()

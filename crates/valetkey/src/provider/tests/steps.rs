@@ -140,6 +140,15 @@ fn basic_credentials_are_encoded_before_base64() {
 }
 
 #[test]
+fn a_value_that_looks_like_a_template_is_a_text() {
+    let values = Values::new();
+    let account = map(json!({"refresh_token": "{{field.app_secret}}"}));
+    let vars = Vars { account: Some(&account), ..values.vars() };
+    let request = load(GOOD).revoke.unwrap().steps[0].render(&vars).unwrap();
+    assert_eq!(body(&request), "token=%7B%7Bfield.app_secret%7D%7D");
+}
+
+#[test]
 fn a_value_in_a_path_stays_one_piece_of_it() {
     let step =
         step("[identity]\nmethod = \"GET\"\nurl = \"https://api.good.example/u/{{field.app_id}}/x\"\nout = { id = \"id\" }");

@@ -1,0 +1,145 @@
+//! The pages about providers say what the definitions and the loader say. `UPDATE_GOLDEN=1` writes their tables anew; what
+//! stands around those is for people to keep true.
+
+use std::{collections::BTreeSet, fs, path::PathBuf};
+
+use super::{Catalogue, MISSION, Trust, load_as, name, shown};
+use crate::provider::{Definition, FieldLevel, Flow, Kind, answer::OUT_NAMES, load::is_name};
+
+fn docs(page: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page)
+}
+
+fn read(page: &str) -> String {
+    fs::read_to_string(docs(page)).unwrap_or_else(|error| panic!("docs/{page}: {error}"))
+}
+
+/// Compares the first table of a page, or writes it where that is asked for.
+#[track_caller]
+fn first_table_is(page: &str, table: &str) {
+    let text = read(page);
+    let start = text.find("\n|").unwrap_or_else(|| panic!("docs/{page} has no table")) + 1;
+    let end = text[start..].find("\n\n").map_or(text.len(), |at| start + at + 1);
+    let written = format!("{}{table}{}", &text[..start], &text[end..]);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(docs(page), &written).unwrap();
+    }
+    assert!(written == text, "docs/{page} differs from the definitions: UPDATE_GOLDEN=1 cargo test -p valetkey documented");
+}
+
+fn code<'a>(words: impl IntoIterator<Item = &'a String>) -> String {
+    let words: Vec<String> = words.into_iter().map(|word| format!("`{word}`")).collect();
+    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
+}
+
+fn unverified(definition: &Definition) -> String {
+    code(definition.facts.iter().flat_map(|facts| &facts.unverified))
+}
+
+/// The table at the head of a provider's page.
+fn table(definition: &Definition) -> String {
+    let by_code = definition.oauth2.as_ref().is_some_and(|oauth2| oauth2.flows.contains(&Flow::Code));
+    let fields = |level| code(definition.fields_of(level).map(|field| &field.name));
+    let mut rows = vec![("name", format!("`{}`", definition.name))];
+    rows.extend(definition.setup_url.iter().map(|url| ("register at", format!("<{url}>"))));
+    if by_code || definition.kind == Kind::OAuth1 {
+        rows.push(("redirect URI", format!("`https://keys.example.org/callback/{}`", definition.name)));
+    }
+    if definition.oauth2.is_some() {
+        rows.push(("scopes", code(&definition.needed_scopes())));
+    }
+    rows.push(("of your app", fields(FieldLevel::App)));
+    rows.push(("of each account", fields(FieldLevel::Connection)));
+    rows.push(("unverified", unverified(definition)));
+    let rows: String = rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
+    format!("| | |\n|---|---|\n{rows}")
+}
+
+#[test]
+fn the_page_of_a_provider_says_what_its_definition_says() {
+    let all = Catalogue::embedded().unwrap();
+    for page in fs::read_dir(docs("providers")).unwrap() {
+        let page = page.unwrap().file_name().into_string().unwrap();
+        // What is about all of them.
+        let Some(provider) = page.strip_suffix(".md").filter(|page| !matches!(*page, "README" | "grant")) else { continue };
+        let definition = all.get(&name(provider)).unwrap_or_else(|| panic!("docs/providers/{page} is about no definition"));
+        first_table_is(&format!("providers/{page}"), &table(definition));
+        let text = read(&format!("providers/{page}"));
+        let says = |command: &str| text.lines().any(|line| line.trim_start().starts_with(&format!("{command} {provider} ")));
+        assert!(says("valetkey connect") || says("valetkey auth connect"), "{page} does not say how to connect");
+        let has_app = definition.fields_of(FieldLevel::App).next().is_some();
+        assert!(!has_app || says("valetkey provider configure"), "{page} does not say how to tell of the app");
+    }
+}
+
+#[test]
+fn every_provider_of_the_mission_has_a_page() {
+    for provider in MISSION {
+        assert!(docs(&format!("providers/{provider}.md")).is_file(), "{provider}");
+    }
+}
+
+#[test]
+fn the_page_of_all_providers_names_the_sources_of_each() {
+    let row = |definition: &Definition| {
+        let page = format!("{}.md", definition.name);
+        let name = match docs("providers").join(&page).is_file() {
+            true => format!("[{}]({page})", definition.name),
+            false => definition.name.to_string(),
+        };
+        let facts = definition.facts.as_ref().unwrap();
+        let (sources, open) = (facts.sources.join(", "), unverified(definition));
+        format!("| {name} | {} | {} | {} | {sources} | {open} |\n", definition.title, definition.kind, facts.read)
+    };
+    let all = Catalogue::embedded().unwrap();
+    let rows: String = all.iter().map(|definition| row(definition)).collect();
+    let heads = "| name | title | kind | read on | sources | unverified |\n|---|---|---|---|---|---|\n";
+    first_table_is("providers/README.md", &format!("{heads}{rows}"));
+}
+
+/// Every key that the loader knows, read out of its own text: what stands in its lists of texts.
+fn keys() -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    for file in fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/src/provider")).unwrap() {
+        let path = file.unwrap().path();
+        if !path.file_name().unwrap().to_str().unwrap().starts_with("load") {
+            continue;
+        }
+        let source = fs::read_to_string(path).unwrap();
+        for list in source.split('[').skip(1).filter_map(|rest| rest.split(']').next()) {
+            // Two of them are names of headers.
+            if list.trim_start().starts_with('"') && !list.contains("\"connection\"") {
+                keys.extend(list.split('"').skip(1).step_by(2).filter(|word| is_name(word)).map(str::to_owned));
+            }
+        }
+    }
+    keys
+}
+
+/// The words of the closed lists.
+fn words() -> BTreeSet<String> {
+    let lines = include_str!("../words.rs").lines().filter_map(|line| line.trim().strip_suffix("\","));
+    lines.filter_map(|line| line.split_once(" = \"").map(|(_, word)| word.to_owned())).collect()
+}
+
+#[test]
+fn every_key_and_every_word_of_a_definition_is_explained() {
+    let page = read("writing-a-provider.md");
+    let (keys, words) = (keys(), words());
+    assert!(keys.len() > 100 && words.len() > 40 && keys.contains("client_id_param") && words.contains("bearer_refresh"));
+    let names: Vec<String> = OUT_NAMES.iter().map(|name| (*name).to_owned()).collect();
+    let missing: Vec<_> = keys.iter().chain(&words).chain(&names).filter(|word| !page.contains(&format!("`{word}`"))).collect();
+    assert!(missing.is_empty(), "docs/writing-a-provider.md does not explain {missing:?}");
+}
+
+#[test]
+fn every_whole_example_on_how_to_write_one_loads() {
+    let page = read("writing-a-provider.md");
+    let blocks: Vec<&str> = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let whole: Vec<&&str> = blocks.iter().filter(|block| block.starts_with("title =")).collect();
+    assert!(whole.len() >= 2, "{} examples", whole.len());
+    for block in whole {
+        let loaded = load_as(block, Trust::Normal);
+        assert!(loaded.is_ok(), "{}\n{block}", shown(&loaded.unwrap_err()).join("\n"));
+    }
+}
