@@ -42,9 +42,9 @@ pub enum Owed {
     Skipped(String),
 }
 
-/// Whether a step of a revocation can be sent by this build: whoever signs requests is not built yet.
+/// Whether a step of a revocation can be sent by this build.
 pub fn can_revoke_with(step: &Step) -> bool {
-    matches!(step.auth, Auth::None | Auth::Client | Auth::ClientBasic | Auth::Bearer | Auth::BearerRefresh)
+    matches!(step.auth, Auth::None | Auth::Client | Auth::ClientBasic | Auth::Bearer | Auth::BearerRefresh | Auth::Signed)
 }
 
 /// Notes what an ended connection owes its provider, in the transaction that ends it.

@@ -351,7 +351,11 @@ fn all_mistakes_of_a_file_are_told_at_once() {
 
 #[test]
 fn a_value_that_exists_elsewhere_only_is_told() {
-    caught("{{token.refresh_token}}", "{{code}}", &["x.toml:23:2: revoke: uses `{{code}}`, which there is in oauth2.token only"]);
+    caught(
+        "{{token.refresh_token}}",
+        "{{code}}",
+        &["x.toml:23:2: revoke: uses `{{code}}`, which there is in a token request only"],
+    );
     caught("{{token.refresh_token}}", "{{jwt}}", &["x.toml:23:2: revoke: uses `{{jwt}}`, which there is with [jwt] only"]);
 }
 
