@@ -31,6 +31,7 @@ mod refresh_lost;
 mod refresh_replicas;
 mod revoke;
 mod seal;
+mod signed;
 mod site;
 mod support;
 mod town;
