@@ -7,6 +7,7 @@ mod accounts_in_context;
 mod app_config;
 mod arrows;
 mod audit;
+mod authlib;
 mod broker;
 mod client;
 mod conformance;
