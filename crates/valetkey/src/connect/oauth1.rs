@@ -42,8 +42,9 @@ pub(super) async fn begin(ground: &Ground<'_>, oauth1: &OAuth1) -> Result<Begun,
     const FAILED: Code = Code::RequestTokenFailed;
     let mut authorize_url = oauth2::authorize_endpoint(ground).map_err(|error| Fault::of(FAILED, &error))?;
     let (outputs, _) = ground.call_one(&oauth1.request, FAILED, &ground.plain_vars()).await?;
+    // The RFC's word is `true`; Authlib's providers say `True`.
     let confirmed = outputs.raw.expose().get("oauth_callback_confirmed").and_then(serde_json::Value::as_str);
-    if confirmed != Some("true") {
+    if !confirmed.is_some_and(|word| word.eq_ignore_ascii_case("true")) {
         return Err(Fault::new(FAILED, "callback_not_confirmed"));
     }
     let (Some(token), Some(_)) = (outputs.access_token.clone(), &outputs.token_secret) else {

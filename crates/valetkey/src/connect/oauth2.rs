@@ -5,6 +5,8 @@
 //! 2. [`obtain`] trades the code for tokens, runs the second-stage exchanges of the definition in order, and asks who
 //!    the account is. Each call is one [`Step`], sent once; nothing is stored here.
 //!
+//! What is not the code flow's alone is here too, and `oauth1` uses it: the app, the calls, and everything after the token.
+//!
 //! No body of an answer is logged or put into an error: a failure is a code of ours and one bounded word.
 
 use std::{sync::Arc, time::Duration};
