@@ -335,6 +335,15 @@ on_each_db! {
         assert_eq!(world.connection(&id).await.subject.as_deref(), Some("1001"));
     }
 
+    /// an agent's own account may be of this kind.
+    async fn an_agent_may_have_an_oauth1_account_of_its_own(db: Db) {
+        let world = world(&db).await;
+        let agent = world.house.agent("scribe", None).await;
+        let id = connected(&world.connect(of(&format!("agent:{agent}")), "carol").await);
+        let connection = world.connection(&id).await;
+        assert_eq!((connection.owner.to_string(), connection.subject.as_deref()), (format!("agent:{agent}"), Some("1003")));
+    }
+
     async fn a_session_at_an_oauth1_provider_asks_for_no_scopes(db: Db) {
         let world = world(&db).await;
         let new = |scopes: &[&str]| NewSession { scopes: Some(scopes.iter().map(|s| (*s).to_owned()).collect()), ..alices() };
