@@ -27,7 +27,7 @@ impl Signed {
         let (Some(value), None) = (values.next(), values.next()) else { return Err("one Authorization header is needed") };
         let value = value.to_str().map_err(|_| "the Authorization header is no text")?;
         let value = value.strip_prefix("OAuth ").ok_or("the Authorization header is not of the scheme OAuth")?;
-        let mut protocol = Vec::new();
+        let mut protocol: Vec<(String, String)> = Vec::new();
         for pair in value.split(',') {
             let (name, quoted) = pair.trim().split_once('=').ok_or("a parameter of the header has no value")?;
             let quoted = quoted.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or("a value is not quoted")?;
