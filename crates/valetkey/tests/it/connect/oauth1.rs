@@ -55,7 +55,7 @@ on_each_db! {
     /// its token.
     async fn three_signed_legs_lead_to_a_sealed_connection(db: Db) {
         for signature in ["HMAC-SHA1", "HMAC-SHA256"] {
-            let (fresh, _folder) = super::tokens::sibling(&db).await;
+            let (fresh, _folder) = crate::connect::tokens::sibling(&db).await;
             let world = world_with(&fresh, signature, |text| text).await;
             let id = connected(&world.connect(alices(), "alice").await);
             let connection = world.connection(&id).await;
@@ -240,7 +240,7 @@ on_each_db! {
     /// `token_secret_expired`: R5, fifteen minutes, or less where the definition says so.
     async fn a_late_callback_with_a_token_stores_nothing(db: Db) {
         for (change, life) in [("", 15 * 60), ("temp_ttl = \"5m\"\n", 5 * 60), ("temp_ttl = \"2h\"\n", 15 * 60)] {
-            let (fresh, _folder) = super::tokens::sibling(&db).await;
+            let (fresh, _folder) = crate::connect::tokens::sibling(&db).await;
             let denied = "denied_param = \"denied\"\n";
             let world = world_with(&fresh, "HMAC-SHA1", |text| text.replace(denied, &format!("{denied}{change}"))).await;
             let (in_time, late) = (world.start(alices()).await, world.start(of("user:bob")).await);
