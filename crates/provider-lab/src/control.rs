@@ -196,6 +196,11 @@ impl Control {
         self.world.with(|state, now| state.tokens.live(access_token, now).is_some())
     }
 
+    /// Whether this OAuth 1.0a token works now.
+    pub fn is_live_oauth1(&self, token: &str) -> bool {
+        self.world.with(|state, _| state.oauth1.is_live(token))
+    }
+
     /// Every authorization and what is left of it, oldest first.
     pub fn families(&self) -> Vec<FamilyState> {
         self.world.with(|state, now| state.tokens.families(now))

@@ -20,6 +20,9 @@ pub struct DefinitionOptions {
     pub revoke_ends_all: bool,
     /// How long an access token lives by the definition's word; `1h` when absent.
     pub access_ttl: Option<String>,
+    /// The lab as an OAuth 1.0a provider, with this signature method: `HMAC-SHA1` or `HMAC-SHA256`. Of the other options only
+    /// `without_identity` counts then.
+    pub oauth1: Option<String>,
 }
 
 impl Control {
@@ -31,6 +34,9 @@ impl Control {
     /// The definition of this lab as TOML, with options.
     pub fn definition(&self, options: &DefinitionOptions) -> String {
         let (origin, host) = (self.origin(), self.addr().to_string());
+        if let Some(signature) = &options.oauth1 {
+            return oauth1(&origin, &host, signature, options.without_identity);
+        }
         let exchange = if options.exchange { exchange(&origin) } else { String::new() };
         let refresh = if options.exchange { extend(&origin) } else { refresh(options) };
         let (identity, no_identity) = match options.without_identity {
@@ -81,6 +87,54 @@ inject = [{{ in = "header", name = "Authorization", value = "Bearer {{{{token.ac
 "#
         )
     }
+}
+
+fn oauth1(origin: &str, host: &str, signature: &str, without_identity: bool) -> String {
+    let (no_identity, identity) = match without_identity {
+        true => {
+            ("identity = \"none\"\nidentity_none_reason = \"the lab was asked for a definition without one\"\n", String::new())
+        }
+        false => (
+            "",
+            format!(
+                "[identity]\nmethod = \"GET\"\nurl = \"{origin}/oauth1/me\"\nauth = \"signed\"\n\
+                 out = {{ id = \"id\", username = \"username\", display_name = \"name\" }}\n"
+            ),
+        ),
+    };
+    format!(
+        r#"title = "Lab"
+kind = "oauth1"
+{no_identity}
+[fields]
+client_id = {{ label = "Consumer key", type = "text", required = true, level = "app", role = "client_id" }}
+client_secret = {{ label = "Consumer secret", type = "password", required = true, secret = true, level = "app", role = "client_secret" }}
+
+[oauth1]
+request_token_url = "{origin}/oauth1/request_token"
+authorize_url = "{origin}/oauth1/authorize"
+token_url = "{origin}/oauth1/access_token"
+signature = "{signature}"
+denied_param = "denied"
+
+[refresh]
+strategy = "none"
+
+[revoke]
+kills = "token"
+method = "POST"
+url = "{origin}/oauth1/revoke"
+auth = "signed"
+
+{identity}
+[proxy]
+base_url = "{origin}/oauth1/api"
+hosts = ["{host}"]
+path_allow = {{ "{host}" = ["/oauth1/api/**"] }}
+credential_paths = ["/oauth1/request_token", "/oauth1/access_token", "/oauth1/revoke", "/lab/**"]
+inject = [{{ in = "oauth1_signature" }}]
+"#
+    )
 }
 
 fn exchange(origin: &str) -> String {

@@ -20,7 +20,7 @@ const LARGEST: u64 = 1 << 30;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum At {
-    /// The decision at `/authorize` and its callback (not the showing of the consent page).
+    /// The decision at `/authorize` or `/oauth1/authorize`, and its callback (not the showing of the consent page).
     Authorize,
     /// `/token`, whatever the grant type.
     Token,
@@ -30,15 +30,19 @@ pub enum At {
     Refresh,
     /// `/exchange`: from short-lived to long-lived, and extending.
     Exchange,
-    /// `/revoke`.
+    /// `/revoke` and `/oauth1/revoke`.
     Revoke,
     /// `/introspect`.
     Introspect,
-    /// `/userinfo`.
+    /// `/userinfo` and `/oauth1/me`.
     Userinfo,
     /// `/.well-known/oauth-authorization-server`.
     Metadata,
-    /// Anything under `/api/`.
+    /// `/oauth1/request_token`: temporary credentials.
+    TemporaryToken,
+    /// `/oauth1/access_token`: a verifier for a token.
+    VerifiedToken,
+    /// Anything under `/api/` and `/oauth1/api/`.
     Api,
     /// Every one of these.
     Any,
@@ -57,6 +61,8 @@ impl At {
             At::Introspect => "introspect",
             At::Userinfo => "userinfo",
             At::Metadata => "metadata",
+            At::TemporaryToken => "oauth1.request_token",
+            At::VerifiedToken => "oauth1.access_token",
             At::Api => "api",
             At::Any => "unknown",
         }

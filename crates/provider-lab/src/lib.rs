@@ -16,16 +16,21 @@
 //!
 //! Everything is in memory and bounded: old log lines, tokens and posts are forgotten.
 //!
-//! Not played yet: OAuth 1.0a, the device flow, PAR, DPoP and dynamic registration.
+//! Under `/oauth1/` it plays an OAuth 1.0a provider (RFC 5849) for the same clients and people: HMAC-SHA1 and HMAC-SHA256
+//! signatures are checked for real, nonces work once, and [`DefinitionOptions::oauth1`] prints the definition for it.
+//!
+//! Not played yet: the device flow, PAR, DPoP and dynamic registration.
 
 mod control;
 mod definition;
 mod fault;
+mod oauth1;
 mod params;
 mod records;
 mod routes;
 mod serve;
 mod settings;
+mod signature;
 mod tokens;
 mod world;
 
@@ -45,6 +50,10 @@ pub const ACCESS_PREFIX: &str = "lab_at_";
 pub const REFRESH_PREFIX: &str = "lab_rt_";
 /// What every authorization code of the lab begins with.
 pub const CODE_PREFIX: &str = "lab_code_";
+/// What every temporary token of the lab begins with, and its secret.
+pub const TEMPORARY_PREFIX: &str = "lab_tt_";
+/// What every verifier of the lab begins with.
+pub const VERIFIER_PREFIX: &str = "lab_ver_";
 /// The client that exists from the start.
 pub const CLIENT_ID: &str = "lab-client";
 /// The secret of [`CLIENT_ID`].

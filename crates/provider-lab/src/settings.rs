@@ -69,6 +69,8 @@ pub struct Settings {
     pub code_ttl: u64,
     /// How long a token made by `/exchange` lives.
     pub long_lived_ttl: u64,
+    /// How long temporary credentials of OAuth 1.0a live.
+    pub temporary_ttl: u64,
     /// What happens to a refresh token when it is used.
     pub rotation: Rotation,
     /// A rotated refresh token that comes back kills every token of its family.
@@ -96,6 +98,7 @@ impl Default for Settings {
             refresh_ttl: 30 * 86_400,
             code_ttl: 60,
             long_lived_ttl: 60 * 86_400,
+            temporary_ttl: 3600,
             rotation: Rotation::default(),
             reuse_kills_family: false,
             grace: 0,

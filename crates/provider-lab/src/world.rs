@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use crate::{
     CLIENT_ID, CLIENT_SECRET,
     fault::{Plan, Rule},
+    oauth1::OAuth1,
     records::{Call, Counters, Records},
     settings::{Client, PEOPLE},
     tokens::{Refusal, Tokens},
@@ -72,6 +73,7 @@ pub(crate) struct Post {
 pub(crate) struct State {
     pub(crate) clients: BTreeMap<String, Client>,
     pub(crate) tokens: Tokens,
+    pub(crate) oauth1: OAuth1,
     pub(crate) records: Records,
     pub(crate) rules: Vec<Rule>,
     /// Who approves at once, whatever the client.
@@ -89,6 +91,7 @@ impl State {
         Self {
             clients: BTreeMap::from([(CLIENT_ID.to_owned(), lab_client)]),
             tokens: Tokens::new(),
+            oauth1: OAuth1::new(),
             records: Records::new(),
             rules: Vec::new(),
             auto_approve: None,

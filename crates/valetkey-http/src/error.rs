@@ -84,10 +84,15 @@ pub fn status(code: Code) -> StatusCode {
         | Code::CredentialPath
         | Code::HostRefused
         | Code::AddressRefused
-        | Code::OauthDenied => StatusCode::FORBIDDEN,
-        Code::InvalidRequest | Code::PathRefused | Code::UpgradeRefused | Code::InvalidState | Code::IssuerMismatch => {
-            StatusCode::BAD_REQUEST
-        }
+        | Code::OauthDenied
+        | Code::AccessDenied => StatusCode::FORBIDDEN,
+        Code::InvalidRequest
+        | Code::PathRefused
+        | Code::UpgradeRefused
+        | Code::InvalidState
+        | Code::IssuerMismatch
+        | Code::MissingParameters
+        | Code::TokenSecretExpired => StatusCode::BAD_REQUEST,
         Code::NotFound | Code::NoCredentials | Code::NoPerUserCredentials => StatusCode::NOT_FOUND,
         Code::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
         Code::Conflict | Code::Ambiguous | Code::SubjectMismatch | Code::NotConfigured | Code::NotAuthenticated => {
@@ -99,6 +104,8 @@ pub fn status(code: Code) -> StatusCode {
         Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Code::EngineMissing => StatusCode::NOT_IMPLEMENTED,
         Code::TokenExchangeFailed
+        | Code::RequestTokenFailed
+        | Code::AccessTokenFailed
         | Code::TokenTransformFailed
         | Code::AccountFetchFailed
         | Code::UpstreamUnreachable

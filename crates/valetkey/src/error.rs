@@ -94,6 +94,17 @@ codes! {
     StorageFailed = "storage_failed",
     /// Another upstream account than the one connected before.
     SubjectMismatch = "subject_mismatch",
+    // Connecting by OAuth 1.0a (mission document 001).
+    /// The provider gave no temporary token, or did not confirm our callback.
+    RequestTokenFailed = "request_token_failed",
+    /// The person refused.
+    AccessDenied = "access_denied",
+    /// The provider's answer lacks the token or the verifier.
+    MissingParameters = "missing_parameters",
+    /// The temporary secret of the token in the answer is not there: used, expired, or another browser's.
+    TokenSecretExpired = "token_secret_expired",
+    /// The verifier could not be exchanged for a token.
+    AccessTokenFailed = "access_token_failed",
     /// Connecting this kind of provider is not built yet.
     EngineMissing = "engine_missing",
 

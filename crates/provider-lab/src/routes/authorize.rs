@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The query parameter by which a test approves at once.
-const AUTO_APPROVE: &str = "auto_approve";
+pub(super) const AUTO_APPROVE: &str = "auto_approve";
 
 /// An authorization request that may be answered to its client.
 struct Asked {
@@ -172,7 +172,8 @@ fn callback(world: &World, asked: Asked, person: Option<&'static Person>, effect
     (StatusCode::SEE_OTHER, headers).into_response()
 }
 
-fn edit(params: &mut Vec<(String, String)>, edits: &[Edit]) {
+/// Changes parameters as faults want it.
+pub(super) fn edit(params: &mut Vec<(String, String)>, edits: &[Edit]) {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     for edit in edits {
         match edit {

@@ -3,6 +3,7 @@
 mod api;
 mod authorize;
 mod lab;
+mod oauth1;
 mod pages;
 mod token;
 mod visit;
@@ -32,6 +33,13 @@ pub(crate) fn router(world: Arc<World>) -> Router {
         .route("/exchange", get(token::exchange_by_get).post(token::exchange_by_post))
         .route("/userinfo", get(token::userinfo).post(token::userinfo))
         .route("/.well-known/oauth-authorization-server", get(token::metadata));
+    let oauth1 = Router::new()
+        .route("/oauth1/request_token", post(oauth1::request_token))
+        .route("/oauth1/authorize", get(oauth1::ask).post(oauth1::decide))
+        .route("/oauth1/access_token", post(oauth1::access_token))
+        .route("/oauth1/revoke", post(oauth1::revoke))
+        .route("/oauth1/me", get(oauth1::me))
+        .route("/oauth1/api/echo", any(oauth1::echo));
     let api = Router::new()
         .route("/api/me", get(api::me))
         .route("/api/echo", any(api::echo))
@@ -67,7 +75,7 @@ pub(crate) fn router(world: Arc<World>) -> Router {
         .route("/lab/advance", post(lab::advance))
         .route("/lab/definition", get(lab::definition))
         .route_layer(middleware::from_fn_with_state(world.clone(), lab::guard));
-    oauth.merge(api).merge(control).fallback(unknown).with_state(world)
+    oauth.merge(oauth1).merge(api).merge(control).fallback(unknown).with_state(world)
 }
 
 /// Whatever is not a route. It is logged too: a test wants to see a request that should never have come.

@@ -43,13 +43,21 @@ article+article{border-top:1px solid var(--line)}
 
 /// The consent page: which app asks, for what, and who signs in.
 pub(super) fn consent(client: &Client, scope: &str, redirect_uri: &str, params: &Params) -> Response {
+    consent_at("/authorize", client, scope, redirect_uri, params)
+}
+
+/// The same, whose form goes to `action`. Without scopes nothing is said of them.
+pub(super) fn consent_at(action: &str, client: &Client, scope: &str, redirect_uri: &str, params: &Params) -> Response {
     let mut hidden = String::new();
     for (name, value) in params.iter().filter(|(name, _)| !matches!(*name, "person" | "decision" | "auto_approve")) {
         let _ = write!(hidden, r#"<input type="hidden" name="{}" value="{}">"#, escape(name), escape(value));
     }
     let mut scopes = String::new();
-    for one in scope.split(' ') {
+    for one in scope.split(' ').filter(|one| !one.is_empty()) {
         let _ = write!(scopes, "<li><code>{}</code>{}</li>", escape(one), meaning(one));
+    }
+    if !scopes.is_empty() {
+        scopes = format!("<p>It asks for:</p><ul>{scopes}</ul>");
     }
     let mut people = String::new();
     for (at, person) in PEOPLE.iter().enumerate() {
@@ -66,9 +74,9 @@ pub(super) fn consent(client: &Client, scope: &str, redirect_uri: &str, params: 
         StatusCode::OK,
         &format!("Allow {app}?"),
         &format!(
-            r#"<form method="post" action="/authorize" class="card">{hidden}
+            r#"<form method="post" action="{action}" class="card">{hidden}
 <h1>{app} wants to use your lab account</h1>
-<p>It asks for:</p><ul>{scopes}</ul>
+{scopes}
 <fieldset><legend>Who signs in?</legend>{people}</fieldset>
 <div class="buttons"><button class="go" name="decision" value="approve">Approve</button><button name="decision" value="deny">Deny</button></div>
 <p class="soft"><small>You go back to <code>{origin}</code> afterwards.</small></p></form>"#

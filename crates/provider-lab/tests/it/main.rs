@@ -6,4 +6,5 @@ mod api;
 mod control;
 mod faults;
 mod oauth;
+mod oauth1;
 mod support;

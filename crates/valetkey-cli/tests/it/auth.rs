@@ -252,7 +252,7 @@ on_each_home! {
         world.auth(&["refresh-all", "--provider", "github"]).ok();
     }
 
-    /// a link is for whom it was made, and says so.
+    /// a link is for whom it was made, and says so.
     async fn a_link_names_for_whom_it_is(home: Home) {
         let mut world = around(home).await;
         let server = world.home.serve().await;
@@ -278,7 +278,7 @@ on_each_home! {
         let body = json!({ "provider": "lab", "owner": format!("agent:{agent}") });
         call(&server, Method::POST, "/v1/connect-sessions", &weak.key, Some(&body)).await.refused(403, "missing_scope");
         // Kinds that this build connects in no browser.
-        for provider in ["twitter", "mediavine", "google_service_account"] {
+        for provider in ["mediavine", "google_service_account"] {
             let said = world.auth(&["connect", provider, "--agent", "writer"]).failed(1);
             assert!(said.contains("engine_missing"), "{said}");
         }

@@ -197,7 +197,7 @@ async fn callback(
     // A refusal redirects too: whatever the browser brought along shall not stay in its address bar.
     let (location, key) = match parsed {
         Ok((provider, answer)) => {
-            let key = answer.binding_key();
+            let key = deps.outside.definition(&provider).ok().and_then(|definition| answer.binding_key(&definition));
             let binding = key.as_deref().and_then(|key| cookies.flow(key));
             let ended = connect::callback(&deps.outside, &deps.tasks, &provider, answer, binding).await;
             (outcome::target(&ended), key)

@@ -112,6 +112,17 @@ const TEXTS: &[(Code, &str)] = &[
         "This answer does not belong to anything this browser began, or it came too late or twice. If you pressed reload, look \
          whether the account is linked already; else start again.",
     ),
+    (Code::AccessDenied, "It was refused, by you or by the provider. What was linked before stays as it was."),
+    (Code::MissingParameters, "The answer lacks what is needed to go on. Start again; if it stays, tell your operator."),
+    (
+        Code::TokenSecretExpired,
+        "This answer does not belong to anything this browser began, or it came too late or twice. If you pressed reload, look \
+         whether the account is linked already; else start again.",
+    ),
+    (
+        Code::AccessTokenFailed,
+        "The provider did not give out what its answer promised. Start again; if it stays, tell your operator.",
+    ),
     (Code::IssuerMismatch, "The answer came from somebody else than the provider that was asked. Nothing was done with it."),
     (
         Code::TokenExchangeFailed,

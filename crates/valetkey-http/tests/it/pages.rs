@@ -6,7 +6,7 @@ use axum::{Router, body::Body};
 use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::BodyExt as _;
-use provider_lab::{At, CLIENT_ID, CLIENT_SECRET, Fault, Lab, Rule};
+use provider_lab::{At, CLIENT_ID, CLIENT_SECRET, DefinitionOptions, Fault, Lab, Rule};
 use serde_json::json;
 use tower::ServiceExt as _;
 use url::form_urlencoded;
@@ -65,6 +65,8 @@ impl Pages {
         let folder = dir.path().join("providers");
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("lab.toml"), change(lab.definition_toml())).unwrap();
+        let signed = DefinitionOptions { oauth1: Some("HMAC-SHA1".to_owned()), ..DefinitionOptions::default() };
+        std::fs::write(folder.join("signed.toml"), lab.definition(&signed)).unwrap();
         let root = RootSource::Text(RootKey::generate().unwrap().to_line());
         let mut settings = Settings::new(db, root, public.parse().unwrap());
         settings.clock = Clock::manual(Timestamp::from_unix_seconds(1_800_000_000));
@@ -74,10 +76,12 @@ impl Pages {
         let broker = Broker::start(settings).await.unwrap().broker;
         let router = valetkey_http::router(AppState::new(broker.clone(), HttpSettings::default()).unwrap());
         let (base, site) = (broker.base(), SiteId::default_site());
-        let definition = broker.outside().definition(&"lab".parse().unwrap()).unwrap();
-        let values = json!({ "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET });
-        let values = values.as_object().unwrap();
-        app_config::set(base, &site, &Actor::Operator, &definition, &Owner::Site, values).await.unwrap();
+        for name in ["lab", "signed"] {
+            let definition = broker.outside().definition(&name.parse().unwrap()).unwrap();
+            let values = json!({ "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET });
+            let values = values.as_object().unwrap();
+            app_config::set(base, &site, &Actor::Operator, &definition, &Owner::Site, values).await.unwrap();
+        }
         let new = NewKey { label: String::new(), scopes: [Scope::Connect].into(), asserts: Asserts::Any, expires_at: None };
         let platform = platform::create(base, &site, &Actor::Operator, new).await.unwrap();
         Self { broker, router, lab, platform, _dir: dir }
@@ -249,6 +253,58 @@ async fn the_code_leaves_the_url() {
     let link = pages.link(new).await;
     let answer = pages.browser().connect(&link, "alice", "alice").await;
     assert_eq!(self::location(&answer), format!("{listed}&auth_error=token_exchange_failed&provider=lab"));
+}
+
+fn of_signed(owner: &str) -> NewSession {
+    NewSession { provider: "signed".parse().unwrap(), ..of(owner) }
+}
+
+/// The same pages, cookies and callback for OAuth 1.0a, where the browser is known by the temporary token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_links_an_account_by_oauth1() {
+    let pages = Pages::new(HTTPS).await;
+    let (mut browser, mut other) = (pages.browser(), pages.browser());
+    let link = pages.link(of_signed("user:alice")).await;
+    let page = browser.open(&link, "alice").await;
+    let approved = browser.approve(&link, &page).await.expect(303);
+    let cookie = cookies(&approved).into_iter().find(|cookie| !cookie.contains("Max-Age=0")).unwrap();
+    assert!(cookie.starts_with("__Host-") && cookie.contains("Secure") && cookie.contains("HttpOnly"), "{cookie}");
+    let back = browser.sign_in(&approved, "alice").await;
+    let expired = "/connect/done?outcome=token_secret_expired&provider=signed";
+    assert_eq!(location(&other.get(&back).await.expect(303)), expired);
+    assert_eq!(location(&browser.get(&back).await.expect(303)), "/connect/done?outcome=connected&provider=signed");
+    assert_eq!(pages.connections().await, 1);
+    assert!(browser.jar.is_empty(), "cookies stayed: {:?}", browser.jar);
+    assert_eq!(location(&browser.get(&back).await.expect(303)), expired);
+}
+
+/// Each outcome of OAuth 1.0a has words of its own, and reaches `return_to` by its code.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outcome_of_oauth1_reaches_the_place_that_the_session_names() {
+    let pages = Pages::new(LOOPBACK).await;
+    let listed = "https://p.example/done";
+    pages.change_site(SiteChange { return_to: Some(vec![listed.into()]), ..SiteChange::default() }).await;
+    for (at, fault, code) in [
+        (At::Authorize, Fault::Deny { error: "access_denied".into() }, "access_denied"),
+        (At::Authorize, Fault::omit("oauth_verifier"), "missing_parameters"),
+        (At::VerifiedToken, Fault::status(503), "access_token_failed"),
+    ] {
+        pages.lab.misbehave(Rule::once(at, fault));
+        let link = pages.link(NewSession { return_to: Some(listed.into()), ..of_signed("user:alice") }).await;
+        let answer = pages.browser().connect(&link, "alice", "alice").await;
+        assert_eq!(location(&answer), format!("{listed}?auth_error={code}&provider=signed"));
+    }
+    let mut browser = pages.browser();
+    for code in ["access_denied", "missing_parameters", "token_secret_expired", "access_token_failed"] {
+        let done = browser.get(&format!("/connect/done?outcome={code}&provider=signed")).await.expect(200);
+        assert!(!text(&done).contains("Something went wrong here"), "{code} has no words");
+    }
+    pages.lab.misbehave(Rule::once(At::TemporaryToken, Fault::omit("oauth_callback_confirmed")));
+    let link = pages.link(of_signed("user:alice")).await;
+    let page = browser.open(&link, "alice").await;
+    let refused = browser.approve(&link, &page).await.expect(502);
+    assert!(text(&refused).contains("request_token_failed") && text(&refused).contains("your link still works"));
+    browser.approve(&link, &page).await.expect(303);
 }
 
 /// R20, R25: what every answer here carries, and that no page holds a script or anything from elsewhere.

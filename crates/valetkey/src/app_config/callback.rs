@@ -130,7 +130,7 @@ fn check(outside: &Outside, definition: &Definition, text: &str) -> Result<()> {
     if url.scheme() != "https" && !(url.scheme() == "http" && loopback) {
         return refuse("it is a full https URL (http only on loopback)");
     }
-    if definition.oauth2.as_ref().is_some_and(|oauth2| !oauth2.takes_redirect(&url)) {
+    if !definition.takes_redirect(&url) {
         return refuse(&format!("{} does not take such a redirect URI", definition.title));
     }
     if url.origin() == outside.public_url.origin() {

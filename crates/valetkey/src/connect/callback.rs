@@ -1,10 +1,11 @@
-//! The way back: from the provider's redirect to a stored connection (RFC 6749 section 4.1.2, RFC 9207).
+//! The way back: from the provider's redirect to a stored connection (RFC 6749 section 4.1.2, RFC 9207, RFC 5849 section
+//! 2.2).
 //!
 //! 1. The query is read once. A parameter that decides something and comes twice is refused; unknown ones are ignored.
-//! 2. The flow is taken out by state, provider and browser in one statement. Whoever gets nothing is told
-//!    `invalid_state`, whatever the reason was.
+//! 2. The flow is taken out by its key, provider and browser in one statement: the key is `state`, or the temporary token of
+//!    OAuth 1.0a. Whoever gets nothing is told `invalid_state` (`token_secret_expired`), whatever the reason was.
 //! 3. `iss` is compared before anything else in the answer counts, an error among it.
-//! 4. The code is exchanged and the outcome stored, with its audit row, in one transaction.
+//! 4. The code or verifier is exchanged and the outcome stored, with its audit row, in one transaction.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -13,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use url::form_urlencoded;
 
 use super::{
-    Ended, Fault, Outcome, cookie_key,
+    Ended, Fault, Outcome, cookie_key, oauth1,
     oauth2::{self, App, Ground, Obtained},
     store::{self, Flow},
 };
@@ -26,7 +27,7 @@ use crate::{
     extend::held_elsewhere,
     id::{ProviderName, sha256_hex},
     principal::{Owner, Slot},
-    provider::{Definition, FieldLevel, Kills},
+    provider::{Definition, FieldLevel, Kills, OAuth1},
     seal::Place,
     secret::{Secret, SecretMap},
 };
@@ -60,12 +61,19 @@ pub struct Answer {
     iss: Option<String>,
     /// A word of our list, or `other`; never the provider's text.
     error: Option<&'static str>,
+    /// The temporary token of OAuth 1.0a.
+    pub(super) token: Option<Secret>,
+    /// Its verifier.
+    pub(super) verifier: Option<Secret>,
+    /// Everything else, among which a definition may know the word that the person refused.
+    others: Vec<(String, Secret)>,
 }
 
 impl Answer {
     /// Reads the query of a callback.
     ///
-    /// Errors: `invalid_request` when `code`, `state`, `iss` or `error` stands in it twice (R21), or it is too long.
+    /// Errors: `invalid_request` when `code`, `state`, `iss`, `error`, `oauth_token` or `oauth_verifier` stands in it twice
+    /// (R21), or it is too long.
     pub fn parse(query: &str) -> Result<Self> {
         if query.len() > MAX_QUERY {
             return Err(Error::new(Code::InvalidRequest, "the provider's answer is too long"));
@@ -80,7 +88,12 @@ impl Answer {
                     let word = ERROR_WORDS.into_iter().find(|word| *word == value).unwrap_or("other");
                     answer.error.replace(word).is_some()
                 }
-                _ => false,
+                "oauth_token" => answer.token.replace(taken(value)).is_some(),
+                "oauth_verifier" => answer.verifier.replace(taken(value)).is_some(),
+                _ => {
+                    answer.others.push((name.into_owned(), taken(value)));
+                    false
+                }
             };
             if twice {
                 return Err(Error::new(Code::InvalidRequest, "the provider's answer names a parameter twice"));
@@ -89,9 +102,29 @@ impl Answer {
         Ok(answer)
     }
 
-    /// The key of the binding's cookie that belongs to this answer's `state`.
-    pub fn binding_key(&self) -> Option<String> {
-        self.state.as_ref().map(cookie_key)
+    /// The key of the binding's cookie that belongs to this answer, at this provider.
+    pub fn binding_key(&self, definition: &Definition) -> Option<String> {
+        self.flow_key(definition).map(cookie_key)
+    }
+
+    /// What the flow is found by: `state`, or the temporary token of OAuth 1.0a, which some providers return under another
+    /// name where the person refused.
+    fn flow_key(&self, definition: &Definition) -> Option<&Secret> {
+        match &definition.oauth1 {
+            None => self.state.as_ref(),
+            Some(oauth1) => self.token.as_ref().or_else(|| self.denied(oauth1)),
+        }
+        .filter(|key| !key.is_empty())
+    }
+
+    /// Whether the person refused, in the words of OAuth 1.0a: RFC 5849 has none, so the definition says which.
+    pub(super) fn is_denied(&self, oauth1: &OAuth1) -> bool {
+        self.denied(oauth1).is_some() || self.error == Some("access_denied")
+    }
+
+    fn denied(&self, oauth1: &OAuth1) -> Option<&Secret> {
+        let param = oauth1.denied_param.as_deref()?;
+        self.others.iter().find(|(name, _)| name == param).map(|(_, value)| value)
     }
 }
 
@@ -120,8 +153,11 @@ pub async fn callback(
 async fn finish(outside: &Outside, provider: &ProviderName, answer: Answer, binding: Option<Secret>) -> Ended {
     let nothing = |code| Ended { provider: Some(provider.clone()), ..Ended::unknown(code) };
     let Ok(definition) = outside.definition(provider) else { return Ended::unknown(Code::NotFound) };
-    let flow = match take(outside, provider, &answer, binding).await {
+    let flow = match take(outside, &definition, &answer, binding).await {
         Ok(Some(flow)) => flow,
+        Ok(None) if definition.oauth1.is_some() => {
+            return nothing(oauth1::refusal(&definition, &answer).map_or(Code::TokenSecretExpired, |fault| fault.code));
+        }
         Ok(None) => return nothing(Code::InvalidState),
         Err(error) => {
             tracing::error!(error = ?error, "a connect flow could not be read");
@@ -142,12 +178,15 @@ fn word_of(fault: &Fault) -> Option<&'static str> {
     if fault.code != Code::OauthDenied { None } else { ERROR_WORDS.into_iter().find(|word| *word == fault.word) }
 }
 
-/// Takes the flow out, once. Nothing comes to a state that is unknown or used, to another provider's callback, or to
+/// Takes the flow out, once. Nothing comes to a key that is unknown or used, to another provider's callback, or to
 /// another browser; and in the last case the flow stays for the right one.
-async fn take(outside: &Outside, provider: &ProviderName, answer: &Answer, binding: Option<Secret>) -> Result<Option<Flow>> {
-    let Some(state) = &answer.state else { return Ok(None) };
-    let db = &outside.base.db;
-    let state_hash = sha256_hex(state.expose().as_bytes());
+async fn take(outside: &Outside, definition: &Definition, answer: &Answer, binding: Option<Secret>) -> Result<Option<Flow>> {
+    let Some(key) = answer.flow_key(definition) else { return Ok(None) };
+    let (db, provider) = (&outside.base.db, &definition.name);
+    let state_hash = match &definition.oauth1 {
+        None => sha256_hex(key.expose().as_bytes()),
+        Some(_) => oauth1::flow_hash(provider, key),
+    };
     if let Some(binding) = binding {
         let browser_hash = sha256_hex(binding.expose().as_bytes());
         let mut tx = db.begin_bookkeeping().await?;
@@ -157,7 +196,7 @@ async fn take(outside: &Outside, provider: &ProviderName, answer: &Answer, bindi
             return Ok(flow);
         }
     }
-    // Somebody has a state of ours and not the browser it belongs to: that is worth a row.
+    // Somebody has the key of a flow of ours and not the browser it belongs to: that is worth a row.
     if let Some(flow) = store::peek_flow(db, &state_hash).await? {
         let facts = json!({ "session": flow.session, "provider": flow.provider, "callback": provider });
         let event = Event::new(&flow.site, &flow.created_by, "connect.callback").outcome(Audited::Denied).facts(facts);
@@ -175,36 +214,46 @@ async fn complete(
     answer: &Answer,
 ) -> Result<(Connected, Vec<String>), Fault> {
     let base = &outside.base;
-    if flow.expires_at <= base.clock.now() {
-        return Err(Fault::new(Code::InvalidState, "expired"));
+    let is_late = flow.expires_at <= base.clock.now();
+    if let Some(fault) = oauth1::refusal(definition, answer) {
+        return Err(fault);
     }
-    let oauth2 = oauth2::connectable(definition)?;
-    check_issuer(flow, oauth2.iss_supported, answer)?;
-    if let Some(word) = answer.error {
-        return Err(Fault::new(Code::OauthDenied, word));
+    if is_late {
+        let code = if definition.oauth1.is_some() { Code::TokenSecretExpired } else { Code::InvalidState };
+        return Err(Fault::new(code, "expired"));
     }
-    let Some(code) = answer.code.as_ref().filter(|code| !code.is_empty()) else {
-        return Err(Fault::new(Code::TokenExchangeFailed, "no_code"));
-    };
+    oauth2::connectable(definition)?;
+    if let Some(oauth2) = &definition.oauth2 {
+        check_issuer(flow, oauth2.iss_supported, answer)?;
+        if let Some(word) = answer.error {
+            return Err(Fault::new(Code::OauthDenied, word));
+        }
+    }
     let owner = flow.owner.to_string();
     let place = Place::flow(&flow.site, &flow.provider, &owner, &flow.name, &flow.id);
     let kept = SecretMap::from_json(&base.ring.open(&base.db, &place, &flow.sealed).await?)
         .map_err(|_| Fault::new(Code::Internal, "flow_unreadable"))?;
-    let verifier = kept.text("verifier").ok_or_else(|| Fault::new(Code::Internal, "flow_unreadable"))?;
     let fields = kept.expose().get("fields").and_then(serde_json::Value::as_object).cloned().unwrap_or_default();
     let fields = SecretMap::new(fields);
     let app = App::of_flow(outside, &flow.site, definition, &flow.app_config).await?;
-    let ground = Ground {
-        outside,
-        definition,
-        oauth2,
-        app: &app,
-        fields: &fields,
-        scopes: &flow.scopes,
-        redirect_uri: &flow.redirect_uri,
-    };
+    let ground =
+        Ground { outside, definition, app: &app, fields: &fields, scopes: &flow.scopes, redirect_uri: &flow.redirect_uri };
     let slot = flow.slot();
-    let obtained = oauth2::obtain(&ground, &slot, code, &verifier).await?;
+    let unreadable = || Fault::new(Code::Internal, "flow_unreadable");
+    let given = |value: &Option<Secret>| value.clone().filter(|value| !value.is_empty());
+    let obtained = match (&definition.oauth1, &definition.oauth2) {
+        (Some(oauth1), _) => {
+            let temporary = oauth1::temporary(&kept).ok_or_else(unreadable)?;
+            let verifier = given(&answer.verifier).ok_or_else(unreadable)?;
+            oauth1::obtain(&ground, oauth1, &slot, &temporary, &verifier).await?
+        }
+        (None, Some(oauth2)) => {
+            let code = given(&answer.code).ok_or_else(|| Fault::new(Code::TokenExchangeFailed, "no_code"))?;
+            let verifier = kept.text("verifier").ok_or_else(unreadable)?;
+            oauth2::obtain(&ground, oauth2, &slot, &code, &verifier).await?
+        }
+        (None, None) => return Err(Fault::new(Code::Internal, "no_engine")),
+    };
     store_obtained(outside, definition, flow, &app, &fields, obtained).await
 }
 
@@ -354,7 +403,8 @@ async fn has_moved(outside: &Outside, definition: &Definition, old: &Stored, fie
 
 /// Records a flow that failed. What cannot be recorded is at least logged: the flow is over either way.
 async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, fault: &Fault) {
-    let audited = if fault.code == Code::OauthDenied { Audited::Denied } else { Audited::Failed };
+    let refused = matches!(fault.code, Code::OauthDenied | Code::AccessDenied);
+    let audited = if refused { Audited::Denied } else { Audited::Failed };
     tracing::warn!(
         flow.id = %flow.id, provider = %flow.provider, code = %fault.code, word = fault.word, detail = fault.detail,
         "a connect flow failed"

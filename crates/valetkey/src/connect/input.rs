@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::{
     base::Outside,
     error::{Code, Error, Result},
-    provider::{Definition, FieldLevel, Normalize, OAuth2},
+    provider::{Definition, FieldLevel, Normalize},
 };
 
 /// The most scopes of one session.
@@ -14,8 +14,15 @@ const MAX_SCOPES: usize = 100;
 const MAX_SCOPE: usize = 256;
 
 /// The scopes to ask for: those named or the definition's, and those that bring a refresh token.
-pub(super) fn wanted_scopes(definition: &Definition, oauth2: &OAuth2, named: Option<Vec<String>>) -> Result<Vec<String>> {
+pub(super) fn wanted_scopes(definition: &Definition, named: Option<Vec<String>>) -> Result<Vec<String>> {
     let Some(mut scopes) = named else { return Ok(definition.needed_scopes()) };
+    let Some(oauth2) = &definition.oauth2 else {
+        return if scopes.is_empty() {
+            Ok(scopes)
+        } else {
+            Err(Error::new(Code::InvalidRequest, format!("{} knows no scopes; leave them out", definition.title)))
+        };
+    };
     let separator = oauth2.scope_separator.trim();
     for scope in &scopes {
         // The characters of RFC 6749 section 3.3. A separator inside would smuggle in a second scope.

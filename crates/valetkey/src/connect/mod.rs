@@ -6,18 +6,22 @@
 //!    single-use assertion ([`session::prove`]). The browser is bound to the session by a *visit* secret.
 //! 3. The person reads who is linked to what, and approves ([`session::approve`]): the session is used up, a *flow*
 //!    begins, and only now the browser gets the flow's own binding secret (R4). The flow records the hash of `state`,
-//!    the sealed PKCE verifier, the expected issuer, the redirect URI and the app it was started with.
-//! 4. The browser comes back from the provider ([`callback()`]). One statement takes the flow out, if and only if state,
-//!    provider and browser are right; of two callbacks at once, one gets it. Then `iss` is compared, the code is
-//!    exchanged, the account is asked who it is, and everything is stored in one transaction with its audit row. This
-//!    runs in a task of its own: a browser that leaves cannot lose tokens that were issued.
+//!    the sealed PKCE verifier, the expected issuer, the redirect URI and the app it was started with. With OAuth 1.0a the
+//!    provider is asked for a temporary token first: its hash takes the place of that of `state`, its sealed secret that of
+//!    the verifier.
+//! 4. The browser comes back from the provider ([`callback()`]). One statement takes the flow out, if and only if state or
+//!    temporary token, provider and browser are right; of two callbacks at once, one gets it. Then `iss` is compared, the code
+//!    or verifier is exchanged, the account is asked who it is, and everything is stored in one transaction with its audit
+//!    row. This runs in a task of its own: a browser that leaves cannot lose tokens that were issued.
 //! 5. The browser is sent on to the exact `return_to` of the session, or to a page that shows the outcome.
 //!
 //! An agent's own account comes with two grants for that agent, by the proxy only: one for when nobody is calling and one
 //! for whoever may operate the agent. Both are ordinary grants, to be seen and revoked like any other.
 
+mod begin;
 mod callback;
 mod input;
+mod oauth1;
 mod oauth2;
 pub mod session;
 mod store;
@@ -117,7 +121,7 @@ impl Ended {
 
 /// Whether this build can connect accounts of a provider in a browser; the error says what it waits for.
 pub fn is_connectable(definition: &Definition) -> Result<()> {
-    oauth2::connectable(definition).map(|_| ())
+    oauth2::connectable(definition)
 }
 
 /// Deletes expired flows, and sessions that expired a day ago; until then what became of them can be asked for.

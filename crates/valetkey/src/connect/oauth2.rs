@@ -5,6 +5,8 @@
 //! 2. [`obtain`] trades the code for tokens, runs the second-stage exchanges of the definition in order, and asks who
 //!    the account is. Each call is one [`Step`], sent once; nothing is stored here.
 //!
+//! What is not the code flow's alone is here too, and `oauth1` uses it: the app, the calls, and everything after the token.
+//!
 //! No body of an answer is logged or put into an error: a failure is a code of ours and one bounded word.
 
 use std::{sync::Arc, time::Duration};
@@ -78,8 +80,8 @@ fn not_configured(definition: &Definition) -> Error {
     )
 }
 
-/// Whether this build can connect the provider in a browser, and the part of the definition that says how.
-pub(super) fn connectable(definition: &Definition) -> Result<&OAuth2> {
+/// Whether this build can connect the provider in a browser.
+pub(super) fn connectable(definition: &Definition) -> Result<()> {
     definition.is_connectable()?;
     if definition.register.is_some() {
         return Err(Error::new(
@@ -87,19 +89,19 @@ pub(super) fn connectable(definition: &Definition) -> Result<&OAuth2> {
             format!("connecting {} is not built yet: it registers a client at each server first", definition.title),
         ));
     }
-    definition.oauth2.as_ref().ok_or_else(|| Error::internal("a connectable definition without oauth2"))
+    Ok(())
 }
 
 /// Checks that the provider takes the redirect URI.
-pub(super) fn check_redirect(definition: &Definition, oauth2: &OAuth2, redirect_uri: &str) -> Result<()> {
+pub(super) fn check_redirect(definition: &Definition, redirect_uri: &str) -> Result<()> {
     let refuse = |why: String| Err(Error::new(Code::InvalidConfig, why));
     let Ok(url) = Url::parse(redirect_uri) else {
         return refuse("the public URL is not an absolute URL; set --public-url".to_owned());
     };
-    if oauth2.takes_redirect(&url) {
+    if definition.takes_redirect(&url) {
         return Ok(());
     }
-    refuse(match oauth2.redirect_rule {
+    refuse(match definition.oauth2.as_ref().map_or(RedirectRule::Any, |oauth2| oauth2.redirect_rule) {
         RedirectRule::Https => format!("{} takes only https redirect URIs; set --public-url to one", definition.title),
         RedirectRule::HttpsOrLoopbackIp => {
             format!("{} takes only https or loopback-IP redirect URIs; set --public-url to one", definition.title)
@@ -112,7 +114,6 @@ pub(super) fn check_redirect(definition: &Definition, oauth2: &OAuth2, redirect_
 pub(super) struct Ground<'a> {
     pub(super) outside: &'a Outside,
     pub(super) definition: &'a Arc<Definition>,
-    pub(super) oauth2: &'a OAuth2,
     pub(super) app: &'a App,
     pub(super) fields: &'a SecretMap,
     pub(super) scopes: &'a [String],
@@ -121,12 +122,18 @@ pub(super) struct Ground<'a> {
 
 impl Ground<'_> {
     fn with_vars<T>(&self, account: Option<&SecretMap>, act: impl FnOnce(Vars<'_>) -> T) -> T {
-        let scopes = self.oauth2.join_scopes(self.scopes);
+        let scopes = self.joined_scopes();
         act(Vars { scopes: Some(&scopes), account, ..self.plain_vars() })
     }
 
-    fn plain_vars(&self) -> Vars<'_> {
+    /// The scopes as requests carry them. OAuth 1.0a has none.
+    fn joined_scopes(&self) -> String {
+        self.definition.oauth2.as_ref().map(|oauth2| oauth2.join_scopes(self.scopes)).unwrap_or_default()
+    }
+
+    pub(super) fn plain_vars(&self) -> Vars<'_> {
         Vars {
+            now: Some(self.outside.base.clock.now()),
             app: Some(&self.app.values),
             fields: Some(self.fields),
             client: Some(Client { id: &self.app.client_id, secret: self.app.client_secret.as_ref() }),
@@ -152,7 +159,7 @@ impl Ground<'_> {
         Ok((outputs, sent_at))
     }
 
-    async fn call_one(&self, step: &Step, code: Code, vars: &Vars<'_>) -> Result<(Outputs, Timestamp), Fault> {
+    pub(super) async fn call_one(&self, step: &Step, code: Code, vars: &Vars<'_>) -> Result<(Outputs, Timestamp), Fault> {
         let (outputs, sent_at) = self.call(step, code, vars).await?;
         let first = outputs.into_iter().next().ok_or_else(|| Fault::new(code, "empty_list"))?;
         Ok((first, sent_at))
@@ -160,8 +167,7 @@ impl Ground<'_> {
 }
 
 /// The URL the browser is sent to, with everything in it.
-pub(super) fn authorize_url(ground: &Ground<'_>, state: &Secret, verifier: &Secret) -> Result<Url> {
-    let oauth2 = ground.oauth2;
+pub(super) fn authorize_url(ground: &Ground<'_>, oauth2: &OAuth2, state: &Secret, verifier: &Secret) -> Result<Url> {
     let mut url = authorize_endpoint(ground)?;
     let joined = oauth2.join_scopes(ground.scopes);
     let mut pairs: Vec<(String, String)> = vec![
@@ -202,17 +208,19 @@ pub(super) fn authorize_url(ground: &Ground<'_>, state: &Secret, verifier: &Secr
 /// The authorization endpoint without its parameters: https, or http on loopback where the definition is one for
 /// development. Nothing else is ever handed to a browser (R24).
 pub(super) fn authorize_endpoint(ground: &Ground<'_>) -> Result<Url> {
-    endpoint(ground.definition, ground.oauth2, &ground.plain_vars())
+    endpoint(ground.definition, &ground.plain_vars())
 }
 
 /// The same before an app is chosen.
-pub(super) fn endpoint_for(definition: &Definition, oauth2: &OAuth2, fields: &SecretMap) -> Result<Url> {
-    endpoint(definition, oauth2, &Vars { fields: Some(fields), ..Vars::default() })
+pub(super) fn endpoint_for(definition: &Definition, fields: &SecretMap) -> Result<Url> {
+    endpoint(definition, &Vars { fields: Some(fields), ..Vars::default() })
 }
 
-fn endpoint(definition: &Definition, oauth2: &OAuth2, vars: &Vars<'_>) -> Result<Url> {
+fn endpoint(definition: &Definition, vars: &Vars<'_>) -> Result<Url> {
     let refuse = || Error::new(Code::HostRefused, format!("the authorization address of {} cannot be used", definition.title));
-    let template = oauth2.authorize_url.as_ref().ok_or_else(refuse)?;
+    let of_oauth1 = definition.oauth1.as_ref().map(|oauth1| &oauth1.authorize_url);
+    let template =
+        definition.oauth2.as_ref().and_then(|oauth2| oauth2.authorize_url.as_ref()).or(of_oauth1).ok_or_else(refuse)?;
     let url = Url::parse(&template.render(vars)?).map_err(|_| refuse())?;
     let fine = match (url.scheme(), url.host()) {
         ("https", Some(_)) => true,
@@ -254,8 +262,13 @@ pub(super) struct Obtained {
 }
 
 /// From an authorization code to an account that can be stored. Each call is sent once: the code is spent by the first.
-pub(super) async fn obtain(ground: &Ground<'_>, slot: &Slot, code: &Secret, verifier: &Secret) -> Result<Obtained, Fault> {
-    let oauth2 = ground.oauth2;
+pub(super) async fn obtain(
+    ground: &Ground<'_>,
+    oauth2: &OAuth2,
+    slot: &Slot,
+    code: &Secret,
+    verifier: &Secret,
+) -> Result<Obtained, Fault> {
     let stripped = oauth2.code_strip_suffix.as_deref().and_then(|suffix| code.expose().strip_suffix(suffix)).map(Secret::new);
     let code = stripped.as_ref().unwrap_or(code);
     let joined = oauth2.join_scopes(ground.scopes);
@@ -266,6 +279,11 @@ pub(super) async fn obtain(ground: &Ground<'_>, slot: &Slot, code: &Secret, veri
         ..ground.plain_vars()
     };
     let (outputs, sent_at) = ground.call_one(&oauth2.token, Code::TokenExchangeFailed, &vars).await?;
+    finish(ground, slot, outputs, sent_at).await
+}
+
+/// From a token answer to an account that can be stored.
+pub(super) async fn finish(ground: &Ground<'_>, slot: &Slot, outputs: Outputs, sent_at: Timestamp) -> Result<Obtained, Fault> {
     let mut drawn = Drawn::first(ground, outputs, sent_at);
     // From here on there are tokens: whatever fails must not leave them lying about at the provider.
     match complete(ground, slot, &mut drawn).await {
@@ -361,8 +379,8 @@ impl Drawn {
 
 /// The second-stage exchanges, the identity, the scopes, and the hosts.
 async fn complete(ground: &Ground<'_>, slot: &Slot, drawn: &mut Drawn) -> Result<Identified, Fault> {
-    let joined = ground.oauth2.join_scopes(ground.scopes);
-    for (_, step) in &ground.oauth2.exchange {
+    let joined = ground.joined_scopes();
+    for (_, step) in ground.definition.oauth2.iter().flat_map(|oauth2| &oauth2.exchange) {
         let vars = Vars { scopes: Some(&joined), account: Some(&drawn.account), ..ground.plain_vars() };
         let (outputs, sent_at) = ground.call_one(step, Code::TokenTransformFailed, &vars).await?;
         drawn.follow(ground.definition, outputs, sent_at);
@@ -391,7 +409,7 @@ async fn details(ground: &Ground<'_>, slot: &Slot, account: &mut SecretMap) -> R
 
 async fn identify(ground: &Ground<'_>, told: Option<&str>, account: &mut SecretMap) -> Result<Identified, Fault> {
     const FAILED: Code = Code::AccountFetchFailed;
-    let joined = ground.oauth2.join_scopes(ground.scopes);
+    let joined = ground.joined_scopes();
     match &ground.definition.identity {
         provider::Identity::Step(step) => {
             let vars = Vars { scopes: Some(&joined), account: Some(account), id: told, ..ground.plain_vars() };
@@ -426,9 +444,10 @@ async fn identify(ground: &Ground<'_>, told: Option<&str>, account: &mut SecretM
 /// because an answer that names none grants them all (RFC 6749 section 5.1). Absent where the list could not be had.
 async fn granted_scopes(ground: &Ground<'_>, told: Option<Vec<String>>, account: &SecretMap) -> Option<Vec<String>> {
     let Some(step) = &ground.definition.scope_check else {
-        return Some(told.unwrap_or_else(|| ground.scopes.to_vec()));
+        // Where there are no scopes at all (OAuth 1.0a), none are known.
+        return told.or_else(|| ground.definition.oauth2.is_some().then(|| ground.scopes.to_vec()));
     };
-    let joined = ground.oauth2.join_scopes(ground.scopes);
+    let joined = ground.joined_scopes();
     let vars = Vars { scopes: Some(&joined), account: Some(account), ..ground.plain_vars() };
     match ground.call(step, Code::AccountFetchFailed, &vars).await {
         Ok((entries, _)) => Some(entries.into_iter().filter_map(|entry| entry.scope).flatten().collect()),

@@ -9,7 +9,9 @@ use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::{
-    Binding, Ended, FLOW_LIFE, LINK_LIFE, Outcome, cookie_key, input,
+    Binding, Ended, FLOW_LIFE, LINK_LIFE, Outcome,
+    begin::begin,
+    cookie_key, input,
     oauth2::{self, App, Ground},
     store::{self, Flow, Session},
 };
@@ -98,7 +100,7 @@ impl Created {
 pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSession) -> Result<Created> {
     let base = &outside.base;
     let definition = outside.definition(&new.provider)?;
-    let oauth2 = oauth2::connectable(&definition)?;
+    oauth2::connectable(&definition)?;
     let its_site = site::require(&base.db, site).await?;
     if let Some(return_to) = &new.return_to
         && !its_site.return_to.iter().any(|listed| listed == return_to)
@@ -118,10 +120,10 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
     if let Some(held) = outside.extensions.held(&slot).await? {
         return Err(held_elsewhere(&slot, held.resolver.name()));
     }
-    let scopes = input::wanted_scopes(&definition, oauth2, new.scopes)?;
+    let scopes = input::wanted_scopes(&definition, new.scopes)?;
     let fields = input::accept_fields(outside, &definition, &new.fields)?;
-    oauth2::check_redirect(&definition, oauth2, &callback::of(outside, site, &definition.name).await?.url)?;
-    oauth2::endpoint_for(&definition, oauth2, &SecretMap::new(fields.clone()))?;
+    oauth2::check_redirect(&definition, &callback::of(outside, site, &definition.name).await?.url)?;
+    oauth2::endpoint_for(&definition, &SecretMap::new(fields.clone()))?;
     App::choose(outside, site, &definition, &new.owner).await?;
 
     let now = base.clock.now();
@@ -326,36 +328,31 @@ pub async fn approve(outside: &Outside, link: &Secret, visit: Option<&Secret>, c
     let base = &outside.base;
     let (session, visit) = authorized(outside, link, visit, csrf).await?;
     let definition = outside.definition(&session.provider)?;
-    let oauth2 = oauth2::connectable(&definition)?;
+    oauth2::connectable(&definition)?;
     let app = App::choose(outside, &session.site, &definition, &session.owner).await?;
     let redirect_uri = callback::of(outside, &session.site, &session.provider).await?.url;
-    oauth2::check_redirect(&definition, oauth2, &redirect_uri)?;
+    oauth2::check_redirect(&definition, &redirect_uri)?;
     let fields = SecretMap::new(session.fields.clone());
 
-    // Independent of one another: neither can be told from the other two.
-    let state = Secret::new(id::random_text::<32>()?);
-    let verifier = Secret::new(id::random_text::<32>()?);
-    let binding = Binding { key: cookie_key(&state), value: Secret::new(id::random_text::<32>()?) };
     let ground = Ground {
         outside,
         definition: &definition,
-        oauth2,
         app: &app,
         fields: &fields,
         scopes: &session.scopes,
         redirect_uri: &redirect_uri,
     };
-    let authorize_url = oauth2::authorize_url(&ground, &state, &verifier)?;
+    let actor = person_or_maker(&session);
+    let begun = begin(&ground, &session, &actor).await?;
+    let binding = Binding { key: cookie_key(&begun.key), value: Secret::new(id::random_text::<32>()?) };
 
     base.ring.ensure(&base.db, session.site.as_str(), session.provider.as_str()).await?;
     let now = base.clock.now();
     let flow_id = FlowId::new();
     let owner = session.owner.to_string();
     let place = Place::flow(&session.site, &session.provider, &owner, &session.name, &flow_id);
-    let mut kept = SecretMap::default();
-    kept.set_text("verifier", &verifier);
+    let mut kept = begun.kept;
     kept.expose_mut().insert("fields".to_owned(), Value::Object(session.fields.clone()));
-    let actor = person_or_maker(&session);
     let flow = Flow {
         sealed: base.ring.seal_now(&place, &kept.to_json())?,
         site: session.site.clone(),
@@ -364,7 +361,7 @@ pub async fn approve(outside: &Outside, link: &Secret, visit: Option<&Secret>, c
         provider: session.provider.clone(),
         owner: session.owner.clone(),
         name: session.name.clone(),
-        issuer: oauth2.issuer.clone(),
+        issuer: definition.oauth2.as_ref().and_then(|oauth2| oauth2.issuer.clone()),
         redirect_uri: redirect_uri.clone(),
         app_config: app.config.id.clone(),
         scopes: session.scopes.clone(),
@@ -376,16 +373,16 @@ pub async fn approve(outside: &Outside, link: &Secret, visit: Option<&Secret>, c
         new_subject: session.new_subject,
         created_by: actor.clone(),
         created_at: now,
-        expires_at: now.plus(FLOW_LIFE),
+        expires_at: now.plus(begun.life),
     };
     let mut tx = base.db.begin_bookkeeping().await?;
     if !store::use_session(&mut tx, &session, &hash(visit), now).await? {
         return Err(gone());
     }
-    store::insert_flow(&mut tx, &flow, &hash(&state)).await?;
+    store::insert_flow(&mut tx, &flow, &begun.hash).await?;
     base.audit.record(&mut tx, event(&session, &actor, "connect.approve")).await?;
     tx.commit().await?;
-    Ok(Started { authorize_url: Secret::new(String::from(authorize_url)), binding, max_age: FLOW_LIFE.as_secs() })
+    Ok(Started { authorize_url: Secret::new(String::from(begun.authorize_url)), binding, max_age: begun.life.as_secs() })
 }
 
 /// The person says no: uses the session up; nothing else changes.
@@ -503,9 +500,9 @@ async fn deny(outside: &Outside, session: &Session, action: &'static str, why: &
 
 async fn describe(outside: &Outside, session: &Session, visit: Option<&Secret>) -> Result<View> {
     let definition = outside.definition(&session.provider)?;
-    let oauth2 = oauth2::connectable(&definition)?;
+    oauth2::connectable(&definition)?;
     let site = site::require(&outside.base.db, &session.site).await?;
-    let url = oauth2::endpoint_for(&definition, oauth2, &SecretMap::new(session.fields.clone()))?;
+    let url = oauth2::endpoint_for(&definition, &SecretMap::new(session.fields.clone()))?;
     let agent = match &session.agent {
         Some(id) => Some(agent::require(&outside.base.db, &session.site, id).await?.title),
         None => None,

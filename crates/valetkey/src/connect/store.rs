@@ -4,8 +4,8 @@ use serde_json::{Map, Value};
 
 use crate::{
     clock::Timestamp,
-    db::{Db, Tx},
-    error::{Error, Result},
+    db::{Db, Tx, is_unique_violation},
+    error::{Code, Error, Result},
     id::{AccountName, AgentId, AppConfigId, ConnectSessionId, ConnectionId, FlowId, ProviderName, SiteId, UserId},
     on,
     principal::{Actor, Owner, Slot},
@@ -290,7 +290,8 @@ impl TryFrom<FlowRow> for Flow {
 
 pub(super) async fn insert_flow(tx: &mut Tx, flow: &Flow, state_hash: &str) -> Result<()> {
     let scopes = serde_json::to_string(&flow.scopes).map_err(Error::internal)?;
-    on!(tx, |c| sqlx::query(
+    let written = on!(tx, |c| {
+        sqlx::query(
         "INSERT INTO flows (site, id, session, state_hash, provider, owner, name, sealed, issuer, redirect_uri, app_config_id,
             scopes, browser_hash, proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)"
@@ -318,8 +319,15 @@ pub(super) async fn insert_flow(tx: &mut Tx, flow: &Flow, state_hash: &str) -> R
     .bind(flow.expires_at.0)
     .execute(c)
     .await
-    .map(|_| ())?);
-    Ok(())
+    .map(|_| ())
+    });
+    match written {
+        // A state is never drawn twice; a temporary token is what the provider makes it.
+        Err(error) if is_unique_violation(&error) => {
+            Err(Error::new(Code::RequestTokenFailed, "the provider gave out one temporary token twice; go back and try again"))
+        }
+        other => Ok(other?),
+    }
 }
 
 /// Takes a flow out, once. The browser is part of the condition, so that a wrong one cannot use up what the right

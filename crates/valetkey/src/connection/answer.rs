@@ -21,6 +21,7 @@ const READ_BY_THE_STEP: &[&str] = &[
     "access_token",
     "refresh_token",
     "token_secret",
+    "access_token_secret",
     "token_type",
     "expires_in",
     "expires_at",

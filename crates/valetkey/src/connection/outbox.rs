@@ -13,7 +13,7 @@ use crate::{
     error::Result,
     id::{AppConfigId, ConnectionId, RevocationId},
     on,
-    provider::{Auth, Definition, Inject, Kills, step::Step},
+    provider::{Auth, Definition, Kills, step::Step},
     seal::Place,
     secret::SecretMap,
 };
@@ -42,14 +42,9 @@ pub enum Owed {
     Skipped(String),
 }
 
-/// Whether a step of a revocation can be sent by this build: whoever signs requests is not built yet.
+/// Whether a step of a revocation can be sent by this build.
 pub fn can_revoke_with(step: &Step) -> bool {
-    match step.auth {
-        Auth::None | Auth::Client | Auth::ClientBasic | Auth::Bearer | Auth::BearerRefresh => true,
-        // The way proxied calls do, unless they are signed.
-        Auth::Proxy => !step.inject.iter().any(|inject| matches!(inject, Inject::Oauth1Signature)),
-        Auth::Jwt | Auth::Signed => false,
-    }
+    !matches!(step.auth, Auth::Jwt)
 }
 
 /// Notes what an ended connection owes its provider, in the transaction that ends it.

@@ -13,7 +13,10 @@ use zeroize::Zeroizing;
 
 use super::{headers, query};
 use crate::{
+    clock::Timestamp,
     error::{Code, Error, Result},
+    oauth1::{self, Call, Keys, Stamp},
+    provider::{BodyKind, body_kind},
     secret::Secret,
     upstream::BoxError,
 };
@@ -62,10 +65,12 @@ pub enum Injection {
         /// Its value, a text.
         value: Secret,
     },
+    /// An OAuth 1.0a signature over the call as it will be sent; a form body must be read.
+    Signature(Keys),
 }
 
 impl Injection {
-    /// Whether the body must be read whole (see [`buffer`] and [`into_body`]).
+    /// Whether something is put into the body, which must be read whole for it (see [`buffer`] and [`into_body`]).
     pub fn needs_body(&self) -> bool {
         matches!(self, Injection::Form { .. } | Injection::Json { .. })
     }
@@ -74,7 +79,7 @@ impl Injection {
     pub fn header_name(&self) -> Option<HeaderName> {
         match self {
             Injection::Header { name, .. } => Some(name.clone()),
-            Injection::Basic { .. } => Some(header::AUTHORIZATION),
+            Injection::Basic { .. } | Injection::Signature(_) => Some(header::AUTHORIZATION),
             _ => None,
         }
     }
@@ -95,7 +100,7 @@ pub fn into_head(parts: &mut Parts, injections: &[Injection], strip_query: &[&st
                 let value = Zeroizing::new(format!("Basic {}", &*Zeroizing::new(STANDARD.encode(&*pair))));
                 set_header(parts, &header::AUTHORIZATION, &value)?;
             }
-            Injection::Query { .. } | Injection::Form { .. } | Injection::Json { .. } => {}
+            Injection::Query { .. } | Injection::Form { .. } | Injection::Json { .. } | Injection::Signature(_) => {}
         }
     }
     into_query(parts, injections, strip_query)
@@ -179,6 +184,41 @@ pub fn into_body(headers: &mut HeaderMap, body: Bytes, injections: &[Injection])
     headers.remove(header::TRAILER);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     Ok(body)
+}
+
+/// Signs a call that is final: URL, headers and body. The last of all; it changes nothing but `Authorization`.
+///
+/// A form is part of what is signed (RFC 5849 section 3.4.1.3.1), so `body` holds it whole; other bodies are not signed.
+///
+/// Errors: `invalid_request` where the call brings parameters of the protocol itself, or a form that cannot be read as one.
+pub fn sign(parts: &mut Parts, body: &[u8], injections: &[Injection], now: Timestamp) -> Result<()> {
+    for injection in injections {
+        let Injection::Signature(keys) = injection else { continue };
+        let form: &[u8] = match body_kind(&parts.headers) {
+            BodyKind::Form if parts.headers.contains_key(header::CONTENT_ENCODING) => {
+                return Err(Error::new(Code::InvalidRequest, "a form is signed here as it is; send it without Content-Encoding"));
+            }
+            BodyKind::Form => body,
+            BodyKind::Unclear => {
+                return Err(Error::new(Code::InvalidRequest, "a call that is signed here names one content type, or none"));
+            }
+            BodyKind::Json | BodyKind::Multipart | BodyKind::Other => &[],
+        };
+        if brings_protocol(parts.uri.query().unwrap_or_default()) || brings_protocol(&String::from_utf8_lossy(form)) {
+            let message = "leave parameters that begin with `oauth_` out of the call; it is signed here";
+            return Err(Error::new(Code::InvalidRequest, message));
+        }
+        let call = Call { method: &parts.method, uri: &parts.uri, form, more: &[] };
+        let value = keys.authorization(&call, &Stamp::new(now)?)?;
+        set_header(parts, &header::AUTHORIZATION, value.expose())?;
+    }
+    Ok(())
+}
+
+/// Whether a query or form has parameters of OAuth 1.0a. They would stand beside ours, and no two providers agree on which
+/// of them counts.
+fn brings_protocol(form: &str) -> bool {
+    query::parameters(form).any(|(name, _)| query::folded(&name).starts_with(oauth1::PREFIX))
 }
 
 fn into_form(headers: &mut HeaderMap, body: &[u8], name: &str, value: &Secret) -> Result<Bytes> {
@@ -338,6 +378,62 @@ mod tests {
         assert_eq!(send("{ }").unwrap(), "{\"key\":\"s\\\"e\" }");
         for refused in ["[]", "1", "{\"key\":1}", "{\"KEY\":1}", "{\"k\\u0065y\":1}", "{} {}", "{"] {
             assert_eq!(send(refused).unwrap_err().code(), Code::InvalidRequest, "{refused}");
+        }
+    }
+
+    fn signature() -> [Injection; 1] {
+        [Injection::Signature(Keys {
+            hash: oauth1::Hash::Sha1,
+            consumer_key: "ck".to_owned(),
+            consumer_secret: Secret::new("canary-app"),
+            token: Some((Secret::new("tk"), Secret::new("canary-token"))),
+        })]
+    }
+
+    fn signed(uri: &str, rows: &[(&str, &str)], body: &str) -> Result<Parts> {
+        let mut head = parts(uri, rows);
+        sign(&mut head, body.as_bytes(), &signature(), Timestamp::from_unix_seconds(1_800_000_000)).map(|()| head)
+    }
+
+    #[test]
+    fn a_signature_is_put_in_last_and_is_silent() {
+        let form = ("content-type", "application/x-www-form-urlencoded; charset=utf-8");
+        for (rows, body) in [(&[form][..], "a=1&b=%20"), (&[("content-type", "application/json")], "{}"), (&[], "")] {
+            let head = signed("https://h.example/p?c=2", rows, body).unwrap();
+            let header = head.headers["authorization"].to_str().unwrap();
+            assert!(header.starts_with("OAuth oauth_consumer_key=\"ck\", ") && header.contains("oauth_token=\"tk\""), "{header}");
+            assert_eq!(head.uri.to_string(), "https://h.example/p?c=2");
+            assert!(!format!("{head:?}").contains("oauth_signature"));
+        }
+        assert_eq!(signature()[0].header_name(), Some(header::AUTHORIZATION));
+    }
+
+    #[test]
+    fn a_call_that_brings_parameters_of_the_protocol_is_not_signed() {
+        let form = [("content-type", "application/x-www-form-urlencoded")];
+        for (query, body) in [
+            ("oauth_token=other", ""),
+            ("a=1&OAUTH_token=other", ""),
+            ("%6fauth_verifier=x", ""),
+            ("oauth.nonce=x", ""),
+            ("", "status=x&oauth_consumer_key=other"),
+            ("", "oauth%5Fsignature=x"),
+        ] {
+            let error = signed(&format!("https://h.example/p?{query}"), &form, body).unwrap_err();
+            assert_eq!(error.code(), Code::InvalidRequest, "{query} {body}");
+        }
+        assert!(signed("https://h.example/p?my_oauth_token=1&oauth=2", &form, "status=oauth_token").is_ok());
+    }
+
+    #[test]
+    fn a_form_that_cannot_be_read_as_one_is_not_sent_unsigned() {
+        let form = ("content-type", "application/x-www-form-urlencoded");
+        for rows in [
+            &[form, ("content-encoding", "gzip")][..],
+            &[form, ("content-type", "application/json")],
+            &[("content-type", "application/json, application/x-www-form-urlencoded")],
+        ] {
+            assert_eq!(signed("https://h.example/p", rows, "a=1").unwrap_err().code(), Code::InvalidRequest);
         }
     }
 

@@ -46,7 +46,7 @@ use crate::{
     grant,
     id::{ConnectionId, GrantId, ProviderName, SiteId, UserId},
     principal::{Actor, Delivery, Slot},
-    provider::{Definition, FieldLevel},
+    provider::{Definition, FieldLevel, TOKEN_SECRET},
     refresh::{Refresher, Served, Wish},
     secret::{Secret, SecretMap},
     token::{LastUsed, TokenHash},
@@ -420,7 +420,11 @@ fn revealable(definition: &Definition, renewal: Renewal, account: &SecretMap) ->
     let text = |key: &str| account.text(key).map(|secret: Secret| Value::String(secret.expose().to_owned()));
     if let Some(token) = text("access_token") {
         shown.insert("access_token".to_owned(), token);
-        // The second half of an OAuth 1.0a token is of no use without the app's secret, which stays here.
+        // An OAuth 1.0a token has two halves. Both are of use only to whoever has the app's secret, which stays here.
+        if let (Some(_), Some(secret)) = (&definition.oauth1, text(TOKEN_SECRET)) {
+            shown.insert(TOKEN_SECRET.to_owned(), secret);
+            return Ok((SecretMap::new(shown), Some("oauth1".to_owned())));
+        }
         let token_type = account.text("token_type").map(|t| t.expose().to_owned()).unwrap_or_else(|| "Bearer".to_owned());
         return Ok((SecretMap::new(shown), Some(token_type)));
     }
@@ -440,9 +444,13 @@ fn revealable(definition: &Definition, renewal: Renewal, account: &SecretMap) ->
     Ok((SecretMap::new(shown), None))
 }
 
-/// Whether a definition's proxied calls carry a field of the app configuration, such as a name in the User-Agent.
+/// Whether a definition's proxied calls carry something of the app configuration: a signature by its secret, or a field, such as
+/// a name in the User-Agent.
 fn carries_app(definition: &Definition) -> bool {
     let Some(proxy) = &definition.proxy else { return false };
+    if proxy.is_signed() {
+        return true;
+    }
     let Ok(text) = serde_json::to_string(proxy) else { return true };
     definition.fields_of(FieldLevel::App).any(|field| text.contains(&format!("field.{}", field.name)))
 }
@@ -459,6 +467,19 @@ mod tests {
         account.set_text("refresh_token", &Secret::new("rt"));
         let (secrets, _) = revealable(&definition, Renewal::RefreshToken, &account).unwrap();
         assert_eq!(secrets.expose().keys().collect::<Vec<_>>(), ["access_token"]);
+    }
+
+    #[test]
+    fn the_two_halves_of_an_oauth1_token_are_revealed_together() {
+        let catalogue = crate::provider::Catalogue::embedded().unwrap();
+        let definition = catalogue.get(&"twitter".parse().unwrap()).unwrap();
+        let mut account = SecretMap::default();
+        for name in ["access_token", "access_token_secret", "api_secret", "username"] {
+            account.set_text(name, &Secret::new("canary"));
+        }
+        let (secrets, token_type) = revealable(definition, Renewal::None, &account).unwrap();
+        assert_eq!(secrets.expose().keys().collect::<Vec<_>>(), ["access_token", "access_token_secret"]);
+        assert_eq!(token_type.as_deref(), Some("oauth1"));
     }
 
     #[test]

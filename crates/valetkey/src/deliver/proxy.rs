@@ -4,7 +4,8 @@
 //! 2. The host is the definition's base, or another one that was fixed for the connection; never the caller's.
 //! 3. The decision is asked for this operation, on the bytes that will be sent.
 //! 4. The access token is served or refreshed. From here on a permission that is taken back ends the call.
-//! 5. Headers are cleaned, the credential is injected last; the use is recorded, and the call goes out once.
+//! 5. Headers are cleaned, the credential is injected last, and where calls are signed, the signature after everything; the
+//!    use is recorded, and the call goes out once.
 //! 6. Status, header values, body bytes and trailers come back as a stream, except what decisions 7 names.
 //!
 //! A 401 forces a refresh where the token used is still the current one, once per connection and minute. A call
@@ -33,8 +34,9 @@ use crate::{
     decision::{Request, decide},
     error::{Code, Error, Result},
     id::{ConnectionId, SiteId},
+    oauth1::Keys,
     principal::{Actor, Delivery, Slot},
-    provider::{self, Definition, Inject, Proxy, Vars},
+    provider::{self, Client, Definition, Inject, Proxy, Role, Vars, step},
     refresh::{Served, Wish},
     secret::{Secret, SecretMap},
     upstream,
@@ -56,6 +58,16 @@ enum Payload<B> {
     Empty,
     Whole(Bytes),
     Stream(B),
+}
+
+impl<B> Payload<B> {
+    /// What of it was read here.
+    fn read(&self) -> &[u8] {
+        match self {
+            Payload::Whole(whole) => whole,
+            Payload::Empty | Payload::Stream(_) => &[],
+        }
+    }
 }
 
 impl Deliverer {
@@ -173,12 +185,18 @@ impl Deliverer {
 
         inject::into_head(&mut parts, &injections, &strip)?;
         let body = match (body, injections.iter().any(Injection::needs_body)) {
-            (Payload::Empty, false) => upstream::Body::empty(),
-            (Payload::Empty, true) => inject::into_body(&mut parts.headers, Bytes::new(), &injections)?.into(),
-            (Payload::Whole(whole), false) => whole.into(),
-            (Payload::Whole(whole), true) => inject::into_body(&mut parts.headers, whole, &injections)?.into(),
-            (Payload::Stream(inner), false) => upstream::Body::stream(Upload::new(inner, injected, Arc::clone(&ticket))),
+            (Payload::Empty, false) => Payload::Empty,
+            (Payload::Empty, true) => Payload::Whole(inject::into_body(&mut parts.headers, Bytes::new(), &injections)?),
+            (Payload::Whole(whole), true) => Payload::Whole(inject::into_body(&mut parts.headers, whole, &injections)?),
             (Payload::Stream(_), true) => return Err(Error::internal("a body that takes a credential was not read")),
+            (body, false) => body,
+        };
+        let now = self.outside.base.clock.now();
+        inject::sign(&mut parts, body.read(), &injections, now)?;
+        let body = match body {
+            Payload::Empty => upstream::Body::empty(),
+            Payload::Whole(whole) => whole.into(),
+            Payload::Stream(inner) => upstream::Body::stream(Upload::new(inner, injected, Arc::clone(&ticket))),
         };
         self.take_use(&allowed).await?;
         self.outside.base.audit.record_use(self.event(&allowed, "connection.proxy").facts(facts)).await?;
@@ -192,11 +210,12 @@ impl Deliverer {
             let (mut parts, ()) = http::Request::new(()).into_parts();
             (parts.method, parts.uri, parts.headers) = (method, uri.clone(), headers);
             inject::into_head(&mut parts, &injections, &strip)?;
-            let body = if injections.iter().any(Injection::needs_body) {
-                upstream::Body::from(inject::into_body(&mut parts.headers, Bytes::new(), &injections)?)
-            } else {
-                upstream::Body::empty()
+            let body = match injections.iter().any(Injection::needs_body) {
+                true => inject::into_body(&mut parts.headers, Bytes::new(), &injections)?,
+                false => Bytes::new(),
             };
+            inject::sign(&mut parts, &body, &injections, self.outside.base.clock.now())?;
+            let body = if body.is_empty() { upstream::Body::empty() } else { body.into() };
             let answer = self.send(&ticket, http::Request::from_parts(parts, body)).await?;
             return Ok(cleaned(answer, &injections, &fresh, ticket, (&uri, &self.outside.public_url)));
         }
@@ -343,7 +362,8 @@ impl Deliverer {
                     continue;
                 }
                 Inject::Oauth1Signature => {
-                    return Err(Error::new(Code::EngineMissing, "calls signed by OAuth 1.0a are not built yet"));
+                    injections.push(Injection::Signature(signing_keys(definition, &vars)?));
+                    continue;
                 }
             };
             let Some(value) = value.filter(|value: &Secret| !value.is_empty()) else {
@@ -391,14 +411,10 @@ impl Deliverer {
 
 /// How a provider's calls are made, where the proxy makes them.
 pub(super) fn proxied(definition: &Definition) -> Result<&Proxy> {
-    let proxy = definition
+    definition
         .proxy
         .as_ref()
-        .ok_or_else(|| Error::new(Code::InvalidRequest, format!("{} is not reached through the proxy", definition.title)))?;
-    if proxy.inject.iter().any(|inject| matches!(inject, Inject::Oauth1Signature)) {
-        return Err(Error::new(Code::EngineMissing, "calls signed by OAuth 1.0a are not built yet"));
-    }
-    Ok(proxy)
+        .ok_or_else(|| Error::new(Code::InvalidRequest, format!("{} is not reached through the proxy", definition.title)))
 }
 
 /// The rules on a call's method, host, whole path and query that hold whatever is granted. Explaining asks them too
@@ -436,6 +452,21 @@ fn is_among(hosts: &[String], host: &str) -> bool {
 
 fn host_refused(hosts: &[String]) -> Error {
     Error::new(Code::HostRefused, format!("this connection's credential goes to {} only", hosts.join(", ")))
+}
+
+/// What calls are signed with. The app is the one that the connection was made with; its secret never leaves here.
+fn signing_keys(definition: &Definition, vars: &Vars<'_>) -> Result<Keys> {
+    let lacks_app =
+        || Error::new(Code::NotConfigured, format!("calls of {} are signed, and its app is not stored", definition.title));
+    let oauth1 = definition.oauth1.as_ref().ok_or_else(|| Error::internal("a signed call of another kind"))?;
+    let of_role = |role| vars.app?.text(&definition.field_with_role(role)?.name);
+    let (id, secret) = (of_role(Role::ClientId).ok_or_else(lacks_app)?, of_role(Role::ClientSecret).ok_or_else(lacks_app)?);
+    let client = Client { id: id.expose(), secret: Some(&secret) };
+    let keys = step::signing_keys(oauth1.signature, &Vars { client: Some(client), ..*vars });
+    match keys {
+        Ok(keys) if keys.token.is_some() => Ok(keys),
+        _ => Err(Error::new(Code::NotAuthenticated, "the account lacks a token or its secret; connect it again")),
+    }
 }
 
 fn credential_path() -> Error {
@@ -511,6 +542,10 @@ fn cleaned(
             vec![Some(value.clone()), bare]
         }
         Injection::Basic { user: _, password } => vec![Some(password.clone())],
+        Injection::Signature(keys) => {
+            let (token, token_secret) = keys.token.clone().unzip();
+            vec![token, token_secret, Some(keys.consumer_secret.clone())]
+        }
     });
     // A header may hold more than the token, and an echo the token alone.
     let secrets: Vec<Secret> = secrets.flatten().chain(served.account.text("access_token")).collect();

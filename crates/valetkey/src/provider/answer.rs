@@ -17,6 +17,7 @@ use super::{
     definition::Slot,
     step::Step,
     strict_json::json_value,
+    template::TOKEN_SECRET,
     value_path::ValuePath,
     words::{BodyFormat, ExpiresAtFormat, ExpiresFrom},
 };
@@ -132,7 +133,7 @@ impl Outputs {
     /// columns of the connection and are not written.
     pub fn store_into(&self, account: &mut SecretMap) {
         let secrets =
-            [("access_token", &self.access_token), ("refresh_token", &self.refresh_token), ("token_secret", &self.token_secret)];
+            [("access_token", &self.access_token), ("refresh_token", &self.refresh_token), (TOKEN_SECRET, &self.token_secret)];
         for (name, secret) in secrets {
             if let Some(secret) = secret {
                 account.set_text(name, secret);

@@ -8,7 +8,7 @@ use super::{
     spanned::Table,
     step::{JsonTemplate, Step},
     template::{Part, Template, Var},
-    words::{Kind, RefreshStrategy},
+    words::{Kind, RefreshStrategy, Role},
 };
 
 /// Reports what is wrong with the whole.
@@ -40,6 +40,11 @@ fn kinds(definition: &Definition, steps: &Steps<'_, '_>, top: &Table<'_>) {
     if kind == Kind::OAuth2 && !steps.client_is_known() {
         top.wrong("fields", "one field has role = \"client_id\", or [register] brings one");
     }
+    for role in [Role::ClientId, Role::ClientSecret] {
+        if kind == Kind::OAuth1 && definition.field_with_role(role).is_none() {
+            top.wrong("fields", format!("one field has role = \"{role}\": calls are signed with it"));
+        }
+    }
     if kind == Kind::Static && definition.refresh.strategy != RefreshStrategy::None {
         top.wrong("refresh", "a static key is not refreshed");
     }
@@ -49,12 +54,13 @@ fn kinds(definition: &Definition, steps: &Steps<'_, '_>, top: &Table<'_>) {
 fn values(definition: &Definition, top: &Table<'_>) {
     let has_jwt = definition.kind == Kind::JwtBearer;
     for (key, step) in all_steps(definition) {
-        let in_token = key == "oauth2.token" || (key == "refresh" && definition.refresh.strategy == RefreshStrategy::Remint);
+        let in_token = matches!(key.as_str(), "oauth2.token" | "oauth1.token")
+            || (key == "refresh" && definition.refresh.strategy == RefreshStrategy::Remint);
         for template in templates(step) {
             for slot in template.slots() {
                 match slot.var {
                     Var::Code | Var::CodeVerifier if !in_token => {
-                        top.wrong(&key, format!("uses `{template}`, which there is in oauth2.token only"));
+                        top.wrong(&key, format!("uses `{template}`, which there is in a token request only"));
                     }
                     Var::Jwt if !has_jwt => top.wrong(&key, format!("uses `{template}`, which there is with [jwt] only")),
                     _ => {}

@@ -21,9 +21,12 @@ pub struct CredentialQuery {
 
 /// How a body carries parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BodyKind {
+pub enum BodyKind {
+    /// As `application/x-www-form-urlencoded`.
     Form,
+    /// As members of a JSON object.
     Json,
+    /// As the parts of `multipart/form-data`.
     Multipart,
     /// There are two types, or one that is no text.
     Unclear,
@@ -32,7 +35,7 @@ pub(super) enum BodyKind {
 }
 
 /// How a body with these headers carries parameters.
-pub(super) fn kind(headers: &HeaderMap) -> BodyKind {
+pub fn kind(headers: &HeaderMap) -> BodyKind {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(first), None) = (types.next(), types.next()) else {
         return if headers.contains_key(header::CONTENT_TYPE) { BodyKind::Unclear } else { BodyKind::Other };

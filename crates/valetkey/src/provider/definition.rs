@@ -92,11 +92,12 @@ impl Definition {
         }
     }
 
-    /// Whether this build can connect an account in the browser: OAuth 2.0 with the code flow.
+    /// Whether this build can connect an account in the browser: OAuth 2.0 with the code flow, and OAuth 1.0a.
     ///
     /// Other kinds load, list and validate; this says plainly that connecting them is not built.
     pub fn is_connectable(&self) -> Result<()> {
         match &self.oauth2 {
+            None if self.oauth1.is_some() => Ok(()),
             Some(oauth2) if oauth2.flows.contains(&Flow::Code) => Ok(()),
             Some(_) => Err(Error::new(
                 Code::EngineMissing,
@@ -107,6 +108,20 @@ impl Definition {
                 format!("connecting {} is not built yet: its kind is {}", self.title, self.kind),
             )),
         }
+    }
+
+    /// Whether the provider takes a redirect URI (RFC 6749 section 3.1.2: absolute, without a fragment; https, or http on
+    /// loopback as far as its rule goes).
+    pub fn takes_redirect(&self, url: &Url) -> bool {
+        let rule = self.oauth2.as_ref().map_or(RedirectRule::Any, |oauth2| oauth2.redirect_rule);
+        let fits = match (url.scheme(), url.host()) {
+            ("https", _) => true,
+            ("http", Some(Host::Ipv4(ip))) => ip.is_loopback() && rule != RedirectRule::Https,
+            ("http", Some(Host::Ipv6(ip))) => ip.is_loopback() && rule != RedirectRule::Https,
+            ("http", Some(Host::Domain("localhost"))) => rule == RedirectRule::Any,
+            _ => false,
+        };
+        fits && url.fragment().is_none()
     }
 
     /// The fields of one level, in order.
@@ -192,19 +207,6 @@ pub struct OAuth2 {
 }
 
 impl OAuth2 {
-    /// Whether the provider takes a redirect URI (RFC 6749 section 3.1.2: absolute, without a fragment; https, or http on
-    /// loopback as far as its rule goes).
-    pub fn takes_redirect(&self, url: &Url) -> bool {
-        let fits = match (url.scheme(), url.host()) {
-            ("https", _) => true,
-            ("http", Some(Host::Ipv4(ip))) => ip.is_loopback() && self.redirect_rule != RedirectRule::Https,
-            ("http", Some(Host::Ipv6(ip))) => ip.is_loopback() && self.redirect_rule != RedirectRule::Https,
-            ("http", Some(Host::Domain("localhost"))) => self.redirect_rule == RedirectRule::Any,
-            _ => false,
-        };
-        fits && url.fragment().is_none()
-    }
-
     /// Scopes in the form in which a request carries them.
     pub fn join_scopes<S: AsRef<str>>(&self, scopes: &[S]) -> String {
         scopes.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(&self.scope_separator)
@@ -223,11 +225,11 @@ pub struct Scopes {
 /// OAuth 1.0a at this provider (RFC 5849).
 #[derive(Clone, Debug, Serialize)]
 pub struct OAuth1 {
-    /// The temporary credential request; signed by whoever sends it.
+    /// The temporary credential request, with our callback in it. Signed.
     pub request: Step,
     /// Where the browser goes.
     pub authorize_url: UrlTemplate,
-    /// The token request; signed by whoever sends it.
+    /// The token request, with the verifier in it. Signed with the temporary credentials.
     pub token: Step,
     /// The signature method.
     pub signature: OAuth1Signature,

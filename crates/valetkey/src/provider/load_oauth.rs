@@ -10,10 +10,7 @@ use super::{
     spanned::{Item, Table},
     step::Step,
     template::Template,
-    words::{
-        Auth, BodyFormat, ClientAuth, Flow, Kills, Kind, OAuth1Signature, Pkce, PkceEncoding, RedirectRule, RefreshStrategy,
-        Role, Rotation,
-    },
+    words::{Auth, BodyFormat, ClientAuth, Flow, Kills, Kind, Pkce, PkceEncoding, RedirectRule, RefreshStrategy, Role, Rotation},
 };
 
 const OAUTH2: &[&str] = &[
@@ -39,6 +36,9 @@ const OAUTH2: &[&str] = &[
     "token",
     "exchange",
 ];
+
+const OAUTH1: &[&str] =
+    &["request_token_url", "authorize_url", "token_url", "signature", "temp_ttl", "denied_param", "request", "token"];
 
 const REFRESH: &[&str] = &[
     "strategy",
@@ -212,36 +212,37 @@ impl Steps<'_, '_> {
             loader.top.missing("oauth1", "kind = \"oauth1\"");
             return None;
         };
-        table.allow(&["request_token_url", "authorize_url", "token_url", "signature", "temp_ttl", "denied_param", "token"]);
+        table.allow(OAUTH1);
         for key in ["request_token_url", "authorize_url", "token_url"] {
             if !table.has(key) {
                 table.missing(key, "");
             }
         }
-        let basis = |url| Basis {
-            method: Some(Method::POST),
-            url: Some(url),
-            auth: Some(Auth::Signed),
-            format: Some(BodyFormat::Form),
-            ..Basis::default()
-        };
         let authorize_url = loader.url(&table, "authorize_url");
         if authorize_url.as_ref().is_some_and(|url| url.is_secret()) {
             table.wrong("authorize_url", "holds a secret; the browser sees it");
         }
-        // RFC 5849 section 2.1: the answer is told by these three members.
-        let request = self.read_on(&table.table_or_empty("request"), basis(loader.url(&table, "request_token_url")?));
-        let token = basis(loader.url(&table, "token_url")?);
-        let token = self.read_on(&table.table_or_empty("token"), Basis { brings_token: true, ..token })?;
-        let mut request = request?;
-        for (out, member) in [("access_token", "oauth_token"), ("token_secret", "oauth_token_secret")] {
-            request.out.insert(out.to_owned(), super::value_path::ValuePath::parse(member).into_iter().collect());
-        }
+        let own = |name: &str, text: &str| Some((name.to_owned(), Template::parse(text, &loader.names()).ok()?));
+        let step = |section: &str, url: &str, member: Option<(String, Template)>| {
+            let basis = Basis {
+                method: Some(Method::POST),
+                url: Some(loader.url(&table, url)?),
+                form: member.into_iter().collect(),
+                auth: Some(Auth::Signed),
+                format: Some(BodyFormat::Form),
+                brings_token: true,
+                ..Basis::default()
+            };
+            self.read_on(&table.table_or_empty(section), basis)
+        };
+        // RFC 5849 sections 2.1 and 2.3.
+        let request = step("request", "request_token_url", own("oauth_callback", "{{callback}}"));
+        let token = step("token", "token_url", own("oauth_verifier", "{{code}}"));
         Some(OAuth1 {
-            request,
+            request: request?,
             authorize_url: authorize_url?,
-            token,
-            signature: table.word("signature").unwrap_or(OAuth1Signature::HmacSha1),
+            token: token?,
+            signature: self.client().signature,
             temp_ttl: table.duration("temp_ttl").unwrap_or(Duration::from_secs(15 * 60)),
             denied_param: table.text("denied_param").map(str::to_owned),
         })

@@ -11,7 +11,7 @@ use super::{
     template::Template,
     url_template::UrlTemplate,
     value_path::ValuePath,
-    words::{Auth, BodyFormat, ClientAuth, ExpiresAtFormat, Kind},
+    words::{Auth, BodyFormat, ClientAuth, ExpiresAtFormat, Kind, OAuth1Signature},
 };
 
 /// The keys of every step.
@@ -79,6 +79,7 @@ impl<'l, 'a> Steps<'l, 'a> {
                 auth: oauth2.word("client_auth").unwrap_or(ClientAuth::None),
                 id_param: text("client_id_param", "client_id"),
                 secret_param: text("client_secret_param", "client_secret"),
+                signature: loader.top.table_or_empty("oauth1").word("signature").unwrap_or(OAuth1Signature::HmacSha1),
             },
             inject: proxy.map(|proxy| proxy.inject.clone()).unwrap_or_default(),
             separator: text("scope_separator_out", &separator),
@@ -124,10 +125,11 @@ impl<'l, 'a> Steps<'l, 'a> {
             form.retain(|(known, _)| *known != name);
             form.push((name, template));
         }
-        let mut out = match (like, basis.brings_token && loader.kind == Kind::OAuth2) {
+        let mut out = match (like, loader.kind) {
             (Some(like), _) => like.out.clone(),
-            (None, true) => standard_out(),
-            (None, false) => OutPaths::new(),
+            (None, Kind::OAuth2) if basis.brings_token => standard_out(),
+            (None, Kind::OAuth1) if basis.brings_token => oauth1_out(),
+            (None, _) => OutPaths::new(),
         };
         out.extend(loader.out(table));
         let brings_token = basis.brings_token;
@@ -263,6 +265,12 @@ impl<'l, 'a> Steps<'l, 'a> {
 fn standard_out() -> OutPaths {
     let names = ["access_token", "refresh_token", "expires_in", "scope", "token_type"];
     names.into_iter().filter_map(|name| Some((name.to_owned(), vec![ValuePath::parse(name).ok()?]))).collect()
+}
+
+/// What the answers of RFC 5849 sections 2.1 and 2.3 hold.
+fn oauth1_out() -> OutPaths {
+    let names = [("access_token", "oauth_token"), ("token_secret", "oauth_token_secret")];
+    names.into_iter().filter_map(|(name, path)| Some((name.to_owned(), vec![ValuePath::parse(path).ok()?]))).collect()
 }
 
 fn fail_when(item: &Item<'_>) -> Option<FailWhen> {

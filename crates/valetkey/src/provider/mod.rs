@@ -36,13 +36,13 @@ mod words;
 mod tests;
 
 pub use catalogue::{Catalogue, Problem, Trust};
-pub use credential_query::CredentialQuery;
+pub use credential_query::{BodyKind, CredentialQuery, kind as body_kind};
 pub use definition::{
     Definition, Facts, Fallback, Identity, Jwt, Mail, OAuth1, OAuth2, Refresh, Revoke, Scopes, Session, Slot, Source, Variants,
 };
 pub use field::{Field, FieldPattern};
 pub use proxy::{HostRule, Inject, Proxy, RateLimit};
-pub use template::{Broker, Client, Template, Vars};
+pub use template::{Broker, Client, TOKEN_SECRET, Template, Vars};
 pub use url_template::UrlTemplate;
 pub use value_path::ValuePath;
 pub use words::{

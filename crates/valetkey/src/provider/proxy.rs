@@ -70,9 +70,16 @@ impl Proxy {
     }
 
     /// Whether a body with these headers must be read whole and shown to [`is_credential_body`](Self::is_credential_body)
-    /// before it is sent. Other bodies may be streamed.
+    /// before it is sent, or because it is signed. Other bodies may be streamed.
     pub fn body_must_be_read(&self, headers: &http::HeaderMap) -> bool {
-        self.body_parameters && !matches!(credential_query::kind(headers), BodyKind::Other)
+        let kind = credential_query::kind(headers);
+        let is_signed = self.is_signed() && matches!(kind, BodyKind::Form | BodyKind::Unclear);
+        is_signed || (self.body_parameters && kind != BodyKind::Other)
+    }
+
+    /// Whether calls are signed by OAuth 1.0a.
+    pub fn is_signed(&self) -> bool {
+        self.inject.iter().any(|inject| matches!(inject, Inject::Oauth1Signature))
     }
 
     /// Whether this body asks for a credential in the answer. A body that cannot be read as what it says it is counts

@@ -18,18 +18,22 @@ pub use super::answer::{FailureClass, MAX_ANSWER, Outputs, StepFailure};
 use super::{
     definition::{as_map, optional_duration_text},
     proxy::{Inject, RateLimit},
-    template::{Client, Template, Vars},
+    template::{Client, TOKEN_SECRET, Template, Vars},
     url_template::UrlTemplate,
     value_path::ValuePath,
-    words::{Auth, BodyFormat, ClientAuth, ExpiresAtFormat, ExpiresFrom, Select},
+    words::{Auth, BodyFormat, ClientAuth, ExpiresAtFormat, ExpiresFrom, OAuth1Signature, Select},
 };
 use crate::{
     error::{Code, Error, Result},
+    oauth1::{self, Keys, Stamp},
     secret::Secret,
 };
 
 /// Where in an answer each output stands: a name with the places to look, the first that is there counts.
 pub type OutPaths = BTreeMap<String, Vec<ValuePath>>;
+
+/// The content type of a form body.
+const FORM: &str = "application/x-www-form-urlencoded";
 
 /// One call to a provider.
 #[derive(Clone, Debug, Serialize)]
@@ -106,11 +110,19 @@ pub struct ClientStyle {
     pub id_param: String,
     /// The name of `client_secret`.
     pub secret_param: String,
+    /// How calls are signed, where they are (`oauth1.signature`).
+    #[serde(skip)]
+    pub signature: OAuth1Signature,
 }
 
 impl Default for ClientStyle {
     fn default() -> Self {
-        Self { auth: ClientAuth::None, id_param: "client_id".to_owned(), secret_param: "client_secret".to_owned() }
+        Self {
+            auth: ClientAuth::None,
+            id_param: "client_id".to_owned(),
+            secret_param: "client_secret".to_owned(),
+            signature: OAuth1Signature::HmacSha1,
+        }
     }
 }
 
@@ -218,7 +230,8 @@ impl Serialize for JsonTemplate {
 impl Step {
     /// The request. A parameter that renders to nothing is left out.
     ///
-    /// With `auth = "signed"` the request is unsigned: whoever sends it adds the OAuth 1.0a header.
+    /// With `auth = "signed"` it is signed anew each time, over itself as it is sent. Parameters of the protocol that the step
+    /// names (`oauth_callback`) then stand in the header with the others, and in no second place (RFC 5849 section 3.5).
     ///
     /// Errors: `not_configured` or `no_credentials` where a needed value is missing, `host_refused` where an instance's
     /// address is not an origin.
@@ -233,7 +246,15 @@ impl Step {
             draft.json = json.render(vars)?;
         }
         self.authenticate(&mut draft, vars)?;
-        draft.into_request(&self.method, &self.url.render(vars)?)
+        if !draft.is_signed {
+            return draft.into_request(&self.method, &self.url.render(vars)?);
+        }
+        let keys = signing_keys(self.client.signature, vars)?;
+        let now = vars.now.ok_or_else(|| Error::internal("a signed step needs the time of its sending"))?;
+        let protocol = draft.take_protocol();
+        let mut request = draft.into_request(&self.method, &self.url.render(vars)?)?;
+        sign(&mut request, &keys, &protocol, &Stamp::new(now)?)?;
+        Ok(request)
     }
 
     /// Whether the tokens that the step names are there. A revocation step whose token the connection does not have is
@@ -264,7 +285,11 @@ impl Step {
             token.ok_or_else(|| Error::new(Code::NoCredentials, format!("the connection has no {name}")))
         };
         match self.auth {
-            Auth::None | Auth::Signed => Ok(()),
+            Auth::None => Ok(()),
+            Auth::Signed => {
+                draft.is_signed = true;
+                Ok(())
+            }
             Auth::Bearer => draft.bearer(&token("access_token")?),
             Auth::BearerRefresh => draft.bearer(&token("refresh_token")?),
             Auth::Jwt => draft.bearer(vars.jwt.ok_or_else(|| Error::internal("the step needs an assertion and got none"))?),
@@ -324,6 +349,8 @@ struct Draft {
     form: Vec<(String, Zeroizing<String>)>,
     json: Option<Value>,
     headers: http::HeaderMap,
+    /// Whether the request is signed when it is complete.
+    is_signed: bool,
 }
 
 impl Draft {
@@ -382,9 +409,18 @@ impl Draft {
                 let value = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair.as_bytes()));
                 self.set_header("authorization", &Secret::new(value))
             }
-            // Signed by whoever sends the request.
-            Inject::Oauth1Signature => Ok(()),
+            Inject::Oauth1Signature => {
+                self.is_signed = true;
+                Ok(())
+            }
         }
+    }
+
+    /// The parameters of OAuth 1.0a, taken out of query and form.
+    fn take_protocol(&mut self) -> Vec<(String, Zeroizing<String>)> {
+        let is_protocol = |(name, _): &mut (String, Zeroizing<String>)| name.starts_with(oauth1::PREFIX);
+        let of_query = self.query.extract_if(.., is_protocol);
+        of_query.chain(self.form.extract_if(.., is_protocol)).collect()
     }
 
     fn into_request(self, method: &Method, url: &str) -> Result<Request<Bytes>> {
@@ -398,7 +434,7 @@ impl Draft {
                 let body = serde_json::to_vec(json).map_err(Error::internal)?;
                 (Some("application/json"), Bytes::from(body))
             }
-            (None, false) => (Some("application/x-www-form-urlencoded"), Bytes::from(encode(&self.form).as_bytes().to_vec())),
+            (None, false) => (Some(FORM), Bytes::from(encode(&self.form).as_bytes().to_vec())),
             (None, true) => (None, Bytes::new()),
         };
         let mut request = Request::builder().method(method).uri(url.as_str()).body(body).map_err(|_| {
@@ -423,6 +459,38 @@ pub fn client_basic(id: &str, secret: &Secret) -> Secret {
     pair.push(':');
     pair.extend(form_urlencoded::byte_serialize(secret.expose().as_bytes()));
     Secret::new(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair.as_bytes())))
+}
+
+/// What calls are signed with: the app's keys, and the connection's where there are any.
+///
+/// Errors: `not_configured` where the app's are missing, `no_credentials` where a token has no secret.
+pub fn signing_keys(signature: OAuth1Signature, vars: &Vars<'_>) -> Result<Keys> {
+    let client = client(vars)?;
+    let consumer_secret = client.secret.ok_or_else(no_client_secret)?.clone();
+    let member = |name| vars.account.and_then(|account| account.text(name));
+    let token = match (member("access_token"), member(TOKEN_SECRET)) {
+        (None, _) => None,
+        (Some(token), Some(secret)) => Some((token, secret)),
+        (Some(_), None) => {
+            return Err(Error::new(Code::NoCredentials, "the account has a token without its secret; connect it again"));
+        }
+    };
+    let hash = match signature {
+        OAuth1Signature::HmacSha1 => oauth1::Hash::Sha1,
+        OAuth1Signature::HmacSha256 => oauth1::Hash::Sha256,
+    };
+    Ok(Keys { hash, consumer_key: client.id.to_owned(), consumer_secret, token })
+}
+
+/// Signs a request that is complete.
+fn sign(request: &mut Request<Bytes>, keys: &Keys, more: &[(String, Zeroizing<String>)], stamp: &Stamp) -> Result<()> {
+    let is_form = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == FORM);
+    let form: &[u8] = if is_form { request.body() } else { &[] };
+    let call = oauth1::Call { method: request.method(), uri: request.uri(), form, more };
+    let mut value = HeaderValue::from_str(keys.authorization(&call, stamp)?.expose()).map_err(Error::internal)?;
+    value.set_sensitive(true);
+    request.headers_mut().insert(header::AUTHORIZATION, value);
+    Ok(())
 }
 
 fn client<'a>(vars: &Vars<'a>) -> Result<Client<'a>> {

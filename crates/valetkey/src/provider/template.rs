@@ -8,7 +8,7 @@
 //! {{variant.NAME}}                       a constant chosen by a field's value
 //! {{broker.app_id}} {{broker.version}} {{broker.url}}
 //! {{scopes}} {{callback}} {{api_version}} {{jwt}} {{id}}
-//! {{code}} {{code_verifier}}             in a token request only
+//! {{code}} {{code_verifier}}             in a token request only; `code` is the verifier of OAuth 1.0a
 //!
 //! {{x|b64}} {{x|host}} {{x|hmac_sha256_hex(field.NAME)}}
 //! ```
@@ -28,9 +28,13 @@ use super::{
     words::{FieldLevel, Parse},
 };
 use crate::{
+    clock::Timestamp,
     error::{Code, Error, Result},
     secret::{Secret, SecretMap},
 };
+
+/// What an account calls the secret of an OAuth 1.0a token, as the accounts of Data Machine do. Definitions say `token_secret`.
+pub const TOKEN_SECRET: &str = "access_token_secret";
 
 /// The values that templates and steps are filled with. Everything is borrowed: no secret is copied before it is used.
 #[derive(Clone, Copy, Default)]
@@ -56,10 +60,12 @@ pub struct Vars<'a> {
     pub id: Option<&'a str>,
     /// The signed assertion.
     pub jwt: Option<&'a Secret>,
-    /// The authorization code.
+    /// The authorization code; of OAuth 1.0a the verifier.
     pub code: Option<&'a Secret>,
     /// The PKCE verifier.
     pub code_verifier: Option<&'a Secret>,
+    /// The moment of sending: what is signed names it (RFC 5849 section 3.3).
+    pub now: Option<Timestamp>,
     /// This installation.
     pub broker: Broker<'a>,
 }
@@ -338,7 +344,7 @@ impl Var {
             ("field", rest) => Var::Field(FieldRef::parse(rest, names)?),
             ("token", "access_token") => Var::Token("access_token"),
             ("token", "refresh_token") => Var::Token("refresh_token"),
-            ("token", "token_secret") => Var::Token("token_secret"),
+            ("token", "token_secret") => Var::Token(TOKEN_SECRET),
             ("token", rest) => {
                 return Err(format!("`token.{rest}` is not one of token.access_token, token.refresh_token, token.token_secret"));
             }

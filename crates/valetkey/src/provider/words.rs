@@ -212,7 +212,7 @@ words! {
         BearerRefresh = "bearer_refresh",
         /// With the freshly signed assertion as bearer.
         Jwt = "jwt",
-        /// With an OAuth 1.0a signature; whoever sends the request signs it.
+        /// With an OAuth 1.0a signature, by the app's key and, where there is one, the token.
         Signed = "signed",
         /// The way proxied calls are authenticated: by `proxy.inject`.
         Proxy = "proxy",
@@ -261,7 +261,9 @@ words! {
 
     /// The OAuth 1.0a signature method.
     OAuth1Signature {
-        /// HMAC-SHA1, the only one in use among these providers.
+        /// HMAC-SHA1, as RFC 5849 has it.
         HmacSha1 = "HMAC-SHA1",
+        /// The same with SHA-256.
+        HmacSha256 = "HMAC-SHA256",
     }
 }

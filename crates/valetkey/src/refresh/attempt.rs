@@ -163,6 +163,7 @@ impl Refresher {
             scopes: scopes.as_deref(),
             callback: Some(&callback),
             id: connection.subject.as_deref(),
+            now: Some(self.now()),
             broker: Broker { url: outside.public_url.as_str(), ..Broker::default() },
             ..Vars::default()
         };

@@ -217,7 +217,7 @@ async fn ask(outside: &Outside, settings: &Settings, item: &OwedItem) -> Result<
         if !step.applies(&vars) {
             continue;
         }
-        let request = step.render(&vars)?;
+        let request = step.render(&Vars { now: Some(base.clock.now()), ..vars })?;
         let answer = match outside.upstream.exchange(request, Limits::within(settings.deadline)).await {
             Ok(answer) => answer,
             // Asking twice revokes once, so it does not matter whether the request arrived.

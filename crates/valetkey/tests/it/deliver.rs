@@ -208,6 +208,7 @@ on_each_db! {
         assert_eq!(post(form, "/echo", "fields=id,name").await.unwrap(), StatusCode::OK);
     }
 
+    /// R65b.
     async fn the_credential_goes_to_no_host_but_the_connections_own(db: Db) {
         let yard = Yard::new(&db).await;
         let caller = yard.granted().await;
@@ -230,6 +231,7 @@ on_each_db! {
         assert_eq!(answer.headers()[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
     }
 
+    /// R65b.
     async fn a_redirect_is_handed_on_and_not_followed(db: Db) {
         let yard = Yard::new(&db).await;
         let caller = yard.granted().await;

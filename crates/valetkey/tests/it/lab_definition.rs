@@ -12,6 +12,8 @@ fn options() -> Vec<DefinitionOptions> {
         DefinitionOptions { without_identity: true, ..usual() },
         DefinitionOptions { grace: Some("30s".to_owned()), replay_kills_family: true, ..usual() },
         DefinitionOptions { revoke_ends_all: true, access_ttl: Some("60s".to_owned()), ..usual() },
+        DefinitionOptions { oauth1: Some("HMAC-SHA1".to_owned()), ..usual() },
+        DefinitionOptions { oauth1: Some("HMAC-SHA256".to_owned()), without_identity: true, ..usual() },
     ]
 }
 
@@ -25,7 +27,11 @@ async fn the_lab_s_definitions_load_in_development() {
         let catalogue = catalogue.unwrap_or_else(|problems| panic!("{options:?}: {problems:#?}"));
         let definition = catalogue.get(&name).unwrap();
         definition.is_connectable().unwrap();
-        let oauth2 = definition.oauth2.as_ref().unwrap();
+        let Some(oauth2) = &definition.oauth2 else {
+            assert_eq!(definition.oauth1.as_ref().unwrap().signature.as_str(), options.oauth1.unwrap());
+            assert_eq!(matches!(definition.identity, Identity::None { .. }), options.without_identity);
+            continue;
+        };
         assert_eq!(oauth2.issuer, Some(lab.origin()));
         assert_eq!(oauth2.exchange.len(), usize::from(options.exchange));
         let strategy = if options.exchange { RefreshStrategy::Extend } else { RefreshStrategy::RefreshToken };

@@ -53,7 +53,7 @@ fn every_built_in_definition_reads_back_as_json() {
 fn what_cannot_be_connected_says_so() {
     for definition in all().iter() {
         match definition.is_connectable() {
-            Ok(()) => assert_eq!(definition.kind, Kind::OAuth2),
+            Ok(()) => assert!(matches!(definition.kind, Kind::OAuth2 | Kind::OAuth1)),
             Err(error) => {
                 assert_eq!(error.code(), Code::EngineMissing);
                 assert!(error.message().starts_with(&format!("connecting {} is not built yet: ", definition.title)));
@@ -61,6 +61,7 @@ fn what_cannot_be_connected_says_so() {
         }
     }
     assert!(get("x").is_connectable().is_ok());
+    assert!(get("twitter").is_connectable().is_ok());
     let error = get("amazon_creators").is_connectable().unwrap_err();
     assert!(error.message().ends_with("it has no authorization code flow"));
     let error = get("bluesky").is_connectable().unwrap_err();

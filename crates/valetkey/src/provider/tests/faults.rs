@@ -437,7 +437,11 @@ fn all_mistakes_of_a_file_are_told_at_once() {
 
 #[test]
 fn a_value_that_exists_elsewhere_only_is_told() {
-    caught("{{token.refresh_token}}", "{{code}}", &["x.toml:23:2: revoke: uses `{{code}}`, which there is in oauth2.token only"]);
+    caught(
+        "{{token.refresh_token}}",
+        "{{code}}",
+        &["x.toml:23:2: revoke: uses `{{code}}`, which there is in a token request only"],
+    );
     caught("{{token.refresh_token}}", "{{jwt}}", &["x.toml:23:2: revoke: uses `{{jwt}}`, which there is with [jwt] only"]);
 }
 
@@ -448,4 +452,43 @@ fn a_parameter_that_the_clients_authentication_adds_is_told() {
         "form = { client_id = \"x\", token =",
         &["x.toml:28:10: revoke.form.client_id: is added by auth = \"client\""],
     );
+}
+
+#[test]
+fn an_oauth1_definition_without_keys_or_with_an_open_token_path_is_told() {
+    let good = r#"title = "Signed"
+kind = "oauth1"
+[fields]
+key = { label = "Key", type = "text", required = true, level = "app", role = "client_id" }
+secret = { label = "Secret", type = "password", required = true, secret = true, level = "app", role = "client_secret" }
+[oauth1]
+request_token_url = "https://api.good.example/oauth/request_token"
+authorize_url = "https://good.example/authorize"
+token_url = "https://api.good.example/oauth/access_token"
+signature = "HMAC-SHA256"
+[refresh]
+strategy = "none"
+[identity]
+method = "GET"
+url = "https://api.good.example/me"
+auth = "signed"
+out = { id = "id" }
+[proxy]
+base_url = "https://api.good.example"
+hosts = ["api.good.example"]
+inject = [{ in = "oauth1_signature" }]
+credential_paths = ["/oauth/**"]
+"#;
+    assert!(load_as(good, Trust::Normal).is_ok(), "{:?}", load_as(good, Trust::Normal).err().map(|problems| shown(&problems)));
+    for (find, replace, told) in [
+        (", role = \"client_id\"", "", "one field has role = \"client_id\""),
+        (", role = \"client_secret\"", "", "one field has role = \"client_secret\""),
+        ("HMAC-SHA256", "PLAINTEXT", "\"PLAINTEXT\" is not one of HMAC-SHA1, HMAC-SHA256"),
+        ("/oauth/**", "/oauth/access_token", "lacks POST /oauth/request_token"),
+        ("/oauth/**", "/oauth/request_token", "lacks POST /oauth/access_token"),
+    ] {
+        assert_eq!(good.matches(find).count(), 1, "{find}");
+        let problems = problems(&good.replace(find, replace));
+        assert!(problems.len() == 1 && problems[0].contains(told), "{problems:#?}");
+    }
 }

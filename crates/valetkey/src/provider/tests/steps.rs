@@ -319,3 +319,38 @@ fn vars_are_silent() {
     let values = Values::new();
     assert_eq!(format!("{:?}", values.vars()), "Vars([redacted])");
 }
+
+/// R48: a signed step is signed anew each time; what of it belongs to the protocol stands in the header and nowhere else.
+#[test]
+fn a_signed_step_comes_out_signed_or_not_at_all() {
+    let catalogue = crate::provider::Catalogue::embedded().unwrap();
+    let oauth1 = catalogue.get(&super::name("twitter")).unwrap().oauth1.clone().unwrap();
+    let secret = Secret::new("app-s3cret");
+    let vars = Vars {
+        client: Some(Client { id: "ck", secret: Some(&secret) }),
+        callback: Some("https://keys.example/callback/twitter"),
+        now: Some(crate::clock::Timestamp::from_unix_seconds(1_800_000_000)),
+        ..Vars::default()
+    };
+    let signed = |step: &Step, vars: &Vars<'_>| {
+        let request = step.render(vars).unwrap();
+        assert_eq!((body(&request), request.uri().query()), ("", None));
+        assert!(!format!("{request:?}").contains("oauth_"), "the header is shown");
+        request.headers()[header::AUTHORIZATION].to_str().unwrap().to_owned()
+    };
+    let first = signed(&oauth1.request, &vars);
+    assert!(first.contains("oauth_callback=\"https%3A%2F%2Fkeys.example%2Fcallback%2Ftwitter\""), "{first}");
+    assert!(first.contains("oauth_timestamp=\"1800000000\"") && !first.contains("oauth_token="), "{first}");
+    assert_ne!(first, signed(&oauth1.request, &vars), "a nonce was used twice");
+
+    let (temporary, verifier) = (map(json!({"access_token": "tt", "access_token_secret": "ts"})), Secret::new("v"));
+    let second = signed(&oauth1.token, &Vars { account: Some(&temporary), code: Some(&verifier), ..vars });
+    assert!(second.contains("oauth_token=\"tt\"") && second.contains("oauth_verifier=\"v\""), "{second}");
+
+    let half = map(json!({"access_token": "tt"}));
+    let code = |vars: &Vars<'_>| oauth1.token.render(vars).unwrap_err().code();
+    assert_eq!(code(&Vars { account: Some(&half), ..vars }), Code::NoCredentials);
+    assert_eq!(code(&Vars { client: Some(Client { id: "ck", secret: None }), ..vars }), Code::NotConfigured);
+    assert_eq!(code(&Vars { client: None, ..vars }), Code::NotConfigured);
+    assert_eq!(code(&Vars { now: None, ..vars }), Code::Internal);
+}

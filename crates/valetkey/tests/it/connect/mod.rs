@@ -3,10 +3,11 @@
 mod extensions;
 mod hosts;
 mod issuer;
+pub(crate) mod oauth1;
 mod outcomes;
 mod payload;
 mod request;
 mod sessions;
 mod state;
-mod tokens;
+pub(crate) mod tokens;
 pub(crate) mod world;

@@ -215,7 +215,7 @@ on_each_db! {
     }
 }
 
-fn around<'t>(text: &'t str, what: &str) -> &'t str {
+pub(super) fn around<'t>(text: &'t str, what: &str) -> &'t str {
     let at = text.find(what).unwrap();
     text.get(at.saturating_sub(200)..(at + 60).min(text.len())).unwrap_or_default()
 }
@@ -226,7 +226,7 @@ async fn live_grants(world: &World, id: &ConnectionId) -> Vec<grant::Grant> {
 }
 
 /// Everything that is logged by this process from now on.
-fn log() -> &'static Mutex<String> {
+pub(super) fn log() -> &'static Mutex<String> {
     static LOG: OnceLock<&'static Mutex<String>> = OnceLock::new();
     LOG.get_or_init(|| {
         let text: &'static Mutex<String> = Box::leak(Box::default());

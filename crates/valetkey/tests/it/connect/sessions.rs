@@ -81,7 +81,7 @@ on_each_db! {
         for (name, code) in [
             ("nowhere", Code::NotFound),
             ("mastodon", Code::EngineMissing),
-            ("twitter", Code::EngineMissing),
+            ("twitter", Code::NotConfigured),
             ("bluesky", Code::EngineMissing),
             ("github", Code::NotConfigured),
         ] {

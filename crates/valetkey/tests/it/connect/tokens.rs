@@ -215,7 +215,7 @@ async fn through(world: &World) -> valetkey::connect::Ended {
 }
 
 /// Another fresh database of the same kind, for a test that needs several worlds.
-pub(super) async fn sibling(db: &Db) -> (Db, Option<tempfile::TempDir>) {
+pub(crate) async fn sibling(db: &Db) -> (Db, Option<tempfile::TempDir>) {
     if db.is_sqlite() {
         let (db, folder) = valetkey::db::testing::sqlite().await;
         (db, Some(folder))
