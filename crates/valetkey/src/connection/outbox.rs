@@ -13,7 +13,7 @@ use crate::{
     error::Result,
     id::{AppConfigId, ConnectionId, RevocationId},
     on,
-    provider::{Auth, Definition, Kills, step::Step},
+    provider::{Auth, Definition, Inject, Kills, step::Step},
     seal::Place,
     secret::SecretMap,
 };
@@ -44,7 +44,12 @@ pub enum Owed {
 
 /// Whether a step of a revocation can be sent by this build: whoever signs requests is not built yet.
 pub fn can_revoke_with(step: &Step) -> bool {
-    matches!(step.auth, Auth::None | Auth::Client | Auth::ClientBasic | Auth::Bearer | Auth::BearerRefresh)
+    let signed = step.inject.iter().any(|inject| matches!(inject, Inject::Oauth1Signature));
+    match step.auth {
+        Auth::None | Auth::Client | Auth::ClientBasic | Auth::Bearer | Auth::BearerRefresh => true,
+        Auth::Proxy => !signed,
+        Auth::Jwt | Auth::Signed => false,
+    }
 }
 
 /// Notes what an ended connection owes its provider, in the transaction that ends it.

@@ -42,8 +42,8 @@ impl Definition {
     /// every field that must be entered for it is there.
     pub fn can_mint_from(&self, account: &SecretMap) -> bool {
         let mints = self.refresh.strategy == RefreshStrategy::Remint || self.refresh.fallback.is_some();
-        let needed = self.fields_of(FieldLevel::Connection).filter(|field| field.required);
-        mints && needed.into_iter().all(|field| account.text(&field.name).is_some())
+        let is_there = |name: &str| account.expose().get(name).is_some_and(|value| !value.is_null() && value != "");
+        mints && self.fields_of(FieldLevel::Connection).all(|field| !field.required || is_there(&field.name))
     }
 
     /// Whether what mints a token is the app's own, so that a refusal of it is the app configuration's fault and not one
