@@ -13,8 +13,9 @@ use tokio_util::task::TaskTracker;
 use url::form_urlencoded;
 
 use super::{
-    Ended, Fault, Outcome, cookie_key,
+    Ended, Fault, Outcome, attempts, cookie_key,
     oauth2::{self, App, Ground, Obtained},
+    session,
     store::{self, Flow},
 };
 use crate::{
@@ -131,7 +132,7 @@ async fn finish(outside: &Outside, provider: &ProviderName, answer: Answer, bind
     let outcome = match complete(outside, &definition, &flow, &answer).await {
         Ok((connected, missing_scopes)) => Outcome::Connected { connection: connected.id().clone(), missing_scopes },
         Err(fault) => {
-            note_failure(outside, &definition, &flow, &fault).await;
+            note_failure(outside, &definition, &flow, &fault, true).await;
             Outcome::Failed { code: fault.code, word: word_of(&fault) }
         }
     };
@@ -193,19 +194,22 @@ async fn complete(
     let verifier = kept.text("verifier").ok_or_else(|| Fault::new(Code::Internal, "flow_unreadable"))?;
     let fields = kept.expose().get("fields").and_then(serde_json::Value::as_object).cloned().unwrap_or_default();
     let fields = SecretMap::new(fields);
-    let app = App::of_flow(outside, &flow.site, definition, &flow.app_config).await?;
+    let config = flow.app_config.as_ref().ok_or_else(|| Fault::new(Code::Internal, "flow_unreadable"))?;
+    let app = App::of_flow(outside, &flow.site, definition, config).await?;
     let ground = Ground {
         outside,
         definition,
-        oauth2,
-        app: &app,
+        oauth2: Some(oauth2),
+        app: Some(&app.values),
+        client: &app.client,
         fields: &fields,
         scopes: &flow.scopes,
         redirect_uri: &flow.redirect_uri,
     };
     let slot = flow.slot();
     let obtained = oauth2::obtain(&ground, &slot, code, &verifier).await?;
-    store_obtained(outside, definition, flow, &app, &fields, obtained).await
+    let client_id = app.client.id().map(str::to_owned);
+    store_obtained(outside, definition, flow, client_id, &fields, obtained).await
 }
 
 /// RFC 9207 section 2.4: plain string equality after form-decoding, nothing normalised (R12 to R15).
@@ -221,11 +225,12 @@ fn check_issuer(flow: &Flow, always_sent: bool, answer: &Answer) -> Result<(), F
     if fine { Ok(()) } else { Err(Fault::new(Code::IssuerMismatch, "iss")) }
 }
 
-async fn store_obtained(
+/// Stores what a flow brought in its slot, with its audit row and an agent's grants, in one transaction.
+pub(super) async fn store_obtained(
     outside: &Outside,
     definition: &Definition,
     flow: &Flow,
-    app: &App,
+    client_id: Option<String>,
     fields: &SecretMap,
     obtained: Obtained,
 ) -> Result<(Connected, Vec<String>), Fault> {
@@ -237,8 +242,8 @@ async fn store_obtained(
         name: flow.name.clone(),
         account: obtained.account,
         tokens: obtained.tokens,
-        app_config: Some(app.config.id.clone()),
-        client_id: Some(app.client_id.clone()),
+        app_config: flow.app_config.clone(),
+        client_id,
         subject: obtained.subject,
         subject_name: obtained.subject_name,
         identity: obtained.identity,
@@ -255,12 +260,16 @@ async fn store_obtained(
             base.ring.ensure(&base.db, flow.site.as_str(), flow.provider.as_str()).await?;
             let mut tx = base.db.begin().await?;
             let connected = store_in(outside, definition, flow, &new, fields, &obtained.missing, &mut tx).await?;
+            // An entered account uses its link up only now; of two at once, one gets it.
+            if definition.is_entered() && !attempts::use_up(&mut tx, flow, base.clock.now()).await? {
+                return Err(session::gone());
+            }
             tx.commit().await?;
             Ok::<_, Error>(connected)
         };
         match stored.await {
             Ok(connected) => return Ok((connected, obtained.missing)),
-            Err(error) if error.code() == Code::SubjectMismatch => return Err(Fault::from(error).with_issued(new.account)),
+            Err(error) if matches!(error.code(), Code::SubjectMismatch | Code::NotFound) => return Err(Fault::from(error).with_issued(new.account)),
             // A refresh of the same row came between, or the database was away for a moment.
             Err(error) if tried < STORE_TRIES => {
                 tracing::warn!(error = ?error, tried, "a connected account could not be stored yet");
@@ -292,7 +301,7 @@ async fn store_in(
     let actor = &flow.created_by;
     let old = connection::stored_slot(&mut *tx, &new.site, &new.provider, &new.owner, &new.name).await?;
     let moved = match &old {
-        Some(old) => has_moved(outside, definition, old, fields).await?,
+        Some(old) => has_moved(outside, definition, old, fields, &new.account).await?,
         None => false,
     };
     let (connected, replaced) = match old {
@@ -337,18 +346,34 @@ async fn store_in(
 }
 
 /// Whether a field that decides a host has another value than the one the connection was made with (decisions 4).
-async fn has_moved(outside: &Outside, definition: &Definition, old: &Stored, fields: &SecretMap) -> Result<bool> {
+///
+/// So has one whose server an answer named, where that is another one now.
+async fn has_moved(
+    outside: &Outside,
+    definition: &Definition,
+    old: &Stored,
+    fields: &SecretMap,
+    new: &SecretMap,
+) -> Result<bool> {
     let mut deciding = definition.fields_deciding_hosts(FieldLevel::Connection).peekable();
-    if deciding.peek().is_none() {
+    let extras = definition.extras_deciding_hosts();
+    if deciding.peek().is_none() && extras.is_empty() {
         return Ok(false);
     }
     let Some(sealed) = &old.sealed else { return Ok(true) };
     let account = connection::open_account(&outside.base, &old.connection, sealed).await?;
-    Ok(deciding.any(|field| account.expose().get(&field.name) != fields.expose().get(&field.name)))
+    let entered_differs = deciding.any(|field| account.expose().get(&field.name) != fields.expose().get(&field.name));
+    let answered_differs = extras.iter().any(|name| match (account.expose().get(*name), new.expose().get(*name)) {
+        (Some(old), Some(new)) => old != new,
+        _ => false,
+    });
+    let hosts = |account: &SecretMap| accounts::hosts(outside, definition, account).ok();
+    Ok(entered_differs || answered_differs || (!extras.is_empty() && hosts(&account) != hosts(new)))
 }
 
-/// Records a flow that failed. What cannot be recorded is at least logged: the flow is over either way.
-async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, fault: &Fault) {
+/// Records a flow that failed; with `over`, that this is what became of its session. What cannot be recorded is at least
+/// logged: the flow is over either way.
+pub(super) async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, fault: &Fault, over: bool) {
     let audited = if fault.code == Code::OauthDenied { Audited::Denied } else { Audited::Failed };
     tracing::warn!(
         flow.id = %flow.id, provider = %flow.provider, code = %fault.code, word = fault.word, detail = fault.detail,
@@ -366,7 +391,9 @@ async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, f
             discard(outside, definition, flow, account, &mut tx).await?;
         }
         outside.base.audit.record(&mut tx, event).await?;
-        store::set_outcome(&mut tx, &flow.site, &flow.session, fault.code.as_str(), None).await?;
+        if over {
+            store::set_outcome(&mut tx, &flow.site, &flow.session, fault.code.as_str(), None).await?;
+        }
         tx.commit().await
     };
     if let Err(error) = noted.await {
@@ -389,7 +416,7 @@ async fn discard(outside: &Outside, definition: &Definition, flow: &Flow, accoun
         status: Status::Revoked { at: outside.base.clock.now() },
         version: 0,
         revision: 0,
-        app_config: Some(flow.app_config.clone()),
+        app_config: flow.app_config.clone(),
         client_id: None,
         subject: None,
         subject_name: None,

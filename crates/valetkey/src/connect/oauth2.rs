@@ -13,18 +13,18 @@ use base64::Engine as _;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::Fault;
+use super::{Fault, entered};
 use crate::{
     app_config::{self, AppConfig},
     base::Outside,
     clock::Timestamp,
-    connection::{Identity, Tokens, accounts, due_at, merge_answer},
+    connection::{Identity, Tokens, accounts, due_at, merge_answer, store_outputs},
     error::{Code, Error, Result},
     id::{AppConfigId, SiteId},
     principal::{Owner, Slot},
     provider::{
-        self, Broker, Client, Definition, OAuth2, Pkce, PkceEncoding, RedirectRule, Role, Vars,
-        step::{Outputs, Step},
+        self, Broker, Definition, FieldLevel, OAuth2, OwnClient, Pkce, PkceEncoding, RedirectRule, Vars,
+        step::{Outputs, Step, StepFailure},
     },
     secret::{Secret, SecretMap},
     upstream::Limits,
@@ -39,9 +39,8 @@ const MAX_SLOT_TEXT: usize = 16 * 1024;
 /// Our app at a provider, opened.
 pub(super) struct App {
     pub(super) config: AppConfig,
-    values: SecretMap,
-    pub(super) client_id: String,
-    client_secret: Option<Secret>,
+    pub(super) values: SecretMap,
+    pub(super) client: OwnClient,
 }
 
 impl App {
@@ -70,10 +69,11 @@ impl App {
 
     async fn open(outside: &Outside, definition: &Definition, config: AppConfig) -> Result<Self> {
         let values = app_config::open(&outside.base, &config).await?;
-        let role = |role| definition.field_with_role(role).and_then(|field| values.text(&field.name));
-        let client_id = role(Role::ClientId).ok_or_else(|| not_configured(definition))?.expose().to_owned();
-        let client_secret = role(Role::ClientSecret);
-        Ok(Self { config, values, client_id, client_secret })
+        let client = OwnClient::of(definition, Some(&values), None);
+        if client.id().is_none() && !definition.is_entered() {
+            return Err(not_configured(definition));
+        }
+        Ok(Self { config, values, client })
     }
 }
 
@@ -84,9 +84,20 @@ fn not_configured(definition: &Definition) -> Error {
     )
 }
 
+/// Scopes as a request carries them.
+pub(super) fn join(oauth2: Option<&OAuth2>, scopes: &[String]) -> String {
+    oauth2.map_or_else(|| scopes.join(" "), |oauth2| oauth2.join_scopes(scopes))
+}
+
 /// Whether this build can connect the provider in a browser, and the part of the definition that says how.
 pub(super) fn connectable(definition: &Definition) -> Result<&OAuth2> {
     definition.is_connectable()?;
+    if definition.is_entered() {
+        return Err(Error::new(
+            Code::InvalidRequest,
+            format!("an account of {} is connected by entering its values, not by signing in there", definition.title),
+        ));
+    }
     if definition.register.is_some() {
         return Err(Error::new(
             Code::EngineMissing,
@@ -118,8 +129,11 @@ pub(super) fn check_redirect(definition: &Definition, oauth2: &OAuth2, redirect_
 pub(super) struct Ground<'a> {
     pub(super) outside: &'a Outside,
     pub(super) definition: &'a Arc<Definition>,
-    pub(super) oauth2: &'a OAuth2,
-    pub(super) app: &'a App,
+    /// Absent where tokens come another way.
+    pub(super) oauth2: Option<&'a OAuth2>,
+    /// What the app configuration holds; absent where there is none.
+    pub(super) app: Option<&'a SecretMap>,
+    pub(super) client: &'a OwnClient,
     pub(super) fields: &'a SecretMap,
     pub(super) scopes: &'a [String],
     pub(super) redirect_uri: &'a str,
@@ -127,15 +141,25 @@ pub(super) struct Ground<'a> {
 
 impl Ground<'_> {
     fn with_vars<T>(&self, account: Option<&SecretMap>, act: impl FnOnce(Vars<'_>) -> T) -> T {
-        let scopes = self.oauth2.join_scopes(self.scopes);
+        let scopes = self.joined_scopes();
         act(Vars { scopes: Some(&scopes), account, ..self.plain_vars() })
     }
 
-    fn plain_vars(&self) -> Vars<'_> {
+    pub(super) fn joined_scopes(&self) -> String {
+        join(self.oauth2, self.scopes)
+    }
+
+    /// The provider's refusal. Of entered values it says more than the step at which it came: whether they were refused.
+    fn told(&self, code: Code, failure: &StepFailure) -> Fault {
+        let code = if self.definition.is_entered() { entered::meaning(self.definition, failure) } else { code };
+        Fault::told(code, failure)
+    }
+
+    pub(super) fn plain_vars(&self) -> Vars<'_> {
         Vars {
-            app: Some(&self.app.values),
+            app: self.app,
             fields: Some(self.fields),
-            client: Some(Client { id: &self.app.client_id, secret: self.app.client_secret.as_ref() }),
+            client: self.client.borrow(),
             callback: Some(self.redirect_uri),
             broker: Broker { url: self.outside.public_url.as_str().trim_end_matches('/'), ..Broker::default() },
             ..Vars::default()
@@ -143,22 +167,36 @@ impl Ground<'_> {
     }
 
     /// Sends one step once and reads its answer. The moment is when it was sent: lifetimes count from there.
-    async fn call(&self, step: &Step, code: Code, vars: &Vars<'_>) -> Result<(Vec<Outputs>, Timestamp), Fault> {
+    pub(super) async fn call(&self, step: &Step, code: Code, vars: &Vars<'_>) -> Result<(Vec<Outputs>, Timestamp), Fault> {
+        let (read, sent_at) = self.ask(step, code, vars).await?;
+        Ok((read.map_err(|failure| self.told(code, &failure))?, sent_at))
+    }
+
+    /// The same where a refusal is told apart from what keeps us from asking.
+    pub(super) async fn ask(
+        &self,
+        step: &Step,
+        code: Code,
+        vars: &Vars<'_>,
+    ) -> Result<(Result<Vec<Outputs>, StepFailure>, Timestamp), Fault> {
         let request = step.render(vars).map_err(|error| Fault::of(code, &error))?;
         let sent_at = self.outside.base.clock.now();
         let answer = self.outside.upstream.exchange(request, Limits::within(DEADLINE)).await;
-        let answer = answer.map_err(|failure| Fault::of(code, &failure.error))?;
+        let answer = answer.map_err(|failure| {
+            // Where somebody waits before a form it matters whether the provider was reached at all.
+            let code = if self.definition.is_entered() { failure.error.code() } else { code };
+            Fault::of(code, &failure.error)
+        })?;
         let body = answer.body.expose();
         let read = if step.list.is_some() {
             step.read_list(answer.status, &answer.headers, body)
         } else {
             step.read(answer.status, &answer.headers, body).map(|outputs| vec![outputs])
         };
-        let outputs = read.map_err(|failure| Fault::told(code, &failure))?;
-        Ok((outputs, sent_at))
+        Ok((read, sent_at))
     }
 
-    async fn call_one(&self, step: &Step, code: Code, vars: &Vars<'_>) -> Result<(Outputs, Timestamp), Fault> {
+    pub(super) async fn call_one(&self, step: &Step, code: Code, vars: &Vars<'_>) -> Result<(Outputs, Timestamp), Fault> {
         let (outputs, sent_at) = self.call(step, code, vars).await?;
         let first = outputs.into_iter().next().ok_or_else(|| Fault::new(code, "empty_list"))?;
         Ok((first, sent_at))
@@ -167,12 +205,13 @@ impl Ground<'_> {
 
 /// The URL the browser is sent to, with everything in it.
 pub(super) fn authorize_url(ground: &Ground<'_>, state: &Secret, verifier: &Secret) -> Result<Url> {
-    let oauth2 = ground.oauth2;
+    let oauth2 = ground.oauth2.ok_or_else(no_oauth2)?;
+    let client_id = ground.client.id().ok_or_else(|| not_configured(ground.definition))?;
     let mut url = authorize_endpoint(ground)?;
     let joined = oauth2.join_scopes(ground.scopes);
     let mut pairs: Vec<(String, String)> = vec![
         ("response_type".to_owned(), "code".to_owned()),
-        (oauth2.client_id_param.clone(), ground.app.client_id.clone()),
+        (oauth2.client_id_param.clone(), client_id.to_owned()),
         ("redirect_uri".to_owned(), ground.redirect_uri.to_owned()),
         ("state".to_owned(), state.expose().to_owned()),
     ];
@@ -208,7 +247,11 @@ pub(super) fn authorize_url(ground: &Ground<'_>, state: &Secret, verifier: &Secr
 /// The authorization endpoint without its parameters: https, or http on loopback where the definition is one for
 /// development. Nothing else is ever handed to a browser (R24).
 pub(super) fn authorize_endpoint(ground: &Ground<'_>) -> Result<Url> {
-    endpoint(ground.definition, ground.oauth2, &ground.plain_vars())
+    endpoint(ground.definition, ground.oauth2.ok_or_else(no_oauth2)?, &ground.plain_vars())
+}
+
+fn no_oauth2() -> Error {
+    Error::internal("an authorization without an oauth2 section")
 }
 
 /// The same before an app is chosen.
@@ -261,7 +304,7 @@ pub(super) struct Obtained {
 
 /// From an authorization code to an account that can be stored. Each call is sent once: the code is spent by the first.
 pub(super) async fn obtain(ground: &Ground<'_>, slot: &Slot, code: &Secret, verifier: &Secret) -> Result<Obtained, Fault> {
-    let oauth2 = ground.oauth2;
+    let oauth2 = ground.oauth2.ok_or_else(no_oauth2)?;
     let stripped = oauth2.code_strip_suffix.as_deref().and_then(|suffix| code.expose().strip_suffix(suffix)).map(Secret::new);
     let code = stripped.as_ref().unwrap_or(code);
     let joined = oauth2.join_scopes(ground.scopes);
@@ -281,16 +324,16 @@ pub(super) async fn obtain(ground: &Ground<'_>, slot: &Slot, code: &Secret, veri
 }
 
 /// What the answers so far brought.
-struct Drawn {
-    account: SecretMap,
-    tokens: Tokens,
+pub(super) struct Drawn {
+    pub(super) account: SecretMap,
+    pub(super) tokens: Tokens,
     /// The subject, where a token answer names one.
-    id: Option<String>,
-    hosts: Vec<String>,
+    pub(super) id: Option<String>,
+    pub(super) hosts: Vec<String>,
 }
 
 /// Whose account it is.
-struct Identified {
+pub(super) struct Identified {
     subject: Option<String>,
     subject_name: Option<String>,
     identity: Identity,
@@ -351,9 +394,11 @@ impl Drawn {
         Ok(())
     }
 
-    fn obtained(self, ground: &Ground<'_>, identified: Identified) -> Result<Obtained, Fault> {
+    pub(super) fn obtained(self, ground: &Ground<'_>, identified: Identified) -> Result<Obtained, Fault> {
         let Self { mut account, tokens, hosts, .. } = self;
         let missing = match &tokens.scopes {
+            // What is entered has scopes only where some were asked for.
+            Some(granted) if granted.is_empty() && ground.definition.is_entered() => Vec::new(),
             Some(granted) => {
                 account.expose_mut().insert("scope".to_owned(), Value::String(granted.join(" ")));
                 ground.scopes.iter().filter(|scope| !granted.contains(scope)).cloned().collect()
@@ -366,9 +411,9 @@ impl Drawn {
 }
 
 /// The second-stage exchanges, the identity, the scopes, and the hosts.
-async fn complete(ground: &Ground<'_>, slot: &Slot, drawn: &mut Drawn) -> Result<Identified, Fault> {
-    let joined = ground.oauth2.join_scopes(ground.scopes);
-    for (_, step) in &ground.oauth2.exchange {
+pub(super) async fn complete(ground: &Ground<'_>, slot: &Slot, drawn: &mut Drawn) -> Result<Identified, Fault> {
+    let joined = ground.joined_scopes();
+    for (_, step) in ground.oauth2.map(|oauth2| oauth2.exchange.as_slice()).unwrap_or_default() {
         let vars = Vars { scopes: Some(&joined), account: Some(&drawn.account), ..ground.plain_vars() };
         let (outputs, sent_at) = ground.call_one(step, Code::TokenTransformFailed, &vars).await?;
         drawn.follow(ground.definition, outputs, sent_at);
@@ -379,10 +424,9 @@ async fn complete(ground: &Ground<'_>, slot: &Slot, drawn: &mut Drawn) -> Result
         None => identify(ground, drawn.id.as_deref(), &mut drawn.account).await?,
     };
     drawn.tokens.scopes = granted_scopes(ground, drawn.tokens.scopes.take(), &drawn.account).await;
-    if let Some(proxy) = &ground.definition.proxy {
-        let vars = Vars { account: Some(&drawn.account), ..ground.plain_vars() };
-        drawn.hosts = proxy.host_set(&vars).map_err(|error| Fault::of(Code::AccountFetchFailed, &error))?;
-    }
+    let vars = Vars { account: Some(&drawn.account), ..ground.plain_vars() };
+    let hosts = accounts::hosts_with(ground.outside, ground.definition, &vars);
+    drawn.hosts = hosts.map_err(|error| Fault::of(Code::AccountFetchFailed, &error))?;
     Ok(identified)
 }
 
@@ -397,13 +441,13 @@ async fn details(ground: &Ground<'_>, slot: &Slot, account: &mut SecretMap) -> R
 
 async fn identify(ground: &Ground<'_>, told: Option<&str>, account: &mut SecretMap) -> Result<Identified, Fault> {
     const FAILED: Code = Code::AccountFetchFailed;
-    let joined = ground.oauth2.join_scopes(ground.scopes);
+    let joined = ground.joined_scopes();
     match &ground.definition.identity {
         provider::Identity::Step(step) => {
             let vars = Vars { scopes: Some(&joined), account: Some(account), id: told, ..ground.plain_vars() };
             let (found, _) = ground.call_one(step, FAILED, &vars).await?;
             let Some(id) = found.id.clone() else { return Err(Fault::new(FAILED, "no_id_in_answer")) };
-            found.store_into(account);
+            store_outputs(ground.definition, &found, account);
             let name = found.username.or(found.display_name).or(found.email);
             Ok(Identified { subject: Some(id), subject_name: name, identity: Identity::Verified })
         }
@@ -420,7 +464,12 @@ async fn identify(ground: &Ground<'_>, told: Option<&str>, account: &mut SecretM
             let text = |name: &str| found.get(name).and_then(Value::as_str).map(str::to_owned);
             let Some(id) = text("id") else { return Err(Fault::new(FAILED, "no_id_in_answer")) };
             let name = text("username").or_else(|| text("display_name")).or_else(|| text("email"));
-            account.expose_mut().extend(found);
+            // What was entered stays as it was entered.
+            for (name, value) in found {
+                if !ground.definition.fields_of(FieldLevel::Connection).any(|field| field.name == name) {
+                    account.expose_mut().insert(name, value);
+                }
+            }
             Ok(Identified { subject: Some(id), subject_name: name, identity: Identity::Verified })
         }
         // Nothing upstream says who it is: what the owner connected counts as the owner's word (decisions 4).
@@ -434,7 +483,7 @@ async fn granted_scopes(ground: &Ground<'_>, told: Option<Vec<String>>, account:
     let Some(step) = &ground.definition.scope_check else {
         return Some(told.unwrap_or_else(|| ground.scopes.to_vec()));
     };
-    let joined = ground.oauth2.join_scopes(ground.scopes);
+    let joined = ground.joined_scopes();
     let vars = Vars { scopes: Some(&joined), account: Some(account), ..ground.plain_vars() };
     match ground.call(step, Code::AccountFetchFailed, &vars).await {
         Ok((entries, _)) => Some(entries.into_iter().filter_map(|entry| entry.scope).flatten().collect()),

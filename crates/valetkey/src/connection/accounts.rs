@@ -532,7 +532,7 @@ fn accept(outside: &Outside, definition: &Definition, mut account: SecretMap) ->
 }
 
 /// The hosts that the account's secrets may be sent to, each that the account itself decides checked by the guard.
-pub(super) fn hosts(outside: &Outside, definition: &Definition, account: &SecretMap) -> Result<Vec<String>> {
+pub(crate) fn hosts(outside: &Outside, definition: &Definition, account: &SecretMap) -> Result<Vec<String>> {
     hosts_with(outside, definition, &vars(account))
 }
 
