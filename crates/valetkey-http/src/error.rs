@@ -88,6 +88,8 @@ pub fn status(code: Code) -> StatusCode {
         Code::InvalidRequest | Code::PathRefused | Code::UpgradeRefused | Code::InvalidState | Code::IssuerMismatch => {
             StatusCode::BAD_REQUEST
         }
+        // What the caller entered was tried, and this is what the other side said of it.
+        Code::LoginRefused => StatusCode::UNPROCESSABLE_ENTITY,
         Code::NotFound | Code::NoCredentials | Code::NoPerUserCredentials => StatusCode::NOT_FOUND,
         Code::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
         Code::Conflict | Code::Ambiguous | Code::SubjectMismatch | Code::NotConfigured | Code::NotAuthenticated => {

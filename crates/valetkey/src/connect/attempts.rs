@@ -61,14 +61,13 @@ pub(super) async fn end(tx: &mut Tx, session: &Session) -> Result<()> {
 
 /// Uses a session up. False when that was done before: by another attempt, or because the person cancelled.
 pub(super) async fn use_up(tx: &mut Tx, flow: &Flow, now: Timestamp) -> Result<bool> {
-    let changed = on!(tx, |c| sqlx::query(
-        "UPDATE connect_sessions SET used_at = $3 WHERE site = $1 AND id = $2 AND used_at IS NULL"
-    )
-    .bind(flow.site.as_str())
-    .bind(flow.session.as_str())
-    .bind(now.0)
-    .execute(c)
-    .await?
-    .rows_affected());
+    let changed =
+        on!(tx, |c| sqlx::query("UPDATE connect_sessions SET used_at = $3 WHERE site = $1 AND id = $2 AND used_at IS NULL")
+            .bind(flow.site.as_str())
+            .bind(flow.session.as_str())
+            .bind(now.0)
+            .execute(c)
+            .await?
+            .rows_affected());
     Ok(changed == 1)
 }

@@ -269,7 +269,9 @@ pub(super) async fn store_obtained(
         };
         match stored.await {
             Ok(connected) => return Ok((connected, obtained.missing)),
-            Err(error) if matches!(error.code(), Code::SubjectMismatch | Code::NotFound) => return Err(Fault::from(error).with_issued(new.account)),
+            Err(error) if matches!(error.code(), Code::SubjectMismatch | Code::NotFound) => {
+                return Err(Fault::from(error).with_issued(new.account));
+            }
             // A refresh of the same row came between, or the database was away for a moment.
             Err(error) if tried < STORE_TRIES => {
                 tracing::warn!(error = ?error, tried, "a connected account could not be stored yet");

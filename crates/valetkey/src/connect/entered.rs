@@ -21,6 +21,7 @@ use crate::{
     app_config,
     base::Outside,
     connection::{
+        Identity,
         accounts::{self, Known, Precondition, Put},
         keep_hosts, merge_answer,
     },
@@ -28,7 +29,7 @@ use crate::{
     id::SiteId,
     principal::{Actor, Owner, Slot},
     provider::{
-        Definition, FieldLevel, Kind, OwnClient, Vars,
+        self, Definition, FieldLevel, Kind, OwnClient, Vars,
         step::{FailureClass, StepFailure},
     },
     secret::SecretMap,
@@ -103,7 +104,14 @@ impl Entry<'_> {
             oauth2::complete(&ground, self.slot, &mut drawn).await
         };
         match identified.await {
-            Ok(identified) => drawn.obtained(&ground, identified),
+            Ok(mut identified) => {
+                let stated = matches!(self.definition.identity, provider::Identity::Static(_));
+                if self.definition.kind == Kind::Static && stated && self.definition.verify.is_none() {
+                    // Nobody but the owner says whose it is.
+                    identified.identity = Identity::Owner;
+                }
+                drawn.obtained(&ground, identified)
+            }
             // A static key was there before and is nobody's to revoke.
             Err(fault) if self.definition.kind == Kind::Static => Err(fault),
             Err(fault) => Err(fault.with_issued(drawn.account)),
@@ -146,8 +154,7 @@ async fn minted(ground: &Ground<'_>) -> Result<Drawn, Fault> {
     let found = look_up(ground).await?;
     let step = definition.minting_step().ok_or_else(|| Fault::new(Code::Internal, "no_step"))?;
     let scopes = ground.joined_scopes();
-    let vars =
-        Vars { scopes: Some(&scopes), account: Some(&found.account), id: found.id.as_deref(), ..ground.plain_vars() };
+    let vars = Vars { scopes: Some(&scopes), account: Some(&found.account), id: found.id.as_deref(), ..ground.plain_vars() };
     let assertion = match &definition.jwt {
         Some(jwt) => Some(jwt.sign(&vars, ground.outside.base.clock.now())?),
         None => None,
@@ -225,8 +232,11 @@ pub(super) fn meaning(definition: &Definition, failure: &StepFailure) -> Code {
         // A success that the definition knows for a refusal, or a plain one.
         FailureClass::Other => failure.status.is_success() || matches!(failure.status.as_u16(), 400 | 401 | 403),
     };
+    let by_app = definition.mints_as_app() && definition.kind != Kind::Static;
     match refused {
-        true if definition.mints_as_app() && definition.kind != Kind::Static => Code::NotConfigured,
+        // The app's key is good, and what was entered names nothing.
+        false if by_app && failure.status.as_u16() == 404 => Code::LoginRefused,
+        true if by_app => Code::NotConfigured,
         true => Code::LoginRefused,
         false => Code::UpstreamInvalid,
     }
@@ -245,13 +255,7 @@ pub fn is_entry(definition: &Definition, account: &SecretMap) -> bool {
 /// # Errors
 /// As [`accounts::put`]; `login_refused` where the provider refuses the values, `upstream_unreachable` and the like where it
 /// cannot be asked, `not_configured` where its app is missing or refused. Nothing is stored then.
-pub async fn store(
-    outside: &Outside,
-    actor: &Actor,
-    slot: &Slot,
-    given: SecretMap,
-    precondition: &Precondition,
-) -> Result<Put> {
+pub async fn store(outside: &Outside, actor: &Actor, slot: &Slot, given: SecretMap, precondition: &Precondition) -> Result<Put> {
     let definition = outside.definition(&slot.provider)?;
     // Before a login is spent on it.
     accounts::check(precondition, accounts::status(&outside.base, slot).await?.as_ref())?;
@@ -290,6 +294,10 @@ pub(super) fn told(definition: &Definition, fault: &Fault) -> Error {
         Code::UpstreamInvalid => format!("{title} answered in a way that cannot be used (`{}`); try again later", fault.word),
         Code::NotConfigured => format!("{title} refuses the app that is configured here (`{}`); tell your operator", fault.word),
         Code::AccountFetchFailed => format!("{title} did not say whose account it is (`{}`); try again later", fault.word),
+        Code::SubjectMismatch => format!(
+            "this is another account of {title} than the one that is connected here; enter that one, or ask for a link that may \
+             replace it"
+        ),
         Code::InvalidRequest => "what was entered cannot be used; check it and try again".to_owned(),
         code => return Error::new(code, "the account could not be connected; the log says why").with_detail(&fault.word),
     };
@@ -335,5 +343,6 @@ mod tests {
         // An installation of an app has no secret of its own: what is refused is the app's key.
         let app = catalogue.get(&"github_app".parse().unwrap()).unwrap();
         assert_eq!(meaning(app, &failure(FailureClass::Other, "http_401", 401)), Code::NotConfigured);
+        assert_eq!(meaning(app, &failure(FailureClass::Other, "http_404", 404)), Code::LoginRefused);
     }
 }

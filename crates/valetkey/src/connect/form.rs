@@ -153,14 +153,8 @@ pub async fn submit(
         expires_at: session.expires_at,
     };
     let slot = flow.slot();
-    let checked = Entry {
-        outside,
-        definition: &definition,
-        app: app.as_ref(),
-        fields: &fields,
-        scopes: &session.scopes,
-        slot: &slot,
-    };
+    let checked =
+        Entry { outside, definition: &definition, app: app.as_ref(), fields: &fields, scopes: &session.scopes, slot: &slot };
     if let Err(why) = checked.check() {
         return Ok(Submitted::Again { why, left: left(attempts::count(db, &session).await?) });
     }
@@ -198,17 +192,11 @@ pub async fn submit(
 }
 
 /// A failed attempt: recorded, and the last of its session where there is nothing to correct or no attempt left.
-async fn failed(
-    outside: &Outside,
-    definition: &Definition,
-    session: &Session,
-    flow: &Flow,
-    fault: Fault,
-) -> Result<Submitted> {
+async fn failed(outside: &Outside, definition: &Definition, session: &Session, flow: &Flow, fault: Fault) -> Result<Submitted> {
     let db = &outside.base.db;
     let left = (MOST_ATTEMPTS - attempts::count(db, session).await?).max(0);
-    // Another account than the one that is there, a link that is over: to enter it again would change nothing.
-    let is_final = left == 0 || matches!(fault.code, Code::SubjectMismatch | Code::NotFound | Code::StorageFailed);
+    // To enter it again would change nothing.
+    let is_final = left == 0 || matches!(fault.code, Code::NotFound | Code::StorageFailed);
     if is_final {
         let now = outside.base.clock.now();
         let mut tx = db.begin_bookkeeping().await?;

@@ -57,7 +57,8 @@ pub(super) fn accept_fields(
 /// The same for an account that is entered later: only what is given is checked. The person is shown it and cannot change it.
 pub(super) fn accept_given(outside: &Outside, definition: &Definition, given: &Map<String, Value>) -> Result<Map<String, Value>> {
     known_and_plain(definition, given)?;
-    let fields = definition.fields_of(FieldLevel::Connection).filter(|field| given.get(&field.name).is_some_and(|v| !v.is_null()));
+    let fields =
+        definition.fields_of(FieldLevel::Connection).filter(|field| given.get(&field.name).is_some_and(|v| !v.is_null()));
     accept_each(outside, fields, given)
 }
 

@@ -336,7 +336,7 @@ pub(super) struct Drawn {
 pub(super) struct Identified {
     subject: Option<String>,
     subject_name: Option<String>,
-    identity: Identity,
+    pub(super) identity: Identity,
 }
 
 impl Drawn {

@@ -143,9 +143,11 @@ impl Refresher {
         let client = OwnClient::of(definition, app.as_ref(), Some(&account));
         let spent = match spends(connection.renewal) {
             None => None,
-            Some(name) => Some(account.text(name).ok_or_else(|| {
-                Error::new(Code::NotAuthenticated, format!("the account has no {name}; connect it again"))
-            })?),
+            Some(name) => Some(
+                account
+                    .text(name)
+                    .ok_or_else(|| Error::new(Code::NotAuthenticated, format!("the account has no {name}; connect it again")))?,
+            ),
         };
         // R38: what was granted, and never what was once asked for. What is minted anew was granted nothing yet.
         let wanted = (connection.renewal == Renewal::Remint).then_some(&connection.wanted_scopes);

@@ -18,7 +18,9 @@ use crate::{
     audit::{AUDIT_LABEL, Event, Outcome},
     base::Base,
     clock::Timestamp,
-    connection::{self, Connection, Renewal, Status, Stored, UpstreamWish, keep_hosts, last_revocation_status, merge_answer, owe_revocation},
+    connection::{
+        self, Connection, Renewal, Status, Stored, UpstreamWish, keep_hosts, last_revocation_status, merge_answer, owe_revocation,
+    },
     error::{Error, Result},
     principal::Actor,
     provider::{Definition, step::Outputs},
