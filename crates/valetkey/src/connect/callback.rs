@@ -199,7 +199,6 @@ async fn complete(
     let ground = Ground {
         outside,
         definition,
-        oauth2: Some(oauth2),
         app: Some(&app.values),
         client: &app.client,
         fields: &fields,
@@ -207,7 +206,7 @@ async fn complete(
         redirect_uri: &flow.redirect_uri,
     };
     let slot = flow.slot();
-    let obtained = oauth2::obtain(&ground, &slot, code, &verifier).await?;
+    let obtained = oauth2::obtain(&ground, oauth2, &slot, code, &verifier).await?;
     let client_id = app.client.id().map(str::to_owned);
     store_obtained(outside, definition, flow, client_id, &fields, obtained).await
 }

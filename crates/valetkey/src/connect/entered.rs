@@ -122,7 +122,6 @@ impl Entry<'_> {
         Ground {
             outside: self.outside,
             definition: self.definition,
-            oauth2: self.definition.oauth2.as_ref(),
             app: self.app.map(|app| &app.values),
             client,
             fields: self.fields,
@@ -144,8 +143,8 @@ struct Found {
     account: SecretMap,
     /// Whose account it should turn out to be.
     id: Option<String>,
-    /// Whether anything was.
-    anything: bool,
+    /// Whether the account's server is among it.
+    server: bool,
 }
 
 /// The call that makes the tokens.
@@ -162,7 +161,7 @@ async fn minted(ground: &Ground<'_>) -> Result<Drawn, Fault> {
     let vars = Vars { jwt: assertion.as_ref(), ..vars };
     let (outputs, sent_at) = ground.call_one(step, Code::LoginRefused, &vars).await?;
     let (mut account, tokens) = merge_answer(definition, Some(&found.account), &outputs, sent_at);
-    if found.anything {
+    if found.server {
         // The directory said where the account is, and that is where the secrets went.
         keep_hosts(definition, &found.account, &mut account);
     }
@@ -178,7 +177,7 @@ async fn minted(ground: &Ground<'_>) -> Result<Drawn, Fault> {
 /// the login would go somewhere else without it; one that knows nothing leaves the defaults.
 async fn look_up(ground: &Ground<'_>) -> Result<Found, Fault> {
     let definition = ground.definition;
-    let mut found = Found { account: ground.fields.clone(), id: None, anything: false };
+    let mut found = Found { account: ground.fields.clone(), id: None, server: false };
     let Some(session) = &definition.session else { return Ok(found) };
     let is_said = session.resolve_unless.as_deref().and_then(|name| definition.field(name)).is_some_and(|field| {
         let given = ground.fields.expose().get(&field.name).and_then(Value::as_str);
@@ -203,12 +202,10 @@ async fn look_up(ground: &Ground<'_>) -> Result<Found, Fault> {
             }
         };
         let Some(outputs) = outputs else { break };
-        for (name, value) in outputs.extra {
-            found.account.expose_mut().insert(name, value);
-            found.anything = true;
-        }
+        found.account.expose_mut().extend(outputs.extra);
         found.id = outputs.id.or(found.id);
     }
+    found.server = definition.extras_deciding_hosts().iter().any(|name| found.account.expose().contains_key(*name));
     Ok(found)
 }
 

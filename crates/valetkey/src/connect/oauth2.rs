@@ -84,11 +84,6 @@ fn not_configured(definition: &Definition) -> Error {
     )
 }
 
-/// Scopes as a request carries them.
-pub(super) fn join(oauth2: Option<&OAuth2>, scopes: &[String]) -> String {
-    oauth2.map_or_else(|| scopes.join(" "), |oauth2| oauth2.join_scopes(scopes))
-}
-
 /// Whether this build can connect the provider in a browser, and the part of the definition that says how.
 pub(super) fn connectable(definition: &Definition) -> Result<&OAuth2> {
     definition.is_connectable()?;
@@ -129,8 +124,6 @@ pub(super) fn check_redirect(definition: &Definition, oauth2: &OAuth2, redirect_
 pub(super) struct Ground<'a> {
     pub(super) outside: &'a Outside,
     pub(super) definition: &'a Arc<Definition>,
-    /// Absent where tokens come another way.
-    pub(super) oauth2: Option<&'a OAuth2>,
     /// What the app configuration holds; absent where there is none.
     pub(super) app: Option<&'a SecretMap>,
     pub(super) client: &'a OwnClient,
@@ -145,8 +138,12 @@ impl Ground<'_> {
         act(Vars { scopes: Some(&scopes), account, ..self.plain_vars() })
     }
 
+    /// The scopes as requests carry them.
     pub(super) fn joined_scopes(&self) -> String {
-        join(self.oauth2, self.scopes)
+        match &self.definition.oauth2 {
+            Some(oauth2) => oauth2.join_scopes(self.scopes),
+            None => self.scopes.join(" "),
+        }
     }
 
     /// The provider's refusal. Of entered values it says more than the step at which it came: whether they were refused.
@@ -204,10 +201,9 @@ impl Ground<'_> {
 }
 
 /// The URL the browser is sent to, with everything in it.
-pub(super) fn authorize_url(ground: &Ground<'_>, state: &Secret, verifier: &Secret) -> Result<Url> {
-    let oauth2 = ground.oauth2.ok_or_else(no_oauth2)?;
+pub(super) fn authorize_url(ground: &Ground<'_>, oauth2: &OAuth2, state: &Secret, verifier: &Secret) -> Result<Url> {
     let client_id = ground.client.id().ok_or_else(|| not_configured(ground.definition))?;
-    let mut url = authorize_endpoint(ground)?;
+    let mut url = authorize_endpoint(ground, oauth2)?;
     let joined = oauth2.join_scopes(ground.scopes);
     let mut pairs: Vec<(String, String)> = vec![
         ("response_type".to_owned(), "code".to_owned()),
@@ -246,12 +242,8 @@ pub(super) fn authorize_url(ground: &Ground<'_>, state: &Secret, verifier: &Secr
 
 /// The authorization endpoint without its parameters: https, or http on loopback where the definition is one for
 /// development. Nothing else is ever handed to a browser (R24).
-pub(super) fn authorize_endpoint(ground: &Ground<'_>) -> Result<Url> {
-    endpoint(ground.definition, ground.oauth2.ok_or_else(no_oauth2)?, &ground.plain_vars())
-}
-
-fn no_oauth2() -> Error {
-    Error::internal("an authorization without an oauth2 section")
+pub(super) fn authorize_endpoint(ground: &Ground<'_>, oauth2: &OAuth2) -> Result<Url> {
+    endpoint(ground.definition, oauth2, &ground.plain_vars())
 }
 
 /// The same before an app is chosen.
@@ -303,8 +295,13 @@ pub(super) struct Obtained {
 }
 
 /// From an authorization code to an account that can be stored. Each call is sent once: the code is spent by the first.
-pub(super) async fn obtain(ground: &Ground<'_>, slot: &Slot, code: &Secret, verifier: &Secret) -> Result<Obtained, Fault> {
-    let oauth2 = ground.oauth2.ok_or_else(no_oauth2)?;
+pub(super) async fn obtain(
+    ground: &Ground<'_>,
+    oauth2: &OAuth2,
+    slot: &Slot,
+    code: &Secret,
+    verifier: &Secret,
+) -> Result<Obtained, Fault> {
     let stripped = oauth2.code_strip_suffix.as_deref().and_then(|suffix| code.expose().strip_suffix(suffix)).map(Secret::new);
     let code = stripped.as_ref().unwrap_or(code);
     let joined = oauth2.join_scopes(ground.scopes);
@@ -397,8 +394,6 @@ impl Drawn {
     pub(super) fn obtained(self, ground: &Ground<'_>, identified: Identified) -> Result<Obtained, Fault> {
         let Self { mut account, tokens, hosts, .. } = self;
         let missing = match &tokens.scopes {
-            // What is entered has scopes only where some were asked for.
-            Some(granted) if granted.is_empty() && ground.definition.is_entered() => Vec::new(),
             Some(granted) => {
                 account.expose_mut().insert("scope".to_owned(), Value::String(granted.join(" ")));
                 ground.scopes.iter().filter(|scope| !granted.contains(scope)).cloned().collect()
@@ -413,7 +408,7 @@ impl Drawn {
 /// The second-stage exchanges, the identity, the scopes, and the hosts.
 pub(super) async fn complete(ground: &Ground<'_>, slot: &Slot, drawn: &mut Drawn) -> Result<Identified, Fault> {
     let joined = ground.joined_scopes();
-    for (_, step) in ground.oauth2.map(|oauth2| oauth2.exchange.as_slice()).unwrap_or_default() {
+    for (_, step) in ground.definition.oauth2.iter().flat_map(|oauth2| &oauth2.exchange) {
         let vars = Vars { scopes: Some(&joined), account: Some(&drawn.account), ..ground.plain_vars() };
         let (outputs, sent_at) = ground.call_one(step, Code::TokenTransformFailed, &vars).await?;
         drawn.follow(ground.definition, outputs, sent_at);
@@ -481,7 +476,8 @@ async fn identify(ground: &Ground<'_>, told: Option<&str>, account: &mut SecretM
 /// because an answer that names none grants them all (RFC 6749 section 5.1). Absent where the list could not be had.
 async fn granted_scopes(ground: &Ground<'_>, told: Option<Vec<String>>, account: &SecretMap) -> Option<Vec<String>> {
     let Some(step) = &ground.definition.scope_check else {
-        return Some(told.unwrap_or_else(|| ground.scopes.to_vec()));
+        // Where there are no scopes at all, none are known.
+        return told.or_else(|| ground.definition.oauth2.is_some().then(|| ground.scopes.to_vec()));
     };
     let joined = ground.joined_scopes();
     let vars = Vars { scopes: Some(&joined), account: Some(account), ..ground.plain_vars() };

@@ -325,14 +325,13 @@ pub async fn approve(outside: &Outside, link: &Secret, visit: Option<&Secret>, c
     let ground = Ground {
         outside,
         definition: &definition,
-        oauth2: Some(oauth2),
         app: Some(&app.values),
         client: &app.client,
         fields: &fields,
         scopes: &session.scopes,
         redirect_uri: &redirect_uri,
     };
-    let authorize_url = oauth2::authorize_url(&ground, &state, &verifier)?;
+    let authorize_url = oauth2::authorize_url(&ground, oauth2, &state, &verifier)?;
 
     base.ring.ensure(&base.db, session.site.as_str(), session.provider.as_str()).await?;
     let now = base.clock.now();
