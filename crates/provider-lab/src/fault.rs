@@ -38,6 +38,10 @@ pub enum At {
     Userinfo,
     /// `/.well-known/oauth-authorization-server`.
     Metadata,
+    /// A login for a token: `/session`, `/login`, `/assertion`, `/installations/{id}/tokens`.
+    Login,
+    /// `/resolve` and `/did/{did}`.
+    Directory,
     /// Anything under `/api/`.
     Api,
     /// Every one of these.
@@ -57,6 +61,8 @@ impl At {
             At::Introspect => "introspect",
             At::Userinfo => "userinfo",
             At::Metadata => "metadata",
+            At::Login => "login",
+            At::Directory => "directory",
             At::Api => "api",
             At::Any => "unknown",
         }

@@ -14,12 +14,16 @@
 //! [`CODE_PREFIX`]), so that a canary test can search for them anywhere. The lab writes no log of its own, and its
 //! records hold SHA-256 fingerprints ([`fingerprint`]) where a credential would stand.
 //!
+//! It also plays providers whose accounts are made of entered values: sessions, logins, signed assertions, client
+//! credentials and a static key ([`Control::session_definition`] and its neighbours).
+//!
 //! Everything is in memory and bounded: old log lines, tokens and posts are forgotten.
 //!
 //! Not played yet: OAuth 1.0a, the device flow, PAR, DPoP and dynamic registration.
 
 mod control;
 mod definition;
+mod entered;
 mod fault;
 mod params;
 mod records;
@@ -33,6 +37,7 @@ use std::{io, net::SocketAddr, ops::Deref, sync::Arc};
 
 pub use control::{Control, Issued};
 pub use definition::DefinitionOptions;
+pub use entered::{APP_PASSWORD, INSTALLATION, Signing};
 pub use fault::{At, Fault, Rule};
 pub use records::{Counters, FamilyState, LogEntry, RevokedToken};
 pub use settings::{Client, ClientAuth, PEOPLE, Person, Rotation, Settings};

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::{
     CLIENT_ID, CLIENT_SECRET,
+    entered::Entered,
     fault::{Plan, Rule},
     records::{Call, Counters, Records},
     settings::{Client, PEOPLE},
@@ -74,6 +75,7 @@ pub(crate) struct State {
     pub(crate) tokens: Tokens,
     pub(crate) records: Records,
     pub(crate) rules: Vec<Rule>,
+    pub(crate) entered: Entered,
     /// Who approves at once, whatever the client.
     pub(crate) auto_approve: Option<String>,
     posts: VecDeque<Post>,
@@ -91,6 +93,7 @@ impl State {
             tokens: Tokens::new(),
             records: Records::new(),
             rules: Vec::new(),
+            entered: Entered::default(),
             auto_approve: None,
             posts: VecDeque::new(),
             last_post: 0,
