@@ -203,7 +203,8 @@ async fn failed(outside: &Outside, definition: &Definition, session: &Session, f
         attempts::use_up(&mut tx, flow, now).await?;
         tx.commit().await?;
         let code = fault.code;
-        callback::note_failure(outside, definition, flow, &fault, true).await;
+        // One that was used up meanwhile has its outcome already.
+        callback::note_failure(outside, definition, flow, &fault, code != Code::NotFound).await;
         return Ok(over(flow, Outcome::Failed { code, word: None }));
     }
     callback::note_failure(outside, definition, flow, &fault, false).await;

@@ -176,14 +176,12 @@ impl Ground<'_> {
         code: Code,
         vars: &Vars<'_>,
     ) -> Result<(Result<Vec<Outputs>, StepFailure>, Timestamp), Fault> {
-        let request = step.render(vars).map_err(|error| Fault::of(code, &error))?;
+        // Where somebody waits before a form it matters whether the provider could be asked at all.
+        let unasked = |error: &Error| Fault::of(if self.definition.is_entered() { error.code() } else { code }, error);
+        let request = step.render(vars).map_err(|error| unasked(&error))?;
         let sent_at = self.outside.base.clock.now();
         let answer = self.outside.upstream.exchange(request, Limits::within(DEADLINE)).await;
-        let answer = answer.map_err(|failure| {
-            // Where somebody waits before a form it matters whether the provider was reached at all.
-            let code = if self.definition.is_entered() { failure.error.code() } else { code };
-            Fault::of(code, &failure.error)
-        })?;
+        let answer = answer.map_err(|failure| unasked(&failure.error))?;
         let body = answer.body.expose();
         let read = if step.list.is_some() {
             step.read_list(answer.status, &answer.headers, body)

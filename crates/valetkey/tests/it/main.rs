@@ -17,6 +17,8 @@ mod db;
 mod decision;
 mod deliver;
 mod desk;
+mod entered;
+mod entered_renewal;
 mod export;
 mod extend;
 mod import;
