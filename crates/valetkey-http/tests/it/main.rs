@@ -14,6 +14,7 @@ mod grants;
 mod keys;
 mod openapi;
 mod pages;
+mod pages_entered;
 mod providers;
 mod seal_keys;
 mod serve;

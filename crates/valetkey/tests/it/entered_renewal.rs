@@ -219,7 +219,7 @@ on_each_db! {
         assert_eq!(keeper.stored(&id).await.connection.status, reauth("credentials_refused"));
     }
 
-    async fn an_app_s_key_that_is_refused_ends_no_installation_and_a_missing_installation_ends_itself(db: Db) {
+    async fn an_app_s_key_that_is_refused_ends_no_installation(db: Db) {
         let keeper = Keeper::new(&db).await;
         let world = &keeper.world;
         let key = world.lab.signing_key("77", Signing::Rs256).unwrap();
