@@ -258,7 +258,13 @@ pub async fn store(outside: &Outside, actor: &Actor, slot: &Slot, given: SecretM
     accounts::check(precondition, accounts::status(&outside.base, slot).await?.as_ref())?;
     let accepted = input::accept_entered(outside, &definition, &given)?;
     let mut fields = given;
-    fields.expose_mut().extend(accepted.expose().clone());
+    for (name, value) in accepted.expose() {
+        // What says the same already stays as it came: a number is read back as a number.
+        let same = matches!(fields.expose().get(name), Some(Value::Number(number)) if *value == number.to_string());
+        if !same {
+            fields.expose_mut().insert(name.clone(), value.clone());
+        }
+    }
     let app = app(outside, &slot.site, &definition, &slot.owner).await?;
     let scopes = definition.needed_scopes();
     let entry = Entry { outside, definition: &definition, app: app.as_ref(), fields: &fields, scopes: &scopes, slot };

@@ -367,7 +367,7 @@ impl Write<'_> {
             }
             // The same tokens: a change of what stands beside them, which leaves version and identity alone.
             Some(old)
-                if self.known.is_none()
+                if (self.known.is_none() || old.connection.identity == new.identity)
                     && old_account.is_some_and(|before| same_tokens(self.definition, before, self.account)) =>
             {
                 if !write::patch_account(base, &mut tx, &old.connection, self.account).await? {
