@@ -25,7 +25,7 @@ use crate::{
     db::Tx,
     error::{Code, Error, Result},
     extend::held_elsewhere,
-    id::{ConnectionId, ProviderName, sha256_hex},
+    id::{AppConfigId, ConnectionId, ProviderName, sha256_hex},
     principal::{Owner, Slot},
     provider::{Definition, FieldLevel, Kills},
     seal::Place,
@@ -389,7 +389,7 @@ pub(super) async fn note_failure(outside: &Outside, definition: &Definition, flo
         outside.base.ring.ensure(&outside.base.db, flow.site.as_str(), flow.provider.as_str()).await?;
         let mut tx = outside.base.db.begin_bookkeeping().await?;
         if let Some(account) = &fault.issued {
-            discard(outside, definition, flow, account, &mut tx).await?;
+            discard(outside, definition, &flow.slot(), flow.app_config.as_ref(), account, &mut tx).await?;
         }
         outside.base.audit.record(&mut tx, event).await?;
         if over {
@@ -404,20 +404,28 @@ pub(super) async fn note_failure(outside: &Outside, definition: &Definition, flo
 
 /// Owes the provider the revocation of tokens that were issued and that nobody will hold. Not where a revocation ends
 /// every token of that person for our client: other connections may live on them.
-async fn discard(outside: &Outside, definition: &Definition, flow: &Flow, account: &SecretMap, tx: &mut Tx) -> Result<()> {
+pub(super) async fn discard(
+    outside: &Outside,
+    definition: &Definition,
+    slot: &Slot,
+    app_config: Option<&AppConfigId>,
+    account: &SecretMap,
+    tx: &mut Tx,
+) -> Result<()> {
     if definition.revoke.as_ref().is_none_or(|revoke| revoke.kills == Kills::Grant) {
         return Ok(());
     }
+    let now = outside.base.clock.now();
     let never_made = Connection {
         id: ConnectionId::new(),
-        site: flow.site.clone(),
-        owner: flow.owner.clone(),
-        provider: flow.provider.clone(),
-        name: flow.name.clone(),
-        status: Status::Revoked { at: outside.base.clock.now() },
+        site: slot.site.clone(),
+        owner: slot.owner.clone(),
+        provider: slot.provider.clone(),
+        name: slot.name.clone(),
+        status: Status::Revoked { at: now },
         version: 0,
         revision: 0,
-        app_config: flow.app_config.clone(),
+        app_config: app_config.cloned(),
         client_id: None,
         subject: None,
         subject_name: None,
@@ -431,8 +439,8 @@ async fn discard(outside: &Outside, definition: &Definition, flow: &Flow, accoun
         usual_life: None,
         refresh_expires_at: None,
         last_refreshed_at: None,
-        connected_at: flow.created_at,
-        updated_at: flow.created_at,
+        connected_at: now,
+        updated_at: now,
         failures: 0,
         retry_at: None,
         last_error: None,

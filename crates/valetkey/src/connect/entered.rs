@@ -14,7 +14,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{
-    Fault, input,
+    Fault, callback, input,
     oauth2::{self, App, Drawn, Ground, Obtained},
 };
 use crate::{
@@ -271,7 +271,10 @@ pub async fn store(outside: &Outside, actor: &Actor, slot: &Slot, given: SecretM
     entry.check()?;
     let obtained = match entry.obtain().await {
         Ok(obtained) => obtained,
-        Err(fault) => return Err(told(&definition, &fault)),
+        Err(fault) => {
+            give_back(&entry, fault.issued.as_ref()).await;
+            return Err(told(&definition, &fault));
+        }
     };
     let known = Known {
         tokens: obtained.tokens,
@@ -280,7 +283,28 @@ pub async fn store(outside: &Outside, actor: &Actor, slot: &Slot, given: SecretM
         identity: obtained.identity,
         wanted_scopes: scopes,
     };
-    accounts::put_known(outside, actor, slot, obtained.account, &known, precondition).await
+    let stored = accounts::put_known(outside, actor, slot, obtained.account.clone(), &known, precondition).await;
+    if stored.is_err() && definition.kind != Kind::Static {
+        give_back(&entry, Some(&obtained.account)).await;
+    }
+    stored
+}
+
+/// Owes the provider the end of what was begun there and that nobody will hold. What cannot be noted is at least logged.
+async fn give_back(entry: &Entry<'_>, account: Option<&SecretMap>) {
+    let Some(account) = account else { return };
+    let (outside, slot) = (entry.outside, entry.slot);
+    let noted = async {
+        let base = &outside.base;
+        base.ring.ensure(&base.db, slot.site.as_str(), slot.provider.as_str()).await?;
+        let mut tx = base.db.begin_bookkeeping().await?;
+        let config = entry.app.map(|app| &app.config.id);
+        callback::discard(outside, entry.definition, slot, config, account, &mut tx).await?;
+        tx.commit().await
+    };
+    if let Err(error) = noted.await {
+        tracing::error!(error = ?error, provider = %slot.provider, "an account that was not stored could not be given back");
+    }
 }
 
 /// A fault as whoever entered the values is told of it.

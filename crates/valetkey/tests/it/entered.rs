@@ -83,7 +83,7 @@ impl World {
     }
 
     /// What becomes of values that are wrong; the link stays.
-    async fn refusal(&self, new: NewSession, given: Value) -> Code {
+    pub(crate) async fn refusal(&self, new: NewSession, given: Value) -> Code {
         let open = self.opened(new).await;
         again(self.answer(&open, given).await.unwrap()).0
     }

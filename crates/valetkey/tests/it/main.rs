@@ -7,6 +7,8 @@ mod accounts_in_context;
 mod app_config;
 mod arrows;
 mod audit;
+#[cfg(feature = "testing-pds")]
+mod bluesky;
 mod broker;
 mod client;
 mod conformance;
