@@ -281,7 +281,7 @@ pub async fn store(outside: &Outside, actor: &Actor, slot: &Slot, given: SecretM
         subject: obtained.subject,
         subject_name: obtained.subject_name,
         identity: obtained.identity,
-        wanted_scopes: scopes,
+        wanted_scopes: scopes.clone(),
     };
     let stored = accounts::put_known(outside, actor, slot, obtained.account.clone(), &known, precondition).await;
     if stored.is_err() && definition.kind != Kind::Static {
