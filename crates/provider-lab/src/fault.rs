@@ -42,6 +42,10 @@ pub enum At {
     TemporaryToken,
     /// `/oauth1/access_token`: a verifier for a token.
     VerifiedToken,
+    /// A login for a token: `/session`, `/login`, `/assertion`, `/installations/{id}/tokens`.
+    Login,
+    /// `/resolve` and `/did/{did}`.
+    Directory,
     /// Anything under `/api/` and `/oauth1/api/`.
     Api,
     /// Every one of these.
@@ -63,6 +67,8 @@ impl At {
             At::Metadata => "metadata",
             At::TemporaryToken => "oauth1.request_token",
             At::VerifiedToken => "oauth1.access_token",
+            At::Login => "login",
+            At::Directory => "directory",
             At::Api => "api",
             At::Any => "unknown",
         }

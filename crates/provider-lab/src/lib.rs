@@ -14,6 +14,9 @@
 //! [`CODE_PREFIX`]), so that a canary test can search for them anywhere. The lab writes no log of its own, and its
 //! records hold SHA-256 fingerprints ([`fingerprint`]) where a credential would stand.
 //!
+//! It also plays providers whose accounts are made of entered values: sessions, logins, signed assertions, client
+//! credentials and a static key ([`Control::session_definition`] and its neighbours).
+//!
 //! Everything is in memory and bounded: old log lines, tokens and posts are forgotten.
 //!
 //! Under `/oauth1/` it plays an OAuth 1.0a provider (RFC 5849) for the same clients and people: HMAC-SHA1 and HMAC-SHA256
@@ -23,6 +26,7 @@
 
 mod control;
 mod definition;
+mod entered;
 mod fault;
 mod oauth1;
 mod params;
@@ -38,6 +42,7 @@ use std::{io, net::SocketAddr, ops::Deref, sync::Arc};
 
 pub use control::{Control, Issued};
 pub use definition::DefinitionOptions;
+pub use entered::{APP_PASSWORD, INSTALLATION, Signing};
 pub use fault::{At, Fault, Rule};
 pub use records::{Counters, FamilyState, LogEntry, RevokedToken};
 pub use settings::{Client, ClientAuth, PEOPLE, Person, Rotation, Settings};

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 use crate::{
     CLIENT_ID, CLIENT_SECRET,
+    entered::Entered,
     fault::{Plan, Rule},
     oauth1::OAuth1,
     records::{Call, Counters, Records},
@@ -76,6 +77,7 @@ pub(crate) struct State {
     pub(crate) oauth1: OAuth1,
     pub(crate) records: Records,
     pub(crate) rules: Vec<Rule>,
+    pub(crate) entered: Entered,
     /// Who approves at once, whatever the client.
     pub(crate) auto_approve: Option<String>,
     posts: VecDeque<Post>,
@@ -94,6 +96,7 @@ impl State {
             oauth1: OAuth1::new(),
             records: Records::new(),
             rules: Vec::new(),
+            entered: Entered::default(),
             auto_approve: None,
             posts: VecDeque::new(),
             last_post: 0,

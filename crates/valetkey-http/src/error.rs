@@ -93,6 +93,8 @@ pub fn status(code: Code) -> StatusCode {
         | Code::IssuerMismatch
         | Code::MissingParameters
         | Code::TokenSecretExpired => StatusCode::BAD_REQUEST,
+        // What the caller entered was tried, and this is what the other side said of it.
+        Code::LoginRefused => StatusCode::UNPROCESSABLE_ENTITY,
         Code::NotFound | Code::NoCredentials | Code::NoPerUserCredentials => StatusCode::NOT_FOUND,
         Code::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
         Code::Conflict | Code::Ambiguous | Code::SubjectMismatch | Code::NotConfigured | Code::NotAuthenticated => {

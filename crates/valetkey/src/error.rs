@@ -123,6 +123,8 @@ codes! {
     UpstreamInvalid = "upstream_invalid",
     /// The address is private, loopback or otherwise not public.
     AddressRefused = "address_refused",
+    /// The server refused the user name, password or token.
+    LoginRefused = "login_refused",
 
     // The installation.
     /// A setting is wrong.

@@ -2,6 +2,7 @@
 
 mod api;
 mod authorize;
+mod entered;
 mod lab;
 mod oauth1;
 mod pages;
@@ -32,7 +33,15 @@ pub(crate) fn router(world: Arc<World>) -> Router {
         .route("/introspect", post(token::introspect))
         .route("/exchange", get(token::exchange_by_get).post(token::exchange_by_post))
         .route("/userinfo", get(token::userinfo).post(token::userinfo))
-        .route("/.well-known/oauth-authorization-server", get(token::metadata));
+        .route("/.well-known/oauth-authorization-server", get(token::metadata))
+        .route("/resolve", get(entered::resolve))
+        .route("/did/{did}", get(entered::document))
+        .route("/session", get(entered::show).post(entered::create))
+        .route("/session/refresh", post(entered::refresh))
+        .route("/session/delete", post(entered::delete))
+        .route("/login", post(entered::login))
+        .route("/assertion", post(entered::assertion))
+        .route("/installations/{id}/tokens", post(entered::installation));
     let oauth1 = Router::new()
         .route("/oauth1/request_token", post(oauth1::request_token))
         .route("/oauth1/authorize", get(oauth1::ask).post(oauth1::decide))

@@ -17,7 +17,7 @@ use crate::{
     fault::At,
     params::Params,
     records::Call,
-    routes::{answer, bearer, visit},
+    routes::{answer, bearer, entered, visit},
     settings::{Client, ClientAuth},
     tokens::{Refusal, TokenSet},
     world::{self, World, fingerprint},
@@ -51,7 +51,11 @@ pub(super) async fn token(
                     let (token, scope) = (params.need("refresh_token")?, params.find("scope"));
                     world.with(|state, now| state.tokens.refresh(&client, token, scope, effects, &mut state.records, now))
                 }
-                _ => Err(Refusal::new("unsupported_grant_type", "the lab knows `authorization_code` and `refresh_token`")),
+                "client_credentials" => entered::client_credentials(world, &client, params.find("scope")),
+                _ => Err(Refusal::new(
+                    "unsupported_grant_type",
+                    "the lab knows `authorization_code`, `refresh_token` and `client_credentials`",
+                )),
             }
         });
         token_answer(tokens)
@@ -210,7 +214,7 @@ pub(super) async fn metadata(State(world): State<Arc<World>>, headers: HeaderMap
                 "introspection_endpoint": format!("{origin}/introspect"),
                 "userinfo_endpoint": format!("{origin}/userinfo"),
                 "response_types_supported": ["code"],
-                "grant_types_supported": ["authorization_code", "refresh_token"],
+                "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
                 "code_challenge_methods_supported": ["S256"],
                 "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
                 "authorization_response_iss_parameter_supported": true,

@@ -121,6 +121,7 @@ fn summary(definition: &Definition) -> Value {
         "kind": definition.kind.to_string(),
         "needs_app": !app_config::is_configured(definition, None),
         "configured": app_config::is_configured(definition, None),
+        "entered": definition.is_entered(),
         "waits_for": connect::is_connectable(definition).err().map(|why| why.message().to_owned()),
     })
 }

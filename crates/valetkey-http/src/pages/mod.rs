@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /` | what this is |
 //! | `GET /connect/{link}` | the page behind a link: who is linked to what, and the question |
-//! | `POST /connect/{link}` | the platform's assertion for this browser, or the person's answer |
+//! | `POST /connect/{link}` | the platform's assertion for this browser, or the person's answer: yes, no, or what they entered |
 //! | `GET /callback/{provider}` | the way back from the provider; always redirects, so that the code leaves the URL |
 //! | `GET /connect/done` | the outcome, where a session has no `return_to` |
 //!
@@ -13,6 +13,7 @@
 
 mod answer;
 mod cookies;
+mod enter;
 mod outcome;
 
 use std::sync::Arc;
@@ -36,7 +37,7 @@ use valetkey::{
     connect::{self, session, session::Proof, session::View},
     id::ProviderName,
     principal::Owner,
-    secret::Secret,
+    secret::{Secret, SecretMap},
 };
 
 use self::{
@@ -45,8 +46,8 @@ use self::{
 };
 use crate::error::{Logged, status};
 
-/// The largest form, in bytes: an assertion is at most 4 KiB.
-const MAX_FORM: usize = 16 * 1024;
+/// The largest form, in bytes: a field is at most 32 KiB, and encoding may make a key file half as long again.
+const MAX_FORM: usize = 64 * 1024;
 
 /// What the pages stand on.
 #[derive(Clone)]
@@ -115,6 +116,9 @@ async fn open(State(deps): State<Deps>, Path(link): Path<String>, headers: Heade
     let cookies = Cookies::new(&deps.outside, &headers);
     let known = cookies.visit(&session::visit_key(&link));
     match session::visit(&deps.outside, &link, known.as_ref()).await {
+        Ok(visit) if visit.csrf.is_some() && visit.view.inputs.is_some() => {
+            enter::show(&link, visit, &cookies).unwrap_or_else(|| failed(Error::internal("a form without fields")))
+        }
         Ok(visit) => {
             let Some(csrf) = visit.csrf else { return page(StatusCode::OK, &NeedsProof { view: visit.view }, &Forms::None) };
             let forms = forms_of(&visit.view);
@@ -137,7 +141,7 @@ async fn open(State(deps): State<Deps>, Path(link): Path<String>, headers: Heade
     }
 }
 
-/// `POST /connect/{link}`: `assertion` from the platform's page, or `csrf` and `decision` from ours.
+/// `POST /connect/{link}`: `assertion` from the platform's page, or `csrf` and `decision` from ours, perhaps with `field.NAME`s.
 async fn answer_form(State(deps): State<Deps>, Path(link): Path<String>, headers: HeaderMap, body: Bytes) -> Response {
     let link = Secret::new(link);
     let cookies = Cookies::new(&deps.outside, &headers);
@@ -166,6 +170,7 @@ async fn take_answer(deps: &Deps, link: &Secret, headers: &HeaderMap, cookies: &
     let key = session::visit_key(link);
     let visit = cookies.visit(&key);
     let mut response = match decision {
+        Decision::Enter => return enter::answer(deps, link, cookies, &csrf, form.fields).await,
         Decision::Approve => {
             let started = session::approve(&deps.outside, link, visit.as_ref(), &csrf).await?;
             // The code's way back is bound to this browser only now, after the person's word (R4).
@@ -227,6 +232,7 @@ fn failed(error: Error) -> Response {
 #[derive(Clone, Copy)]
 enum Decision {
     Approve,
+    Enter,
     Cancel,
 }
 
@@ -235,6 +241,7 @@ struct Form {
     assertion: Option<Secret>,
     csrf: Option<Secret>,
     decision: Option<Decision>,
+    fields: SecretMap,
 }
 
 impl Form {
@@ -253,12 +260,16 @@ impl Form {
                 "decision" => {
                     let decision = match &*value {
                         "approve" => Decision::Approve,
+                        "enter" => Decision::Enter,
                         "cancel" => Decision::Cancel,
                         _ => return Err(odd("a decision is approve or cancel")),
                     };
                     form.decision.replace(decision).is_some()
                 }
-                _ => false,
+                name => match name.strip_prefix("field.") {
+                    Some(field) => form.fields.expose_mut().insert(field.to_owned(), value.into_owned().into()).is_some(),
+                    None => false,
+                },
             };
             if twice {
                 return Err(odd("the form names a field twice"));
@@ -286,10 +297,12 @@ fn reach(view: &View) -> String {
 /// Where the page's form may lead, by way of redirects: to the provider, and from there back and on to `return_to`.
 fn forms_of(view: &View) -> Forms {
     let mut origins = vec![view.authorize_origin.clone()];
-    if let Some(url) = view.return_to.as_deref().and_then(|url| Url::parse(url).ok()) {
-        origins.push(url.origin().ascii_serialization());
-    }
+    origins.extend(view.return_to.as_deref().and_then(origin_of));
     Forms::To(origins)
+}
+
+fn origin_of(url: &str) -> Option<String> {
+    Some(Url::parse(url).ok()?.origin().ascii_serialization())
 }
 
 /// A moment to the minute, for people: `2026-05-03 14:06 UTC`.

@@ -136,6 +136,16 @@ const TEXTS: &[(Code, &str)] = &[
         "You signed in with another account than the one that is linked here. Sign in there with that one, or ask for a link that \
          may replace it.",
     ),
+    (
+        Code::LoginRefused,
+        "The provider refused what was entered, as often as it may be tried with one link. Check it, and ask for a new link.",
+    ),
+    (Code::RateLimited, "The provider wants no more attempts for now. Wait a while, and ask for a new link."),
+    (Code::UpstreamUnreachable, "The provider could not be reached. Ask for a new link in a while."),
+    (Code::UpstreamTimeout, "The provider did not answer in time. Ask for a new link in a while."),
+    (Code::UpstreamInvalid, "The provider answered in a way that cannot be used. If it stays, tell your operator."),
+    (Code::AddressRefused, "The account's server is not at a public address, and is not spoken to."),
+    (Code::HostRefused, "The account's server cannot be used."),
     (Code::NotConfigured, "The provider's app is not set up here any more. Tell your operator."),
     (Code::EngineMissing, "This provider cannot be connected by this version."),
     (Code::NotFound, "There is no such provider here."),

@@ -96,8 +96,9 @@ pub(crate) struct Account {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewAccount {
-    /// The account: a JSON object. `access_token`, `refresh_token`, `expires_at` and `scope` mean what they do in OAuth; a
-    /// static provider's own fields are checked; everything else is kept as it is.
+    /// The account: a JSON object. `access_token`, `refresh_token`, `expires_at` and `scope` mean what they do in OAuth. An
+    /// account without tokens, at a provider where people enter a key or a login, is made of the provider's fields: they are
+    /// checked and tried with the provider before anything is stored. Everything else is kept as it is.
     #[schema(value_type = Object)]
     account: Map<String, Value>,
 }
@@ -298,7 +299,7 @@ async fn put(
     // What is new would be nobody's.
     require_agent(state, &slot).await?;
     let precondition = precondition(headers, writing.replace)?;
-    let saved = account::put(state.outside(), &caller.actor()?, &slot, account, &precondition).await?;
+    let saved = account::enter(state.outside(), &caller.actor()?, &slot, account, &precondition).await?;
     let status = if saved.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(answer(state, status, saved.kept, None))
 }

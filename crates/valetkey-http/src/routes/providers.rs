@@ -32,7 +32,9 @@ pub(crate) struct Provider {
     needs_app: bool,
     /// Whether the site has told everything about its app there that is needed.
     configured: bool,
-    /// Why accounts there cannot be connected in a browser by this build; absent where they can.
+    /// Whether an account there is made of what somebody enters (a key, a login), rather than by signing in at the provider.
+    entered: bool,
+    /// Why accounts there cannot be connected by this build; absent where they can.
     waits_for: Option<String>,
 }
 
@@ -44,6 +46,7 @@ impl Provider {
             kind: definition.kind.to_string(),
             needs_app: !app_config::is_configured(definition, None),
             configured: app_config::is_configured(definition, config),
+            entered: definition.is_entered(),
             waits_for: connect::is_connectable(definition).err().map(|why| why.message().to_owned()),
         }
     }

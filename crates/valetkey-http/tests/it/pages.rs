@@ -32,7 +32,7 @@ use valetkey_http::{AppState, HttpSettings};
 use crate::support::Answer;
 
 pub(crate) const LOOPBACK: &str = "http://127.0.0.1:7777";
-const HTTPS: &str = "https://keys.example.test";
+pub(crate) const HTTPS: &str = "https://keys.example.test";
 
 /// A broker behind its router, a lab beside it.
 pub(crate) struct Pages {
@@ -55,7 +55,7 @@ impl Pages {
         Self::start(db, dir, public, change).await
     }
 
-    async fn on_postgres(public: &str) -> Self {
+    pub(crate) async fn on_postgres(public: &str) -> Self {
         let db = DbConfig::Postgres { url: Secret::new(testing::postgres_url().await), max_connections: 8 };
         Self::start(db, tempfile::tempdir().unwrap(), public, |definition| definition).await
     }
@@ -65,6 +65,7 @@ impl Pages {
         let folder = dir.path().join("providers");
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("lab.toml"), change(lab.definition_toml())).unwrap();
+        std::fs::write(folder.join("blue.toml"), lab.session_definition()).unwrap();
         let signed = DefinitionOptions { oauth1: Some("HMAC-SHA1".to_owned()), ..DefinitionOptions::default() };
         std::fs::write(folder.join("signed.toml"), lab.definition(&signed)).unwrap();
         let root = RootSource::Text(RootKey::generate().unwrap().to_line());
@@ -91,17 +92,17 @@ impl Pages {
         session::create(self.broker.outside(), &SiteId::default_site(), &Actor::Operator, new).await.unwrap()
     }
 
-    fn assertion(&self, link: &Created, user: &str) -> String {
+    pub(crate) fn assertion(&self, link: &Created, user: &str) -> String {
         let (key, now) = (&self.platform, self.broker.base().clock.now());
         let signed = platform::sign(&key.key.id, &key.assertion_secret, &user.parse().unwrap(), &link.id, now);
         signed.unwrap().expose().to_owned()
     }
 
-    async fn change_site(&self, change: SiteChange) {
+    pub(crate) async fn change_site(&self, change: SiteChange) {
         site::change(self.broker.base(), &Actor::Operator, &SiteId::default_site(), change).await.unwrap();
     }
 
-    async fn connections(&self) -> usize {
+    pub(crate) async fn connections(&self) -> usize {
         let filter = connection::Filter::default();
         connection::list(&self.broker.base().db, &SiteId::default_site(), &filter).await.unwrap().len()
     }
@@ -122,11 +123,11 @@ pub(crate) struct Browser<'p> {
 }
 
 impl Browser<'_> {
-    async fn get(&mut self, path: &str) -> Answer {
+    pub(crate) async fn get(&mut self, path: &str) -> Answer {
         self.send(Request::get(path), Body::empty()).await
     }
 
-    async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> Answer {
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
         let request = Request::post(path).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
         self.send(request, Body::from(body)).await
@@ -152,7 +153,7 @@ impl Browser<'_> {
     }
 
     /// Opens a person's link as the platform's page does it. The consent page.
-    async fn open(&mut self, link: &Created, user: &str) -> Answer {
+    pub(crate) async fn open(&mut self, link: &Created, user: &str) -> Answer {
         let assertion = self.pages.assertion(link, user);
         let answer = self.post(&path(link), &[("assertion", &assertion)]).await.expect(303);
         assert_eq!(location(&answer), path(link));
@@ -184,25 +185,25 @@ impl Browser<'_> {
     }
 }
 
-fn path(link: &Created) -> String {
+pub(crate) fn path(link: &Created) -> String {
     format!("/connect/{}", link.link.expose())
 }
 
-fn location(answer: &Answer) -> &str {
+pub(crate) fn location(answer: &Answer) -> &str {
     answer.headers[header::LOCATION].to_str().unwrap()
 }
 
-fn text(answer: &Answer) -> String {
+pub(crate) fn text(answer: &Answer) -> String {
     String::from_utf8(answer.bytes.clone()).unwrap()
 }
 
-fn csrf(page: &Answer) -> String {
+pub(crate) fn csrf(page: &Answer) -> String {
     let page = text(page);
     let rest = page.split("name=\"csrf\" value=\"").nth(1).unwrap_or_else(|| panic!("no form: {page}"));
     rest.split('"').next().unwrap().to_owned()
 }
 
-fn cookies(answer: &Answer) -> Vec<String> {
+pub(crate) fn cookies(answer: &Answer) -> Vec<String> {
     answer.headers.get_all(header::SET_COOKIE).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
 }
 

@@ -14,6 +14,7 @@ use crate::{
     agent,
     app_config::{self, AppConfig},
     base::Outside,
+    connect::entered,
     connection::{
         self, Connection, UpstreamWish,
         accounts::{self, Precondition},
@@ -123,6 +124,25 @@ pub async fn put(
         return held::save(outside, actor, slot, &held, &account).await;
     }
     Ok(accounts::put(outside, actor, slot, account, precondition).await?.into())
+}
+
+/// Stores a whole account that somebody entered. Where it is made of entered values (a key, a login), they are tried with the
+/// provider first, by the engine that the page of a link uses; anything else is stored as [`put`] stores it.
+///
+/// # Errors
+/// As [`put`] and [`entered::store`].
+pub async fn enter(
+    outside: &Outside,
+    actor: &Actor,
+    slot: &Slot,
+    account: SecretMap,
+    precondition: &Precondition,
+) -> Result<Saved> {
+    let is_entry = outside.definition(&slot.provider).is_ok_and(|definition| entered::is_entry(&definition, &account));
+    if !is_entry || outside.extensions.held(slot).await?.is_some() {
+        return put(outside, actor, slot, account, precondition).await;
+    }
+    Ok(entered::store(outside, actor, slot, account, precondition).await?.into())
 }
 
 /// Merges members into an account; null takes one out. With `tokens`, tokens may be among them, and an account that is not

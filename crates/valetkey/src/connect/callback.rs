@@ -14,8 +14,9 @@ use tokio_util::task::TaskTracker;
 use url::form_urlencoded;
 
 use super::{
-    Ended, Fault, Outcome, cookie_key, oauth1,
+    Ended, Fault, Outcome, attempts, cookie_key, oauth1,
     oauth2::{self, App, Ground, Obtained},
+    session,
     store::{self, Flow},
 };
 use crate::{
@@ -25,7 +26,7 @@ use crate::{
     db::Tx,
     error::{Code, Error, Result},
     extend::held_elsewhere,
-    id::{ProviderName, sha256_hex},
+    id::{AppConfigId, ProviderName, sha256_hex},
     principal::{Owner, Slot},
     provider::{Definition, FieldLevel, Kills, OAuth1},
     seal::Place,
@@ -167,7 +168,7 @@ async fn finish(outside: &Outside, provider: &ProviderName, answer: Answer, bind
     let outcome = match complete(outside, &definition, &flow, &answer).await {
         Ok((connected, missing_scopes)) => Outcome::Connected { connection: connected.id().clone(), missing_scopes },
         Err(fault) => {
-            note_failure(outside, &definition, &flow, &fault).await;
+            note_failure(outside, &definition, &flow, &fault, true).await;
             Outcome::Failed { code: fault.code, word: word_of(&fault) }
         }
     };
@@ -235,11 +236,19 @@ async fn complete(
         .map_err(|_| Fault::new(Code::Internal, "flow_unreadable"))?;
     let fields = kept.expose().get("fields").and_then(serde_json::Value::as_object).cloned().unwrap_or_default();
     let fields = SecretMap::new(fields);
-    let app = App::of_flow(outside, &flow.site, definition, &flow.app_config).await?;
-    let ground =
-        Ground { outside, definition, app: &app, fields: &fields, scopes: &flow.scopes, redirect_uri: &flow.redirect_uri };
-    let slot = flow.slot();
     let unreadable = || Fault::new(Code::Internal, "flow_unreadable");
+    let config = flow.app_config.as_ref().ok_or_else(unreadable)?;
+    let app = App::of_flow(outside, &flow.site, definition, config).await?;
+    let ground = Ground {
+        outside,
+        definition,
+        app: Some(&app.values),
+        client: &app.client,
+        fields: &fields,
+        scopes: &flow.scopes,
+        redirect_uri: &flow.redirect_uri,
+    };
+    let slot = flow.slot();
     let given = |value: &Option<Secret>| value.clone().filter(|value| !value.is_empty());
     let obtained = match (&definition.oauth1, &definition.oauth2) {
         (Some(oauth1), _) => {
@@ -254,7 +263,8 @@ async fn complete(
         }
         (None, None) => return Err(Fault::new(Code::Internal, "no_engine")),
     };
-    store_obtained(outside, definition, flow, &app, &fields, obtained).await
+    let client_id = app.client.id().map(str::to_owned);
+    store_obtained(outside, definition, flow, client_id, &fields, obtained).await
 }
 
 /// RFC 9207 section 2.4: plain string equality after form-decoding, nothing normalised (R12 to R15).
@@ -270,11 +280,12 @@ fn check_issuer(flow: &Flow, always_sent: bool, answer: &Answer) -> Result<(), F
     if fine { Ok(()) } else { Err(Fault::new(Code::IssuerMismatch, "iss")) }
 }
 
-async fn store_obtained(
+/// Stores what a flow brought in its slot, with its audit row and an agent's grants, in one transaction.
+pub(super) async fn store_obtained(
     outside: &Outside,
     definition: &Definition,
     flow: &Flow,
-    app: &App,
+    client_id: Option<String>,
     fields: &SecretMap,
     obtained: Obtained,
 ) -> Result<(Connected, Vec<String>), Fault> {
@@ -286,8 +297,8 @@ async fn store_obtained(
         name: flow.name.clone(),
         account: obtained.account,
         tokens: obtained.tokens,
-        app_config: Some(app.config.id.clone()),
-        client_id: Some(app.client_id.clone()),
+        app_config: flow.app_config.clone(),
+        client_id,
         subject: obtained.subject,
         subject_name: obtained.subject_name,
         identity: obtained.identity,
@@ -304,6 +315,10 @@ async fn store_obtained(
             base.ring.ensure(&base.db, flow.site.as_str(), flow.provider.as_str()).await?;
             let mut tx = base.db.begin().await?;
             let connected = store_in(outside, definition, flow, &new, fields, &obtained.missing, &mut tx).await?;
+            // An entered account uses its link up only now; of two at once, one gets it.
+            if definition.is_entered() && !attempts::use_up(&mut tx, flow, base.clock.now()).await? {
+                return Err(session::gone());
+            }
             tx.commit().await?;
             Ok::<_, Error>(connected)
         };
@@ -314,7 +329,9 @@ async fn store_obtained(
                 }
                 return Ok((connected, obtained.missing));
             }
-            Err(error) if error.code() == Code::SubjectMismatch => return Err(Fault::from(error).with_issued(new.account)),
+            Err(error) if matches!(error.code(), Code::SubjectMismatch | Code::NotFound) => {
+                return Err(Fault::from(error).with_issued(new.account));
+            }
             // A refresh of the same row came between, or the database was away for a moment.
             Err(error) if tried < STORE_TRIES => {
                 tracing::warn!(error = ?error, tried, "a connected account could not be stored yet");
@@ -346,7 +363,7 @@ async fn store_in(
     let actor = &flow.created_by;
     let old = connection::stored_slot(&mut *tx, &new.site, &new.provider, &new.owner, &new.name).await?;
     let moved = match &old {
-        Some(old) => has_moved(outside, definition, old, fields).await?,
+        Some(old) => has_moved(outside, definition, old, fields, &new.account).await?,
         None => false,
     };
     let (connected, replaced) = match old {
@@ -391,18 +408,34 @@ async fn store_in(
 }
 
 /// Whether a field that decides a host has another value than the one the connection was made with (decisions 4).
-async fn has_moved(outside: &Outside, definition: &Definition, old: &Stored, fields: &SecretMap) -> Result<bool> {
+///
+/// So has one whose server an answer named, where that is another one now.
+async fn has_moved(
+    outside: &Outside,
+    definition: &Definition,
+    old: &Stored,
+    fields: &SecretMap,
+    new: &SecretMap,
+) -> Result<bool> {
     let mut deciding = definition.fields_deciding_hosts(FieldLevel::Connection).peekable();
-    if deciding.peek().is_none() {
+    let extras = definition.extras_deciding_hosts();
+    if deciding.peek().is_none() && extras.is_empty() {
         return Ok(false);
     }
     let Some(sealed) = &old.sealed else { return Ok(true) };
     let account = connection::open_account(&outside.base, &old.connection, sealed).await?;
-    Ok(deciding.any(|field| account.expose().get(&field.name) != fields.expose().get(&field.name)))
+    let entered_differs = deciding.any(|field| account.expose().get(&field.name) != fields.expose().get(&field.name));
+    let answered_differs = extras.iter().any(|name| match (account.expose().get(*name), new.expose().get(*name)) {
+        (Some(old), Some(new)) => old != new,
+        _ => false,
+    });
+    let hosts = |account: &SecretMap| accounts::hosts(outside, definition, account).ok();
+    Ok(entered_differs || answered_differs || (!extras.is_empty() && hosts(&account) != hosts(new)))
 }
 
-/// Records a flow that failed. What cannot be recorded is at least logged: the flow is over either way.
-async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, fault: &Fault) {
+/// Records a flow that failed; with `over`, that this is what became of its session. What cannot be recorded is at least
+/// logged: the flow is over either way.
+pub(super) async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, fault: &Fault, over: bool) {
     let refused = matches!(fault.code, Code::OauthDenied | Code::AccessDenied);
     let audited = if refused { Audited::Denied } else { Audited::Failed };
     tracing::warn!(
@@ -418,10 +451,12 @@ async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, f
         outside.base.ring.ensure(&outside.base.db, flow.site.as_str(), flow.provider.as_str()).await?;
         let mut tx = outside.base.db.begin_bookkeeping().await?;
         if let Some(account) = &fault.issued {
-            discard(outside, definition, flow, account, &mut tx).await?;
+            discard(outside, definition, &flow.slot(), flow.app_config.as_ref(), account, &mut tx).await?;
         }
         outside.base.audit.record(&mut tx, event).await?;
-        store::set_outcome(&mut tx, &flow.site, &flow.session, fault.code.as_str(), None).await?;
+        if over {
+            store::set_outcome(&mut tx, &flow.site, &flow.session, fault.code.as_str(), None).await?;
+        }
         tx.commit().await
     };
     if let Err(error) = noted.await {
@@ -431,15 +466,20 @@ async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, f
 
 /// Owes the provider the revocation of tokens that were issued and that nobody will hold. Not where a revocation ends
 /// every token of that person for our client: other connections may live on them.
-async fn discard(outside: &Outside, definition: &Definition, flow: &Flow, account: &SecretMap, tx: &mut Tx) -> Result<()> {
+pub(super) async fn discard(
+    outside: &Outside,
+    definition: &Definition,
+    slot: &Slot,
+    app_config: Option<&AppConfigId>,
+    account: &SecretMap,
+    tx: &mut Tx,
+) -> Result<()> {
     if definition.revoke.as_ref().is_none_or(|revoke| revoke.kills == Kills::Grant) {
         return Ok(());
     }
-    let never_made = Connection {
-        status: Status::Revoked { at: outside.base.clock.now() },
-        app_config: Some(flow.app_config.clone()),
-        ..Connection::of_nothing(&flow.slot(), flow.created_at)
-    };
+    let now = outside.base.clock.now();
+    let never_made =
+        Connection { status: Status::Revoked { at: now }, app_config: app_config.cloned(), ..Connection::of_nothing(slot, now) };
     let (wish, reason) = (UpstreamWish::IfPossible, "the account was not connected after all");
     connection::owe_revocation(&outside.base, tx, Some(definition), &never_made, Some(account), wish, reason).await?;
     Ok(())

@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 use crate::{
     base::Outside,
     error::{Code, Error, Result},
-    provider::{Definition, FieldLevel, Normalize},
+    provider::{Definition, Field, FieldLevel, Normalize, Parse},
+    secret::SecretMap,
 };
 
 /// The most scopes of one session.
@@ -16,14 +17,11 @@ const MAX_SCOPE: usize = 256;
 /// The scopes to ask for: those named or the definition's, and those that bring a refresh token.
 pub(super) fn wanted_scopes(definition: &Definition, named: Option<Vec<String>>) -> Result<Vec<String>> {
     let Some(mut scopes) = named else { return Ok(definition.needed_scopes()) };
-    let Some(oauth2) = &definition.oauth2 else {
-        return if scopes.is_empty() {
-            Ok(scopes)
-        } else {
-            Err(Error::new(Code::InvalidRequest, format!("{} knows no scopes; leave them out", definition.title)))
-        };
-    };
-    let separator = oauth2.scope_separator.trim();
+    let oauth2 = definition.oauth2.as_ref();
+    if oauth2.is_none() && definition.jwt.is_none() && !scopes.is_empty() {
+        return Err(Error::new(Code::InvalidRequest, format!("{} knows no scopes; leave them out", definition.title)));
+    }
+    let separator = oauth2.map_or(" ", |oauth2| oauth2.scope_separator.as_str()).trim();
     for scope in &scopes {
         // The characters of RFC 6749 section 3.3. A separator inside would smuggle in a second scope.
         let plain = scope.bytes().all(|b| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e));
@@ -35,7 +33,7 @@ pub(super) fn wanted_scopes(definition: &Definition, named: Option<Vec<String>>)
     if scopes.len() > MAX_SCOPES {
         return Err(Error::new(Code::InvalidRequest, format!("a session asks for at most {MAX_SCOPES} scopes")));
     }
-    for scope in &oauth2.scopes.offline {
+    for scope in oauth2.map(|oauth2| oauth2.scopes.offline.as_slice()).unwrap_or_default() {
         if !scopes.contains(scope) {
             scopes.push(scope.clone());
         }
@@ -51,6 +49,26 @@ pub(super) fn accept_fields(
     definition: &Definition,
     given: &Map<String, Value>,
 ) -> Result<Map<String, Value>> {
+    known_and_plain(definition, given)?;
+    let fields = definition.fields_of(FieldLevel::Connection).filter(|field| !field.secret);
+    accept_each(outside, fields, given)
+}
+
+/// The same for an account that is entered later: only what is given is checked. The person is shown it and cannot change it.
+pub(super) fn accept_given(outside: &Outside, definition: &Definition, given: &Map<String, Value>) -> Result<Map<String, Value>> {
+    known_and_plain(definition, given)?;
+    let fields =
+        definition.fields_of(FieldLevel::Connection).filter(|field| given.get(&field.name).is_some_and(|v| !v.is_null()));
+    accept_each(outside, fields, given)
+}
+
+/// Checks all that was entered for a connection, secrets among it.
+pub(super) fn accept_entered(outside: &Outside, definition: &Definition, given: &SecretMap) -> Result<SecretMap> {
+    let fields = definition.fields_of(FieldLevel::Connection);
+    accept_each(outside, fields, given.expose()).map(SecretMap::new)
+}
+
+fn known_and_plain(definition: &Definition, given: &Map<String, Value>) -> Result<()> {
     let refuse = |why: String| Err(Error::new(Code::InvalidRequest, why));
     for name in given.keys() {
         match definition.fields_of(FieldLevel::Connection).find(|field| &field.name == name) {
@@ -61,20 +79,32 @@ pub(super) fn accept_fields(
             None => return refuse(format!("{} has no connection field `{name}`", definition.title)),
         }
     }
-    let mut fields = Map::new();
-    for field in definition.fields_of(FieldLevel::Connection).filter(|field| !field.secret) {
+    Ok(())
+}
+
+fn accept_each<'d>(
+    outside: &Outside,
+    fields: impl Iterator<Item = &'d Field>,
+    given: &Map<String, Value>,
+) -> Result<Map<String, Value>> {
+    let mut accepted_fields = Map::new();
+    for field in fields {
         let entered = match given.get(&field.name) {
             None | Some(Value::Null) => String::new(),
             Some(Value::String(text)) => text.clone(),
             Some(Value::Number(number)) => number.to_string(),
-            Some(_) => return refuse(format!("{}: it is a text", field.name)),
+            // A key file may be given as what it is.
+            Some(Value::Object(object)) if field.parse == Some(Parse::Json) => {
+                serde_json::to_string(object).map_err(Error::internal)?
+            }
+            Some(_) => return Err(Error::new(Code::InvalidRequest, format!("{}: it is a text", field.name))),
         };
         let Some(accepted) = field.accept(&entered)? else { continue };
         if field.normalize == Some(Normalize::HttpsOrigin) {
             let url = url::Url::parse(&accepted).map_err(Error::internal)?;
             outside.upstream.guard().check_url(&url)?;
         }
-        fields.insert(field.name.clone(), Value::String(accepted));
+        accepted_fields.insert(field.name.clone(), Value::String(accepted));
     }
-    Ok(fields)
+    Ok(accepted_fields)
 }

@@ -13,13 +13,19 @@
 //!    temporary token, provider and browser are right; of two callbacks at once, one gets it. Then `iss` is compared, the code
 //!    or verifier is exchanged, the account is asked who it is, and everything is stored in one transaction with its audit
 //!    row. This runs in a task of its own: a browser that leaves cannot lose tokens that were issued.
-//! 5. The browser is sent on to the exact `return_to` of the session, or to a page that shows the outcome.
+//! 5. An account that is made of entered values needs no provider's page: the page of step 3 asks for them, and posting them
+//!    does the rest at once ([`form::submit`], [`entered`]). The session is used up when the account is stored; until then
+//!    a wrong password can be corrected, a few times.
+//! 6. The browser is sent on to the exact `return_to` of the session, or to a page that shows the outcome.
 //!
 //! An agent's own account comes with two grants for that agent, by the proxy only: one for when nobody is calling and one
 //! for whoever may operate the agent. Both are ordinary grants, to be seen and revoked like any other.
 
+mod attempts;
 mod begin;
 mod callback;
+pub mod entered;
+pub mod form;
 mod input;
 mod oauth1;
 mod oauth2;
@@ -119,8 +125,11 @@ impl Ended {
     }
 }
 
-/// Whether this build can connect accounts of a provider in a browser; the error says what it waits for.
+/// Whether this build can connect accounts of a provider; the error says what it waits for.
 pub fn is_connectable(definition: &Definition) -> Result<()> {
+    if definition.is_entered() {
+        return Ok(());
+    }
     oauth2::connectable(definition)
 }
 

@@ -15,18 +15,18 @@ use base64::Engine as _;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::Fault;
+use super::{Fault, entered};
 use crate::{
     app_config::{self, AppConfig},
     base::Outside,
     clock::Timestamp,
-    connection::{Identity, Tokens, accounts, due_at, merge_answer},
+    connection::{Identity, Tokens, accounts, due_at, merge_answer, store_outputs},
     error::{Code, Error, Result},
     id::{AppConfigId, SiteId},
     principal::{Owner, Slot},
     provider::{
-        self, Broker, Client, Definition, OAuth2, Pkce, PkceEncoding, RedirectRule, Role, Vars,
-        step::{Outputs, Step},
+        self, Broker, Definition, FieldLevel, OAuth2, OwnClient, Pkce, PkceEncoding, RedirectRule, Vars,
+        step::{Outputs, Step, StepFailure},
     },
     secret::{Secret, SecretMap},
     upstream::Limits,
@@ -41,9 +41,8 @@ const MAX_SLOT_TEXT: usize = 16 * 1024;
 /// Our app at a provider, opened.
 pub(super) struct App {
     pub(super) config: AppConfig,
-    values: SecretMap,
-    pub(super) client_id: String,
-    client_secret: Option<Secret>,
+    pub(super) values: SecretMap,
+    pub(super) client: OwnClient,
 }
 
 impl App {
@@ -66,10 +65,11 @@ impl App {
 
     async fn open(outside: &Outside, definition: &Definition, config: AppConfig) -> Result<Self> {
         let values = app_config::open(&outside.base, &config).await?;
-        let role = |role| definition.field_with_role(role).and_then(|field| values.text(&field.name));
-        let client_id = role(Role::ClientId).ok_or_else(|| not_configured(definition))?.expose().to_owned();
-        let client_secret = role(Role::ClientSecret);
-        Ok(Self { config, values, client_id, client_secret })
+        let client = OwnClient::of(definition, Some(&values), None);
+        if client.id().is_none() && !definition.is_entered() {
+            return Err(not_configured(definition));
+        }
+        Ok(Self { config, values, client })
     }
 }
 
@@ -83,6 +83,12 @@ fn not_configured(definition: &Definition) -> Error {
 /// Whether this build can connect the provider in a browser.
 pub(super) fn connectable(definition: &Definition) -> Result<()> {
     definition.is_connectable()?;
+    if definition.is_entered() {
+        return Err(Error::new(
+            Code::InvalidRequest,
+            format!("an account of {} is connected by entering its values, not by signing in there", definition.title),
+        ));
+    }
     if definition.register.is_some() {
         return Err(Error::new(
             Code::EngineMissing,
@@ -114,7 +120,9 @@ pub(super) fn check_redirect(definition: &Definition, redirect_uri: &str) -> Res
 pub(super) struct Ground<'a> {
     pub(super) outside: &'a Outside,
     pub(super) definition: &'a Arc<Definition>,
-    pub(super) app: &'a App,
+    /// What the app configuration holds; absent where there is none.
+    pub(super) app: Option<&'a SecretMap>,
+    pub(super) client: &'a OwnClient,
     pub(super) fields: &'a SecretMap,
     pub(super) scopes: &'a [String],
     pub(super) redirect_uri: &'a str,
@@ -126,17 +134,26 @@ impl Ground<'_> {
         act(Vars { scopes: Some(&scopes), account, ..self.plain_vars() })
     }
 
-    /// The scopes as requests carry them. OAuth 1.0a has none.
-    fn joined_scopes(&self) -> String {
-        self.definition.oauth2.as_ref().map(|oauth2| oauth2.join_scopes(self.scopes)).unwrap_or_default()
+    /// The scopes as requests carry them.
+    pub(super) fn joined_scopes(&self) -> String {
+        match &self.definition.oauth2 {
+            Some(oauth2) => oauth2.join_scopes(self.scopes),
+            None => self.scopes.join(" "),
+        }
+    }
+
+    /// The provider's refusal. Of entered values it says more than the step at which it came: whether they were refused.
+    fn told(&self, code: Code, failure: &StepFailure) -> Fault {
+        let code = if self.definition.is_entered() { entered::meaning(self.definition, failure) } else { code };
+        Fault::told(code, failure)
     }
 
     pub(super) fn plain_vars(&self) -> Vars<'_> {
         Vars {
             now: Some(self.outside.base.clock.now()),
-            app: Some(&self.app.values),
+            app: self.app,
             fields: Some(self.fields),
-            client: Some(Client { id: &self.app.client_id, secret: self.app.client_secret.as_ref() }),
+            client: self.client.borrow(),
             callback: Some(self.redirect_uri),
             broker: Broker { url: self.outside.public_url.as_str().trim_end_matches('/'), ..Broker::default() },
             ..Vars::default()
@@ -144,19 +161,31 @@ impl Ground<'_> {
     }
 
     /// Sends one step once and reads its answer. The moment is when it was sent: lifetimes count from there.
-    async fn call(&self, step: &Step, code: Code, vars: &Vars<'_>) -> Result<(Vec<Outputs>, Timestamp), Fault> {
-        let request = step.render(vars).map_err(|error| Fault::of(code, &error))?;
+    pub(super) async fn call(&self, step: &Step, code: Code, vars: &Vars<'_>) -> Result<(Vec<Outputs>, Timestamp), Fault> {
+        let (read, sent_at) = self.ask(step, code, vars).await?;
+        Ok((read.map_err(|failure| self.told(code, &failure))?, sent_at))
+    }
+
+    /// The same where a refusal is told apart from what keeps us from asking.
+    pub(super) async fn ask(
+        &self,
+        step: &Step,
+        code: Code,
+        vars: &Vars<'_>,
+    ) -> Result<(Result<Vec<Outputs>, StepFailure>, Timestamp), Fault> {
+        // Where somebody waits before a form it matters whether the provider could be asked at all.
+        let unasked = |error: &Error| Fault::of(if self.definition.is_entered() { error.code() } else { code }, error);
+        let request = step.render(vars).map_err(|error| unasked(&error))?;
         let sent_at = self.outside.base.clock.now();
         let answer = self.outside.upstream.exchange(request, Limits::within(DEADLINE)).await;
-        let answer = answer.map_err(|failure| Fault::of(code, &failure.error))?;
+        let answer = answer.map_err(|failure| unasked(&failure.error))?;
         let body = answer.body.expose();
         let read = if step.list.is_some() {
             step.read_list(answer.status, &answer.headers, body)
         } else {
             step.read(answer.status, &answer.headers, body).map(|outputs| vec![outputs])
         };
-        let outputs = read.map_err(|failure| Fault::told(code, &failure))?;
-        Ok((outputs, sent_at))
+        Ok((read, sent_at))
     }
 
     pub(super) async fn call_one(&self, step: &Step, code: Code, vars: &Vars<'_>) -> Result<(Outputs, Timestamp), Fault> {
@@ -168,11 +197,12 @@ impl Ground<'_> {
 
 /// The URL the browser is sent to, with everything in it.
 pub(super) fn authorize_url(ground: &Ground<'_>, oauth2: &OAuth2, state: &Secret, verifier: &Secret) -> Result<Url> {
+    let client_id = ground.client.id().ok_or_else(|| not_configured(ground.definition))?;
     let mut url = authorize_endpoint(ground)?;
     let joined = oauth2.join_scopes(ground.scopes);
     let mut pairs: Vec<(String, String)> = vec![
         ("response_type".to_owned(), "code".to_owned()),
-        (oauth2.client_id_param.clone(), ground.app.client_id.clone()),
+        (oauth2.client_id_param.clone(), client_id.to_owned()),
         ("redirect_uri".to_owned(), ground.redirect_uri.to_owned()),
         ("state".to_owned(), state.expose().to_owned()),
     ];
@@ -293,19 +323,19 @@ pub(super) async fn finish(ground: &Ground<'_>, slot: &Slot, outputs: Outputs, s
 }
 
 /// What the answers so far brought.
-struct Drawn {
-    account: SecretMap,
-    tokens: Tokens,
+pub(super) struct Drawn {
+    pub(super) account: SecretMap,
+    pub(super) tokens: Tokens,
     /// The subject, where a token answer names one.
-    id: Option<String>,
-    hosts: Vec<String>,
+    pub(super) id: Option<String>,
+    pub(super) hosts: Vec<String>,
 }
 
 /// Whose account it is.
-struct Identified {
+pub(super) struct Identified {
     subject: Option<String>,
     subject_name: Option<String>,
-    identity: Identity,
+    pub(super) identity: Identity,
 }
 
 impl Drawn {
@@ -363,7 +393,7 @@ impl Drawn {
         Ok(())
     }
 
-    fn obtained(self, ground: &Ground<'_>, identified: Identified) -> Result<Obtained, Fault> {
+    pub(super) fn obtained(self, ground: &Ground<'_>, identified: Identified) -> Result<Obtained, Fault> {
         let Self { mut account, tokens, hosts, .. } = self;
         let missing = match &tokens.scopes {
             Some(granted) => {
@@ -378,7 +408,7 @@ impl Drawn {
 }
 
 /// The second-stage exchanges, the identity, the scopes, and the hosts.
-async fn complete(ground: &Ground<'_>, slot: &Slot, drawn: &mut Drawn) -> Result<Identified, Fault> {
+pub(super) async fn complete(ground: &Ground<'_>, slot: &Slot, drawn: &mut Drawn) -> Result<Identified, Fault> {
     let joined = ground.joined_scopes();
     for (_, step) in ground.definition.oauth2.iter().flat_map(|oauth2| &oauth2.exchange) {
         let vars = Vars { scopes: Some(&joined), account: Some(&drawn.account), ..ground.plain_vars() };
@@ -391,10 +421,9 @@ async fn complete(ground: &Ground<'_>, slot: &Slot, drawn: &mut Drawn) -> Result
         None => identify(ground, drawn.id.as_deref(), &mut drawn.account).await?,
     };
     drawn.tokens.scopes = granted_scopes(ground, drawn.tokens.scopes.take(), &drawn.account).await;
-    if let Some(proxy) = &ground.definition.proxy {
-        let vars = Vars { account: Some(&drawn.account), ..ground.plain_vars() };
-        drawn.hosts = proxy.host_set(&vars).map_err(|error| Fault::of(Code::AccountFetchFailed, &error))?;
-    }
+    let vars = Vars { account: Some(&drawn.account), ..ground.plain_vars() };
+    let hosts = accounts::hosts_with(ground.outside, ground.definition, &vars);
+    drawn.hosts = hosts.map_err(|error| Fault::of(Code::AccountFetchFailed, &error))?;
     Ok(identified)
 }
 
@@ -415,7 +444,7 @@ async fn identify(ground: &Ground<'_>, told: Option<&str>, account: &mut SecretM
             let vars = Vars { scopes: Some(&joined), account: Some(account), id: told, ..ground.plain_vars() };
             let (found, _) = ground.call_one(step, FAILED, &vars).await?;
             let Some(id) = found.id.clone() else { return Err(Fault::new(FAILED, "no_id_in_answer")) };
-            found.store_into(account);
+            store_outputs(ground.definition, &found, account);
             let name = found.username.or(found.display_name).or(found.email);
             Ok(Identified { subject: Some(id), subject_name: name, identity: Identity::Verified })
         }
@@ -432,7 +461,12 @@ async fn identify(ground: &Ground<'_>, told: Option<&str>, account: &mut SecretM
             let text = |name: &str| found.get(name).and_then(Value::as_str).map(str::to_owned);
             let Some(id) = text("id") else { return Err(Fault::new(FAILED, "no_id_in_answer")) };
             let name = text("username").or_else(|| text("display_name")).or_else(|| text("email"));
-            account.expose_mut().extend(found);
+            // What was entered stays as it was entered.
+            for (name, value) in found {
+                if !ground.definition.fields_of(FieldLevel::Connection).any(|field| field.name == name) {
+                    account.expose_mut().insert(name, value);
+                }
+            }
             Ok(Identified { subject: Some(id), subject_name: name, identity: Identity::Verified })
         }
         // Nothing upstream says who it is: what the owner connected counts as the owner's word (decisions 4).
@@ -444,7 +478,7 @@ async fn identify(ground: &Ground<'_>, told: Option<&str>, account: &mut SecretM
 /// because an answer that names none grants them all (RFC 6749 section 5.1). Absent where the list could not be had.
 async fn granted_scopes(ground: &Ground<'_>, told: Option<Vec<String>>, account: &SecretMap) -> Option<Vec<String>> {
     let Some(step) = &ground.definition.scope_check else {
-        // Where there are no scopes at all (OAuth 1.0a), none are known.
+        // Where there are no scopes at all, none are known.
         return told.or_else(|| ground.definition.oauth2.is_some().then(|| ground.scopes.to_vec()));
     };
     let joined = ground.joined_scopes();

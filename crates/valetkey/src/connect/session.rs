@@ -11,7 +11,7 @@ use url::Url;
 use super::{
     Binding, Ended, FLOW_LIFE, LINK_LIFE, Outcome,
     begin::begin,
-    cookie_key, input,
+    cookie_key, entered, form, input,
     oauth2::{self, App, Ground},
     store::{self, Flow, Session},
 };
@@ -100,7 +100,7 @@ impl Created {
 pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSession) -> Result<Created> {
     let base = &outside.base;
     let definition = outside.definition(&new.provider)?;
-    oauth2::connectable(&definition)?;
+    super::is_connectable(&definition)?;
     let its_site = site::require(&base.db, site).await?;
     if let Some(return_to) = &new.return_to
         && !its_site.return_to.iter().any(|listed| listed == return_to)
@@ -121,10 +121,17 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
         return Err(held_elsewhere(&slot, held.resolver.name()));
     }
     let scopes = input::wanted_scopes(&definition, new.scopes)?;
-    let fields = input::accept_fields(outside, &definition, &new.fields)?;
-    oauth2::check_redirect(&definition, &callback::of(outside, site, &definition.name).await?.url)?;
-    oauth2::endpoint_for(&definition, &SecretMap::new(fields.clone()))?;
-    App::choose(outside, site, &definition, &new.owner).await?;
+    let fields = if definition.is_entered() {
+        entered::app(outside, site, &definition, &new.owner).await?;
+        input::accept_given(outside, &definition, &new.fields)?
+    } else {
+        oauth2::connectable(&definition)?;
+        let fields = input::accept_fields(outside, &definition, &new.fields)?;
+        oauth2::check_redirect(&definition, &callback::of(outside, site, &definition.name).await?.url)?;
+        oauth2::endpoint_for(&definition, &SecretMap::new(fields.clone()))?;
+        App::choose(outside, site, &definition, &new.owner).await?;
+        fields
+    };
 
     let now = base.clock.now();
     let link = Secret::new(id::random_text::<32>()?);
@@ -194,10 +201,14 @@ pub struct View {
     pub agent: Option<String>,
     /// Whether another upstream account may take the place of the one connected before.
     pub new_subject: bool,
-    /// Where the browser will be sent: `https://host`.
+    /// Where the browser will be sent: `https://host`. Empty where the account is entered on our page.
     pub authorize_origin: String,
     /// The host of that.
     pub host: String,
+    /// What the person enters, where the account is made of that.
+    pub inputs: Option<Vec<form::Input>>,
+    /// Where a key or an app password is made at the provider.
+    pub setup_url: Option<String>,
     /// Where the browser returns to afterwards.
     pub return_to: Option<String>,
     /// How sure we are who is looking.
@@ -337,7 +348,8 @@ pub async fn approve(outside: &Outside, link: &Secret, visit: Option<&Secret>, c
     let ground = Ground {
         outside,
         definition: &definition,
-        app: &app,
+        app: Some(&app.values),
+        client: &app.client,
         fields: &fields,
         scopes: &session.scopes,
         redirect_uri: &redirect_uri,
@@ -363,7 +375,7 @@ pub async fn approve(outside: &Outside, link: &Secret, visit: Option<&Secret>, c
         name: session.name.clone(),
         issuer: definition.oauth2.as_ref().and_then(|oauth2| oauth2.issuer.clone()),
         redirect_uri: redirect_uri.clone(),
-        app_config: app.config.id.clone(),
+        app_config: Some(app.config.id.clone()),
         scopes: session.scopes.clone(),
         browser_hash: hash(&binding.value),
         proven_user: session.proven_user.clone(),
@@ -453,7 +465,7 @@ pub async fn status(base: &Base, site: &SiteId, id: &ConnectSessionId) -> Result
 }
 
 /// The session of a link, if the link still works. Used, expired and unknown give one answer.
-async fn open(outside: &Outside, link: &Secret) -> Result<Session> {
+pub(super) async fn open(outside: &Outside, link: &Secret) -> Result<Session> {
     if link.expose().len() != 43 {
         return Err(gone());
     }
@@ -465,7 +477,7 @@ async fn open(outside: &Outside, link: &Secret) -> Result<Session> {
 }
 
 /// The session, if this browser may decide about it and its form came from our page.
-async fn authorized<'v>(
+pub(super) async fn authorized<'v>(
     outside: &Outside,
     link: &Secret,
     visit: Option<&'v Secret>,
@@ -500,9 +512,14 @@ async fn deny(outside: &Outside, session: &Session, action: &'static str, why: &
 
 async fn describe(outside: &Outside, session: &Session, visit: Option<&Secret>) -> Result<View> {
     let definition = outside.definition(&session.provider)?;
-    oauth2::connectable(&definition)?;
     let site = site::require(&outside.base.db, &session.site).await?;
-    let url = oauth2::endpoint_for(&definition, &SecretMap::new(session.fields.clone()))?;
+    let url = match definition.is_entered() {
+        true => None,
+        false => {
+            oauth2::connectable(&definition)?;
+            Some(oauth2::endpoint_for(&definition, &SecretMap::new(session.fields.clone()))?)
+        }
+    };
     let agent = match &session.agent {
         Some(id) => Some(agent::require(&outside.base.db, &session.site, id).await?.title),
         None => None,
@@ -524,15 +541,22 @@ async fn describe(outside: &Outside, session: &Session, visit: Option<&Secret>) 
         scopes: session.scopes.clone(),
         agent,
         new_subject: session.new_subject,
-        authorize_origin: url.origin().ascii_serialization(),
-        host: match url.port() {
-            Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
-            None => url.host_str().unwrap_or_default().to_owned(),
+        authorize_origin: url.as_ref().map(|url| url.origin().ascii_serialization()).unwrap_or_default(),
+        host: url.as_ref().map(host_and_port).unwrap_or_default(),
+        inputs: match definition.is_entered() {
+            true => Some(form::inputs(&definition, session)),
+            false => None,
         },
+        setup_url: definition.setup_url.clone(),
         return_to: session.return_to.clone(),
         proof: proof(outside, session, visit).await?,
         expires_at: session.expires_at,
     })
+}
+
+fn host_and_port(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// Read anew each time: the operator's switch may have been turned off meanwhile.
@@ -554,12 +578,12 @@ fn csrf(session: &Session, visit: &Secret) -> Secret {
     Secret::new(sha256_hex(format!("valetkey connect form\n{}\n{}", session.id, visit.expose()).as_bytes()))
 }
 
-fn hash(secret: &Secret) -> String {
+pub(super) fn hash(secret: &Secret) -> String {
     sha256_hex(secret.expose().as_bytes())
 }
 
 /// Who acts from here on: the proven person, else whoever made the link.
-fn person_or_maker(session: &Session) -> Actor {
+pub(super) fn person_or_maker(session: &Session) -> Actor {
     session.proven_user.clone().map_or_else(|| session.created_by.clone(), Actor::User)
 }
 
@@ -570,7 +594,7 @@ fn owner_agent(owner: &Owner) -> Option<AgentId> {
     }
 }
 
-fn event(session: &Session, actor: &Actor, action: &'static str) -> Event {
+pub(super) fn event(session: &Session, actor: &Actor, action: &'static str) -> Event {
     let proven: Option<&UserId> = session.proven_user.as_ref();
     let facts = json!({
         "session": session.id, "provider": session.provider, "owner": session.owner, "name": session.name,
@@ -579,7 +603,7 @@ fn event(session: &Session, actor: &Actor, action: &'static str) -> Event {
     Event::new(&session.site, actor, action).facts(facts)
 }
 
-fn gone() -> Error {
+pub(super) fn gone() -> Error {
     Error::new(Code::NotFound, "this link was used, has expired or never was; ask for a new one")
 }
 

@@ -213,7 +213,8 @@ pub(super) struct Flow {
     pub(super) sealed: Vec<u8>,
     pub(super) issuer: Option<String>,
     pub(super) redirect_uri: String,
-    pub(super) app_config: AppConfigId,
+    /// Absent only of an account that is entered, where the provider wants no app.
+    pub(super) app_config: Option<AppConfigId>,
     pub(super) scopes: Vec<String>,
     pub(super) browser_hash: String,
     pub(super) proven_user: Option<UserId>,
@@ -273,7 +274,7 @@ impl TryFrom<FlowRow> for Flow {
             sealed: row.sealed,
             issuer: row.issuer,
             redirect_uri: row.redirect_uri,
-            app_config: row.app_config_id.parse()?,
+            app_config: Some(row.app_config_id.parse()?),
             scopes: serde_json::from_str(&row.scopes).map_err(Error::internal)?,
             browser_hash: row.browser_hash,
             proven_user: row.proven_user.map(|id| id.parse()).transpose()?,
@@ -306,7 +307,7 @@ pub(super) async fn insert_flow(tx: &mut Tx, flow: &Flow, state_hash: &str) -> R
     .bind(&flow.sealed)
     .bind(&flow.issuer)
     .bind(&flow.redirect_uri)
-    .bind(flow.app_config.as_str())
+    .bind(flow.app_config.as_ref().map(AppConfigId::as_str))
     .bind(&scopes)
     .bind(&flow.browser_hash)
     .bind(flow.proven_user.as_ref().map(UserId::as_str))

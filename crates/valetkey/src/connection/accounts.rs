@@ -14,7 +14,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    Connection, Identity, NewConnection, Renewal, Stored, Tokens, UpstreamWish, due_at, erase, insert, open_account,
+    Connection, Identity, NewConnection, Renewal, Stored, Tokens, UpstreamWish, answer, due_at, erase, insert, open_account,
     owe_revocation, replace_account,
     store::{self, stored_slot_now},
     write,
@@ -29,7 +29,7 @@ use crate::{
     grant::{self, ForWhom, NewGrant},
     id::{AgentId, ConnectionId, SiteId},
     principal::{Actor, Owner},
-    provider::{self, Definition, Field, FieldLevel, HostRule, Kind, Normalize, RefreshStrategy, Role, Template, Vars},
+    provider::{self, Definition, Field, FieldLevel, HostRule, Kind, Normalize, Role, Template, Vars},
     secret::SecretMap,
 };
 
@@ -118,6 +118,47 @@ pub async fn reveal(base: &Base, actor: &Actor, slot: &Slot) -> Result<Option<(C
 /// somebody else's account or at another server and `replace` is not said; `conflict` where the account changes faster than it
 /// can be written.
 pub async fn put(outside: &Outside, actor: &Actor, slot: &Slot, account: SecretMap, precondition: &Precondition) -> Result<Put> {
+    put_with(outside, actor, slot, account, None, precondition).await
+}
+
+/// What was found out about an account with its provider before it is stored.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The facts about its tokens.
+    pub tokens: Tokens,
+    /// Whose it is upstream.
+    pub subject: Option<String>,
+    /// What upstream calls them.
+    pub subject_name: Option<String>,
+    /// How sure we are of that.
+    pub identity: Identity,
+    /// The scopes asked for.
+    pub wanted_scopes: Vec<String>,
+}
+
+/// Stores a whole account that was tried with its provider; else as [`put`].
+///
+/// # Errors
+/// As [`put`].
+pub async fn put_known(
+    outside: &Outside,
+    actor: &Actor,
+    slot: &Slot,
+    account: SecretMap,
+    known: &Known,
+    precondition: &Precondition,
+) -> Result<Put> {
+    put_with(outside, actor, slot, account, Some(known), precondition).await
+}
+
+async fn put_with(
+    outside: &Outside,
+    actor: &Actor,
+    slot: &Slot,
+    account: SecretMap,
+    known: Option<&Known>,
+    precondition: &Precondition,
+) -> Result<Put> {
     let base = &outside.base;
     let definition = outside.definition(&slot.provider)?;
     let account = accept(outside, &definition, account)?;
@@ -131,7 +172,8 @@ pub async fn put(outside: &Outside, actor: &Actor, slot: &Slot, account: SecretM
             Some(old) => opened(base, old).await,
             None => None,
         };
-        let write = Write { outside, actor, slot, definition: &definition, account: &account, hosts: &hosts, client: &client };
+        let write =
+            Write { outside, actor, slot, definition: &definition, account: &account, hosts: &hosts, client: &client, known };
         match write.once(old.as_ref(), old_account.as_ref(), precondition.replace).await {
             // Somebody else was faster: look again, and check again what was said about it.
             Ok(None) => {}
@@ -167,7 +209,16 @@ pub async fn merge(outside: &Outside, actor: &Actor, slot: &Slot, changes: &Secr
         apply(&mut account, changes);
         let account = accept(outside, &definition, account)?;
         let hosts = hosts(outside, &definition, &account)?;
-        let write = Write { outside, actor, slot, definition: &definition, account: &account, hosts: &hosts, client: &client };
+        let write = Write {
+            outside,
+            actor,
+            slot,
+            definition: &definition,
+            account: &account,
+            hosts: &hosts,
+            client: &client,
+            known: None,
+        };
         match write.once(old.as_ref(), old_account.as_ref(), false).await {
             Ok(None) => {}
             Ok(Some(put)) => return Ok(put),
@@ -281,6 +332,7 @@ struct Write<'a> {
     account: &'a SecretMap,
     hosts: &'a [String],
     client: &'a Option<app_config::AppConfig>,
+    known: Option<&'a Known>,
 }
 
 impl Write<'_> {
@@ -317,7 +369,10 @@ impl Write<'_> {
                 (self.insert(&mut tx, &new).await?, Some(before.id.clone()))
             }
             // The same tokens: a change of what stands beside them, which leaves version and identity alone.
-            Some(old) if old_account.is_some_and(|before| same_tokens(self.definition, before, self.account)) => {
+            Some(old)
+                if (self.known.is_none() || old.connection.identity == new.identity)
+                    && old_account.is_some_and(|before| same_tokens(self.definition, before, self.account)) =>
+            {
                 if !write::patch_account(base, &mut tx, &old.connection, self.account).await? {
                     return Ok(None);
                 }
@@ -371,16 +426,17 @@ impl Write<'_> {
     fn connection(&self, old: Option<&Stored>) -> Result<NewConnection> {
         let old = old.map(|old| &old.connection);
         let now = self.outside.base.clock.now();
-        let (subject, subject_name, identity) = match &self.definition.identity {
+        let (subject, subject_name, identity) = match (self.known, &self.definition.identity) {
+            (Some(known), _) => (known.subject.clone(), known.subject_name.clone(), known.identity),
             // Whose it is must be asked; until then it is believed to be whose it was.
-            provider::Identity::Step(_) => {
+            (None, provider::Identity::Step(_)) => {
                 (old.and_then(|old| old.subject.clone()), old.and_then(|old| old.subject_name.clone()), Identity::Unverified)
             }
-            provider::Identity::Static(members) => {
+            (None, provider::Identity::Static(members)) => {
                 let (subject, name) = stated_subject(members, self.account);
                 (subject, name, Identity::Owner)
             }
-            provider::Identity::None { .. } => (None, None, Identity::Owner),
+            (None, provider::Identity::None { .. }) => (None, None, Identity::Owner),
         };
         Ok(NewConnection {
             site: self.slot.site.clone(),
@@ -388,13 +444,19 @@ impl Write<'_> {
             owner: self.slot.owner.clone(),
             name: self.slot.name.clone(),
             account: self.account.clone(),
-            tokens: tokens(self.definition, self.account, now)?,
+            tokens: match self.known {
+                Some(known) => known.tokens.clone(),
+                None => tokens(self.definition, self.account, now)?,
+            },
             app_config: self.client.as_ref().map(|config| config.id.clone()),
             client_id: self.client.as_ref().and_then(|config| config.client_id.clone()),
             subject,
             subject_name,
             identity,
-            wanted_scopes: self.definition.needed_scopes(),
+            wanted_scopes: match self.known {
+                Some(known) => known.wanted_scopes.clone(),
+                None => self.definition.needed_scopes(),
+            },
             hosts: self.hosts.to_vec(),
         })
     }
@@ -473,14 +535,18 @@ fn accept(outside: &Outside, definition: &Definition, mut account: SecretMap) ->
 }
 
 /// The hosts that the account's secrets may be sent to, each that the account itself decides checked by the guard.
-pub(super) fn hosts(outside: &Outside, definition: &Definition, account: &SecretMap) -> Result<Vec<String>> {
+pub(crate) fn hosts(outside: &Outside, definition: &Definition, account: &SecretMap) -> Result<Vec<String>> {
+    hosts_with(outside, definition, &vars(account))
+}
+
+/// The same where more is known than the account.
+pub(crate) fn hosts_with(outside: &Outside, definition: &Definition, vars: &Vars<'_>) -> Result<Vec<String>> {
     let Some(proxy) = &definition.proxy else { return Ok(Vec::new()) };
-    let vars = vars(account);
     proxy
         .hosts
         .iter()
         .map(|rule| {
-            let host = rule.render(&vars)?;
+            let host = rule.render(vars)?;
             if let HostRule::Instance(_) = rule {
                 let wrong = |_| Error::new(Code::InvalidRequest, "the account names no server, or none that is one");
                 outside.upstream.guard().check_url(&url::Url::parse(&format!("https://{host}/")).map_err(wrong)?)?;
@@ -510,14 +576,10 @@ fn same_tokens(definition: &Definition, a: &SecretMap, b: &SecretMap) -> bool {
 
 /// The plain facts about the tokens of an account that came whole, from outside.
 pub(crate) fn tokens(definition: &Definition, account: &SecretMap, now: Timestamp) -> Result<Tokens> {
-    let has = |name: &str| account.text(name).is_some();
-    let renewal = match definition.refresh.strategy {
-        RefreshStrategy::RefreshToken if has("refresh_token") => Renewal::RefreshToken,
-        RefreshStrategy::Extend if has("access_token") => Renewal::Extend,
-        RefreshStrategy::Remint => Renewal::Remint,
-        RefreshStrategy::RefreshToken | RefreshStrategy::Extend | RefreshStrategy::None => Renewal::None,
-    };
-    let expires_at = expires_at(account, now)?;
+    let renewal = answer::renewal_of(definition, account);
+    let unminted = renewal == Renewal::Remint && account.text("access_token").is_none();
+    // What can be minted and was not yet has nothing that serves: the first use mints it, and nobody before.
+    let expires_at = if unminted { Some(now) } else { expires_at(account, now)? };
     let life = expires_at.filter(|end| *end > now).map(|end| end.since(now)).or(definition.refresh.access_ttl);
     let scopes = match account.expose().get("scope") {
         Some(Value::String(text)) => {
@@ -536,7 +598,7 @@ pub(crate) fn tokens(definition: &Definition, account: &SecretMap, now: Timestam
         expires_at,
         usual_life: life.map(|life| i64::try_from(life.as_secs()).unwrap_or(i64::MAX)),
         refresh_expires_at: None,
-        refresh_at: due_at(definition, renewal, issued_at, expires_at, None),
+        refresh_at: due_at(definition, renewal, issued_at, expires_at, None).filter(|_| !unminted),
         scopes,
     })
 }

@@ -57,7 +57,7 @@ pub fn merge_answer(definition: &Definition, old: Option<&SecretMap>, outputs: &
         }
     }
     let old_refresh_token = account.text("refresh_token");
-    outputs.store_into(&mut account);
+    store_outputs(definition, outputs, &mut account);
 
     // R32: an absent lifetime is unknown. So is one that is over when it arrives: a provider that says so means that
     // it does not say, and to believe it would buy a new token for every call.
@@ -74,12 +74,7 @@ pub fn merge_answer(definition: &Definition, old: Option<&SecretMap>, outputs: &
 
     let refresh = &definition.refresh;
     let refresh_token = account.text("refresh_token");
-    let renewal = match refresh.strategy {
-        RefreshStrategy::RefreshToken if refresh_token.is_some() => Renewal::RefreshToken,
-        RefreshStrategy::Extend if account.text("access_token").is_some() => Renewal::Extend,
-        RefreshStrategy::Remint => Renewal::Remint,
-        RefreshStrategy::RefreshToken | RefreshStrategy::Extend | RefreshStrategy::None => Renewal::None,
-    };
+    let renewal = renewal_of(definition, &account);
     let is_new = match (&old_refresh_token, &refresh_token) {
         (Some(old), Some(new)) => !old.matches(new),
         (None, Some(_)) => true,
@@ -103,6 +98,40 @@ pub fn merge_answer(definition: &Definition, old: Option<&SecretMap>, outputs: &
         scopes: outputs.scope.clone(),
     };
     (account, tokens)
+}
+
+/// Writes what an answer brought into an account. What was entered at connect stays as it was entered: it may decide a host
+/// (decisions 4), and it may be the name that the next login must be made with.
+pub fn store_outputs(definition: &Definition, outputs: &Outputs, account: &mut SecretMap) {
+    let fields = definition.fields_of(FieldLevel::Connection);
+    let entered: Vec<_> = fields.filter_map(|field| account.expose_mut().remove_entry(&field.name)).collect();
+    outputs.store_into(account);
+    account.expose_mut().extend(entered);
+}
+
+/// How an account with these members is renewed.
+///
+/// Where a login is what a refresh falls back on, an account without a refresh token is minted by that login.
+pub(super) fn renewal_of(definition: &Definition, account: &SecretMap) -> Renewal {
+    let has = |name: &str| account.text(name).is_some();
+    match definition.refresh.strategy {
+        RefreshStrategy::RefreshToken if has("refresh_token") => Renewal::RefreshToken,
+        RefreshStrategy::RefreshToken if definition.can_mint_from(account) => Renewal::Remint,
+        RefreshStrategy::Extend if has("access_token") => Renewal::Extend,
+        RefreshStrategy::Remint => Renewal::Remint,
+        RefreshStrategy::RefreshToken | RefreshStrategy::Extend | RefreshStrategy::None => Renewal::None,
+    }
+}
+
+/// Puts back what decides a host, after a renewal: whatever a provider answers, the account stays at the server where it was
+/// connected (decisions 4).
+pub fn keep_hosts(definition: &Definition, old: &SecretMap, account: &mut SecretMap) {
+    for name in definition.extras_deciding_hosts() {
+        match old.expose().get(name) {
+            Some(value) => drop(account.expose_mut().insert(name.to_owned(), value.clone())),
+            None => drop(account.expose_mut().remove(name)),
+        }
+    }
 }
 
 /// When an access token should be renewed, or nothing when it never should be: ahead of its end, and often enough to

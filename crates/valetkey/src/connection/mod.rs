@@ -29,7 +29,7 @@ use crate::{
     secret::SecretMap,
 };
 
-pub use answer::{due_at, merge_answer};
+pub use answer::{due_at, keep_hosts, merge_answer, store_outputs};
 pub use outbox::{Owed, UpstreamWish, can_revoke_with, last_revocation_status, owe_revocation};
 pub(crate) use row::ConnectionRow;
 pub use row::Stored;

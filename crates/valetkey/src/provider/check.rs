@@ -7,8 +7,8 @@ use super::{
     proxy::{HostRule, Inject},
     spanned::Table,
     step::{JsonTemplate, Step},
-    template::{Part, Template, Var},
-    words::{Kind, RefreshStrategy, Role},
+    template::{Part, Var},
+    words::{Auth, Kind, RefreshStrategy, Role},
 };
 
 /// Reports what is wrong with the whole.
@@ -48,6 +48,16 @@ fn kinds(definition: &Definition, steps: &Steps<'_, '_>, top: &Table<'_>) {
     if kind == Kind::Static && definition.refresh.strategy != RefreshStrategy::None {
         top.wrong("refresh", "a static key is not refreshed");
     }
+    if kind == Kind::Static {
+        for (key, step) in all_steps(definition) {
+            if matches!(step.auth, Auth::Bearer | Auth::BearerRefresh | Auth::Client | Auth::ClientBasic) {
+                top.wrong(&key, "a static key has no token and no client; auth = \"proxy\" sends the key as calls do");
+            }
+        }
+    }
+    if definition.session.as_ref().is_some_and(|session| session.login.list.is_some()) {
+        top.wrong("session", "a login answers with one account, not with a list");
+    }
 }
 
 /// Values that exist in one place only.
@@ -56,7 +66,7 @@ fn values(definition: &Definition, top: &Table<'_>) {
     for (key, step) in all_steps(definition) {
         let in_token = matches!(key.as_str(), "oauth2.token" | "oauth1.token")
             || (key == "refresh" && definition.refresh.strategy == RefreshStrategy::Remint);
-        for template in templates(step) {
+        for template in step.templates() {
             for slot in template.slots() {
                 match slot.var {
                     Var::Code | Var::CodeVerifier if !in_token => {
@@ -145,7 +155,7 @@ fn no_password_grant(definition: &Definition, top: &Table<'_>) {
 }
 
 /// Every step with the key it stands under.
-fn all_steps(definition: &Definition) -> Vec<(String, &Step)> {
+pub(super) fn all_steps(definition: &Definition) -> Vec<(String, &Step)> {
     let mut steps: Vec<(String, &Step)> = Vec::new();
     if let Some(oauth2) = &definition.oauth2 {
         steps.push(("oauth2.token".to_owned(), &oauth2.token));
@@ -170,13 +180,10 @@ fn all_steps(definition: &Definition) -> Vec<(String, &Step)> {
     ] {
         steps.extend(step.map(|step| (key.to_owned(), step)));
     }
+    let resolve = definition.session.iter().flat_map(|session| &session.resolve);
+    steps.extend(resolve.map(|step| ("session.resolve".to_owned(), step)));
     steps.extend(definition.resources.iter().map(|(name, step)| (format!("resources.{name}"), step)));
     steps
-}
-
-fn templates(step: &Step) -> Vec<&Template> {
-    let json = step.json.iter().flat_map(JsonTemplate::templates);
-    step.query.iter().chain(&step.form).chain(&step.headers).map(|(_, template)| template).chain(json).collect()
 }
 
 impl super::url_template::UrlTemplate {

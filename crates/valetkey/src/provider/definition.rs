@@ -86,16 +86,21 @@ pub struct Definition {
 impl Definition {
     /// The scopes that a new connection asks for: the defaults, then those that unlock a refresh token.
     pub fn needed_scopes(&self) -> Vec<String> {
-        match &self.oauth2 {
-            Some(oauth2) => oauth2.scopes.default.iter().chain(&oauth2.scopes.offline).cloned().collect(),
-            None => Vec::new(),
+        match (&self.oauth2, &self.jwt) {
+            (Some(oauth2), _) => oauth2.scopes.default.iter().chain(&oauth2.scopes.offline).cloned().collect(),
+            (None, Some(jwt)) => jwt.scopes.clone(),
+            (None, None) => Vec::new(),
         }
     }
 
-    /// Whether this build can connect an account in the browser: OAuth 2.0 with the code flow, and OAuth 1.0a.
+    /// Whether this build can connect an account: OAuth 2.0 with the code flow, OAuth 1.0a, and whatever is made of entered
+    /// values ([`Definition::is_entered`]).
     ///
     /// Other kinds load, list and validate; this says plainly that connecting them is not built.
     pub fn is_connectable(&self) -> Result<()> {
+        if self.is_entered() {
+            return Ok(());
+        }
         match &self.oauth2 {
             None if self.oauth1.is_some() => Ok(()),
             Some(oauth2) if oauth2.flows.contains(&Flow::Code) => Ok(()),
@@ -250,6 +255,8 @@ pub struct Jwt {
     /// The claims beside `iat` and `exp`; one that renders empty is left out.
     #[serde(serialize_with = "as_map")]
     pub claims: Vec<(String, Template)>,
+    /// The scopes that `{{scopes}}` stands for where a new connection names none, separated by spaces.
+    pub scopes: Vec<String>,
     /// How far `iat` lies in the past, against clocks that run behind.
     #[serde(serialize_with = "duration_text")]
     pub backdate: Duration,
@@ -261,6 +268,12 @@ pub struct Jwt {
 /// A login that gives a session token.
 #[derive(Clone, Debug, Serialize)]
 pub struct Session {
+    /// Looks up which server the account is at, before anything secret is sent: in order, each without a credential. What
+    /// one finds is there for the next and for the login as `extra.NAME`. Where one is told that there is nothing to
+    /// find, the rest is left out and the defaults count.
+    pub resolve: Vec<Step>,
+    /// The field by which the person says which server it is; where that was done nothing is looked up.
+    pub resolve_unless: Option<String>,
     /// The login call.
     pub login: Step,
 }

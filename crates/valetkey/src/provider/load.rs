@@ -17,7 +17,7 @@ use super::{
     template::{Names, Template},
     url_template::{UrlTemplate, check_authority},
     value_path::ValuePath,
-    words::{FieldLevel, FieldType, JwtAlg, Kind, Normalize},
+    words::{Auth, FieldLevel, FieldType, JwtAlg, Kind, Normalize},
 };
 use crate::id::ProviderName;
 
@@ -328,7 +328,7 @@ impl<'a> Loader<'a> {
     }
 
     fn jwt(&self, table: &Table<'_>) -> Option<Jwt> {
-        table.allow(&["alg", "key", "claims", "backdate", "ttl"]);
+        table.allow(&["alg", "key", "claims", "scopes", "backdate", "ttl"]);
         let key = table.item("key").and_then(|item| self.template(&item));
         if !key.as_ref().is_some_and(Template::is_secret) {
             table.wrong("key", "the private key is needed: a template of a secret field");
@@ -350,6 +350,7 @@ impl<'a> Loader<'a> {
             alg: table.needed_word("alg").unwrap_or(JwtAlg::Rs256),
             key: key?,
             claims,
+            scopes: table.texts("scopes"),
             backdate: table.duration("backdate").unwrap_or_default(),
             ttl: ttl?,
         })
@@ -362,12 +363,28 @@ impl<'a> Loader<'a> {
 
     fn session(&self, steps: &Steps<'_, '_>) -> Option<Session> {
         let table = self.top.table("session")?;
-        table.allow(&["login"]);
+        table.allow(&["login", "resolve", "resolve_unless"]);
+        let resolve: Vec<_> = table.list("resolve").iter().filter_map(|item| steps.read(&Table::of(item)?)).collect();
+        for (step, item) in resolve.iter().zip(table.list("resolve")) {
+            // What is looked up decides where the secrets go: it must not be told them before.
+            if step.auth != Auth::None || step.is_secret() {
+                item.report("a look-up carries no credential");
+            }
+            if !step.out.keys().any(|name| name == "id" || name.starts_with("extra.")) {
+                item.report("a look-up brings `id` or an `extra.NAME`");
+            }
+        }
+        let resolve_unless = table.text("resolve_unless").map(str::to_owned);
+        if let Some(name) = &resolve_unless
+            && !self.fields.iter().any(|field| field.name == *name && field.level == FieldLevel::Connection)
+        {
+            table.wrong("resolve_unless", format!("there is no connection field `{name}`"));
+        }
         let Some(login) = table.table("login") else {
             table.missing("login", "the call that logs in");
             return None;
         };
-        steps.token(&login).map(|login| Session { login })
+        steps.token(&login).map(|login| Session { resolve, resolve_unless, login })
     }
 
     fn slots(&self) -> Vec<(String, Slot)> {

@@ -19,6 +19,7 @@ mod catalogue;
 mod check;
 mod credential_query;
 mod definition;
+mod entered;
 mod field;
 mod load;
 mod load_oauth;
@@ -40,6 +41,7 @@ pub use credential_query::{BodyKind, CredentialQuery, kind as body_kind};
 pub use definition::{
     Definition, Facts, Fallback, Identity, Jwt, Mail, OAuth1, OAuth2, Refresh, Revoke, Scopes, Session, Slot, Source, Variants,
 };
+pub use entered::OwnClient;
 pub use field::{Field, FieldPattern};
 pub use proxy::{HostRule, Inject, Proxy, RateLimit};
 pub use template::{Broker, Client, TOKEN_SECRET, Template, Vars};

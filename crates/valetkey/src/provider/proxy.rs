@@ -59,6 +59,14 @@ impl Proxy {
         self.hosts.iter().map(|rule| rule.render(vars)).collect()
     }
 
+    /// The templates of the hosts that the account itself decides.
+    pub(super) fn host_templates(&self) -> impl Iterator<Item = &Template> {
+        self.hosts.iter().filter_map(|rule| match rule {
+            HostRule::Instance(template) => Some(template),
+            HostRule::Exact(_) => None,
+        })
+    }
+
     /// Whether this call would mint, refresh, list or revoke a credential. `path` is what is sent, without the query.
     pub fn is_credential_path(&self, method: &http::Method, host: &str, path: &[u8]) -> bool {
         self.credential_paths.iter().any(|pattern| pattern.catches(method.as_str(), host, path))

@@ -261,14 +261,12 @@ impl Step {
     /// left out.
     pub fn applies(&self, vars: &Vars<'_>) -> bool {
         use super::template::{Part, Var};
-        let json = self.json.iter().flat_map(JsonTemplate::templates);
-        let templates = self.query.iter().chain(&self.form).chain(&self.headers).map(|(_, template)| template).chain(json);
         let in_url = self.url.path_parts().iter().filter_map(|part| match part {
             Part::Value(slot) => Some(slot),
             Part::Text(_) => None,
         });
-        let tokens =
-            templates.flat_map(Template::slots).chain(in_url).filter(|slot| matches!(slot.var, Var::Token(_) | Var::SlotToken));
+        let slots = self.templates().flat_map(Template::slots).chain(in_url);
+        let tokens = slots.filter(|slot| matches!(slot.var, Var::Token(_) | Var::SlotToken));
         let named = tokens.into_iter().all(|slot| slot.render(vars).is_ok_and(|value| !value.is_empty()));
         named
             && match self.auth {
@@ -277,6 +275,17 @@ impl Step {
                 Auth::Proxy => self.inject.iter().all(|inject| inject.is_complete(vars)),
                 Auth::None | Auth::Client | Auth::ClientBasic | Auth::Jwt => true,
             }
+    }
+
+    /// Whether the request can hold a secret, beside what `auth` adds.
+    pub(super) fn is_secret(&self) -> bool {
+        self.url.is_secret() || self.templates().any(Template::is_secret)
+    }
+
+    /// Every template beside those of the URL.
+    pub(super) fn templates(&self) -> impl Iterator<Item = &Template> {
+        let json = self.json.iter().flat_map(JsonTemplate::templates);
+        self.query.iter().chain(&self.form).chain(&self.headers).map(|(_, template)| template).chain(json)
     }
 
     fn authenticate(&self, draft: &mut Draft, vars: &Vars<'_>) -> Result<()> {

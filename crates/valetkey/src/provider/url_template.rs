@@ -144,6 +144,14 @@ impl UrlTemplate {
         }
     }
 
+    /// What decides the origin, where that is not fixed.
+    pub(super) fn instance(&self) -> Option<&Slot> {
+        match &self.base {
+            Base::Instance(slot) | Base::Variant(slot) => Some(slot),
+            Base::Fixed { .. } => None,
+        }
+    }
+
     /// The URL as it was written.
     pub fn as_str(&self) -> &str {
         &self.source

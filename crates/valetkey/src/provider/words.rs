@@ -257,6 +257,8 @@ words! {
     JwtAlg {
         /// RSASSA-PKCS1-v1_5 with SHA-256.
         Rs256 = "RS256",
+        /// ECDSA on P-256 with SHA-256.
+        Es256 = "ES256",
     }
 
     /// The OAuth 1.0a signature method.

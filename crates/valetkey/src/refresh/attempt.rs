@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::Request;
+use http::{Request, StatusCode};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -23,8 +23,8 @@ use crate::{
     error::{Code, Error, Result},
     principal::Actor,
     provider::{
-        Broker, Client, Definition, Role, Vars,
-        step::{FailureClass, MAX_ANSWER, StepFailure},
+        Broker, Definition, OwnClient, RefreshStrategy, Vars,
+        step::{FailureClass, MAX_ANSWER, Step, StepFailure},
     },
     secret::Secret,
     upstream::{Answer, Failure, Limits, Sent},
@@ -54,12 +54,12 @@ pub(super) enum Attempted {
     Failed(Trouble),
 }
 
-/// A request that is ready, and what it spends.
+/// A request that is ready, and what it spends: nothing where a token is minted anew.
 struct Prepared {
     request: Request<Bytes>,
     authority: String,
     config: Option<AppConfig>,
-    spent: Secret,
+    spent: Option<Secret>,
 }
 
 impl Refresher {
@@ -113,7 +113,8 @@ impl Refresher {
             Ok(answer) => {
                 crash::point(crash::AFTER_ANSWER).await;
                 // No more requests are sent now: what follows may take long, and only waits for the database.
-                match step(&plan.definition).map(|step| step.read(answer.status, &answer.headers, answer.body.expose())) {
+                let step = step(&plan.definition, plan.stored.connection.renewal);
+                match step.map(|step| step.read(answer.status, &answer.headers, answer.body.expose())) {
                     Ok(Ok(outputs)) => {
                         admission.succeeded();
                         self.commit_answer(&spent, &outputs, progress).await
@@ -140,26 +141,28 @@ impl Refresher {
             Some(config) => Some(app_config::open(base, config).await?),
             None => None,
         };
-        let of_role = |role| {
-            let field = definition.field_with_role(role)?;
-            app.as_ref()?.text(&field.name)
+        let client = OwnClient::of(definition, app.as_ref(), Some(&account));
+        let spent = match spends(connection.renewal) {
+            None => None,
+            Some(name) => Some(
+                account
+                    .text(name)
+                    .ok_or_else(|| Error::new(Code::NotAuthenticated, format!("the account has no {name}; connect it again")))?,
+            ),
         };
-        let (client_id, client_secret) = (of_role(Role::ClientId), of_role(Role::ClientSecret));
-        let spends = if connection.renewal == Renewal::Extend { "access_token" } else { "refresh_token" };
-        let Some(spent) = account.text(spends) else {
-            return Err(Error::new(Code::NotAuthenticated, format!("the account has no {spends}; connect it again")));
-        };
-        // R38: what was granted, and never what was once asked for.
-        let scopes = match (&connection.scopes, &definition.oauth2) {
-            (Some(scopes), Some(oauth2)) if !scopes.is_empty() => Some(oauth2.join_scopes(scopes)),
-            _ => None,
-        };
+        // R38: what was granted, and never what was once asked for. What is minted anew was granted nothing yet.
+        let wanted = (connection.renewal == Renewal::Remint).then_some(&connection.wanted_scopes);
+        let scopes = connection.scopes.as_ref().or(wanted).filter(|scopes| !scopes.is_empty());
+        let scopes = scopes.map(|scopes| match &definition.oauth2 {
+            Some(oauth2) => oauth2.join_scopes(scopes),
+            None => scopes.join(" "),
+        });
         let callback = app_config::callback::of(outside, &connection.site, &connection.provider).await?.url;
         let vars = Vars {
             app: app.as_ref(),
             fields: Some(&account),
             account: Some(&account),
-            client: client_id.as_ref().map(|id| Client { id: id.expose(), secret: client_secret.as_ref() }),
+            client: client.borrow(),
             scopes: scopes.as_deref(),
             callback: Some(&callback),
             id: connection.subject.as_deref(),
@@ -167,7 +170,11 @@ impl Refresher {
             broker: Broker { url: outside.public_url.as_str(), ..Broker::default() },
             ..Vars::default()
         };
-        let request = step(definition)?.render(&vars)?;
+        let assertion = match &definition.jwt {
+            Some(jwt) => Some(jwt.sign(&vars, self.now())?),
+            None => None,
+        };
+        let request = step(definition, connection.renewal)?.render(&Vars { jwt: assertion.as_ref(), ..vars })?;
         let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
         // Both may write, so they come before any transaction.
         base.ring.ensure(&base.db, connection.site.as_str(), connection.provider.as_str()).await?;
@@ -233,7 +240,7 @@ impl Refresher {
         sent: Instant,
     ) -> Attempted {
         tracing::debug!(connection.id = %spent.connection.id, failure = %failure, "a refresh was refused");
-        match failure.class {
+        match meaning(spent, failure) {
             FailureClass::Terminal => {
                 admission.succeeded();
                 self.refused_for_good(spent, &failure.error).await
@@ -332,13 +339,43 @@ pub(super) fn count(outcome: &'static str) {
     metrics::counter!("valetkey_refresh_total", "outcome" => outcome).increment(1);
 }
 
-fn step(definition: &Definition) -> Result<&crate::provider::step::Step> {
-    definition.refresh.step.as_ref().ok_or_else(|| Error::internal("a definition is renewed without a step"))
+/// What a renewal spends of the account; nothing where a token is minted from what stays as it is.
+pub(super) fn spends(renewal: Renewal) -> Option<&'static str> {
+    match renewal {
+        Renewal::Extend => Some("access_token"),
+        Renewal::RefreshToken => Some("refresh_token"),
+        Renewal::Remint | Renewal::None => None,
+    }
+}
+
+fn step(definition: &Definition, renewal: Renewal) -> Result<&Step> {
+    let refresh = &definition.refresh;
+    // An account whose refresh token is gone, at a provider where a login is what to fall back on.
+    let step = match (renewal, refresh.strategy) {
+        (Renewal::Remint, RefreshStrategy::RefreshToken) => definition.minting_step(),
+        _ => refresh.step.as_ref(),
+    };
+    step.ok_or_else(|| Error::internal("a definition is renewed without a step"))
+}
+
+/// What a refusal means. One of what a token is minted from (a password, a key) is for good, or the app's fault, though
+/// providers have no word for it: to send a wrong password again and again locks the account out.
+fn meaning(spent: &Spent, failure: &StepFailure) -> FailureClass {
+    let refused = match failure.class {
+        FailureClass::ClientFault | FailureClass::Denied => true,
+        FailureClass::Other => matches!(failure.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
+        FailureClass::Terminal | FailureClass::Transient { .. } => false,
+    };
+    match (spent.connection.renewal, refused) {
+        (Renewal::Remint, true) if spent.definition.mints_as_app() => FailureClass::ClientFault,
+        (Renewal::Remint, true) => FailureClass::Terminal,
+        _ => failure.class,
+    }
 }
 
 impl Spent {
     /// Whether an unanswered request may have used up what it carried.
     fn can_be_lost(&self) -> bool {
-        Life::rotates(&self.definition)
+        self.secret.is_some() && Life::rotates(&self.definition)
     }
 }

@@ -52,7 +52,8 @@ impl<'a> Life<'a> {
                 };
                 old_enough && (refresh.accept_expired || !self.has_ended())
             }
-            // Minting anew is the work of engines that are not built yet.
+            (Renewal::Remint, RefreshStrategy::Remint) => true,
+            (Renewal::Remint, RefreshStrategy::RefreshToken) => refresh.fallback.is_some(),
             _ => false,
         }
     }
@@ -101,10 +102,11 @@ impl<'a> Life<'a> {
 
     /// Whether the present version was sent and nobody knows what came of it.
     ///
-    /// Only a refresh token that rotates can be lost so. One that never rotates, and an access token that is extended,
-    /// are as good after an answer as before it.
+    /// Only a refresh token that rotates can be lost so. One that never rotates, an access token that is extended, and what
+    /// a token is minted from are as good after an answer as before it.
     pub(super) fn answer_was_lost(&self) -> bool {
-        self.definition.is_none_or(Self::rotates) && self.stored.spending_version == Some(self.connection().version)
+        let spends = self.connection().renewal != Renewal::Remint && self.definition.is_none_or(Self::rotates);
+        spends && self.stored.spending_version == Some(self.connection().version)
     }
 
     /// Whether what a refresh spends may be worth nothing afterwards.

@@ -19,6 +19,11 @@
 //! 7. A refusal for good (`invalid_grant`) makes the connection `needs_reauth`, once. The app's own fault
 //!    (`invalid_client`) leaves connections alone and raises one alert. Everything else is tried again later.
 //!
+//! What is minted from what stays as it is (an assertion, a login, client credentials) goes the same way and spends nothing:
+//! there is no recovery, because nothing can have been lost. A refusal of it is for good, for a wrong password that is sent again
+//! and again locks its account. Where a refresh token is over and the definition names a login to fall back on, the row says
+//! so first, and the next attempt is that login.
+//!
 //! The keeper ([`Refresher::keeper`]) does the same ahead of time, so that callers seldom wait.
 
 mod attempt;

@@ -70,7 +70,10 @@ impl Refresher {
                 }
                 Next::Refuse(trouble) => return Err(trouble),
                 Next::Wait(since) => self.wait_for_another(since, progress).await?,
-                Next::GiveUp => self.give_up(&stored, &job.actor).await?,
+                Next::GiveUp => {
+                    let Some(definition) = definition else { return Err(over(&stored.connection).into()) };
+                    self.give_up(&stored, &definition, &job.actor).await?;
+                }
                 Next::Ask { recovery, forced } => {
                     let Some(definition) = definition else { return Err(over(&stored.connection).into()) };
                     let (grace, version) = (definition.refresh.grace, stored.connection.version);

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{
     Refresher, Served,
-    attempt::{Attempted, app_refused, count},
+    attempt::{Attempted, app_refused, count, spends},
     breaker::backoff,
     crash, not_there,
     store::{self, Failed, Release},
@@ -18,7 +18,9 @@ use crate::{
     audit::{AUDIT_LABEL, Event, Outcome},
     base::Base,
     clock::Timestamp,
-    connection::{self, Connection, Renewal, Status, Stored, UpstreamWish, last_revocation_status, merge_answer, owe_revocation},
+    connection::{
+        self, Connection, Renewal, Status, Stored, UpstreamWish, keep_hosts, last_revocation_status, merge_answer, owe_revocation,
+    },
     error::{Error, Result},
     principal::Actor,
     provider::{Definition, step::Outputs},
@@ -35,8 +37,8 @@ pub(super) struct Spent {
     /// Whether it is the one recovery attempt.
     pub(super) recovery: bool,
     pub(super) actor: Actor,
-    /// The refresh token, or the access token where that one is extended.
-    pub(super) secret: Secret,
+    /// The refresh token, or the access token where that one is extended; nothing where a token is minted anew.
+    pub(super) secret: Option<Secret>,
     pub(super) sent_at: Timestamp,
 }
 
@@ -125,7 +127,9 @@ impl Refresher {
     async fn write(&self, spent: &Spent, outputs: &Outputs, stored: &Stored, account: &SecretMap) -> Result<Settled> {
         let base = &self.0.outside.base;
         let old = &stored.connection;
-        let (account, mut tokens) = merge_answer(&spent.definition, Some(account), outputs, spent.sent_at);
+        let (mut merged, mut tokens) = merge_answer(&spent.definition, Some(account), outputs, spent.sent_at);
+        keep_hosts(&spent.definition, account, &mut merged);
+        let account = merged;
         if tokens.refresh_expires_at.is_none() {
             // The answer said nothing of it; what was known still holds.
             let expires_at = old.refresh_expires_at;
@@ -168,8 +172,11 @@ impl Refresher {
         }
         // What was spent was erased with the row; the answer alone is what is left, and what must go.
         let (mut account, _) = merge_answer(&spent.definition, None, outputs, spent.sent_at);
-        if spent.connection.renewal == Renewal::RefreshToken && account.text("refresh_token").is_none() {
-            account.set_text("refresh_token", &spent.secret);
+        if spent.connection.renewal == Renewal::RefreshToken
+            && account.text("refresh_token").is_none()
+            && let Some(secret) = &spent.secret
+        {
+            account.set_text("refresh_token", secret);
         }
         let mut tx = base.db.begin().await?;
         // Whoever revoked it may have had a reason to leave the provider alone; it counts for these tokens too.
@@ -188,8 +195,12 @@ impl Refresher {
 
     /// Refused for good, or lost for good: the person must connect again. One event.
     pub(super) async fn refused_for_good(&self, spent: &Spent, error: &str) -> Attempted {
-        let reason = if spent.recovery { "answer_lost" } else { "invalid_grant" };
-        match self.needs_reauth(&spent.connection, spent.lease, reason, error, &spent.actor).await {
+        let reason = match (spent.recovery, spent.connection.renewal) {
+            (true, _) => "answer_lost",
+            (false, Renewal::Remint) => "credentials_refused",
+            (false, _) => "invalid_grant",
+        };
+        match self.over(&spent.connection, &spent.definition, spent.lease, reason, error, &spent.actor).await {
             // Where it moved meanwhile, the row says what to do now (R37).
             Ok(_) => Attempted::Again,
             Err(trouble) => Attempted::Failed(trouble),
@@ -197,8 +208,38 @@ impl Refresher {
     }
 
     /// The recovery attempt was lost too, with the process that made it.
-    pub(super) async fn give_up(&self, stored: &Stored, actor: &Actor) -> Result<(), Trouble> {
-        self.needs_reauth(&stored.connection, stored.lease_number, "answer_lost", "holder_died", actor).await.map(|_| ())
+    pub(super) async fn give_up(&self, stored: &Stored, definition: &Definition, actor: &Actor) -> Result<(), Trouble> {
+        let (connection, lease) = (&stored.connection, stored.lease_number);
+        self.over(connection, definition, lease, "answer_lost", "holder_died", actor).await.map(|_| ())
+    }
+
+    /// The refresh token is worth nothing any more: where the account holds a login that the definition falls back on, the
+    /// next attempt is that login; else the person must connect again. False when something moved meanwhile.
+    async fn over(
+        &self,
+        connection: &Connection,
+        definition: &Definition,
+        lease: i64,
+        reason: &str,
+        error: &str,
+        actor: &Actor,
+    ) -> Result<bool, Trouble> {
+        if connection.renewal == Renewal::RefreshToken && definition.refresh.fallback.is_some() {
+            match try_fall_back(&self.0.outside.base, connection, definition, lease, error, actor).await {
+                Ok(FellBack::Yes) => {
+                    count("fell_back");
+                    tracing::info!(
+                        connection.id = %connection.id, provider = %connection.provider, reason, error,
+                        "a refresh token is over; the account logs in again"
+                    );
+                    return Ok(true);
+                }
+                Ok(FellBack::Moved) => return Ok(false),
+                Ok(FellBack::Cannot) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.needs_reauth(connection, lease, reason, error, actor).await
     }
 
     /// False when something moved: the tokens, or the lease.
@@ -290,8 +331,47 @@ impl Refresher {
 
 /// Whether what is stored now is what we spent: then nobody has renewed it, whatever moved the version.
 fn holds(account: &SecretMap, spent: &Spent) -> bool {
-    let name = if spent.connection.renewal == Renewal::Extend { "access_token" } else { "refresh_token" };
-    account.text(name).is_some_and(|there| there.matches(&spent.secret))
+    match (spends(spent.connection.renewal), &spent.secret) {
+        (Some(name), Some(secret)) => account.text(name).is_some_and(|there| there.matches(secret)),
+        // Nothing was spent: whatever is there instead is somebody's newer word.
+        _ => false,
+    }
+}
+
+/// What became of falling back on a login.
+enum FellBack {
+    /// The row says so now.
+    Yes,
+    /// The tokens or the lease moved: the row says what to do.
+    Moved,
+    /// The account holds no login.
+    Cannot,
+}
+
+async fn try_fall_back(
+    base: &Base,
+    connection: &Connection,
+    definition: &Definition,
+    lease: i64,
+    error: &str,
+    actor: &Actor,
+) -> Result<FellBack> {
+    base.ring.derived(&base.db, &connection.site, AUDIT_LABEL).await?;
+    let Some(stored) = connection::load(&base.db, &connection.site, &connection.id).await? else { return Ok(FellBack::Moved) };
+    let Some(sealed) = &stored.sealed else { return Ok(FellBack::Moved) };
+    let account = connection::open_account(base, &stored.connection, sealed).await?;
+    if !definition.can_mint_from(&account) {
+        return Ok(FellBack::Cannot);
+    }
+    let mut tx = base.db.begin().await?;
+    if !store::fall_back(&mut tx, connection, lease).await? {
+        return Ok(FellBack::Moved);
+    }
+    let facts = json!({ "provider": connection.provider, "error": error, "version": connection.version });
+    let event = Event::new(&connection.site, actor, "refresh.fell_back").connection(&connection.id);
+    base.audit.record(&mut tx, event.facts(facts)).await?;
+    tx.commit().await?;
+    Ok(FellBack::Yes)
 }
 
 async fn try_needs_reauth(

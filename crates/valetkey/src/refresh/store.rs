@@ -95,6 +95,24 @@ pub(super) async fn release(tx: &mut Tx, connection: &Connection, release: &Rele
     Ok(changed == 1)
 }
 
+/// Ends a lease, and notes that the refresh token is over and a login is what is left. False when it is not that lease any
+/// more, or the tokens changed meanwhile.
+pub(super) async fn fall_back(tx: &mut Tx, connection: &Connection, lease: i64) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE connections SET renewal = 'remint', lease_holder = NULL, spending_version = NULL, spending_lease = NULL,
+            recovered_version = NULL, failures = 0, retry_at = NULL
+         WHERE site = $1 AND id = $2 AND version = $3 AND lease_number = $4 AND status = 'active' AND renewal = 'refresh_token'"
+    )
+    .bind(connection.site.as_str())
+    .bind(connection.id.as_str())
+    .bind(connection.version)
+    .bind(lease)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
 /// Notes that a refresh could not even be asked for. Only while nobody holds the lease.
 pub(super) async fn note_failure(db: &Db, connection: &Connection, failed: &Failed<'_>) -> Result<()> {
     let mut tx = db.begin_bookkeeping().await?;

@@ -17,7 +17,7 @@ use crate::{
     id::{ConnectionId, SiteId},
     principal::Actor,
     provider::{
-        Broker, Client, Definition, Role, Vars,
+        Broker, OwnClient, Vars,
         step::{FailureClass, Step, StepFailure},
     },
     seal::Place,
@@ -195,7 +195,7 @@ async fn ask(outside: &Outside, settings: &Settings, item: &OwedItem) -> Result<
         Some(config) => Some(app_config::open(base, config).await?),
         None => None,
     };
-    let client = ClientOf::new(&definition, app.as_ref());
+    let client = OwnClient::of(&definition, app.as_ref(), Some(&account));
     let subject = account.text("id");
     let callback = app_config::callback::of(outside, &item.site, &item.provider).await?.url;
     let vars = Vars {
@@ -252,22 +252,5 @@ fn refused(step: &Step, failure: StepFailure) -> Verdict {
             Verdict::Revoked
         }
         _ => Verdict::Failed(failure.error),
-    }
-}
-
-/// The client of an app configuration.
-struct ClientOf {
-    id: Option<Secret>,
-    secret: Option<Secret>,
-}
-
-impl ClientOf {
-    fn new(definition: &Definition, app: Option<&SecretMap>) -> Self {
-        let of_role = |role| app?.text(&definition.field_with_role(role)?.name);
-        Self { id: of_role(Role::ClientId), secret: of_role(Role::ClientSecret) }
-    }
-
-    fn borrow(&self) -> Option<Client<'_>> {
-        self.id.as_ref().map(|id| Client { id: id.expose(), secret: self.secret.as_ref() })
     }
 }

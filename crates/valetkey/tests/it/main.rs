@@ -8,6 +8,8 @@ mod app_config;
 mod arrows;
 mod audit;
 mod authlib;
+#[cfg(feature = "testing-pds")]
+mod bluesky;
 mod broker;
 mod client;
 mod config_in_context;
@@ -19,6 +21,8 @@ mod db;
 mod decision;
 mod deliver;
 mod desk;
+mod entered;
+mod entered_renewal;
 mod export;
 mod extend;
 mod import;

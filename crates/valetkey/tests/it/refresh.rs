@@ -443,6 +443,32 @@ on_each_db! {
         assert_eq!(replica.stored(&account.id).await.connection.version, 2);
     }
 
+    async fn an_access_token_that_is_too_young_is_served_and_not_extended(db: Db) {
+        let mut town = Town::with(&DefinitionOptions { exchange: true, ..DefinitionOptions::default() }).await;
+        town.definition = town.definition.replace("accept_expired = false", "accept_expired = false\nmin_age = \"24h\"");
+        let replica = town.replica(&db).await;
+        let long = extendable(&town).await;
+        // A life of thirty hours: two thirds of it are over before it is old enough.
+        let id = replica
+            .store(&long, "", |_, tokens, now| {
+                tokens.issued_at = Some(now.minus(21 * HOUR));
+                tokens.expires_at = Some(now.plus(9 * HOUR));
+            })
+            .await;
+        let before = town.lab.requests("exchange");
+        assert_eq!(access(&replica.serve(&id).await.unwrap()), long.access_token);
+        let wish = Wish { rejected_version: Some(1), min_life: None };
+        assert_eq!(access(&replica.wish(&id, wish).await.unwrap()), long.access_token, "not even where it is refused");
+        let asked = replica.refresher.refresh_now(&replica.site, &id, &Actor::Operator).await.unwrap_err();
+        assert_eq!(asked.code(), Code::InvalidRequest);
+        assert_eq!(town.lab.requests("exchange"), before);
+
+        replica.advance(3 * HOUR);
+        replica.serve(&id).await.unwrap();
+        replica.until(&id, |stored| stored.connection.version == 2).await;
+        assert_eq!(town.lab.requests("exchange"), before + 1);
+    }
+
     ///
     async fn an_access_token_is_extended_while_it_lives_and_not_afterwards(db: Db) {
         let town = Town::with(&DefinitionOptions { exchange: true, ..DefinitionOptions::default() }).await;

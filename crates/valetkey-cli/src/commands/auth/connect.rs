@@ -1,5 +1,5 @@
-//! `valetkey auth connect`: a link by which somebody connects an account, or, where a provider has plain credentials and no
-//! consent in a browser, what the account is made of.
+//! `valetkey auth connect`: a link by which somebody connects an account, or, where an account is made of entered values (a
+//! key, a login), those values, tried with the provider before they are stored.
 
 use std::collections::HashMap;
 
@@ -28,12 +28,15 @@ pub(crate) struct Connect {
     /// A field of the account's that is no secret, such as its server; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     field: Vec<(String, String)>,
-    /// A secret of the account, from a file; - is standard input; may be repeated. For providers with plain credentials
+    /// A secret of the account, from a file; - is standard input; may be repeated. Where an account is made of entered values
     #[arg(long, value_name = "KEY=FILE", value_parser = pair)]
     secret_file: Vec<(String, String)>,
     /// A scope of the provider to ask for, in place of the usual ones; may be repeated
     #[arg(long)]
     scope: Vec<String>,
+    /// Make a link also where an account is made of entered values: they are then entered on its page
+    #[arg(long)]
+    link: bool,
     /// Where the browser goes afterwards; one of the site's places to return to
     #[arg(long, value_name = "URL")]
     return_to: Option<String>,
@@ -48,9 +51,10 @@ impl Connect {
             .with(async |client| {
                 let provider = client.call(Method::GET, &provider_path(&self.which.provider)?, None).await?;
                 let owner = self.which.whose.owner(client).await?;
-                let mut answer = match cell(&provider, "/kind").as_str() {
-                    "static" => self.store(client, &provider, &owner).await?,
-                    _ => self.link(session, client, &owner).await?,
+                let is_entered = provider.get("entered") == Some(&Value::Bool(true));
+                let mut answer = match is_entered && !self.link {
+                    true => self.store(client, &provider, &owner).await?,
+                    false => self.link(session, client, &owner).await?,
                 };
                 answer["for"] = whom(client, &owner).await?;
                 Ok(answer)
@@ -62,8 +66,8 @@ impl Connect {
     async fn link(&self, session: &Session, client: &Client, owner: &Owner) -> Result<Value> {
         if let Some((key, _)) = self.secret_file.first() {
             return Err(Failure::usage(format!(
-                "--secret-file {key}: a link takes no secrets; the person signs in at the provider, and your app's secret goes into \
-                 `valetkey auth config`"
+                "--secret-file {key}: a link takes no secrets; the person enters them on its page or signs in at the provider, and \
+                 your app's secret goes into `valetkey auth config`"
             )));
         }
         if client.is_here() && session.settings.public_url.is_none() {
@@ -85,7 +89,7 @@ impl Connect {
 
     async fn store(&self, client: &Client, provider: &Value, owner: &Owner) -> Result<Value> {
         if !self.scope.is_empty() || self.return_to.is_some() {
-            return Err(Failure::usage("--scope and --return-to are for a link; this provider takes plain credentials"));
+            return Err(Failure::usage("--scope and --return-to are for a link; add --link to make one"));
         }
         let form = Form { provider, level: "connection", set: &self.field, files: &self.secret_file };
         let account = form.values(secrets::can_ask())?;

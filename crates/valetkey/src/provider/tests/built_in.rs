@@ -53,19 +53,40 @@ fn every_built_in_definition_reads_back_as_json() {
 fn what_cannot_be_connected_says_so() {
     for definition in all().iter() {
         match definition.is_connectable() {
-            Ok(()) => assert!(matches!(definition.kind, Kind::OAuth2 | Kind::OAuth1)),
+            Ok(()) => {
+                assert!(matches!(definition.kind, Kind::OAuth2 | Kind::OAuth1) || definition.is_entered(), "{}", definition.name)
+            }
             Err(error) => {
                 assert_eq!(error.code(), Code::EngineMissing);
                 assert!(error.message().starts_with(&format!("connecting {} is not built yet: ", definition.title)));
             }
         }
     }
-    assert!(get("x").is_connectable().is_ok());
-    assert!(get("twitter").is_connectable().is_ok());
-    let error = get("amazon_creators").is_connectable().unwrap_err();
-    assert!(error.message().ends_with("it has no authorization code flow"));
-    let error = get("bluesky").is_connectable().unwrap_err();
-    assert!(error.message().ends_with("its kind is session"));
+    for name in [
+        "x",
+        "twitter",
+        "amazon_creators",
+        "bluesky",
+        "mediavine",
+        "github_app",
+        "google_service_account",
+        "http_basic",
+        "slack_bot",
+    ] {
+        assert!(get(name).is_connectable().is_ok(), "{name}");
+    }
+    assert!(!get("x").is_entered() && get("amazon_creators").is_entered());
+    let error = get("email_imap").is_connectable().unwrap_err();
+    assert!(error.message().ends_with("its kind is mail"), "{}", error.message());
+}
+
+#[test]
+fn what_decides_a_host_is_told_apart_from_what_does_not() {
+    assert_eq!(get("bluesky").extras_deciding_hosts(), ["pds"]);
+    assert!(get("github").extras_deciding_hosts().is_empty() && get("slack_bot").extras_deciding_hosts().is_empty());
+    // Whose secret a refusal is about: the app's, or the one account's.
+    assert!(get("github_app").mints_as_app());
+    assert!(!get("google_service_account").mints_as_app() && !get("amazon_creators").mints_as_app());
 }
 
 #[test]

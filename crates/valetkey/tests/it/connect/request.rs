@@ -168,6 +168,9 @@ on_each_db! {
         for definition in Catalogue::embedded().unwrap().iter() {
             let mut new = of("site");
             new.provider = definition.name.clone();
+            if definition.is_entered() {
+                continue;
+            }
             if definition.is_connectable().is_err() || definition.register.is_some() {
                 assert_eq!(world.refused(new).await, Code::EngineMissing, "{}", definition.name);
                 continue;

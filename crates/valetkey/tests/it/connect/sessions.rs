@@ -82,7 +82,7 @@ on_each_db! {
             ("nowhere", Code::NotFound),
             ("mastodon", Code::EngineMissing),
             ("twitter", Code::NotConfigured),
-            ("bluesky", Code::EngineMissing),
+            ("github_app", Code::NotConfigured),
             ("github", Code::NotConfigured),
         ] {
             let mut new = alices();

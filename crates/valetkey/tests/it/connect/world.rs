@@ -58,9 +58,19 @@ impl World {
     }
 
     pub(crate) async fn around(db: &Db, lab: Lab, definition: &str, allowed: Vec<String>, public: &str) -> Self {
+        let world = Self::of(db, lab, &[("lab", definition.to_owned())], allowed, public).await;
+        world.configure(CLIENT_ID, CLIENT_SECRET).await;
+        world
+    }
+
+    /// A world of several providers, no app of theirs configured.
+    pub(crate) async fn of(db: &Db, lab: Lab, definitions: &[(&str, String)], allowed: Vec<String>, public: &str) -> Self {
         let house = House::new(db).await;
-        let catalogue = Catalogue::embedded().unwrap().with_text(&provider(), definition, Trust::Dev);
-        let catalogue = catalogue.unwrap_or_else(|problems| panic!("{problems:#?}"));
+        let mut catalogue = Catalogue::embedded().unwrap();
+        for (name, text) in definitions {
+            let grown = catalogue.with_text(&name.parse().unwrap(), text, Trust::Dev);
+            catalogue = grown.unwrap_or_else(|problems| panic!("{name}: {problems:#?}"));
+        }
         let allow_private = allowed.iter().map(|text| text.parse::<AllowPrivate>().unwrap()).collect();
         let upstream = Upstream::new(Settings { allow_private, ..Settings::default() }).unwrap();
         let outside = Outside {
@@ -72,9 +82,7 @@ impl World {
         };
         let new = NewKey { label: "platform".into(), scopes: [Scope::Connect].into(), asserts: Asserts::Any, expires_at: None };
         let minted = platform::create(&house.base, &house.site, &OPERATOR, new).await.unwrap();
-        let world = Self { house, outside, lab, tasks: TaskTracker::new(), platform: (minted.key.id, minted.assertion_secret) };
-        world.configure(CLIENT_ID, CLIENT_SECRET).await;
-        world
+        Self { house, outside, lab, tasks: TaskTracker::new(), platform: (minted.key.id, minted.assertion_secret) }
     }
 
     pub(crate) async fn configure(&self, client_id: &str, client_secret: &str) {
