@@ -5,9 +5,11 @@
 //! changes becomes a new row, and the old one stays for the connections that its client minted (decisions 4).
 //!
 //! The owner is named: the site's app, a person's and an agent's are read, saved ([`set`]), merged into ([`update`]) and
-//! deleted apart from one another, and nothing falls back. Where its flows return to is said in [`callback`].
+//! deleted apart from one another, and nothing falls back. Where its flows return to is said in [`callback`]. An app that
+//! we registered ourselves at an instance is kept by [`registered`].
 
 pub mod callback;
+pub mod registered;
 mod store;
 
 use serde::Serialize;

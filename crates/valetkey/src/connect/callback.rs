@@ -20,13 +20,16 @@ use super::{
 use crate::{
     audit::{Event, Outcome as Audited},
     base::Outside,
-    connection::{self, Connected, Connection, Identity, NewConnection, Renewal, Status, Stored, UpstreamWish, accounts},
+    connection::{
+        self, Connected, Connection, Identity, NewConnection, Renewal, Resources, Status, Stored, UpstreamWish, accounts,
+    },
     db::Tx,
     error::{Code, Error, Result},
     extend::held_elsewhere,
     id::{ConnectionId, ProviderName, sha256_hex},
     principal::{Owner, Slot},
     provider::{Definition, FieldLevel, Kills},
+    resource,
     seal::Place,
     secret::{Secret, SecretMap},
 };
@@ -128,14 +131,37 @@ async fn finish(outside: &Outside, provider: &ProviderName, answer: Answer, bind
             return nothing(Code::StorageFailed);
         }
     };
-    let outcome = match complete(outside, &definition, &flow, &answer).await {
-        Ok((connected, missing_scopes)) => Outcome::Connected { connection: connected.id().clone(), missing_scopes },
+    let completed = complete(outside, &definition, &flow, &answer).await;
+    conclude(outside, &definition, flow, completed).await
+}
+
+/// What is left to do for a flow that is over: to read the provider's lists, or to record the failure.
+pub(super) async fn conclude(
+    outside: &Outside,
+    definition: &Arc<Definition>,
+    flow: Flow,
+    completed: Result<(Connected, Vec<String>), Fault>,
+) -> Ended {
+    let mut choose = None;
+    let outcome = match completed {
+        Ok((connected, missing_scopes)) => {
+            // Whatever comes of the lists, the account is connected, and what is open can be chosen later.
+            match resource::read_again(outside, &flow.site, connected.id(), None).await {
+                Ok(true) => choose = Some((flow.site.clone(), flow.session.clone())),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(connection.id = %connected.id(), error = ?error, "the lists of a new connection could not be read");
+                    choose = definition.choices().next().is_some().then(|| (flow.site.clone(), flow.session.clone()));
+                }
+            }
+            Outcome::Connected { connection: connected.id().clone(), missing_scopes }
+        }
         Err(fault) => {
-            note_failure(outside, &definition, &flow, &fault).await;
+            note_failure(outside, definition, &flow, &fault).await;
             Outcome::Failed { code: fault.code, word: word_of(&fault) }
         }
     };
-    Ended { provider: Some(flow.provider), outcome, return_to: flow.return_to, payload: flow.payload }
+    Ended { provider: Some(flow.provider), outcome, return_to: flow.return_to, payload: flow.payload, choose }
 }
 
 fn word_of(fault: &Fault) -> Option<&'static str> {
@@ -221,7 +247,7 @@ fn check_issuer(flow: &Flow, always_sent: bool, answer: &Answer) -> Result<(), F
     if fine { Ok(()) } else { Err(Fault::new(Code::IssuerMismatch, "iss")) }
 }
 
-async fn store_obtained(
+pub(super) async fn store_obtained(
     outside: &Outside,
     definition: &Definition,
     flow: &Flow,
@@ -311,7 +337,13 @@ async fn store_in(
             let fresh = connection::insert(base, tx, actor, new).await?;
             (Connected::Replaced { old: id.clone(), new: fresh }, Some(old))
         }
-        _ => connection::upsert_connected(base, tx, actor, new, flow.new_subject).await?,
+        _ => {
+            let new = match &old {
+                Some(old) if old.connection.subject == new.subject => resource::carry_over(base, old, new).await?,
+                _ => Cow::Borrowed(new),
+            };
+            connection::upsert_connected(base, tx, actor, &new, flow.new_subject).await?
+        }
     };
     if let Some(old) = &replaced {
         let account = match &old.sealed {
@@ -348,7 +380,7 @@ async fn has_moved(outside: &Outside, definition: &Definition, old: &Stored, fie
 }
 
 /// Records a flow that failed. What cannot be recorded is at least logged: the flow is over either way.
-async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, fault: &Fault) {
+pub(super) async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, fault: &Fault) {
     let audited = if fault.code == Code::OauthDenied { Audited::Denied } else { Audited::Failed };
     tracing::warn!(
         flow.id = %flow.id, provider = %flow.provider, code = %fault.code, word = fault.word, detail = fault.detail,
@@ -366,12 +398,36 @@ async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, f
             discard(outside, definition, flow, account, &mut tx).await?;
         }
         outside.base.audit.record(&mut tx, event).await?;
-        store::set_outcome(&mut tx, &flow.site, &flow.session, fault.code.as_str(), None).await?;
+        store::set_outcome(&mut tx, &flow.site, &flow.session, fault.outcome(), None).await?;
         tx.commit().await
     };
     if let Err(error) = noted.await {
         tracing::error!(error = ?error, flow.id = %flow.id, "a failed connect flow could not be recorded");
     }
+}
+
+/// Tokens came for a flow that somebody else ended meanwhile: they must not lie about at the provider.
+pub(super) async fn discard_late(
+    outside: &Outside,
+    definition: &Definition,
+    flow: &Flow,
+    account: Option<SecretMap>,
+) -> Result<()> {
+    tracing::warn!(flow.id = %flow.id, provider = %flow.provider, "tokens came for a flow that was over");
+    let Some(account) = account else { return Ok(()) };
+    outside.base.ring.ensure(&outside.base.db, flow.site.as_str(), flow.provider.as_str()).await?;
+    let mut tx = outside.base.db.begin_bookkeeping().await?;
+    discard(outside, definition, flow, &account, &mut tx).await?;
+    tx.commit().await
+}
+
+/// Ends a flow that nobody can go on with: what asked for it is not there any more.
+pub(super) async fn forget(outside: &Outside, flow: &Flow, code: Code) -> Result<()> {
+    let mut tx = outside.base.db.begin_bookkeeping().await?;
+    if store::end_flow(&mut tx, flow).await? {
+        store::set_outcome(&mut tx, &flow.site, &flow.session, code.as_str(), None).await?;
+    }
+    tx.commit().await
 }
 
 /// Owes the provider the revocation of tokens that were issued and that nobody will hold. Not where a revocation ends
@@ -408,6 +464,8 @@ async fn discard(outside: &Outside, definition: &Definition, flow: &Flow, accoun
         failures: 0,
         retry_at: None,
         last_error: None,
+        resources: Resources::new(),
+        warned_end: None,
     };
     let (wish, reason) = (UpstreamWish::IfPossible, "the account was not connected after all");
     connection::owe_revocation(&outside.base, tx, Some(definition), &never_made, Some(account), wish, reason).await?;

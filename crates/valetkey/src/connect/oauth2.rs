@@ -4,6 +4,8 @@
 //!    S256 challenge unless the definition says that the provider takes none. `plain` cannot be written here.
 //! 2. [`obtain`] trades the code for tokens, runs the second-stage exchanges of the definition in order, and asks who
 //!    the account is. Each call is one [`Step`], sent once; nothing is stored here.
+//! 3. With the device grant (RFC 8628) [`device_codes`] asks for the codes and [`ask_device`] whether the person is done;
+//!    what comes then goes the same way.
 //!
 //! No body of an answer is logged or put into an error: a failure is a code of ours and one bounded word.
 
@@ -23,8 +25,8 @@ use crate::{
     id::{AppConfigId, SiteId},
     principal::{Owner, Slot},
     provider::{
-        self, Broker, Client, Definition, OAuth2, Pkce, PkceEncoding, RedirectRule, Role, Vars,
-        step::{Outputs, Step},
+        self, Broker, Client, Definition, Device, OAuth2, Pkce, PkceEncoding, RedirectRule, Role, Vars,
+        step::{FailureClass, Outputs, Step},
     },
     secret::{Secret, SecretMap},
     upstream::Limits,
@@ -32,9 +34,6 @@ use crate::{
 
 /// How long a provider may take for one call.
 const DEADLINE: Duration = Duration::from_secs(30);
-
-/// The longest text that is kept of a slot's token answer, in bytes.
-const MAX_SLOT_TEXT: usize = 16 * 1024;
 
 /// Our app at a provider, opened.
 pub(super) struct App {
@@ -68,9 +67,9 @@ impl App {
         }
     }
 
-    async fn open(outside: &Outside, definition: &Definition, config: AppConfig) -> Result<Self> {
+    pub(super) async fn open(outside: &Outside, definition: &Definition, config: AppConfig) -> Result<Self> {
         let values = app_config::open(&outside.base, &config).await?;
-        let role = |role| definition.field_with_role(role).and_then(|field| values.text(&field.name));
+        let role = |role| definition.client_member(role).and_then(|name| values.text(name));
         let client_id = role(Role::ClientId).ok_or_else(|| not_configured(definition))?.expose().to_owned();
         let client_secret = role(Role::ClientSecret);
         Ok(Self { config, values, client_id, client_secret })
@@ -87,12 +86,6 @@ fn not_configured(definition: &Definition) -> Error {
 /// Whether this build can connect the provider in a browser, and the part of the definition that says how.
 pub(super) fn connectable(definition: &Definition) -> Result<&OAuth2> {
     definition.is_connectable()?;
-    if definition.register.is_some() {
-        return Err(Error::new(
-            Code::EngineMissing,
-            format!("connecting {} is not built yet: it registers a client at each server first", definition.title),
-        ));
-    }
     definition.oauth2.as_ref().ok_or_else(|| Error::internal("a connectable definition without oauth2"))
 }
 
@@ -131,7 +124,8 @@ impl Ground<'_> {
         act(Vars { scopes: Some(&scopes), account, ..self.plain_vars() })
     }
 
-    fn plain_vars(&self) -> Vars<'_> {
+    /// Everything that is known before there is an account.
+    pub(super) fn plain_vars(&self) -> Vars<'_> {
         Vars {
             app: Some(&self.app.values),
             fields: Some(self.fields),
@@ -211,8 +205,17 @@ pub(super) fn authorize_endpoint(ground: &Ground<'_>) -> Result<Url> {
     endpoint(ground.definition, ground.oauth2, &ground.plain_vars())
 }
 
-/// The same before an app is chosen.
-pub(super) fn endpoint_for(definition: &Definition, oauth2: &OAuth2, fields: &SecretMap) -> Result<Url> {
+/// Where a person signs in, before an app is chosen: the authorization endpoint, or the server that gives out the codes for
+/// another device.
+pub(super) fn sign_in_place(definition: &Definition, oauth2: &OAuth2, fields: &SecretMap, device: bool) -> Result<Url> {
+    if !device {
+        return endpoint_for(definition, oauth2, fields);
+    }
+    let url = device_of(oauth2)?.request.url.render(&Vars { fields: Some(fields), ..Vars::default() })?;
+    Url::parse(&url).map_err(Error::internal)
+}
+
+fn endpoint_for(definition: &Definition, oauth2: &OAuth2, fields: &SecretMap) -> Result<Url> {
     endpoint(definition, oauth2, &Vars { fields: Some(fields), ..Vars::default() })
 }
 
@@ -220,6 +223,11 @@ fn endpoint(definition: &Definition, oauth2: &OAuth2, vars: &Vars<'_>) -> Result
     let refuse = || Error::new(Code::HostRefused, format!("the authorization address of {} cannot be used", definition.title));
     let template = oauth2.authorize_url.as_ref().ok_or_else(refuse)?;
     let url = Url::parse(&template.render(vars)?).map_err(|_| refuse())?;
+    if may_be_opened(&url) { Ok(url) } else { Err(refuse()) }
+}
+
+/// Whether a browser may be sent there: https, or http on loopback, which only definitions for development name.
+fn may_be_opened(url: &Url) -> bool {
     let fine = match (url.scheme(), url.host()) {
         ("https", Some(_)) => true,
         ("http", Some(url::Host::Ipv4(ip))) => ip.is_loopback(),
@@ -227,7 +235,119 @@ fn endpoint(definition: &Definition, oauth2: &OAuth2, vars: &Vars<'_>) -> Result
         ("http", Some(url::Host::Domain(name))) => name == "localhost",
         _ => false,
     };
-    if fine && url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err(refuse()) }
+    fine && url.username().is_empty() && url.password().is_none()
+}
+
+/// What a provider gives out for a person to sign in on another device (RFC 8628 section 3.2).
+pub(super) struct Codes {
+    pub(super) device_code: Secret,
+    /// What the person types in there.
+    pub(super) user_code: Secret,
+    /// Where.
+    pub(super) verification_uri: String,
+    /// The same with the code in it.
+    pub(super) verification_uri_complete: Option<Secret>,
+    /// How long the codes live.
+    pub(super) life: Duration,
+    /// Seconds between two questions.
+    pub(super) interval: i64,
+    pub(super) sent_at: Timestamp,
+}
+
+/// How often a provider is asked that does not say (RFC 8628 section 3.2), and never more slowly than, in seconds.
+const USUAL_INTERVAL: i64 = 5;
+const LONGEST_INTERVAL: i64 = 300;
+/// The longest code that a person has to type, in bytes.
+const MAX_USER_CODE: usize = 64;
+/// The longest device code, and the longest address, in bytes.
+const MAX_DEVICE_TEXT: usize = 4096;
+
+/// The two calls of the device grant, which a session for it has.
+pub(super) fn device_of(oauth2: &OAuth2) -> Result<&Device> {
+    oauth2.device.as_ref().ok_or_else(|| Error::new(Code::InvalidRequest, "this provider has no sign-in on another device"))
+}
+
+/// Asks for the codes (RFC 8628 section 3.1).
+pub(super) async fn device_codes(ground: &Ground<'_>) -> Result<Codes> {
+    const NO_CODE: Code = Code::UpstreamInvalid;
+    let device = device_of(ground.oauth2)?;
+    let joined = ground.oauth2.join_scopes(ground.scopes);
+    let vars = Vars { scopes: Some(&joined), ..ground.plain_vars() };
+    let (outputs, sent_at) = ground.call_one(&device.request, NO_CODE, &vars).await.map_err(|fault| {
+        let why = format!("{} gives out no code to sign in with: {}", ground.definition.title, fault.word);
+        Error::new(fault.code, why).with_detail(fault.detail.unwrap_or_default())
+    })?;
+    let unusable = || Error::new(NO_CODE, format!("{} answered with codes that cannot be used", ground.definition.title));
+    let text = |name: &str, most: usize| {
+        let text = outputs.raw.text(name)?;
+        let plain = text.expose().len() <= most && !text.expose().chars().any(char::is_control);
+        plain.then_some(text)
+    };
+    // Some name the address as drafts of the standard did.
+    let address = |name: &str| {
+        let text = text(name, MAX_DEVICE_TEXT)?;
+        let url = Url::parse(text.expose()).ok()?;
+        may_be_opened(&url).then_some(text)
+    };
+    let verification_uri = address("verification_uri").or_else(|| address("verification_url")).ok_or_else(unusable)?;
+    let seconds = |name: &str| outputs.raw.expose().get(name).and_then(Value::as_i64).filter(|seconds| *seconds > 0);
+    Ok(Codes {
+        device_code: text("device_code", MAX_DEVICE_TEXT).ok_or_else(unusable)?,
+        user_code: text("user_code", MAX_USER_CODE).ok_or_else(unusable)?,
+        verification_uri: verification_uri.expose().to_owned(),
+        verification_uri_complete: address("verification_uri_complete"),
+        life: seconds("expires_in").and_then(|life| u64::try_from(life).ok()).map_or(Duration::MAX, Duration::from_secs),
+        interval: seconds("interval").unwrap_or(USUAL_INTERVAL).min(LONGEST_INTERVAL),
+        sent_at,
+    })
+}
+
+/// What a provider says when it is asked whether the person is done (RFC 8628 section 3.5).
+pub(super) enum Asked {
+    /// Not yet.
+    Pending,
+    /// Not yet, and it was asked too often.
+    SlowDown,
+    /// Nothing that can be understood; it may answer later.
+    Later,
+    /// The tokens, and when they were asked for.
+    Done(Box<Outputs>, Timestamp),
+    /// It is over.
+    Over(Fault),
+}
+
+/// Asks once whether the person is done.
+pub(super) async fn ask_device(ground: &Ground<'_>, device_code: &Secret) -> Asked {
+    const FAILED: Code = Code::TokenExchangeFailed;
+    let joined = ground.oauth2.join_scopes(ground.scopes);
+    let vars = Vars { scopes: Some(&joined), code: Some(device_code), ..ground.plain_vars() };
+    let step = match device_of(ground.oauth2) {
+        Ok(device) => &device.token,
+        Err(error) => return Asked::Over(Fault::of(FAILED, &error)),
+    };
+    let request = match step.render(&vars) {
+        Ok(request) => request,
+        Err(error) => return Asked::Over(Fault::of(FAILED, &error)),
+    };
+    let sent_at = ground.outside.base.clock.now();
+    let answer = match ground.outside.upstream.exchange(request, Limits::within(DEADLINE)).await {
+        Ok(answer) => answer,
+        Err(failure) if failure.error.code() == Code::AddressRefused => {
+            return Asked::Over(Fault::of(FAILED, &failure.error));
+        }
+        Err(_) => return Asked::Later,
+    };
+    match step.read(answer.status, &answer.headers, answer.body.expose()) {
+        Ok(outputs) => Asked::Done(Box::new(outputs), sent_at),
+        Err(failure) => match (failure.error.as_str(), failure.class) {
+            ("authorization_pending", _) => Asked::Pending,
+            ("slow_down", _) => Asked::SlowDown,
+            ("expired_token", _) => Asked::Over(Fault::expired()),
+            (_, FailureClass::Transient { .. }) => Asked::Later,
+            (_, FailureClass::Denied) => Asked::Over(Fault::told(Code::OauthDenied, &failure)),
+            _ => Asked::Over(Fault::told(FAILED, &failure)),
+        },
+    }
 }
 
 /// The S256 challenge of a verifier (RFC 7636 section 4.2), in the way the provider reads it.
@@ -272,6 +392,16 @@ pub(super) async fn obtain(ground: &Ground<'_>, slot: &Slot, code: &Secret, veri
         ..ground.plain_vars()
     };
     let (outputs, sent_at) = ground.call_one(&oauth2.token, Code::TokenExchangeFailed, &vars).await?;
+    obtain_with(ground, slot, outputs, sent_at).await
+}
+
+/// From a token answer to an account that can be stored.
+pub(super) async fn obtain_with(
+    ground: &Ground<'_>,
+    slot: &Slot,
+    outputs: Outputs,
+    sent_at: Timestamp,
+) -> Result<Obtained, Fault> {
     let mut drawn = Drawn::first(ground, outputs, sent_at);
     // From here on there are tokens: whatever fails must not leave them lying about at the provider.
     match complete(ground, slot, &mut drawn).await {
@@ -298,11 +428,7 @@ struct Identified {
 
 impl Drawn {
     fn first(ground: &Ground<'_>, outputs: Outputs, sent_at: Timestamp) -> Self {
-        let slots = slot_accounts(ground.definition, &outputs.raw);
-        let (mut account, tokens) = merge_answer(ground.definition, Some(ground.fields), &outputs, sent_at);
-        if !slots.is_empty() {
-            account.expose_mut().insert("slots".to_owned(), Value::Object(slots));
-        }
+        let (account, tokens) = merge_answer(ground.definition, Some(ground.fields), &outputs, sent_at);
         Self { account, tokens, id: outputs.id, hosts: Vec::new() }
     }
 
@@ -443,33 +569,6 @@ async fn granted_scopes(ground: &Ground<'_>, told: Option<Vec<String>>, account:
             None
         }
     }
-}
-
-/// The further tokens that the token answer holds, by slot (Slack's user token beside its bot token).
-fn slot_accounts(definition: &Definition, raw: &SecretMap) -> Map<String, Value> {
-    let mut slots = Map::new();
-    let answer = Value::Object(raw.expose().clone());
-    for (name, slot) in &definition.slots {
-        let mut found = Map::new();
-        for (member, paths) in &slot.out {
-            let value = paths.iter().find_map(|path| path.find(&answer)).filter(|value| match value {
-                Value::String(text) => !text.is_empty() && text.len() <= MAX_SLOT_TEXT,
-                Value::Number(_) | Value::Bool(_) => true,
-                _ => false,
-            });
-            if let Some(value) = value {
-                found.insert(member.clone(), value.clone());
-            }
-        }
-        if found.contains_key("access_token") {
-            slots.insert(name.clone(), Value::Object(found));
-        }
-    }
-    // The copy is of secrets: it does not stay behind.
-    if let Value::Object(map) = answer {
-        drop(SecretMap::new(map));
-    }
-    slots
 }
 
 #[cfg(test)]

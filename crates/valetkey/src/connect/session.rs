@@ -5,11 +5,14 @@
 //! asks for proof that the browser is that user's, and the page says whose account will be linked to whom. Where the
 //! operator lets links work without proof, the page says that too.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use super::{
-    Binding, Ended, FLOW_LIFE, LINK_LIFE, Outcome, cookie_key, input,
+    Binding, Ended, FLOW_LIFE, LINK_LIFE, Outcome, cookie_key, device, input,
     oauth2::{self, App, Ground},
+    register::{self, NewApp},
     store::{self, Flow, Session},
 };
 use crate::{
@@ -18,11 +21,14 @@ use crate::{
     audit::{Event, Outcome as Audited},
     base::{Base, Outside},
     clock::Timestamp,
+    connection,
     error::{Code, Error, Result},
     extend::held_elsewhere,
     id::{self, AccountName, AgentId, ConnectSessionId, ConnectionId, FlowId, ProviderName, SiteId, UserId, sha256_hex},
     platform,
     principal::{Actor, Owner, Slot},
+    provider::{self, Definition},
+    resource,
     seal::Place,
     secret::{Secret, SecretMap},
     site,
@@ -50,6 +56,8 @@ pub struct NewSession {
     pub agent: Option<AgentId>,
     /// Whether another upstream account may take the place of the one connected before.
     pub new_subject: bool,
+    /// The person signs in on another device (RFC 8628). Always so where the provider has no other flow.
+    pub device: bool,
     /// Values of the definition's connection fields, such as an instance. None of them is a secret.
     pub fields: Map<String, Value>,
 }
@@ -66,6 +74,7 @@ impl NewSession {
             payload: None,
             agent: None,
             new_subject: false,
+            device: false,
             fields: Map::new(),
         }
     }
@@ -119,9 +128,14 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
     }
     let scopes = input::wanted_scopes(&definition, oauth2, new.scopes)?;
     let fields = input::accept_fields(outside, &definition, &new.fields)?;
-    oauth2::check_redirect(&definition, oauth2, &callback::of(outside, site, &definition.name).await?.url)?;
-    oauth2::endpoint_for(&definition, oauth2, &SecretMap::new(fields.clone()))?;
-    App::choose(outside, site, &definition, &new.owner).await?;
+    let device = new.device || !oauth2.flows.contains(&provider::Flow::Code);
+    if !device {
+        oauth2::check_redirect(&definition, oauth2, &callback::of(outside, site, &definition.name).await?.url)?;
+    }
+    oauth2::sign_in_place(&definition, oauth2, &SecretMap::new(fields.clone()), device)?;
+    if definition.register.is_none() {
+        App::choose(outside, site, &definition, &new.owner).await?;
+    }
 
     let now = base.clock.now();
     let link = Secret::new(id::random_text::<32>()?);
@@ -137,6 +151,7 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
         return_to: new.return_to,
         payload: new.payload,
         new_subject: new.new_subject,
+        device,
         browser_hash: None,
         proven_user: None,
         created_by: actor.clone(),
@@ -191,6 +206,8 @@ pub struct View {
     pub agent: Option<String>,
     /// Whether another upstream account may take the place of the one connected before.
     pub new_subject: bool,
+    /// The person signs in on another device.
+    pub device: bool,
     /// Where the browser will be sent: `https://host`.
     pub authorize_origin: String,
     /// The host of that.
@@ -296,65 +313,30 @@ pub struct Started {
     pub max_age: u64,
 }
 
-/// The person approves: uses the session up and begins the flow.
+/// The person approves: uses the session up and begins the flow. With a sign-in on another device the browser goes on to a
+/// page of ours that shows the code.
 pub async fn approve(outside: &Outside, link: &Secret, visit: Option<&Secret>, csrf: &Secret) -> Result<Started> {
     let base = &outside.base;
     let (session, visit) = authorized(outside, link, visit, csrf).await?;
-    let definition = outside.definition(&session.provider)?;
-    let oauth2 = oauth2::connectable(&definition)?;
-    let app = App::choose(outside, &session.site, &definition, &session.owner).await?;
-    let redirect_uri = callback::of(outside, &session.site, &session.provider).await?.url;
-    oauth2::check_redirect(&definition, oauth2, &redirect_uri)?;
-    let fields = SecretMap::new(session.fields.clone());
+    let actor = person_or_maker(&session);
+    let begun = Begun::prepare(outside, &session, &actor).await?;
+    if session.device {
+        return device::approved(outside, &session, &begun, visit).await;
+    }
+    let ground = begun.ground(outside, &session)?;
+    oauth2::check_redirect(&begun.definition, ground.oauth2, &begun.redirect_uri)?;
 
     // Independent of one another: neither can be told from the other two.
     let state = Secret::new(id::random_text::<32>()?);
     let verifier = Secret::new(id::random_text::<32>()?);
     let binding = Binding { key: cookie_key(&state), value: Secret::new(id::random_text::<32>()?) };
-    let ground = Ground {
-        outside,
-        definition: &definition,
-        oauth2,
-        app: &app,
-        fields: &fields,
-        scopes: &session.scopes,
-        redirect_uri: &redirect_uri,
-    };
     let authorize_url = oauth2::authorize_url(&ground, &state, &verifier)?;
 
-    base.ring.ensure(&base.db, session.site.as_str(), session.provider.as_str()).await?;
-    let now = base.clock.now();
-    let flow_id = FlowId::new();
-    let owner = session.owner.to_string();
-    let place = Place::flow(&session.site, &session.provider, &owner, &session.name, &flow_id);
-    let mut kept = SecretMap::default();
+    let mut kept = begun.kept(&session);
     kept.set_text("verifier", &verifier);
-    kept.expose_mut().insert("fields".to_owned(), Value::Object(session.fields.clone()));
-    let actor = person_or_maker(&session);
-    let flow = Flow {
-        sealed: base.ring.seal_now(&place, &kept.to_json())?,
-        site: session.site.clone(),
-        id: flow_id,
-        session: session.id.clone(),
-        provider: session.provider.clone(),
-        owner: session.owner.clone(),
-        name: session.name.clone(),
-        issuer: oauth2.issuer.clone(),
-        redirect_uri: redirect_uri.clone(),
-        app_config: app.config.id.clone(),
-        scopes: session.scopes.clone(),
-        browser_hash: hash(&binding.value),
-        proven_user: session.proven_user.clone(),
-        agent: session.agent.clone(),
-        return_to: session.return_to.clone(),
-        payload: session.payload.clone(),
-        new_subject: session.new_subject,
-        created_by: actor.clone(),
-        created_at: now,
-        expires_at: now.plus(FLOW_LIFE),
-    };
+    let flow = begun.flow(outside, &session, &kept, &binding.value, &actor).await?;
     let mut tx = base.db.begin_bookkeeping().await?;
-    if !store::use_session(&mut tx, &session, &hash(visit), now).await? {
+    if !store::use_session(&mut tx, &session, &hash(visit), Some(&flow.browser_hash), base.clock.now()).await? {
         return Err(gone());
     }
     store::insert_flow(&mut tx, &flow, &hash(&state)).await?;
@@ -363,12 +345,97 @@ pub async fn approve(outside: &Outside, link: &Secret, visit: Option<&Secret>, c
     Ok(Started { authorize_url: Secret::new(String::from(authorize_url)), binding, max_age: FLOW_LIFE.as_secs() })
 }
 
+/// What a flow begins with, whichever way it goes.
+pub(super) struct Begun {
+    definition: Arc<Definition>,
+    app: App,
+    fields: SecretMap,
+    redirect_uri: String,
+}
+
+impl Begun {
+    /// The definition, our app there (registered now where each server is an instance), and the redirect URI.
+    pub(super) async fn prepare(outside: &Outside, session: &Session, actor: &Actor) -> Result<Self> {
+        let definition = outside.definition(&session.provider)?;
+        let oauth2 = oauth2::connectable(&definition)?;
+        let redirect_uri = callback::of(outside, &session.site, &session.provider).await?.url;
+        let fields = SecretMap::new(session.fields.clone());
+        let app = match &definition.register {
+            None => App::choose(outside, &session.site, &definition, &session.owner).await?,
+            Some(step) => {
+                let scopes = oauth2.join_scopes(&session.scopes);
+                let new = NewApp { definition: &definition, step, fields: &fields, scopes: &scopes, redirect_uri: &redirect_uri };
+                register::app(outside, &session.site, actor, &new).await?
+            }
+        };
+        Ok(Self { definition, app, fields, redirect_uri })
+    }
+
+    /// What its calls are filled in with.
+    pub(super) fn ground<'g>(&'g self, outside: &'g Outside, session: &'g Session) -> Result<Ground<'g>> {
+        Ok(Ground {
+            outside,
+            definition: &self.definition,
+            oauth2: oauth2::connectable(&self.definition)?,
+            app: &self.app,
+            fields: &self.fields,
+            scopes: &session.scopes,
+            redirect_uri: &self.redirect_uri,
+        })
+    }
+
+    /// What the flow seals, before its own secrets.
+    pub(super) fn kept(&self, session: &Session) -> SecretMap {
+        let mut kept = SecretMap::default();
+        kept.expose_mut().insert("fields".to_owned(), Value::Object(session.fields.clone()));
+        kept
+    }
+
+    /// The flow of a session, bound to whoever holds `browser`.
+    pub(super) async fn flow(
+        &self,
+        outside: &Outside,
+        session: &Session,
+        kept: &SecretMap,
+        browser: &Secret,
+        actor: &Actor,
+    ) -> Result<Flow> {
+        let base = &outside.base;
+        base.ring.ensure(&base.db, session.site.as_str(), session.provider.as_str()).await?;
+        let (now, flow_id, owner) = (base.clock.now(), FlowId::new(), session.owner.to_string());
+        let place = Place::flow(&session.site, &session.provider, &owner, &session.name, &flow_id);
+        Ok(Flow {
+            sealed: base.ring.seal_now(&place, &kept.to_json())?,
+            site: session.site.clone(),
+            id: flow_id,
+            session: session.id.clone(),
+            provider: session.provider.clone(),
+            owner: session.owner.clone(),
+            name: session.name.clone(),
+            issuer: oauth2::connectable(&self.definition)?.issuer.clone(),
+            redirect_uri: self.redirect_uri.clone(),
+            app_config: self.app.config.id.clone(),
+            scopes: session.scopes.clone(),
+            browser_hash: hash(browser),
+            proven_user: session.proven_user.clone(),
+            agent: session.agent.clone(),
+            return_to: session.return_to.clone(),
+            payload: session.payload.clone(),
+            new_subject: session.new_subject,
+            created_by: actor.clone(),
+            created_at: now,
+            expires_at: now.plus(FLOW_LIFE),
+            poll: None,
+        })
+    }
+}
+
 /// The person says no: uses the session up; nothing else changes.
 pub async fn cancel(outside: &Outside, link: &Secret, visit: Option<&Secret>, csrf: &Secret) -> Result<Ended> {
     let base = &outside.base;
     let (session, visit) = authorized(outside, link, visit, csrf).await?;
     let mut tx = base.db.begin_bookkeeping().await?;
-    if !store::use_session(&mut tx, &session, &hash(visit), base.clock.now()).await? {
+    if !store::use_session(&mut tx, &session, &hash(visit), None, base.clock.now()).await? {
         return Err(gone());
     }
     store::set_outcome(&mut tx, &session.site, &session.id, Code::OauthDenied.as_str(), None).await?;
@@ -380,6 +447,46 @@ pub async fn cancel(outside: &Outside, link: &Secret, visit: Option<&Secret>, cs
         outcome: Outcome::Failed { code: Code::OauthDenied, word: None },
         return_to: session.return_to,
         payload: session.payload,
+        choose: None,
+    })
+}
+
+/// A session that was used up, for the browser that it is bound to since.
+///
+/// # Errors
+/// `not_found` for every other browser: it may not even know that there is one.
+pub(super) async fn bound(outside: &Outside, site: &SiteId, id: &ConnectSessionId, binding: Option<&Secret>) -> Result<Session> {
+    let found = store::session_by_id(&outside.base.db, site, id).await?.filter(|session| session.used_at.is_some());
+    match (found, binding) {
+        (Some(session), Some(binding)) if is_bound_to(&session, binding) => Ok(session),
+        _ => Err(gone()),
+    }
+}
+
+/// What became of a session, for the page that its browser sees.
+pub(super) async fn ended(outside: &Outside, session: Session) -> Result<Ended> {
+    let mut choose = None;
+    let outcome = match (session.outcome.as_deref(), &session.connection) {
+        (Some("connected"), Some(id)) => {
+            let connection = connection::require(&outside.base.db, &session.site, id).await?;
+            let definition = outside.definition(&session.provider)?;
+            if !resource::open_choices(&definition, &connection).is_empty() {
+                choose = Some((session.site.clone(), session.id.clone()));
+            }
+            let missing_scopes = connection.missing_scopes().into_iter().cloned().collect();
+            Outcome::Connected { connection: id.clone(), missing_scopes }
+        }
+        (told, _) => {
+            let code = Code::ALL.iter().copied().find(|code| told == Some(code.as_str()));
+            Outcome::Failed { code: code.unwrap_or(Code::InvalidState), word: None }
+        }
+    };
+    Ok(Ended {
+        provider: Some(session.provider),
+        outcome,
+        return_to: session.return_to,
+        payload: session.payload,
+        choose,
     })
 }
 
@@ -460,11 +567,11 @@ async fn authorized<'v>(
     Ok((session, visit))
 }
 
-async fn describe(outside: &Outside, session: &Session, visit: Option<&Secret>) -> Result<View> {
+pub(super) async fn describe(outside: &Outside, session: &Session, visit: Option<&Secret>) -> Result<View> {
     let definition = outside.definition(&session.provider)?;
     let oauth2 = oauth2::connectable(&definition)?;
     let site = site::require(&outside.base.db, &session.site).await?;
-    let url = oauth2::endpoint_for(&definition, oauth2, &SecretMap::new(session.fields.clone()))?;
+    let url = oauth2::sign_in_place(&definition, oauth2, &SecretMap::new(session.fields.clone()), session.device)?;
     let agent = match &session.agent {
         Some(id) => Some(agent::require(&outside.base.db, &session.site, id).await?.title),
         None => None,
@@ -486,6 +593,7 @@ async fn describe(outside: &Outside, session: &Session, visit: Option<&Secret>) 
         scopes: session.scopes.clone(),
         agent,
         new_subject: session.new_subject,
+        device: session.device,
         authorize_origin: url.origin().ascii_serialization(),
         host: match url.port() {
             Some(port) => format!("{}:{port}", url.host_str().unwrap_or_default()),
@@ -516,12 +624,12 @@ fn csrf(session: &Session, visit: &Secret) -> Secret {
     Secret::new(sha256_hex(format!("valetkey connect form\n{}\n{}", session.id, visit.expose()).as_bytes()))
 }
 
-fn hash(secret: &Secret) -> String {
+pub(super) fn hash(secret: &Secret) -> String {
     sha256_hex(secret.expose().as_bytes())
 }
 
 /// Who acts from here on: the proven person, else whoever made the link.
-fn person_or_maker(session: &Session) -> Actor {
+pub(super) fn person_or_maker(session: &Session) -> Actor {
     session.proven_user.clone().map_or_else(|| session.created_by.clone(), Actor::User)
 }
 
@@ -532,7 +640,7 @@ fn owner_agent(owner: &Owner) -> Option<AgentId> {
     }
 }
 
-fn event(session: &Session, actor: &Actor, action: &'static str) -> Event {
+pub(super) fn event(session: &Session, actor: &Actor, action: &'static str) -> Event {
     let proven: Option<&UserId> = session.proven_user.as_ref();
     let facts = json!({
         "session": session.id, "provider": session.provider, "owner": session.owner, "name": session.name,
@@ -541,10 +649,10 @@ fn event(session: &Session, actor: &Actor, action: &'static str) -> Event {
     Event::new(&session.site, actor, action).facts(facts)
 }
 
-fn gone() -> Error {
+pub(super) fn gone() -> Error {
     Error::new(Code::NotFound, "this link was used, has expired or never was; ask for a new one")
 }
 
-fn other_browser() -> Error {
+pub(super) fn other_browser() -> Error {
     Error::new(Code::Forbidden, "this link is open in another browser; go on there, or ask for a new link")
 }

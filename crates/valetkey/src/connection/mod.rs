@@ -15,7 +15,10 @@ mod store;
 mod timing;
 mod write;
 
-use serde::Serialize;
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     base::Base,
@@ -34,7 +37,9 @@ pub(crate) use row::ConnectionRow;
 pub use row::Stored;
 pub use store::{Filter, get, is_stored, list, load, load_in, page, slot, stored_slot};
 pub use timing::{RefreshWindow, refresh_at};
-pub use write::{Connected, NewConnection, Tokens, erase, insert, replace_account, set_needs_reauth, upsert_connected};
+pub use write::{
+    Connected, NewConnection, Tokens, erase, insert, replace_account, set_needs_reauth, set_resources, set_warned, upsert_connected,
+};
 
 /// Where a connection stands. Expiring and expired are derived from its times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -164,6 +169,11 @@ pub struct Connection {
     pub retry_at: Option<Timestamp>,
     /// The stable word of the last refresh failure.
     pub last_error: Option<String>,
+    /// What was chosen from the provider's lists.
+    pub resources: Resources,
+    /// The end of life that the owner was warned of.
+    #[serde(skip)]
+    pub warned_end: Option<Timestamp>,
 }
 
 impl Connection {
@@ -187,11 +197,38 @@ impl Connection {
         }
     }
 
+    /// When it ends of age unless it is connected again; told once somebody was warned of that, and as long as it is so.
+    pub fn ends_at(&self) -> Option<Timestamp> {
+        let warned = self.warned_end.filter(|_| self.status == Status::Active)?;
+        // An end that an answer told anew lies some seconds beside the one before.
+        let still = self.age_end().is_some_and(|end| end <= warned.plus(DAY));
+        still.then_some(warned)
+    }
+
+    /// The end behind which nothing renews it, as far as that is known: that of the refresh token, or of an access token that
+    /// is extended, or that nothing renews.
+    pub fn age_end(&self) -> Option<Timestamp> {
+        match self.renewal {
+            Renewal::RefreshToken => self.refresh_expires_at,
+            Renewal::None | Renewal::Extend => self.expires_at,
+            Renewal::Remint => None,
+        }
+    }
+
+    /// The scopes that were asked for and not granted; none while it is not known which were granted.
+    pub fn missing_scopes(&self) -> Vec<&String> {
+        match &self.scopes {
+            Some(granted) => self.wanted_scopes.iter().filter(|scope| !granted.contains(scope)).collect(),
+            None => Vec::new(),
+        }
+    }
+
     /// The word people read: `active`, `expiring`, `expired`, `needs_reauth`, `revoked`.
     pub fn display_status(&self, now: Timestamp) -> &'static str {
         match &self.status {
             Status::Revoked { .. } => "revoked",
             Status::NeedsReauth { .. } => "needs_reauth",
+            Status::Active if self.ends_at().is_some_and(|end| end > now) => "expiring",
             Status::Active => match self.expires_at {
                 Some(at) if at <= now => "expired",
                 Some(at) if self.renewal == Renewal::None && at.since(now).as_secs() < 7 * 86_400 => "expiring",
@@ -200,6 +237,36 @@ impl Connection {
         }
     }
 }
+
+/// What was chosen from a provider's lists, by list: pages, properties, accounts.
+pub type Resources = BTreeMap<String, Vec<Chosen>>;
+
+/// An entry of a provider's list that was chosen. Its token, if it brings one, is sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chosen {
+    /// Its id at the provider.
+    pub id: String,
+    /// What the provider calls it.
+    pub label: String,
+}
+
+/// The member of an account under which the chosen entries stand, with their tokens.
+pub const RESOURCES: &str = "resources";
+
+/// What an account's chosen entries look like without their tokens.
+pub fn resources_of(account: &SecretMap) -> Resources {
+    let Some(lists) = account.expose().get(RESOURCES).and_then(Value::as_object) else { return Resources::new() };
+    let entries = |list: &Value| -> Vec<Chosen> {
+        let chosen = |entry: &Value| {
+            let text = |name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
+            Some(Chosen { id: text("id")?, label: text("label").unwrap_or_default() })
+        };
+        list.as_array().into_iter().flatten().filter_map(chosen).collect()
+    };
+    lists.iter().map(|(name, list)| (name.clone(), entries(list))).filter(|(_, list)| !list.is_empty()).collect()
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Opens the account a connection seals.
 pub async fn open_account(base: &Base, connection: &Connection, sealed: &[u8]) -> Result<SecretMap> {

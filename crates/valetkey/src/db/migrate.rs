@@ -36,6 +36,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!("0002_callback_urls", admits 1),
     migration!("0003_imports", admits 1),
     migration!("0004_scope_policies", admits 1),
+    migration!("0007_device_choices", admits 1),
 ];
 
 /// "valetkey" as a number: the advisory lock that migrating processes take.

@@ -38,7 +38,7 @@ mod tests;
 pub use catalogue::{Catalogue, Problem, Trust};
 pub use credential_query::CredentialQuery;
 pub use definition::{
-    Definition, Fallback, Identity, Jwt, Mail, OAuth1, OAuth2, Refresh, Revoke, Scopes, Session, Slot, Source, Variants,
+    Definition, Device, Fallback, Identity, Jwt, Mail, OAuth1, OAuth2, Refresh, Revoke, Scopes, Session, Slot, Source, Variants,
 };
 pub use field::{Field, FieldPattern};
 pub use proxy::{HostRule, Inject, Proxy, RateLimit};

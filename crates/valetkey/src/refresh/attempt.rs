@@ -140,8 +140,7 @@ impl Refresher {
             None => None,
         };
         let of_role = |role| {
-            let field = definition.field_with_role(role)?;
-            app.as_ref()?.text(&field.name)
+            app.as_ref()?.text(definition.client_member(role)?)
         };
         let (client_id, client_secret) = (of_role(Role::ClientId), of_role(Role::ClientSecret));
         let spends = if connection.renewal == Renewal::Extend { "access_token" } else { "refresh_token" };

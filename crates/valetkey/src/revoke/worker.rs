@@ -261,7 +261,7 @@ struct ClientOf {
 
 impl ClientOf {
     fn new(definition: &Definition, app: Option<&SecretMap>) -> Self {
-        let of_role = |role| app?.text(&definition.field_with_role(role)?.name);
+        let of_role = |role| app?.text(definition.client_member(role)?);
         Self { id: of_role(Role::ClientId), secret: of_role(Role::ClientSecret) }
     }
 
