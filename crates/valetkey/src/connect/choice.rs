@@ -22,6 +22,8 @@ pub struct Choosing {
     pub account: Option<String>,
     /// The lists from which the person chooses.
     pub lists: Vec<List>,
+    /// The origin of where the browser goes afterwards, if that is not a page of ours.
+    pub return_to: Option<String>,
     /// The token that the page's form carries.
     pub csrf: Secret,
 }
@@ -37,7 +39,10 @@ pub async fn open(outside: &Outside, site: &SiteId, session: &ConnectSessionId, 
     let mut lists = resource::lists(outside, &connection, &account).await?;
     lists.retain(|list| list.person_chooses);
     let csrf = csrf(&session, binding)?;
-    Ok(Choosing { title: outside.definition(&connection.provider)?.title.clone(), account: connection.subject_name, lists, csrf })
+    let return_to = session.return_to.as_deref().and_then(|url| url::Url::parse(url).ok());
+    let return_to = return_to.map(|url| url.origin().ascii_serialization());
+    let title = outside.definition(&connection.provider)?.title.clone();
+    Ok(Choosing { title, account: connection.subject_name, lists, return_to, csrf })
 }
 
 /// Takes the person's choice.

@@ -35,7 +35,7 @@ pub use answer::{due_at, merge_answer};
 pub use outbox::{Owed, UpstreamWish, can_revoke_with, last_revocation_status, owe_revocation};
 pub(crate) use row::ConnectionRow;
 pub use row::Stored;
-pub use store::{Filter, get, is_stored, list, load, load_in, page, slot, stored_slot};
+pub use store::{Filter, ageing, get, is_stored, list, load, load_in, page, slot, stored_slot};
 pub use timing::{RefreshWindow, refresh_at};
 pub use write::{
     Connected, NewConnection, Tokens, erase, insert, replace_account, set_needs_reauth, set_resources, set_warned, upsert_connected,

@@ -135,6 +135,13 @@ impl Definition {
         }
     }
 
+    /// The names of the lists to read again after a refresh; absent where there is none.
+    pub fn refreshed_lists(&self) -> Option<Vec<String>> {
+        let names = self.refresh.then.iter().filter_map(|name| name.strip_prefix("resources.")).map(str::to_owned);
+        let names: Vec<String> = names.collect();
+        (!names.is_empty()).then_some(names)
+    }
+
     /// The lists from which a person chooses.
     pub fn choices(&self) -> impl Iterator<Item = (&str, &Step)> {
         self.resources.iter().filter(|(_, step)| step.select == Some(Select::User)).map(|(name, step)| (name.as_str(), step))
