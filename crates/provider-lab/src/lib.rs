@@ -16,7 +16,7 @@
 //!
 //! Everything is in memory and bounded: old log lines, tokens and posts are forgotten.
 //!
-//! Not played yet: OAuth 1.0a, the device flow, PAR, DPoP and dynamic registration.
+//! Not played yet: OAuth 1.0a, PAR and DPoP.
 
 mod control;
 mod definition;

@@ -76,6 +76,8 @@ pub(crate) struct State {
     pub(crate) rules: Vec<Rule>,
     /// Who approves at once, whatever the client.
     pub(crate) auto_approve: Option<String>,
+    /// The pages that `/pages` lists no more, by id.
+    pub(crate) gone_pages: Vec<String>,
     posts: VecDeque<Post>,
     last_post: u64,
     /// How far the lab's clock was put forward, in milliseconds.
@@ -92,6 +94,7 @@ impl State {
             records: Records::new(),
             rules: Vec::new(),
             auto_approve: None,
+            gone_pages: Vec::new(),
             posts: VecDeque::new(),
             last_post: 0,
             ahead_ms: 0,

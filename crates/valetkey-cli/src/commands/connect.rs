@@ -96,10 +96,11 @@ impl Connect {
             })
             .await?;
         let state = cell(&ended, "/state");
-        session.out.show(&ended, |ended| match state.as_str() {
-            "connected" => facts(&[("connection", cell(ended, "/connection")), ("owner", cell(ended, "/owner"))]),
-            _ => String::new(),
-        })?;
+        if state == "connected" || session.out.json {
+            session.out.show(&ended, |ended| {
+                facts(&[("connection", cell(ended, "/connection")), ("owner", cell(ended, "/owner"))])
+            })?;
+        }
         match state.as_str() {
             "connected" => Ok(()),
             "expired" => Err(Failure::failed("nobody signed in with the code in time; run this again for another one")),

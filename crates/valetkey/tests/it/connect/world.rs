@@ -58,6 +58,12 @@ impl World {
     }
 
     pub(crate) async fn around(db: &Db, lab: Lab, definition: &str, allowed: Vec<String>, public: &str) -> Self {
+        let world = Self::around_unconfigured(db, lab, definition, allowed, public).await;
+        world.configure(CLIENT_ID, CLIENT_SECRET).await;
+        world
+    }
+
+    pub(crate) async fn around_unconfigured(db: &Db, lab: Lab, definition: &str, allowed: Vec<String>, public: &str) -> Self {
         let house = House::new(db).await;
         let catalogue = Catalogue::embedded().unwrap().with_text(&provider(), definition, Trust::Dev);
         let catalogue = catalogue.unwrap_or_else(|problems| panic!("{problems:#?}"));
@@ -72,9 +78,7 @@ impl World {
         };
         let new = NewKey { label: "platform".into(), scopes: [Scope::Connect].into(), asserts: Asserts::Any, expires_at: None };
         let minted = platform::create(&house.base, &house.site, &OPERATOR, new).await.unwrap();
-        let world = Self { house, outside, lab, tasks: TaskTracker::new(), platform: (minted.key.id, minted.assertion_secret) };
-        world.configure(CLIENT_ID, CLIENT_SECRET).await;
-        world
+        Self { house, outside, lab, tasks: TaskTracker::new(), platform: (minted.key.id, minted.assertion_secret) }
     }
 
     pub(crate) async fn configure(&self, client_id: &str, client_secret: &str) {
