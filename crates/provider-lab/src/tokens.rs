@@ -231,10 +231,15 @@ impl Tokens {
         let letters = b"BCDFGHJKLMNPQRSTVWXZ";
         let random = fingerprint(&device_code);
         let letter = |byte: u8| char::from(letters[usize::from(byte) % letters.len()]);
-        let user_code: String = random.bytes().take(8).enumerate().flat_map(|(at, byte)| {
-            let dash = (at == 4).then_some('-');
-            dash.into_iter().chain([letter(byte.wrapping_mul(31).wrapping_add(at as u8))])
-        }).collect();
+        let user_code: String = random
+            .bytes()
+            .take(8)
+            .enumerate()
+            .flat_map(|(at, byte)| {
+                let dash = (at == 4).then_some('-');
+                dash.into_iter().chain([letter(byte.wrapping_mul(31).wrapping_add(at as u8))])
+            })
+            .collect();
         let code = DeviceCode {
             client_id: client.client_id.clone(),
             scope: scope.to_owned(),
@@ -268,7 +273,8 @@ impl Tokens {
         effects: &Effects,
         now: u64,
     ) -> Result<TokenSet, Refusal> {
-        let found = self.devices.find_mut(&fingerprint(device_code)).ok_or_else(|| Refusal::grant("the device code is unknown"))?;
+        let found =
+            self.devices.find_mut(&fingerprint(device_code)).ok_or_else(|| Refusal::grant("the device code is unknown"))?;
         if found.client_id != client.client_id {
             return Err(Refusal::grant("the device code belongs to another client"));
         }

@@ -97,9 +97,9 @@ impl Connect {
             .await?;
         let state = cell(&ended, "/state");
         if state == "connected" || session.out.json {
-            session.out.show(&ended, |ended| {
-                facts(&[("connection", cell(ended, "/connection")), ("owner", cell(ended, "/owner"))])
-            })?;
+            session
+                .out
+                .show(&ended, |ended| facts(&[("connection", cell(ended, "/connection")), ("owner", cell(ended, "/owner"))]))?;
         }
         match state.as_str() {
             "connected" => Ok(()),

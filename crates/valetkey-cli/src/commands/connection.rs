@@ -157,7 +157,13 @@ fn resources(answer: &Value) -> String {
     let mut rows = Vec::new();
     for list in items(answer, "lists") {
         for entry in items(list, "entries") {
-            rows.push(vec![cell(list, "/name"), cell(entry, "/id"), cell(entry, "/label"), cell(entry, "/chosen"), cell(list, "/slot")]);
+            rows.push(vec![
+                cell(list, "/name"),
+                cell(entry, "/id"),
+                cell(entry, "/label"),
+                cell(entry, "/chosen"),
+                cell(list, "/slot"),
+            ]);
         }
     }
     table(&["list", "id", "label", "chosen", "slot"], rows, "the provider has no list to choose from")
@@ -167,7 +173,8 @@ fn resources(answer: &Value) -> String {
 fn chosen(connection: &Value) -> String {
     let Some(lists) = connection.get("resources").and_then(Value::as_object) else { return String::new() };
     let of = |(name, entries): (&String, &Value)| {
-        let labels = entries.as_array().into_iter().flatten().map(|entry| format!("{} ({})", cell(entry, "/label"), cell(entry, "/id")));
+        let labels =
+            entries.as_array().into_iter().flatten().map(|entry| format!("{} ({})", cell(entry, "/label"), cell(entry, "/id")));
         format!("{name}: {}", labels.collect::<Vec<_>>().join(", "))
     };
     lists.iter().map(of).collect::<Vec<_>>().join("; ")

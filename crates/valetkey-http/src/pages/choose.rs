@@ -37,7 +37,11 @@ struct Choose {
 }
 
 /// `GET /connect/choose/{site}/{session}`
-pub(super) async fn show(State(deps): State<Deps>, Path((site, session)): Path<(String, String)>, headers: HeaderMap) -> Response {
+pub(super) async fn show(
+    State(deps): State<Deps>,
+    Path((site, session)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
     let shown = async {
         let (site, session) = session_of(&site, &session)?;
         let binding = Cookies::new(&deps.outside, &headers).flow(&connect::session_key(&session));

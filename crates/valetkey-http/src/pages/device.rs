@@ -38,7 +38,11 @@ struct Waiting {
 }
 
 /// `GET /connect/device/{site}/{session}`
-pub(super) async fn show(State(deps): State<Deps>, Path((site, session)): Path<(String, String)>, headers: HeaderMap) -> Response {
+pub(super) async fn show(
+    State(deps): State<Deps>,
+    Path((site, session)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Response {
     match answer(&deps, &site, &session, &headers).await {
         Ok(response) => response,
         Err(error) => failed(error),
@@ -54,9 +58,7 @@ async fn answer(deps: &Deps, site: &str, session: &str, headers: &HeaderMap) -> 
             let until = minute(shown.expires_at);
             (Waiting { title, owner_words, until, shown: Some(shown) }, LOOK_AGAIN)
         }
-        Page::Finishing { title } => {
-            (Waiting { title, owner_words: String::new(), until: String::new(), shown: None }, SOON)
-        }
+        Page::Finishing { title } => (Waiting { title, owner_words: String::new(), until: String::new(), shown: None }, SOON),
     };
     let mut response = page(StatusCode::OK, &waiting, &Forms::None);
     response.headers_mut().insert("refresh", again);

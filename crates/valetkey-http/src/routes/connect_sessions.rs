@@ -100,11 +100,7 @@ pub(crate) async fn create(
 
 impl MadeConnectSession {
     pub(super) fn new(state: &AppState, made: &session::Created) -> Self {
-        Self {
-            id: made.id.to_string(),
-            url: made.url(state.outside()).expose().to_owned(),
-            expires_at: moment(made.expires_at),
-        }
+        Self { id: made.id.to_string(), url: made.url(state.outside()).expose().to_owned(), expires_at: moment(made.expires_at) }
     }
 }
 

@@ -164,8 +164,9 @@ async fn wish(body: AxumBody) -> Result<Wish> {
     if bytes.is_empty() {
         return Ok(Wish::default());
     }
-    serde_json::from_slice(&bytes)
-        .map_err(|_| Error::new(Code::InvalidRequest, "the body is nothing, or a JSON object with `min_life` in seconds and `slot`"))
+    serde_json::from_slice(&bytes).map_err(|_| {
+        Error::new(Code::InvalidRequest, "the body is nothing, or a JSON object with `min_life` in seconds and `slot`")
+    })
 }
 
 fn decoded(named: &str) -> Result<Cow<'_, str>> {

@@ -283,7 +283,8 @@ struct Prepared {
 impl Prepared {
     async fn of(outside: &Outside, definition: &Definition, flow: &Flow) -> Result<Self> {
         let kept = open(outside, flow).await?;
-        let device_code = kept.text("device_code").ok_or_else(|| Error::internal("a flow for another device without its code"))?;
+        let device_code =
+            kept.text("device_code").ok_or_else(|| Error::internal("a flow for another device without its code"))?;
         let fields = kept.expose().get("fields").and_then(serde_json::Value::as_object).cloned().unwrap_or_default();
         let app = App::of_flow(outside, &flow.site, definition, &flow.app_config).await?;
         Ok(Self { app, fields: SecretMap::new(fields), device_code })

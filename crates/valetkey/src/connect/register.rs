@@ -64,9 +64,13 @@ pub(super) async fn app(outside: &Outside, site: &SiteId, actor: &Actor, wanted:
     }
     let made = async {
         let answer = outside.upstream.exchange(request, Limits::within(DEADLINE)).await.map_err(|failure| failure.error)?;
-        let outputs = step.read(answer.status, &answer.headers, answer.body.expose()).map_err(|failure| refused(definition, &failure))?;
+        let outputs =
+            step.read(answer.status, &answer.headers, answer.body.expose()).map_err(|failure| refused(definition, &failure))?;
         let client_id = outputs.client_id.as_deref().filter(|id| !id.is_empty()).ok_or_else(|| {
-            Error::new(Code::UpstreamInvalid, format!("the server registered an app of {} and named no client id", definition.title))
+            Error::new(
+                Code::UpstreamInvalid,
+                format!("the server registered an app of {} and named no client id", definition.title),
+            )
         })?;
         registered::store(base, actor, &wanted, client_id, outputs.client_secret.as_ref()).await
     };

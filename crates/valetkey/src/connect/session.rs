@@ -481,13 +481,7 @@ pub(super) async fn ended(outside: &Outside, session: Session) -> Result<Ended> 
             Outcome::Failed { code: code.unwrap_or(Code::InvalidState), word: None }
         }
     };
-    Ok(Ended {
-        provider: Some(session.provider),
-        outcome,
-        return_to: session.return_to,
-        payload: session.payload,
-        choose,
-    })
+    Ok(Ended { provider: Some(session.provider), outcome, return_to: session.return_to, payload: session.payload, choose })
 }
 
 /// Where a connect session stands, for whoever made it.

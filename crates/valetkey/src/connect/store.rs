@@ -123,19 +123,22 @@ pub(super) async fn insert_session(tx: &mut Tx, session: &Session, link_hash: &s
 }
 
 pub(super) async fn session_by_link(db: &Db, link_hash: &str) -> Result<Option<Session>> {
-    let row: Option<SessionRow> = on!(db, |c| sqlx::query_as(
+    let row: Option<SessionRow> = on!(db, |c| {
+        sqlx::query_as(
         "SELECT site, id, provider, owner, name, scopes, fields, agent, return_to, payload, new_subject_at, device_at, browser_hash,
                 proven_user, created_by, created_at, expires_at, used_at, outcome, connection
          FROM connect_sessions WHERE link_hash = $1"
     )
     .bind(link_hash)
     .fetch_optional(c)
-    .await?);
+    .await?
+    });
     row.map(Session::try_from).transpose()
 }
 
 pub(super) async fn session_by_id(db: &Db, site: &SiteId, id: &ConnectSessionId) -> Result<Option<Session>> {
-    let row: Option<SessionRow> = on!(db, |c| sqlx::query_as(
+    let row: Option<SessionRow> = on!(db, |c| {
+        sqlx::query_as(
         "SELECT site, id, provider, owner, name, scopes, fields, agent, return_to, payload, new_subject_at, device_at, browser_hash,
                 proven_user, created_by, created_at, expires_at, used_at, outcome, connection
          FROM connect_sessions WHERE site = $1 AND id = $2"
@@ -143,7 +146,8 @@ pub(super) async fn session_by_id(db: &Db, site: &SiteId, id: &ConnectSessionId)
     .bind(site.as_str())
     .bind(id.as_str())
     .fetch_optional(c)
-    .await?);
+    .await?
+    });
     row.map(Session::try_from).transpose()
 }
 

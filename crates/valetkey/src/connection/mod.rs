@@ -38,7 +38,8 @@ pub use row::Stored;
 pub use store::{Filter, ageing, get, is_stored, list, load, load_in, page, slot, stored_slot};
 pub use timing::{RefreshWindow, refresh_at};
 pub use write::{
-    Connected, NewConnection, Tokens, erase, insert, replace_account, set_needs_reauth, set_resources, set_warned, upsert_connected,
+    Connected, NewConnection, Tokens, erase, insert, replace_account, set_needs_reauth, set_resources, set_warned,
+    upsert_connected,
 };
 
 /// Where a connection stands. Expiring and expired are derived from its times.

@@ -77,9 +77,10 @@ pub(super) fn token(
     let is_declared = definition.slots.iter().any(|(name, _)| *name == named.slot);
     if !is_declared {
         // The one name that proxy.slots may hold without a declaration is that of the connection's own token.
-        let own = definition.proxy.as_ref().and_then(|proxy| {
-            proxy.slots.iter().find(|name| !definition.slots.iter().any(|(declared, _)| declared == *name))
-        });
+        let own = definition
+            .proxy
+            .as_ref()
+            .and_then(|proxy| proxy.slots.iter().find(|name| !definition.slots.iter().any(|(declared, _)| declared == *name)));
         if own == Some(&named.slot) && named.entry.is_none() {
             return Ok(None);
         }

@@ -48,7 +48,8 @@ fn kinds(definition: &Definition, steps: &Steps<'_, '_>, top: &Table<'_>) {
 fn values(definition: &Definition, top: &Table<'_>) {
     let has_jwt = definition.kind == Kind::JwtBearer;
     for (key, step) in all_steps(definition) {
-        let in_token = matches!(key.as_str(), "oauth2.token" | "oauth2.device token") || (key == "refresh" && definition.refresh.strategy == RefreshStrategy::Remint);
+        let in_token = matches!(key.as_str(), "oauth2.token" | "oauth2.device token")
+            || (key == "refresh" && definition.refresh.strategy == RefreshStrategy::Remint);
         for template in templates(step) {
             for slot in template.slots() {
                 match slot.var {

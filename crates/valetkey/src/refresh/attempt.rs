@@ -139,9 +139,7 @@ impl Refresher {
             Some(config) => Some(app_config::open(base, config).await?),
             None => None,
         };
-        let of_role = |role| {
-            app.as_ref()?.text(definition.client_member(role)?)
-        };
+        let of_role = |role| app.as_ref()?.text(definition.client_member(role)?);
         let (client_id, client_secret) = (of_role(Role::ClientId), of_role(Role::ClientSecret));
         let spends = if connection.renewal == Renewal::Extend { "access_token" } else { "refresh_token" };
         let Some(spent) = account.text(spends) else {

@@ -87,7 +87,12 @@ pub async fn lists(outside: &Outside, connection: &Connection, account: &SecretM
             label: found.label,
         });
         let entries = entries.collect();
-        lists.push(List { name: name.clone(), person_chooses: step.select == Some(Select::User), slot: step.slot.clone(), entries });
+        lists.push(List {
+            name: name.clone(),
+            person_chooses: step.select == Some(Select::User),
+            slot: step.slot.clone(),
+            entries,
+        });
     }
     Ok(lists)
 }
@@ -203,7 +208,13 @@ pub struct SlotToken {
 ///
 /// # Errors
 /// `no_credentials` where there is none; `ambiguous` where several are chosen and none is named, with the choices.
-pub fn slot_token(definition: &Definition, connection: &Connection, account: &SecretMap, slot: &str, entry: Option<&str>) -> Result<SlotToken> {
+pub fn slot_token(
+    definition: &Definition,
+    connection: &Connection,
+    account: &SecretMap,
+    slot: &str,
+    entry: Option<&str>,
+) -> Result<SlotToken> {
     let none = |why: String| Err(Error::new(Code::NoCredentials, why));
     let Some((list, _)) = definition.resources.iter().find(|(_, step)| step.slot.as_deref() == Some(slot)) else {
         let found = account.expose().get("slots").and_then(|slots| slots.get(slot)).and_then(Value::as_object);
