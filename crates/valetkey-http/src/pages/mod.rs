@@ -51,7 +51,7 @@ use self::{
 use crate::error::{Logged, status};
 
 /// The largest form, in bytes: an assertion is at most 4 KiB, a choice at most a hundred ids.
-const MAX_FORM: usize = 64 * 1024;
+const MAX_FORM: usize = 16 * 1024;
 /// How long a browser may choose from the provider's lists, in seconds.
 const CHOICE_AGE: u64 = 30 * 60;
 

@@ -25,6 +25,7 @@ mod import_tokens;
 mod lab_definition;
 mod moving;
 mod refresh;
+mod refresh_age;
 mod refresh_crash;
 mod refresh_due;
 mod refresh_lost;
