@@ -88,8 +88,9 @@ on_each_db! {
         let entries: Vec<_> = choosing.lists[0].entries.iter().map(|one| (one.id.as_str(), one.chosen)).collect();
         assert_eq!(entries, [("p1", false), ("p2", false), ("p3", false)]);
 
-        let taken = choice::take(&world.outside, &world.house.site, &session, Some(&binding), &choosing.csrf, &choice_of(&["p2"]));
-        assert_eq!(taken.await.unwrap().choose, None);
+        let (site, picked) = (&world.house.site, choice_of(&["p2"]));
+        let taken = choice::take(&world.outside, site, &session, Some(&binding), &choosing.csrf, &picked).await;
+        assert_eq!(taken.unwrap().choose, None);
         let chosen = &world.connection(&id).await.resources["page"];
         assert_eq!(chosen.iter().map(|one| (one.id.as_str(), one.label.as_str())).collect::<Vec<_>>(), [("p2", "Garden")]);
         assert_eq!(world.audited("connection.choose").await.len(), 1);
