@@ -74,19 +74,15 @@ pub(super) fn token(
     now: Timestamp,
 ) -> Result<Option<SlotToken>> {
     let Some(named) = named else { return Ok(None) };
-    let is_declared = definition.slots.iter().any(|(name, _)| *name == named.slot);
-    if !is_declared {
-        // The one name that proxy.slots may hold without a declaration is that of the connection's own token.
-        let own = definition
-            .proxy
-            .as_ref()
-            .and_then(|proxy| proxy.slots.iter().find(|name| !definition.slots.iter().any(|(declared, _)| declared == *name)));
-        if own == Some(&named.slot) && named.entry.is_none() {
-            return Ok(None);
-        }
-        let known: Vec<&str> = own.into_iter().chain(definition.slots.iter().map(|(name, _)| name)).map(String::as_str).collect();
-        let known = if known.is_empty() { "one token only".to_owned() } else { format!("the slots {}", known.join(", ")) };
+    let slots = definition.proxy.as_ref().map(|proxy| proxy.slots.as_slice()).unwrap_or_default();
+    let is_own = !definition.slots.iter().any(|(declared, _)| *declared == named.slot);
+    if !slots.contains(&named.slot) || (is_own && named.entry.is_some()) {
+        let known = if slots.is_empty() { "one token only".to_owned() } else { format!("the slots {}", slots.join(", ")) };
         return Err(Error::new(Code::InvalidRequest, format!("{} has {known}", definition.title)));
+    }
+    // The one name that proxy.slots holds without a declaration is that of the connection's own token.
+    if is_own {
+        return Ok(None);
     }
     let token = resource::slot_token(definition, connection, account, &named.slot, named.entry.as_deref())?;
     if token.expires_at.is_some_and(|end| end <= now) {
