@@ -11,6 +11,7 @@
 //! | `GET /lab/counters`, `/lab/log`, `/lab/families`, `/lab/revoked`, `/lab/spends/{sha256}` | the records |
 //! | `POST /lab/clients` | [`Control::register`]: a [`Client`]; `GET` lists them |
 //! | `POST /lab/auto-approve` | [`Control::auto_approve`]: `{"person"}` |
+//! | `POST /lab/device` | [`Control::answer_device`]: `{"user_code","person"}`, without a person: no |
 //! | `POST /lab/tokens` | [`Control::issue`]: `{"client_id","person","scope"}` |
 //! | `POST /lab/withdraw` | [`Control::withdraw`]: `{"client_id","person"}` |
 //! | `POST /lab/expire-access-tokens`, `/lab/expire-refresh-tokens` | `{"client_id"}` or nothing for all |
@@ -99,6 +100,29 @@ impl Control {
             self.world.with(|state, _| state.auto_approve = person.map(str::to_owned));
         }
         known
+    }
+
+    /// Somebody types in the code of another device, and approves as this person, or says no. False where nobody waits with
+    /// such a code, or nobody of that name lives here.
+    pub fn answer_device(&self, user_code: &str, person: Option<&str>) -> bool {
+        let known = match person {
+            Some(name) => match Person::named(name) {
+                Some(person) => Some(person),
+                None => return false,
+            },
+            None => None,
+        };
+        self.world.with(|state, now| state.tokens.answer_device(user_code, known, now))
+    }
+
+    /// Takes a page out of everybody's list at `/pages`, or puts it back.
+    pub fn list_page(&self, id: &str, listed: bool) {
+        self.world.with(|state, _| {
+            state.gone_pages.retain(|gone| gone != id);
+            if !listed {
+                state.gone_pages.push(id.to_owned());
+            }
+        });
     }
 
     /// Makes tokens as if the person had just consented. None if there is no such client or person.

@@ -23,6 +23,10 @@ pub struct DefinitionOptions {
     /// The lab as an OAuth 1.0a provider, with this signature method: `HMAC-SHA1` or `HMAC-SHA256`. Of the other options only
     /// `without_identity` counts then.
     pub oauth1: Option<String>,
+    /// A person may sign in on another device, too.
+    pub device: bool,
+    /// The person chooses from their pages, each of which has a token of its own; they are read again after a refresh.
+    pub pages: bool,
 }
 
 impl Control {
@@ -46,6 +50,17 @@ impl Control {
             ),
             false => (identity(&origin), ""),
         };
+        let device = if options.device {
+            format!("flows = [\"code\", \"device\"]\ndevice_url = \"{origin}/device/authorize\"\n")
+        } else {
+            String::new()
+        };
+        let (bearer, slots, pages) = if options.pages {
+            ("slot.access_token", "slots = [\"user\", \"page\"]\n", pages(&origin))
+        } else {
+            ("token.access_token", "", String::new())
+        };
+        let refresh = if options.pages { refresh + "then = [\"resources.page\"]\n" } else { refresh };
         let revoked = if options.exchange { "access_token" } else { "refresh_token" };
         let kills = match (options.revoke_ends_all, options.exchange) {
             (true, _) => "grant",
@@ -69,7 +84,7 @@ issuer = "{origin}"
 iss_supported = true
 scope_separator = " "
 scopes = {{ default = ["profile", "posts:read", "posts:write"] }}
-{exchange}
+{device}{exchange}
 {refresh}
 [revoke]
 kills = "{kills}"
@@ -82,9 +97,9 @@ form = {{ token = "{{{{token.{revoked}}}}}", token_type_hint = "{revoked}" }}
 base_url = "{origin}/api"
 hosts = ["{host}"]
 path_allow = {{ "{host}" = ["/api/**"] }}
-credential_paths = ["/token", "/revoke", "/introspect", "/exchange", "/api/echo-credential", "/lab/**"]
-inject = [{{ in = "header", name = "Authorization", value = "Bearer {{{{token.access_token}}}}" }}]
-"#
+credential_paths = ["/token", "/revoke", "/introspect", "/exchange", "/device/**", "/register", "/pages", "/api/echo-credential", "/lab/**"]
+{slots}inject = [{{ in = "header", name = "Authorization", value = "Bearer {{{{{bearer}}}}}" }}]
+{pages}"#
         )
     }
 }
@@ -178,6 +193,24 @@ before = "5m"
 access_ttl = "{access_ttl}"
 refresh_ttl = "30d"
 {grace}{replay}"#
+    )
+}
+
+fn pages(origin: &str) -> String {
+    format!(
+        r#"
+[resources.page]
+method = "GET"
+url = "{origin}/pages"
+auth = "bearer"
+list = "data"
+out = {{ id = "id", label = "name", token = "access_token" }}
+select = "user"
+slot = "page"
+
+[slots.page]
+ttl = "none"
+"#
     )
 }
 

@@ -28,6 +28,14 @@ pub enum At {
     Code,
     /// `/token` with `grant_type=refresh_token`.
     Refresh,
+    /// `/token` with the device grant (RFC 8628 section 3.4).
+    DeviceToken,
+    /// `/device/authorize` (RFC 8628 section 3.1).
+    Device,
+    /// `/register`: a new app.
+    Register,
+    /// `/pages`: the list of a person's pages, with their tokens.
+    Pages,
     /// `/exchange`: from short-lived to long-lived, and extending.
     Exchange,
     /// `/revoke` and `/oauth1/revoke`.
@@ -60,6 +68,10 @@ impl At {
             At::Token => "token.other",
             At::Code => "token.authorization_code",
             At::Refresh => "token.refresh_token",
+            At::DeviceToken => "token.device_code",
+            At::Device => "device",
+            At::Register => "register",
+            At::Pages => "pages",
             At::Exchange => "exchange",
             At::Revoke => "revoke",
             At::Introspect => "introspect",
@@ -75,7 +87,7 @@ impl At {
     }
 
     fn covers(self, place: At) -> bool {
-        self == At::Any || self == place || (self == At::Token && matches!(place, At::Code | At::Refresh))
+        self == At::Any || self == place || (self == At::Token && matches!(place, At::Code | At::Refresh | At::DeviceToken))
     }
 }
 

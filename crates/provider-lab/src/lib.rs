@@ -22,7 +22,7 @@
 //! Under `/oauth1/` it plays an OAuth 1.0a provider (RFC 5849) for the same clients and people: HMAC-SHA1 and HMAC-SHA256
 //! signatures are checked for real, nonces work once, and [`DefinitionOptions::oauth1`] prints the definition for it.
 //!
-//! Not played yet: the device flow, PAR, DPoP and dynamic registration.
+//! Not played yet: PAR and DPoP.
 
 mod control;
 mod definition;

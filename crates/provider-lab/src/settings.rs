@@ -89,6 +89,10 @@ pub struct Settings {
     pub client_auth: ClientAuth,
     /// Who approves at once, without the consent page.
     pub auto_approve: Option<String>,
+    /// How long a device code lives.
+    pub device_ttl: u64,
+    /// How many seconds must lie between two questions with a device code; five more after each that comes too early.
+    pub device_interval: u64,
 }
 
 impl Default for Settings {
@@ -108,6 +112,8 @@ impl Default for Settings {
             pkce_required: true,
             client_auth: ClientAuth::default(),
             auto_approve: None,
+            device_ttl: 600,
+            device_interval: 5,
         }
     }
 }

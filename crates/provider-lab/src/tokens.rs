@@ -125,7 +125,36 @@ struct RefreshToken {
     rotated: Option<(u64, String)>,
 }
 
+/// A sign-in on another device, by the fingerprint of its device code (RFC 8628).
+struct DeviceCode {
+    client_id: String,
+    scope: String,
+    user_code: String,
+    expires_at: u64,
+    /// Milliseconds between two questions.
+    interval: u64,
+    asked_at: Option<u64>,
+    /// What the person said; the family once there are tokens.
+    answer: Option<DeviceAnswer>,
+}
+
+#[derive(Clone, Copy)]
+enum DeviceAnswer {
+    Approved(&'static Person),
+    Denied,
+    Spent,
+}
+
+/// Fresh codes for a sign-in on another device.
+pub(crate) struct DeviceCodes {
+    pub(crate) device_code: String,
+    pub(crate) user_code: String,
+    pub(crate) expires_in: u64,
+    pub(crate) interval: u64,
+}
+
 pub(crate) struct Tokens {
+    devices: Capped<String, DeviceCode>,
     codes: Capped<String, Code>,
     families: Capped<u64, Family>,
     access: Capped<String, AccessToken>,
@@ -136,6 +165,7 @@ pub(crate) struct Tokens {
 impl Tokens {
     pub(crate) fn new() -> Self {
         Self {
+            devices: Capped::new(REMEMBERED),
             codes: Capped::new(REMEMBERED),
             families: Capped::new(REMEMBERED),
             access: Capped::new(REMEMBERED),
@@ -191,6 +221,85 @@ impl Tokens {
             code.family = Some(family);
         }
         self.first_tokens(client, family, scope, effects, now)
+    }
+
+    /// Codes for a sign-in on another device (RFC 8628 section 3.2).
+    pub(crate) fn device(&mut self, client: &Client, scope: &str, now: u64) -> Result<DeviceCodes, Refusal> {
+        let settings = &client.settings;
+        let device_code = format!("{CODE_PREFIX}device_{}", random_text()?);
+        // Letters that are hard to mistake, as section 6.1 has it.
+        let letters = b"BCDFGHJKLMNPQRSTVWXZ";
+        let random = fingerprint(&device_code);
+        let letter = |byte: u8| char::from(letters[usize::from(byte) % letters.len()]);
+        let user_code: String = random
+            .bytes()
+            .take(8)
+            .enumerate()
+            .flat_map(|(at, byte)| {
+                let dash = (at == 4).then_some('-');
+                dash.into_iter().chain([letter(byte.wrapping_mul(31).wrapping_add(at as u8))])
+            })
+            .collect();
+        let code = DeviceCode {
+            client_id: client.client_id.clone(),
+            scope: scope.to_owned(),
+            user_code: user_code.clone(),
+            expires_at: later(now, settings.device_ttl),
+            interval: settings.device_interval.saturating_mul(1000),
+            asked_at: None,
+            answer: None,
+        };
+        self.devices.insert(fingerprint(&device_code), code);
+        Ok(DeviceCodes { device_code, user_code, expires_in: settings.device_ttl, interval: settings.device_interval })
+    }
+
+    /// The person's word for a code that they typed in; none says no. False where there is no such code any more.
+    pub(crate) fn answer_device(&mut self, user_code: &str, person: Option<&'static Person>, now: u64) -> bool {
+        let mut waiting = self.devices.values_mut().filter(|code| code.answer.is_none() && now < code.expires_at);
+        match waiting.find(|code| code.user_code.eq_ignore_ascii_case(user_code)) {
+            Some(code) => {
+                code.answer = Some(person.map_or(DeviceAnswer::Denied, DeviceAnswer::Approved));
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Answers a device that asks whether the person is done (RFC 8628 section 3.5).
+    pub(crate) fn redeem_device(
+        &mut self,
+        client: &Client,
+        device_code: &str,
+        effects: &Effects,
+        now: u64,
+    ) -> Result<TokenSet, Refusal> {
+        let found =
+            self.devices.find_mut(&fingerprint(device_code)).ok_or_else(|| Refusal::grant("the device code is unknown"))?;
+        if found.client_id != client.client_id {
+            return Err(Refusal::grant("the device code belongs to another client"));
+        }
+        let early = found.asked_at.replace(now).is_some_and(|before| now < before.saturating_add(found.interval));
+        if early {
+            found.interval += 5000;
+            return Err(Refusal::new("slow_down", "asked too early"));
+        }
+        let person = match found.answer {
+            Some(DeviceAnswer::Spent) => return Err(Refusal::grant("the device code was used before")),
+            Some(DeviceAnswer::Denied) => return Err(Refusal::new("access_denied", "the person said no")),
+            _ if now >= found.expires_at => return Err(Refusal::new("expired_token", "the device code has expired")),
+            None => return Err(Refusal::new("authorization_pending", "the person has not answered yet")),
+            Some(DeviceAnswer::Approved(person)) => person,
+        };
+        found.answer = Some(DeviceAnswer::Spent);
+        let scope = effects.scope.clone().unwrap_or_else(|| found.scope.clone());
+        let person = effects.subject.unwrap_or(person);
+        let family = self.family(client, person, &scope);
+        self.first_tokens(client, family, scope, effects, now)
+    }
+
+    /// A token for one page of the person whose token is `live`. It says so in its scope.
+    pub(crate) fn page(&mut self, live: &Live, page: &str, now: u64) -> Result<String, Refusal> {
+        self.mint_access(live.family, &format!("page:{page}"), 365 * 86_400, true, &Effects::default(), now)
     }
 
     /// Tokens without any flow, as if the person had just consented.

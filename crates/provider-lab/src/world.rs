@@ -80,6 +80,8 @@ pub(crate) struct State {
     pub(crate) entered: Entered,
     /// Who approves at once, whatever the client.
     pub(crate) auto_approve: Option<String>,
+    /// The pages that `/pages` lists no more, by id.
+    pub(crate) gone_pages: Vec<String>,
     posts: VecDeque<Post>,
     last_post: u64,
     /// How far the lab's clock was put forward, in milliseconds.
@@ -98,6 +100,7 @@ impl State {
             rules: Vec::new(),
             entered: Entered::default(),
             auto_approve: None,
+            gone_pages: Vec::new(),
             posts: VecDeque::new(),
             last_post: 0,
             ahead_ms: 0,

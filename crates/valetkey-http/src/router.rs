@@ -125,6 +125,10 @@ page! {
     delete "/v1/connections/{id}" => connections::revoke, WRITE;
     post "/v1/connections/{id}/refresh" => connections::refresh, WRITE;
     post "/v1/connections/{id}/confirm" => connections::confirm, WRITE;
+    get "/v1/connections/{id}/resources" => connections::resources, READ;
+    put "/v1/connections/{id}/resources" => connections::choose, WRITE;
+    // A link to connect the same account again: who may make it is as for any other.
+    post "/v1/connections/{id}/reconnect" => connections::reconnect, CONNECT;
     // Where a credential may go is the operator's: whoever may change a definition file does not thereby reach accounts.
     get "/v1/connections/{id}/hosts" => connections::hosts, Who::Operator;
     put "/v1/connections/{id}/hosts" => connections::accept_hosts, Who::Operator;
@@ -133,6 +137,8 @@ page! {
     // Links. For a person by a key that may speak for them; for the site or an agent `admin` is needed, too.
     post "/v1/connect-sessions" => connect_sessions::create, CONNECT;
     get "/v1/connect-sessions/{id}" => connect_sessions::show, CONNECT;
+    // Without a page: who sits at this machine is shown the code.
+    post "/v1/connect-sessions/{id}/device" => connect_sessions::begin_device, Who::Operator;
 
     // Agents, roles and tokens. In a call for a person: as far as that person's role on the agent goes.
     get "/v1/agents" => agents::list, AGENTS;

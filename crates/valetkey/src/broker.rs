@@ -42,6 +42,11 @@ use crate::{
 const LAST_USED_EVERY: Duration = Duration::from_secs(30);
 /// How often what is over is swept out: flows, links, used assertions.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// How often we look whether a provider is to be asked if somebody signed in on another device. What comes earlier than the
+/// provider's interval is not asked.
+const ASK_DEVICES_EVERY: Duration = Duration::from_secs(1);
+/// How often we look for connections that will end of age.
+const AGE_EVERY: Duration = Duration::from_secs(10 * 60);
 /// How often we look whether somebody else wrote to an SQLite file.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How long stopping waits for the background work before it says so and goes on.
@@ -324,6 +329,12 @@ impl Broker {
             "sweeping out what is over",
             |broker| async move { connect::sweep(broker.base()).await.map(|_| ()) },
         );
+        self.every(ASK_DEVICES_EVERY, "asking for sign-ins on other devices", |broker| async move {
+            connect::device::poll(broker.outside(), broker.tasks()).await.map(|_| ())
+        });
+        self.every(AGE_EVERY, "warning of connections that end", |broker| async move {
+            broker.refresher().warn_of_age().await.map(|_| ())
+        });
         let (refresher, stop) = (self.0.refresher.clone(), self.0.stopping.clone());
         self.spawn(async move { refresher.keeper(stop).await });
         let (outside, stop) = (self.0.outside.clone(), self.0.stopping.clone());

@@ -17,6 +17,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
 use crate::{
+    clock::Timestamp,
     context::{Context, Kind, Policy},
     error::{Code, Error, Result},
     id::{ConnectionId, ProviderName, SiteId},
@@ -152,6 +153,12 @@ pub trait EventSink: Send + Sync {
     /// An account must be connected again.
     fn connection_broken(&self, slot: &Slot, connection: &ConnectionId, reason: &str) {
         let _ = (slot, connection, reason);
+    }
+
+    /// An account will end of age at this moment, because nothing renews it any further; told once. It must be connected again
+    /// before that: `POST /v1/connections/{id}/reconnect` makes the link.
+    fn connection_ageing(&self, slot: &Slot, connection: &ConnectionId, ends_at: Timestamp) {
+        let _ = (slot, connection, ends_at);
     }
 
     /// An account was ended here. What becomes of it at its provider is in the list of revocations.

@@ -27,6 +27,7 @@ pub mod platform;
 pub mod principal;
 pub mod provider;
 pub mod refresh;
+pub mod resource;
 pub mod revoke;
 pub mod scope;
 pub mod seal;

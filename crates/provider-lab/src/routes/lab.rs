@@ -152,6 +152,22 @@ pub(super) async fn auto_approve(State(world): Lab, body: Bytes) -> Result<Statu
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct AtDevice {
+    user_code: String,
+    #[serde(default)]
+    person: Option<String>,
+}
+
+pub(super) async fn device(State(world): Lab, body: Bytes) -> Result<StatusCode, Refusal> {
+    let at: AtDevice = parse(&body)?;
+    match Control::new(world).answer_device(&at.user_code, at.person.as_deref()) {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(Refusal::request("nobody waits with that code, or nobody of that name lives at the lab")),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Authorization {
     client_id: String,
     person: String,

@@ -2,6 +2,7 @@
 
 mod api;
 mod authorize;
+mod device;
 mod entered;
 mod lab;
 mod oauth1;
@@ -32,6 +33,10 @@ pub(crate) fn router(world: Arc<World>) -> Router {
         .route("/revoke", post(token::revoke))
         .route("/introspect", post(token::introspect))
         .route("/exchange", get(token::exchange_by_get).post(token::exchange_by_post))
+        .route("/device/authorize", post(device::authorize))
+        .route("/device", get(device::ask).post(device::decide))
+        .route("/register", post(device::register))
+        .route("/pages", get(device::pages_of))
         .route("/userinfo", get(token::userinfo).post(token::userinfo))
         .route("/.well-known/oauth-authorization-server", get(token::metadata))
         .route("/resolve", get(entered::resolve))
@@ -77,6 +82,7 @@ pub(crate) fn router(world: Arc<World>) -> Router {
         .route("/lab/reset-records", post(lab::reset_records))
         .route("/lab/clients", get(lab::clients).post(lab::register))
         .route("/lab/auto-approve", post(lab::auto_approve))
+        .route("/lab/device", post(lab::device))
         .route("/lab/tokens", post(lab::issue))
         .route("/lab/withdraw", post(lab::withdraw))
         .route("/lab/expire-access-tokens", post(lab::expire_access))

@@ -84,6 +84,34 @@ pub(super) fn consent_at(action: &str, client: &Client, scope: &str, redirect_ur
     )
 }
 
+/// The page on which a person types in the code of another device.
+pub(super) fn device(user_code: &str) -> Response {
+    let mut people = String::new();
+    for person in &PEOPLE {
+        let _ = write!(
+            people,
+            r#"<label><input type="radio" name="person" value="{0}"><span>{1}<br><small>@{0}</small></span></label>"#,
+            person.username, person.name
+        );
+    }
+    page(
+        StatusCode::OK,
+        "Connect a device",
+        &format!(
+            r#"<form method="post" action="/device" class="card"><h1>Connect a device</h1>
+<label><span>The code it shows</span><input name="user_code" value="{}" autocomplete="off"></label>
+<fieldset><legend>Who signs in?</legend>{people}</fieldset>
+<div class="buttons"><button class="go" name="decision" value="approve">Approve</button><button name="decision" value="deny">Deny</button></div></form>"#,
+            escape(user_code)
+        ),
+    )
+}
+
+/// A page that says one thing.
+pub(super) fn told(message: &str) -> Response {
+    page(StatusCode::OK, "Done", &format!(r#"<div class="card"><h1>Done</h1><p>{}</p></div>"#, escape(message)))
+}
+
 /// A page for what cannot be answered to the client.
 pub(super) fn error(message: &str) -> Response {
     let body = format!(r#"<div class="card"><h1>This request cannot go on</h1><p>{}</p></div>"#, escape(message));

@@ -23,6 +23,9 @@ use crate::{
     world::{self, World, fingerprint},
 };
 
+/// The grant type of RFC 8628 section 3.4.
+const DEVICE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+
 /// `POST /token` (RFC 6749 section 3.2).
 pub(super) async fn token(
     State(world): State<Arc<World>>,
@@ -35,6 +38,7 @@ pub(super) async fn token(
     let (at, credential) = match seen.find("grant_type") {
         Some("authorization_code") => (At::Code, seen.find("code")),
         Some("refresh_token") => (At::Refresh, seen.find("refresh_token")),
+        Some(DEVICE) => (At::DeviceToken, seen.find("device_code")),
         _ => (At::Token, None),
     };
     let call = call(at, "/token", &headers, &seen, credential);
@@ -52,9 +56,13 @@ pub(super) async fn token(
                     world.with(|state, now| state.tokens.refresh(&client, token, scope, effects, &mut state.records, now))
                 }
                 "client_credentials" => entered::client_credentials(world, &client, params.find("scope")),
+                DEVICE => {
+                    let code = params.need("device_code")?;
+                    world.with(|state, now| state.tokens.redeem_device(&client, code, effects, now))
+                }
                 _ => Err(Refusal::new(
                     "unsupported_grant_type",
-                    "the lab knows `authorization_code`, `refresh_token` and `client_credentials`",
+                    "the lab knows `authorization_code`, `refresh_token`, `client_credentials` and the device grant",
                 )),
             }
         });
@@ -214,7 +222,9 @@ pub(super) async fn metadata(State(world): State<Arc<World>>, headers: HeaderMap
                 "introspection_endpoint": format!("{origin}/introspect"),
                 "userinfo_endpoint": format!("{origin}/userinfo"),
                 "response_types_supported": ["code"],
-                "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials"],
+                "grant_types_supported": ["authorization_code", "refresh_token", "client_credentials", DEVICE],
+                "device_authorization_endpoint": format!("{origin}/device/authorize"),
+                "registration_endpoint": format!("{origin}/register"),
                 "code_challenge_methods_supported": ["S256"],
                 "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
                 "authorization_response_iss_parameter_supported": true,
@@ -241,7 +251,7 @@ fn token_answer(tokens: Result<TokenSet, Refusal>) -> Response {
     }
 }
 
-fn call(at: At, path: &str, headers: &HeaderMap, params: &Params, credential: Option<&str>) -> Call {
+pub(super) fn call(at: At, path: &str, headers: &HeaderMap, params: &Params, credential: Option<&str>) -> Call {
     Call {
         at,
         method: "POST".to_owned(),
@@ -252,7 +262,7 @@ fn call(at: At, path: &str, headers: &HeaderMap, params: &Params, credential: Op
 }
 
 /// The form of a POST; nothing may stand in the query, where it would be logged (RFC 6749 section 2.3.1).
-fn form(headers: &HeaderMap, query: Option<&str>, body: &[u8]) -> Result<Params, Refusal> {
+pub(super) fn form(headers: &HeaderMap, query: Option<&str>, body: &[u8]) -> Result<Params, Refusal> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
@@ -265,7 +275,7 @@ fn form(headers: &HeaderMap, query: Option<&str>, body: &[u8]) -> Result<Params,
 }
 
 /// Who calls (RFC 6749 section 2.3.1).
-fn authenticate(world: &World, headers: &HeaderMap, params: &Params) -> Result<Client, Refusal> {
+pub(super) fn authenticate(world: &World, headers: &HeaderMap, params: &Params) -> Result<Client, Refusal> {
     let wrong = || Refusal::new("invalid_client", "the client is unknown, or its secret is wrong");
     let in_header = headers.contains_key(header::AUTHORIZATION);
     let in_body = params.find("client_secret").is_some();

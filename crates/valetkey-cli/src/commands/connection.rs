@@ -1,5 +1,7 @@
 //! `valetkey connection`: connected accounts.
 
+use std::collections::BTreeMap;
+
 use clap::Subcommand;
 use http::Method;
 use serde_json::{Value, json};
@@ -60,6 +62,27 @@ pub(crate) enum Connection {
         /// Its id
         id: String,
     },
+    /// List what a connection can take of the provider's lists, such as pages or properties, as they are there now
+    Resources {
+        /// Its id
+        id: String,
+    },
+    /// Choose from the provider's lists, in place of what was chosen from them; nobody has to connect again
+    Choose {
+        /// Its id
+        id: String,
+        /// An entry of a list, by its id there; repeat for several. `LIST=` alone takes back what was chosen
+        #[arg(required = true, value_name = "LIST=ID", value_parser = super::provider::pair)]
+        chosen: Vec<(String, String)>,
+    },
+    /// Make a link to connect the same account again: for scopes that are missing, or before it ends
+    Reconnect {
+        /// Its id
+        id: String,
+        /// A scope that is needed, beside those granted before; may be repeated. Those asked for before when none is named
+        #[arg(long)]
+        scope: Vec<String>,
+    },
     /// Let a connection's credential go to the hosts that its definition names by now; until then it goes only where it went
     AcceptHosts {
         /// Its id
@@ -110,6 +133,15 @@ impl Connection {
                     .ask(Method::GET, &with_query("/v1/revocations", &[("connection", id.as_deref())]), None, revocations)
                     .await
             }
+            Self::Resources { id } => session.ask(Method::GET, &format!("{}/resources", of(&id)?), None, resources).await,
+            Self::Choose { id, chosen } => {
+                let body = json!({ "chosen": by_list(chosen) });
+                session.ask(Method::PUT, &format!("{}/resources", of(&id)?), Some(&body), show).await
+            }
+            Self::Reconnect { id, scope } => {
+                let body = json!({ "scopes": (!scope.is_empty()).then_some(scope) });
+                session.ask(Method::POST, &format!("{}/reconnect", of(&id)?), Some(&body), super::connect::show).await
+            }
             Self::AcceptHosts { id, yes } => accept_hosts(session, &of(&id)?, yes).await,
             Self::Confirm { id } => session.ask(Method::POST, &format!("{}/confirm", of(&id)?), Some(&json!({})), show).await,
         }
@@ -126,10 +158,49 @@ async fn accept_hosts(session: &Session, connection: &str, yes: bool) -> Result<
     session.ask(Method::PUT, &path, Some(&body), show).await
 }
 
+/// The chosen ids by list. A list with an empty id alone has none.
+fn by_list(chosen: Vec<(String, String)>) -> BTreeMap<String, Vec<String>> {
+    let mut lists: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (list, id) in chosen {
+        let ids = lists.entry(list).or_default();
+        if !id.is_empty() {
+            ids.push(id);
+        }
+    }
+    lists
+}
+
+fn resources(answer: &Value) -> String {
+    let mut rows = Vec::new();
+    for list in items(answer, "lists") {
+        for entry in items(list, "entries") {
+            rows.push(vec![
+                cell(list, "/name"),
+                cell(entry, "/id"),
+                cell(entry, "/label"),
+                cell(entry, "/chosen"),
+                cell(list, "/slot"),
+            ]);
+        }
+    }
+    table(&["list", "id", "label", "chosen", "slot"], rows, "the provider has no list to choose from")
+}
+
+/// What is chosen, by list, as one line.
+fn chosen(connection: &Value) -> String {
+    let Some(lists) = connection.get("resources").and_then(Value::as_object) else { return String::new() };
+    let of = |(name, entries): (&String, &Value)| {
+        let labels =
+            entries.as_array().into_iter().flatten().map(|entry| format!("{} ({})", cell(entry, "/label"), cell(entry, "/id")));
+        format!("{name}: {}", labels.collect::<Vec<_>>().join(", "))
+    };
+    lists.iter().map(of).collect::<Vec<_>>().join("; ")
+}
+
 fn list(answer: &Value) -> String {
-    let columns = ["/id", "/provider", "/owner", "/name", "/status", "/subject_name", "/expires_at", "/connected_at"];
+    let columns = ["/id", "/provider", "/owner", "/name", "/status", "/subject_name", "/expires_at", "/ends_at", "/connected_at"];
     let row = |connection: &Value| columns.map(|at| cell(connection, at)).to_vec();
-    let heads = ["id", "provider", "owner", "name", "status", "account", "token until", "since"];
+    let heads = ["id", "provider", "owner", "name", "status", "account", "token until", "ends of age", "since"];
     let none = "nothing is connected; make a link with `valetkey connect`";
     table(&heads, items(answer, "connections").iter().map(row).collect(), none)
 }
@@ -169,8 +240,11 @@ fn show(connection: &Value) -> String {
         ("subject", cell(connection, "/subject")),
         ("identity", cell(connection, "/identity")),
         ("scopes", cell(connection, "/scopes")),
+        ("missing scopes", missing(connection)),
+        ("chosen", chosen(connection)),
         ("hosts", cell(connection, "/hosts")),
         ("token until", cell(connection, "/expires_at")),
+        ("ends of age", ends(connection)),
         ("renewed by", cell(connection, "/renewal")),
         ("last refresh", cell(connection, "/last_refreshed_at")),
         ("last error", cell(connection, "/last_error")),
@@ -178,6 +252,22 @@ fn show(connection: &Value) -> String {
         ("version", cell(connection, "/version")),
         ("at the provider", at_the_provider.join(", ")),
     ])
+}
+
+/// What the provider did not grant, and what to do about it.
+fn missing(connection: &Value) -> String {
+    match cell(connection, "/missing_scopes") {
+        none if none.is_empty() => none,
+        scopes => format!("{scopes} (`valetkey connection reconnect {}` makes a link that asks again)", cell(connection, "/id")),
+    }
+}
+
+/// When it ends of age, and what to do about it.
+fn ends(connection: &Value) -> String {
+    match cell(connection, "/ends_at") {
+        none if none.is_empty() => none,
+        end => format!("{end} (`valetkey connection reconnect {}` makes a link)", cell(connection, "/id")),
+    }
 }
 
 fn refreshed(answer: &Value) -> String {

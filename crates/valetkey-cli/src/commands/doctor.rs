@@ -205,6 +205,7 @@ fn about(status: &Value, who: Option<String>, url_not_said: bool, findings: &mut
             "that is for stand-in providers; leave --loopback-http out otherwise",
         ));
     }
+    findings.extend(items(status, "ageing").iter().map(ageing));
     findings.push(clock(status));
     findings.push(audit(status));
 }
@@ -225,6 +226,16 @@ fn public_url(text: &str, not_said: bool) -> Finding {
         ),
         _ => Finding::problem(WHAT, format!("{text} is not https"), "TLS in front, and --public-url https://..."),
     }
+}
+
+/// A connection that will end because nothing renews it any further.
+fn ageing(connection: &Value) -> Finding {
+    let of = |at: &str| cell(connection, at);
+    Finding::note(
+        "connection",
+        format!("the account of {} at {} ends of age on {}", of("/owner"), of("/provider"), of("/ends_at")),
+        format!("`valetkey connection reconnect {}` makes a link to connect it again", of("/connection")),
+    )
 }
 
 fn clock(status: &Value) -> Finding {

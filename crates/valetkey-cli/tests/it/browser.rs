@@ -102,6 +102,8 @@ client_id = {{ label = "Client ID", type = "text", required = true, level = "app
 client_secret = {{ label = "Client secret", type = "password", required = true, secret = true, level = "app", role = "client_secret" }}
 
 [oauth2]
+flows = ["code", "device"]
+device_url = "{issuer}/device/auth"
 authorize_url = "{issuer}/auth"
 token_url = "{issuer}/token"
 client_auth = "basic"
@@ -147,7 +149,7 @@ inject = [{{ in = "header", name = "Authorization", value = "Bearer {{{{token.ac
     let scene = Scene::start(plan).await;
     let client = json!({
         "redirect_uris": [format!("{}/callback/oidc", scene.public_url())],
-        "grant_types": ["authorization_code", "refresh_token"],
+        "grant_types": ["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code"],
         "response_types": ["code"],
         "token_endpoint_auth_method": "client_secret_basic",
         "access_token_life": LIFE,
@@ -267,6 +269,29 @@ on_each! {
         assert_eq!(only(&scene).await.unwrap()["owner"], "user:42");
         is_alive(&scene, "robin").await;
         browser.quit().await;
+    }
+
+    /// R44: the device grant at a server that none of us wrote. One browser shows the code, another one signs in with it.
+    async fn a_person_signs_in_on_another_device(on: On) {
+        let scene = at_oidc_provider(on).await;
+        let (here, phone) = (Chromium::start().await, Chromium::start().await);
+        let session = json!({ "provider": "oidc", "owner": "site", "device": true });
+        let session = scene.platform(Method::POST, "/v1/connect-sessions", Some(session)).await;
+        here.open(&text(&session, "url")).await;
+        here.press("button[value=approve]").await;
+        let code = here.one(".code code").await.text().await.unwrap();
+        phone.open(&format!("{}/device", peer("VALETKEY_TEST_OIDC"))).await;
+        phone.fill("input[name=user_code]", &code).await;
+        phone.press("button[form='op.deviceInputForm']").await;
+        phone.press("button[form='op.deviceConfirmForm'][autofocus]").await;
+        phone.sign_in("casey").await;
+        phone.press("button[type=submit]").await;
+        let url = here.arrive("/connect/done").await;
+        assert!(url.contains("outcome=connected"), "{url}");
+        assert!(phone.words().await.contains("Sign-in Success"));
+        is_alive(&scene, "casey").await;
+        here.quit().await;
+        phone.quit().await;
     }
 
     async fn another_browser_cannot_finish_a_flow(on: On) {

@@ -6,6 +6,7 @@ mod auth;
 mod browser;
 mod canary;
 mod dev;
+mod device;
 mod doctor;
 mod import_killed;
 mod keys;

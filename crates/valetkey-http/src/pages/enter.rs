@@ -10,6 +10,7 @@ use http::StatusCode;
 use valetkey::{
     Error, Result,
     connect::{
+        self, Binding,
         form::{Input, Submitted},
         session::{self, Proof, View, Visit},
     },
@@ -19,7 +20,7 @@ use valetkey::{
 };
 
 use super::{
-    Deps,
+    CHOICE_AGE, Deps,
     answer::{Forms, page, redirect},
     cookies::Cookies,
     host_of, minute, origin_of, outcome, reach,
@@ -147,11 +148,15 @@ pub(super) async fn answer(deps: &Deps, link: &Secret, cookies: &Cookies, csrf: 
         .filter(|input| !input.secret)
         .filter_map(|input| Some((input.name.clone(), given.expose().get(&input.name)?.as_str()?.to_owned())))
         .collect();
-    let submitted = valetkey::connect::form::submit(&deps.outside, &deps.tasks, link, browser.as_ref(), csrf, given).await?;
+    let submitted = connect::form::submit(&deps.outside, &deps.tasks, link, browser.as_ref(), csrf, given).await?;
     match submitted {
         Submitted::Over(ended) => {
             let mut response = redirect(&outcome::target(&ended))?;
             cookies.clear_visit(&mut response, &key);
+            // The page on which the person chooses belongs to this browser, too.
+            if let Some(((_, session), value)) = ended.choose.as_ref().zip(browser) {
+                cookies.set_flow(&mut response, &Binding { key: connect::session_key(session), value }, CHOICE_AGE);
+            }
             Ok(response)
         }
         Submitted::Again { why, left } => {

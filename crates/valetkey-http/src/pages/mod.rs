@@ -6,13 +6,18 @@
 //! | `GET /connect/{link}` | the page behind a link: who is linked to what, and the question |
 //! | `POST /connect/{link}` | the platform's assertion for this browser, or the person's answer: yes, no, or what they entered |
 //! | `GET /callback/{provider}` | the way back from the provider; always redirects, so that the code leaves the URL |
+//! | `GET /connect/device/{site}/{session}` | the code for a sign-in on another device, until that is over |
+//! | `GET /connect/choose/{site}/{session}` | the provider's lists, where the person has to choose |
+//! | `POST /connect/choose/{site}/{session}` | the person's choice |
 //! | `GET /connect/done` | the outcome, where a session has no `return_to` |
 //!
 //! Pages are made on the server and hold no script. They are not framed, not cached, and send no referrer. Nothing here
 //! decides: each handler takes a request apart, asks one function of [`valetkey::connect`], and shows the answer.
 
 mod answer;
+mod choose;
 mod cookies;
+mod device;
 mod enter;
 mod outcome;
 
@@ -34,7 +39,7 @@ use valetkey::{
     Code, Error, Result,
     base::Outside,
     clock::Timestamp,
-    connect::{self, session, session::Proof, session::View},
+    connect::{self, Binding, session, session::Proof, session::View},
     id::ProviderName,
     principal::Owner,
     secret::{Secret, SecretMap},
@@ -48,6 +53,8 @@ use crate::error::{Logged, status};
 
 /// The largest form, in bytes: a field is at most 32 KiB, and encoding may make a key file half as long again.
 const MAX_FORM: usize = 64 * 1024;
+/// How long a browser may choose from the provider's lists, in seconds.
+const CHOICE_AGE: u64 = 30 * 60;
 
 /// What the pages stand on.
 #[derive(Clone)]
@@ -64,6 +71,8 @@ pub fn router(deps: Deps) -> Router {
         .route("/", get(home))
         .route("/assets/page.css", get(style))
         .route("/connect/done", get(outcome::done))
+        .route("/connect/device/{site}/{session}", get(device::show))
+        .route("/connect/choose/{site}/{session}", get(choose::show).post(choose::take))
         .route("/connect/{link}", get(open).post(answer_form).head(head_refused))
         .route("/callback/{provider}", get(callback).head(head_refused))
         .layer(DefaultBodyLimit::max(MAX_FORM))
@@ -200,19 +209,25 @@ async fn callback(
         Ok((provider, answer))
     });
     // A refusal redirects too: whatever the browser brought along shall not stay in its address bar.
-    let (location, key) = match parsed {
+    let (location, key, kept) = match parsed {
         Ok((provider, answer)) => {
             let key = deps.outside.definition(&provider).ok().and_then(|definition| answer.binding_key(&definition));
             let binding = key.as_deref().and_then(|key| cookies.flow(key));
-            let ended = connect::callback(&deps.outside, &deps.tasks, &provider, answer, binding).await;
-            (outcome::target(&ended), key)
+            let ended = connect::callback(&deps.outside, &deps.tasks, &provider, answer, binding.clone()).await;
+            // The page on which the person chooses belongs to this browser, too.
+            let kept = ended.choose.as_ref().zip(binding);
+            let kept = kept.map(|((_, session), value)| Binding { key: connect::session_key(session), value });
+            (outcome::target(&ended), key, kept)
         }
-        Err(code) => (outcome::failure(code), None),
+        Err(code) => (outcome::failure(code), None, None),
     };
     match redirect(&location) {
         Ok(mut response) => {
             if let Some(key) = key {
                 cookies.clear_flow(&mut response, &key);
+            }
+            if let Some(binding) = kept {
+                cookies.set_flow(&mut response, &binding, CHOICE_AGE);
             }
             response
         }

@@ -24,8 +24,11 @@ use super::{
 
 const CONNECTED: &str = "connected";
 
-/// Where the browser goes: to the session's `return_to`, else to our page.
+/// Where the browser goes: to the lists, where the person has to choose; then to the session's `return_to`, else to our page.
 pub(super) fn target(ended: &Ended) -> String {
+    if let Some((site, session)) = &ended.choose {
+        return format!("/connect/choose/{site}/{session}");
+    }
     if let Some(url) = ended.return_url() {
         return url;
     }
@@ -34,7 +37,7 @@ pub(super) fn target(ended: &Ended) -> String {
         Outcome::Connected { missing_scopes, .. } => {
             query.append_pair("outcome", CONNECTED);
             if !missing_scopes.is_empty() {
-                query.append_pair("missing", "1");
+                query.append_pair("missing", &missing_scopes.join(" "));
             }
         }
         Outcome::Failed { code, word } => {
@@ -62,7 +65,8 @@ struct Done {
     text: String,
     tone: &'static str,
     word: Option<&'static str>,
-    missing: bool,
+    missing: Vec<String>,
+    missing_others: bool,
     outcome: &'static str,
 }
 
@@ -71,11 +75,16 @@ pub(super) async fn done(State(deps): State<Deps>, RawQuery(query): RawQuery) ->
     let query = query.unwrap_or_default();
     let value = |wanted: &str| form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == wanted).map(|(_, value)| value);
     let provider = value("provider").and_then(|name| name.parse::<ProviderName>().ok());
-    let title = provider.and_then(|name| deps.outside.catalogue.get(&name).map(|definition| definition.title.clone()));
-    let title = title.unwrap_or_else(|| "the provider".to_owned());
+    let definition = provider.and_then(|name| deps.outside.catalogue.get(&name).cloned());
+    let title = definition.as_ref().map_or_else(|| "the provider".to_owned(), |definition| definition.title.clone());
     let named = value("outcome").unwrap_or_default();
     let word = value("word");
-    let missing = value("missing").is_some();
+    // A name is repeated only where the definition has it: anybody can make up a link.
+    let told = value("missing").unwrap_or_default();
+    let usual = definition.map(|definition| definition.needed_scopes()).unwrap_or_default();
+    let (missing, others): (Vec<String>, Vec<String>) =
+        told.split_whitespace().map(str::to_owned).partition(|scope| usual.contains(scope));
+    let missing_others = !others.is_empty();
     if named == CONNECTED {
         let done = Done {
             heading: format!("The account of {title} is linked"),
@@ -83,6 +92,7 @@ pub(super) async fn done(State(deps): State<Deps>, RawQuery(query): RawQuery) ->
             tone: "good",
             word: None,
             missing,
+            missing_others,
             outcome: CONNECTED,
         };
         return page(StatusCode::OK, &done, &Forms::None);
@@ -96,7 +106,8 @@ pub(super) async fn done(State(deps): State<Deps>, RawQuery(query): RawQuery) ->
         text: text.to_owned(),
         tone: "bad",
         word: ERROR_WORDS.into_iter().find(|known| code == Code::OauthDenied && word.as_deref() == Some(*known)),
-        missing: false,
+        missing: Vec::new(),
+        missing_others: false,
         outcome: code.as_str(),
     };
     page(StatusCode::OK, &done, &Forms::None)

@@ -390,7 +390,7 @@ fn described(state: &AppState, kept: Kept, account: Option<&SecretMap>) -> Accou
     match kept {
         Kept::Here(connection) => Account {
             connection: Some(connection.id.to_string()),
-            state: Some(Connection::new(*connection, state.base().clock.now())),
+            state: Some(Connection::new(state, *connection)),
             kept_by: None,
             account,
         },

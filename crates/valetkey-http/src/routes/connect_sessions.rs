@@ -7,7 +7,10 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use valetkey::{
     Code, Error,
-    connect::session::{self, NewSession},
+    connect::{
+        device,
+        session::{self, NewSession},
+    },
     id::{AccountName, AgentId, ConnectSessionId, ProviderName},
     platform::Scope,
     principal::Owner,
@@ -45,6 +48,9 @@ pub(crate) struct NewConnectSession {
     /// Whether another upstream account may take the place of the one connected before.
     #[serde(default)]
     new_subject: bool,
+    /// The person signs in on another device, with a code (RFC 8628). Always so where the provider has no other way.
+    #[serde(default)]
+    device: bool,
     /// Values of the provider's connection fields, such as an instance. None of them is a secret.
     #[serde(default)]
     #[schema(value_type = Object)]
@@ -85,15 +91,48 @@ pub(crate) async fn create(
         payload: new.payload,
         agent: new.agent,
         new_subject: new.new_subject,
+        device: new.device,
         fields: new.fields,
     };
     let made = session::create(state.outside(), caller.site()?, &caller.actor()?, new).await?;
-    let answer = MadeConnectSession {
-        id: made.id.to_string(),
-        url: made.url(state.outside()).expose().to_owned(),
-        expires_at: moment(made.expires_at),
-    };
-    Ok((StatusCode::CREATED, Json(answer)))
+    Ok((StatusCode::CREATED, Json(MadeConnectSession::new(&state, &made))))
+}
+
+impl MadeConnectSession {
+    pub(super) fn new(state: &AppState, made: &session::Created) -> Self {
+        Self { id: made.id.to_string(), url: made.url(state.outside()).expose().to_owned(), expires_at: moment(made.expires_at) }
+    }
+}
+
+/// What a person needs to sign in on another device.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DeviceCode {
+    /// The code to type in. Whoever signs in with it links their account: it is for nobody else.
+    user_code: String,
+    /// Where to type it in.
+    verification_uri: String,
+    /// The same address with the code in it, where the provider gives one.
+    verification_uri_complete: Option<String>,
+    /// Until when.
+    expires_at: String,
+}
+
+/// Begins a link's sign-in on another device without opening it, for whoever sits at a terminal of this machine. What comes of
+/// it is told by the link's state.
+#[utoipa::path(post, path = "/v1/connect-sessions/{id}/device", tag = "connect", params(("id" = String, Path)),
+    responses((status = 200, body = DeviceCode)))]
+pub(crate) async fn begin_device(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ConnectSessionId>,
+) -> Answer<Json<DeviceCode>> {
+    let shown = device::begin(state.outside(), caller.site()?, &caller.actor()?, &id).await?;
+    Ok(Json(DeviceCode {
+        user_code: shown.user_code.expose().to_owned(),
+        verification_uri: shown.verification_uri,
+        verification_uri_complete: shown.verification_uri_complete.map(|uri| uri.expose().to_owned()),
+        expires_at: moment(shown.expires_at),
+    }))
 }
 
 /// Where a link stands.

@@ -1,23 +1,23 @@
 //! Connections.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::extract::State;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use valetkey::{
     Code, Error,
-    clock::Timestamp,
+    connect::again,
     connection::{self, Filter, Status, UpstreamWish, accounts, hosts},
     id::{ConnectionId, ProviderName},
     platform::Scope,
     principal::Owner,
-    revoke,
+    resource, revoke,
 };
 
-use super::{accounts::precondition, limited, maybe, moment, next};
+use super::{accounts::precondition, connect_sessions::MadeConnectSession, limited, maybe, moment, next};
 use crate::{
     caller::Caller,
     error::Answer,
@@ -61,6 +61,12 @@ pub(crate) struct Connection {
     pub(super) scopes: Option<Vec<String>>,
     /// The scopes asked for.
     pub(super) wanted_scopes: Vec<String>,
+    /// The scopes asked for and not granted; empty while it is not known which were.
+    pub(super) missing_scopes: Vec<String>,
+    /// What is chosen from the provider's lists (pages, properties), by list.
+    pub(super) resources: BTreeMap<String, Vec<Chosen>>,
+    /// When it ends of age unless it is connected again; told once a warning was given.
+    pub(super) ends_at: Option<String>,
     /// The hosts its credential may go to.
     pub(super) hosts: Vec<String>,
     /// How it is renewed: `none`, `refresh_token`, `extend`, `remint`.
@@ -86,7 +92,9 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(connection: connection::Connection, now: Timestamp) -> Self {
+    pub(super) fn new(state: &AppState, connection: connection::Connection) -> Self {
+        let now = state.base().clock.now();
+        let definition = state.outside().catalogue.get(&connection.provider).map(AsRef::as_ref);
         let (reason, revoked_at) = match &connection.status {
             Status::Active => (None, None),
             Status::NeedsReauth { reason } => (Some(reason.clone()), None),
@@ -95,6 +103,9 @@ impl Connection {
         Self {
             status: connection.display_status(now).to_owned(),
             authenticated: connection.is_authenticated(now),
+            missing_scopes: connection.missing_scopes(definition).into_iter().cloned().collect(),
+            resources: chosen(&connection),
+            ends_at: maybe(connection.ends_at()),
             reason,
             revoked_at,
             id: connection.id.to_string(),
@@ -120,6 +131,21 @@ impl Connection {
             updated_at: moment(connection.updated_at),
         }
     }
+}
+
+/// An entry of a provider's list that is chosen.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Chosen {
+    /// Its id at the provider.
+    id: String,
+    /// What the provider calls it.
+    label: String,
+}
+
+/// What is chosen for a connection, by list.
+pub(super) fn chosen(connection: &connection::Connection) -> BTreeMap<String, Vec<Chosen>> {
+    let entry = |one: &connection::Chosen| Chosen { id: one.id.clone(), label: one.label.clone() };
+    connection.resources.iter().map(|(name, list)| (name.clone(), list.iter().map(entry).collect())).collect()
 }
 
 /// Which connections.
@@ -158,13 +184,12 @@ pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(wh
     if let Some(owner) = &which.owner {
         caller.require_reaches(owner)?;
     }
-    let (base, now) = (state.base(), state.base().clock.now());
     let limit = limited(which.limit);
     let filter = Filter { provider: which.provider, owner: which.owner, revoked: which.revoked };
-    let page = connection::page(&base.db, caller.site()?, &filter, which.after.as_ref(), limit).await?;
+    let page = connection::page(&state.base().db, caller.site()?, &filter, which.after.as_ref(), limit).await?;
     let next = next(&page, limit, |connection| connection.id.to_string());
     let seen = page.into_iter().filter(|connection| caller.reaches(&connection.owner));
-    Ok(Json(Connections { connections: seen.map(|connection| Connection::new(connection, now)).collect(), next }))
+    Ok(Json(Connections { connections: seen.map(|connection| Connection::new(&state, connection)).collect(), next }))
 }
 
 /// One connection.
@@ -176,7 +201,7 @@ pub(crate) async fn show(
     Path(id): Path<ConnectionId>,
 ) -> Answer<Json<Connection>> {
     let connection = reached(&state, &caller, &id).await?;
-    Ok(Json(Connection::new(connection, state.base().clock.now())))
+    Ok(Json(Connection::new(&state, connection)))
 }
 
 /// How to end a connection.
@@ -337,7 +362,7 @@ pub(crate) async fn refresh(
     Ok(Json(Refreshed {
         refreshed,
         why: (!refreshed).then(|| "too_young".to_owned()),
-        state: Connection::new(served.connection, state.base().clock.now()),
+        state: Connection::new(&state, served.connection),
     }))
 }
 
@@ -360,7 +385,116 @@ pub(crate) async fn confirm(
     }
     accounts::check(&precondition(&headers, true)?, Some(&connection))?;
     let connection = accounts::confirm(state.base(), &caller.actor()?, &connection).await?;
-    Ok(Json(Connection::new(connection, state.base().clock.now())))
+    Ok(Json(Connection::new(&state, connection)))
+}
+
+/// The lists of which a connection takes something.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Lists {
+    /// The lists, as the provider has them now.
+    lists: Vec<List>,
+}
+
+/// A provider's list: pages, properties, accounts.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct List {
+    /// Its name.
+    name: String,
+    /// Whether somebody chooses from it; otherwise the provider's definition does.
+    choose: bool,
+    /// The slot for which its entries bring tokens, if they do.
+    slot: Option<String>,
+    /// What stands in it.
+    entries: Vec<Entry>,
+}
+
+/// An entry of a list.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Entry {
+    /// Its id at the provider.
+    id: String,
+    /// What the provider calls it.
+    label: String,
+    /// Whether it is chosen.
+    chosen: bool,
+}
+
+/// The provider's lists of which a connection takes something, read there now.
+#[utoipa::path(get, path = "/v1/connections/{id}/resources", tag = "connections", params(("id" = String, Path)),
+    responses((status = 200, body = Lists)))]
+pub(crate) async fn resources(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ConnectionId>,
+) -> Answer<Json<Lists>> {
+    let connection = reached(&state, &caller, &id).await?;
+    let lists = state.refresher().lists(&connection.site, &id).await?;
+    let entry = |one: resource::Entry| Entry { id: one.id, label: one.label, chosen: one.chosen };
+    let list = |list: resource::List| List {
+        name: list.name,
+        choose: list.person_chooses,
+        slot: list.slot,
+        entries: list.entries.into_iter().map(entry).collect(),
+    };
+    Ok(Json(Lists { lists: lists.into_iter().map(list).collect() }))
+}
+
+/// What somebody chooses.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Choice {
+    /// By list the ids of all entries that are chosen from now on. A list that is not named stays as it is.
+    chosen: BTreeMap<String, Vec<String>>,
+}
+
+/// Chooses from a provider's lists, without connecting again. Doing it again changes nothing.
+#[utoipa::path(put, path = "/v1/connections/{id}/resources", tag = "connections", params(("id" = String, Path)),
+    request_body = Choice, responses((status = 200, body = Connection)))]
+pub(crate) async fn choose(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ConnectionId>,
+    Body(choice): Body<Choice>,
+) -> Answer<Json<Connection>> {
+    let connection = reached(&state, &caller, &id).await?;
+    let connection = state.refresher().choose(&connection.site, &caller.actor()?, &id, &choice.chosen).await?;
+    Ok(Json(Connection::new(&state, connection)))
+}
+
+/// What a connection is connected again for.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Reconnect {
+    /// The scopes that are needed; those that were asked for before when absent. What was granted before is always asked for
+    /// with them.
+    scopes: Option<Vec<String>>,
+    /// Where the browser goes afterwards; exactly one of the site's places.
+    return_to: Option<String>,
+    /// Carried along until the flow is over; at most 4 KiB.
+    payload: Option<String>,
+    /// The person signs in on another device, with a code.
+    device: bool,
+}
+
+/// Makes a link by which the same account is connected again, for scopes that are missing or before it ends. Who may make it is
+/// as for any other link.
+#[utoipa::path(post, path = "/v1/connections/{id}/reconnect", tag = "connections", params(("id" = String, Path)),
+    request_body = Reconnect, responses((status = 201, body = MadeConnectSession)))]
+pub(crate) async fn reconnect(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<ConnectionId>,
+    Body(wanted): Body<Reconnect>,
+) -> Answer<(StatusCode, Json<MadeConnectSession>)> {
+    let connection = reached(&state, &caller, &id).await?;
+    match &connection.owner {
+        Owner::User(person) => caller.require_speaks_for(person)?,
+        Owner::Site | Owner::Agent(_) => caller.require(Scope::Admin)?,
+    }
+    let Reconnect { scopes, return_to, payload, device } = wanted;
+    let wanted = again::Wanted { scopes, return_to, payload, device };
+    let made = again::create(state.outside(), &connection.site, &caller.actor()?, &id, wanted).await?;
+    Ok((StatusCode::CREATED, Json(MadeConnectSession::new(&state, &made))))
 }
 
 /// The hosts that a connection's credential may go to.
@@ -405,7 +539,7 @@ pub(crate) async fn accept_hosts(
     Body(accept): Body<AcceptHosts>,
 ) -> Answer<Json<Connection>> {
     let connection = hosts::accept(state.outside(), caller.site()?, &caller.actor()?, &id, &accept.hosts).await?;
-    Ok(Json(Connection::new(connection, state.base().clock.now())))
+    Ok(Json(Connection::new(&state, connection)))
 }
 
 /// A connection that the caller may know of.

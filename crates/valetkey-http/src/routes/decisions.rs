@@ -1,6 +1,8 @@
 //! What an agent may do, and why: `explain` for those who manage it, `me` for the agent itself. Both ask the functions that
 //! let every use pass or refuse it.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
@@ -151,6 +153,8 @@ pub(crate) struct Usable {
     name: String,
     /// What upstream calls the account.
     subject_name: Option<String>,
+    /// What is chosen from the provider's lists (pages, properties), by list. Where a list brings tokens, `Valet-Slot` names one.
+    resources: BTreeMap<String, Vec<super::connections::Chosen>>,
     /// How: `proxy`, `reveal`. A grant may narrow the proxy to some operations.
     delivery: Vec<String>,
 }
@@ -183,6 +187,7 @@ pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: H
                 title: definition.map_or_else(|| connection.provider.to_string(), |definition| definition.title.clone()),
                 name: connection.name.to_string(),
                 subject_name: connection.subject_name.clone(),
+                resources: super::connections::chosen(connection),
                 delivery,
             });
         }

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use valetkey::{
     Code, Error, Result, deliver,
-    deliver::proxy::Target,
+    deliver::{proxy::Target, slot::Named},
     id::{ConnectionId, ProviderName},
     principal::Delivery,
 };
@@ -31,6 +31,9 @@ const UNATTENDED: &str = "valet-unattended";
 pub(crate) struct Wish {
     /// Seconds of life the token should have left. Capped at half of what the provider usually gives.
     min_life: Option<u32>,
+    /// Which of the connection's tokens, where it holds several: a slot (`user`), or one chosen entry of it (`page/1234`). The
+    /// connection's own when absent.
+    slot: Option<String>,
 }
 
 /// A credential that was handed out. Which secret members there are depends on the provider.
@@ -75,7 +78,9 @@ pub(crate) async fn reveal(
     let wish = wish(body).await?;
     let deliverer = state.deliverer();
     let connection = deliverer.resolve(&agent, &id, Delivery::Reveal).await?;
-    let revealed = deliverer.reveal(&agent, &connection, wish.min_life.map(|s| Duration::from_secs(s.into()))).await?;
+    let slot = wish.slot.as_deref().map(Named::parse).transpose()?;
+    let min_life = wish.min_life.map(|s| Duration::from_secs(s.into()));
+    let revealed = deliverer.reveal_slot(&agent, &connection, min_life, slot.as_ref()).await?;
     let answer = Revealed {
         connection: revealed.connection,
         provider: revealed.provider,
@@ -98,7 +103,8 @@ pub(crate) async fn reveal(
     get, path = "/v1/proxy/{connection}/{path}", tag = "delivery",
     params(
         ("connection" = String, Path, description = "A connection's id, or a provider's name"),
-        ("path" = String, Path, description = "The provider's path, passed on as it is; `~host/path` for another of the connection's hosts")
+        ("path" = String, Path, description = "The provider's path, passed on as it is; `~host/path` for another of the connection's hosts"),
+        ("Valet-Slot" = Option<String>, Header, description = "Which of the connection's tokens, where it holds several: `user`, or `page/1234` for one chosen entry.")
     ),
     responses((status = 200, description = "Whatever the provider answered"))
 )]
@@ -158,8 +164,9 @@ async fn wish(body: AxumBody) -> Result<Wish> {
     if bytes.is_empty() {
         return Ok(Wish::default());
     }
-    serde_json::from_slice(&bytes)
-        .map_err(|_| Error::new(Code::InvalidRequest, "the body is nothing, or a JSON object with `min_life` in seconds"))
+    serde_json::from_slice(&bytes).map_err(|_| {
+        Error::new(Code::InvalidRequest, "the body is nothing, or a JSON object with `min_life` in seconds and `slot`")
+    })
 }
 
 fn decoded(named: &str) -> Result<Cow<'_, str>> {

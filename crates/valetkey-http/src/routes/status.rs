@@ -3,9 +3,9 @@
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
-use valetkey::{Code, Error, audit::Mode, provider::Trust};
+use valetkey::{Code, Error, audit::Mode, connection, provider::Trust};
 
-use super::moment;
+use super::{maybe, moment};
 use crate::{error::Answer, extract::Json, state::AppState};
 
 /// How this process is set up and how it stands. No secret is among this.
@@ -31,11 +31,43 @@ pub(crate) struct Status {
     providers: usize,
     /// When the answer to a use may leave, `batched` or `strict`, and how many uses wait to be written down.
     audit: AuditStatus,
+    /// Connections that will end of age unless they are connected again, the first to end first; at most 50.
+    ageing: Vec<Ageing>,
     /// What time it is here.
     now: String,
     /// How far the clock of PostgreSQL's machine is from ours, in milliseconds; absent on SQLite.
     clock_offset_ms: Option<i64>,
 }
+
+/// A connection that will end of age.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Ageing {
+    /// The site it belongs to.
+    site: String,
+    /// Its id.
+    connection: String,
+    /// At which provider.
+    provider: String,
+    /// Whose it is.
+    owner: String,
+    /// When it ends.
+    ends_at: String,
+}
+
+impl From<connection::Connection> for Ageing {
+    fn from(connection: connection::Connection) -> Self {
+        Self {
+            site: connection.site.to_string(),
+            connection: connection.id.to_string(),
+            provider: connection.provider.to_string(),
+            owner: connection.owner.to_string(),
+            ends_at: maybe(connection.ends_at()).unwrap_or_default(),
+        }
+    }
+}
+
+/// How many ageing connections are told of.
+const MOST_AGEING: u32 = 50;
 
 /// How the audit stands.
 #[derive(Serialize, ToSchema)]
@@ -75,6 +107,7 @@ pub(crate) async fn show(State(state): State<AppState>) -> Answer<Json<Status>> 
             waiting,
             capacity,
         },
+        ageing: connection::ageing(&base.db, now, MOST_AGEING).await?.into_iter().map(Ageing::from).collect(),
         now: moment(now),
         clock_offset_ms: there.map(|there| there.0.saturating_sub(now.0) / 1000),
     }))

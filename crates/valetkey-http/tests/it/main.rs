@@ -15,6 +15,7 @@ mod imports;
 mod keys;
 mod openapi;
 mod pages;
+mod pages_choice;
 mod pages_entered;
 mod paging;
 mod providers;

@@ -48,23 +48,32 @@ impl Pages {
         Self::with_definition(public, |definition| definition).await
     }
 
+    /// The same with more of what the lab can do.
+    pub(crate) async fn with(public: &str, options: &DefinitionOptions) -> Self {
+        Self::on_sqlite(public, options, |definition| definition).await
+    }
+
     /// With another definition of the lab than the one it prints.
     pub(crate) async fn with_definition(public: &str, change: impl Fn(String) -> String) -> Self {
+        Self::on_sqlite(public, &DefinitionOptions::default(), change).await
+    }
+
+    async fn on_sqlite(public: &str, options: &DefinitionOptions, change: impl Fn(String) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let db = DbConfig::Sqlite { dir: dir.path().join("data"), patience: Duration::from_secs(5) };
-        Self::start(db, dir, public, change).await
+        Self::start(db, dir, public, |lab| change(lab.definition(options))).await
     }
 
     pub(crate) async fn on_postgres(public: &str) -> Self {
         let db = DbConfig::Postgres { url: Secret::new(testing::postgres_url().await), max_connections: 8 };
-        Self::start(db, tempfile::tempdir().unwrap(), public, |definition| definition).await
+        Self::start(db, tempfile::tempdir().unwrap(), public, |lab| lab.definition_toml()).await
     }
 
-    async fn start(db: DbConfig, dir: tempfile::TempDir, public: &str, change: impl Fn(String) -> String) -> Self {
+    async fn start(db: DbConfig, dir: tempfile::TempDir, public: &str, definition: impl Fn(&Lab) -> String) -> Self {
         let lab = Lab::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let folder = dir.path().join("providers");
         std::fs::create_dir_all(&folder).unwrap();
-        std::fs::write(folder.join("lab.toml"), change(lab.definition_toml())).unwrap();
+        std::fs::write(folder.join("lab.toml"), definition(&lab)).unwrap();
         std::fs::write(folder.join("blue.toml"), lab.session_definition()).unwrap();
         let signed = DefinitionOptions { oauth1: Some("HMAC-SHA1".to_owned()), ..DefinitionOptions::default() };
         std::fs::write(folder.join("signed.toml"), lab.definition(&signed)).unwrap();
@@ -119,7 +128,7 @@ impl Pages {
 /// A browser: it keeps cookies and shows pages, and follows a redirect only when told to.
 pub(crate) struct Browser<'p> {
     pages: &'p Pages,
-    jar: BTreeMap<String, String>,
+    pub(crate) jar: BTreeMap<String, String>,
 }
 
 impl Browser<'_> {
@@ -161,7 +170,7 @@ impl Browser<'_> {
     }
 
     /// Says yes on the consent page.
-    async fn approve(&mut self, link: &Created, page: &Answer) -> Answer {
+    pub(crate) async fn approve(&mut self, link: &Created, page: &Answer) -> Answer {
         self.post(&path(link), &[("csrf", &csrf(page)), ("decision", "approve")]).await
     }
 

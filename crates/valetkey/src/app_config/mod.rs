@@ -5,12 +5,14 @@
 //! changes becomes a new row, and the old one stays for the connections that its client minted (decisions 4).
 //!
 //! The owner is named: the site's app, a person's and an agent's are read, saved ([`set`]), merged into ([`update`]) and
-//! deleted apart from one another, and nothing falls back. Where its flows return to is said in [`callback`].
+//! deleted apart from one another, and nothing falls back. Where its flows return to is said in [`callback`]. An app that
+//! we registered ourselves at an instance is kept by [`registered`].
 //!
 //! Two look-ups ask the provider's policy ([`crate::scope`]), each under its own name: [`for_context`] for a caller who leaves
 //! open whose app it is, and [`applying`] for whose client a connection's tokens are asked with.
 
 pub mod callback;
+pub mod registered;
 mod store;
 
 use serde::Serialize;

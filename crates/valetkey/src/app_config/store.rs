@@ -73,6 +73,29 @@ pub(super) async fn insert_free(tx: &mut Tx, config: &AppConfig) -> Result<bool>
     Ok(inserted == 1)
 }
 
+/// Inserts an app that was registered at an instance: it counts for that alone, so it is never the present configuration of
+/// its owner.
+pub(super) async fn insert_registered(tx: &mut Tx, config: &AppConfig) -> Result<()> {
+    let shown = serde_json::to_string(&config.values).map_err(Error::internal)?;
+    on!(tx, |c| sqlx::query(
+        "INSERT INTO app_configs (site, id, provider, owner, sealed, shown, client_id, created_at, updated_at, replaced_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9)"
+    )
+    .bind(config.site.as_str())
+    .bind(config.id.as_str())
+    .bind(config.provider.as_str())
+    .bind(config.owner.to_string())
+    .bind(&config.sealed)
+    .bind(&shown)
+    .bind(&config.client_id)
+    .bind(config.created_at.0)
+    .bind(config.updated_at.0)
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    Ok(())
+}
+
 /// Notes that whatever configuration counts in this place counts no more.
 pub(super) async fn replace_current(tx: &mut Tx, config: &AppConfig, now: Timestamp) -> Result<()> {
     on!(tx, |c| sqlx::query(

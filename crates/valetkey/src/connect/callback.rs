@@ -26,9 +26,10 @@ use crate::{
     db::Tx,
     error::{Code, Error, Result},
     extend::held_elsewhere,
-    id::{AppConfigId, ProviderName, sha256_hex},
+    id::{AppConfigId, ConnectSessionId, ProviderName, SiteId, sha256_hex},
     principal::{Owner, Slot},
     provider::{Definition, FieldLevel, Kills, OAuth1},
+    resource,
     seal::Place,
     secret::{Secret, SecretMap},
 };
@@ -165,14 +166,48 @@ async fn finish(outside: &Outside, provider: &ProviderName, answer: Answer, bind
             return nothing(Code::StorageFailed);
         }
     };
-    let outcome = match complete(outside, &definition, &flow, &answer).await {
-        Ok((connected, missing_scopes)) => Outcome::Connected { connection: connected.id().clone(), missing_scopes },
+    let completed = complete(outside, &definition, &flow, &answer).await;
+    conclude(outside, &definition, flow, completed).await
+}
+
+/// What is left to do for a flow that is over: to read the provider's lists, or to record the failure.
+pub(super) async fn conclude(
+    outside: &Outside,
+    definition: &Arc<Definition>,
+    flow: Flow,
+    completed: Result<(Connected, Vec<String>), Fault>,
+) -> Ended {
+    match completed {
+        Ok((connected, missing_scopes)) => settled(outside, definition, flow, &connected, missing_scopes).await,
         Err(fault) => {
-            note_failure(outside, &definition, &flow, &fault, true).await;
-            Outcome::Failed { code: fault.code, word: word_of(&fault) }
+            note_failure(outside, definition, &flow, &fault, true).await;
+            over(flow, Outcome::Failed { code: fault.code, word: word_of(&fault) }, None)
+        }
+    }
+}
+
+/// What is left to do once an account is stored: to read the provider's lists, and to ask what of them the person wants.
+/// Whatever comes of the lists, the account is connected, and what is open can be chosen later.
+pub(super) async fn settled(
+    outside: &Outside,
+    definition: &Definition,
+    flow: Flow,
+    connected: &Connected,
+    missing_scopes: Vec<String>,
+) -> Ended {
+    let is_open = match resource::read_again(outside, &flow.site, connected.id(), None).await {
+        Ok(is_open) => is_open,
+        Err(error) => {
+            tracing::warn!(connection.id = %connected.id(), error = ?error, "the lists of a new connection could not be read");
+            definition.choices().next().is_some()
         }
     };
-    Ended { provider: Some(flow.provider), outcome, return_to: flow.return_to, payload: flow.payload }
+    let choose = is_open.then(|| (flow.site.clone(), flow.session.clone()));
+    over(flow, Outcome::Connected { connection: connected.id().clone(), missing_scopes }, choose)
+}
+
+pub(super) fn over(flow: Flow, outcome: Outcome, choose: Option<(SiteId, ConnectSessionId)>) -> Ended {
+    Ended { provider: Some(flow.provider), outcome, return_to: flow.return_to, payload: flow.payload, choose }
 }
 
 fn word_of(fault: &Fault) -> Option<&'static str> {
@@ -382,7 +417,13 @@ async fn store_in(
             let fresh = connection::insert(base, tx, actor, new).await?;
             (Connected::Replaced { old: id.clone(), new: fresh }, Some(old))
         }
-        _ => connection::upsert_connected(base, tx, actor, new, flow.new_subject).await?,
+        _ => {
+            let new = match &old {
+                Some(old) if old.connection.subject == new.subject => resource::carry_over(base, old, new).await?,
+                _ => Cow::Borrowed(new),
+            };
+            connection::upsert_connected(base, tx, actor, &new, flow.new_subject).await?
+        }
     };
     if let Some(old) = &replaced {
         let account = match &old.sealed {
@@ -455,13 +496,37 @@ pub(super) async fn note_failure(outside: &Outside, definition: &Definition, flo
         }
         outside.base.audit.record(&mut tx, event).await?;
         if over {
-            store::set_outcome(&mut tx, &flow.site, &flow.session, fault.code.as_str(), None).await?;
+            store::set_outcome(&mut tx, &flow.site, &flow.session, fault.outcome(), None).await?;
         }
         tx.commit().await
     };
     if let Err(error) = noted.await {
         tracing::error!(error = ?error, flow.id = %flow.id, "a failed connect flow could not be recorded");
     }
+}
+
+/// Tokens came for a flow that somebody else ended meanwhile: they must not lie about at the provider.
+pub(super) async fn discard_late(
+    outside: &Outside,
+    definition: &Definition,
+    flow: &Flow,
+    account: Option<SecretMap>,
+) -> Result<()> {
+    tracing::warn!(flow.id = %flow.id, provider = %flow.provider, "tokens came for a flow that was over");
+    let Some(account) = account else { return Ok(()) };
+    outside.base.ring.ensure(&outside.base.db, flow.site.as_str(), flow.provider.as_str()).await?;
+    let mut tx = outside.base.db.begin_bookkeeping().await?;
+    discard(outside, definition, &flow.slot(), flow.app_config.as_ref(), &account, &mut tx).await?;
+    tx.commit().await
+}
+
+/// Ends a flow that nobody can go on with: what asked for it is not there any more.
+pub(super) async fn forget(outside: &Outside, flow: &Flow, code: Code) -> Result<()> {
+    let mut tx = outside.base.db.begin_bookkeeping().await?;
+    if store::end_flow(&mut tx, flow).await? {
+        store::set_outcome(&mut tx, &flow.site, &flow.session, code.as_str(), None).await?;
+    }
+    tx.commit().await
 }
 
 /// Owes the provider the revocation of tokens that were issued and that nobody will hold. Not where a revocation ends

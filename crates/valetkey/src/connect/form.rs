@@ -151,6 +151,7 @@ pub async fn submit(
         created_by: actor,
         created_at: now,
         expires_at: session.expires_at,
+        poll: None,
     };
     let slot = flow.slot();
     let checked =
@@ -182,9 +183,9 @@ pub async fn submit(
             };
             match stored {
                 Ok((connected, missing_scopes)) => {
-                    Ok(over(&flow, Outcome::Connected { connection: connected.id().clone(), missing_scopes }))
+                    Ok(Submitted::Over(callback::settled(&outside, &definition, flow, &connected, missing_scopes).await))
                 }
-                Err(fault) => failed(&outside, &definition, &session, &flow, fault).await,
+                Err(fault) => failed(&outside, &definition, &session, flow, fault).await,
             }
         })
     };
@@ -192,7 +193,7 @@ pub async fn submit(
 }
 
 /// A failed attempt: recorded, and the last of its session where there is nothing to correct or no attempt left.
-async fn failed(outside: &Outside, definition: &Definition, session: &Session, flow: &Flow, fault: Fault) -> Result<Submitted> {
+async fn failed(outside: &Outside, definition: &Definition, session: &Session, flow: Flow, fault: Fault) -> Result<Submitted> {
     let db = &outside.base.db;
     let left = (MOST_ATTEMPTS - attempts::count(db, session).await?).max(0);
     // To enter it again would change nothing.
@@ -200,25 +201,16 @@ async fn failed(outside: &Outside, definition: &Definition, session: &Session, f
     if is_final {
         let now = outside.base.clock.now();
         let mut tx = db.begin_bookkeeping().await?;
-        attempts::use_up(&mut tx, flow, now).await?;
+        attempts::use_up(&mut tx, &flow, now).await?;
         tx.commit().await?;
         let code = fault.code;
         // One that was used up meanwhile has its outcome already.
-        callback::note_failure(outside, definition, flow, &fault, code != Code::NotFound).await;
-        return Ok(over(flow, Outcome::Failed { code, word: None }));
+        callback::note_failure(outside, definition, &flow, &fault, code != Code::NotFound).await;
+        return Ok(Submitted::Over(callback::over(flow, Outcome::Failed { code, word: None }, None)));
     }
-    callback::note_failure(outside, definition, flow, &fault, false).await;
+    callback::note_failure(outside, definition, &flow, &fault, false).await;
     let mut tx = db.begin_bookkeeping().await?;
     attempts::end(&mut tx, session).await?;
     tx.commit().await?;
     Ok(Submitted::Again { why: entered::told(definition, &fault), left })
-}
-
-fn over(flow: &Flow, outcome: Outcome) -> Submitted {
-    Submitted::Over(Ended {
-        provider: Some(flow.provider.clone()),
-        outcome,
-        return_to: flow.return_to.clone(),
-        payload: flow.payload.clone(),
-    })
 }

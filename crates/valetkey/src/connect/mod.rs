@@ -13,22 +13,32 @@
 //!    temporary token, provider and browser are right; of two callbacks at once, one gets it. Then `iss` is compared, the code
 //!    or verifier is exchanged, the account is asked who it is, and everything is stored in one transaction with its audit
 //!    row. This runs in a task of its own: a browser that leaves cannot lose tokens that were issued.
-//! 5. An account that is made of entered values needs no provider's page: the page of step 3 asks for them, and posting them
-//!    does the rest at once ([`form::submit`], [`entered`]). The session is used up when the account is stored; until then
-//!    a wrong password can be corrected, a few times.
+//! 5. Where the person has to choose from the provider's lists (pages, properties), the browser is asked that first
+//!    ([`choice`]). Nothing is chosen silently; what is open can be chosen later.
 //! 6. The browser is sent on to the exact `return_to` of the session, or to a page that shows the outcome.
+//!
+//! With the device grant the browser does not come back: the person signs in elsewhere with a code, and one replica at a time
+//! asks the provider for the outcome ([`device`]). Where each server is an instance, an app is registered there first.
+//!
+//! An account that is made of entered values needs no provider's page: the page of step 3 asks for them, and posting them does
+//! step 4 at once ([`form::submit`], [`entered`]). The session is used up when the account is stored; until then a wrong password
+//! can be corrected, a few times.
 //!
 //! An agent's own account comes with two grants for that agent, by the proxy only: one for when nobody is calling and one
 //! for whoever may operate the agent. Both are ordinary grants, to be seen and revoked like any other.
 
+pub mod again;
 mod attempts;
 mod begin;
 mod callback;
+pub mod choice;
+pub mod device;
 pub mod entered;
 pub mod form;
 mod input;
 mod oauth1;
 mod oauth2;
+mod register;
 pub mod session;
 mod store;
 
@@ -41,7 +51,7 @@ pub use callback::{Answer, ERROR_WORDS, callback};
 use crate::{
     base::Base,
     error::{Code, Error, Result},
-    id::{ConnectionId, ProviderName, sha256_hex},
+    id::{ConnectSessionId, ConnectionId, ProviderName, SiteId, sha256_hex},
     provider::{Definition, step::StepFailure},
     secret::{Secret, SecretMap},
 };
@@ -92,12 +102,14 @@ pub struct Ended {
     pub return_to: Option<String>,
     /// What the session's maker gave to be carried along.
     pub payload: Option<String>,
+    /// The session, where the person has still to choose from the provider's lists before the browser goes on.
+    pub choose: Option<(SiteId, ConnectSessionId)>,
 }
 
 impl Ended {
     /// A flow that ended before anything is known of it.
     fn unknown(code: Code) -> Self {
-        Self { provider: None, outcome: Outcome::Failed { code, word: None }, return_to: None, payload: None }
+        Self { provider: None, outcome: Outcome::Failed { code, word: None }, return_to: None, payload: None, choose: None }
     }
 
     /// The session's `return_to` with the outcome after its own query: `auth_success=1` and `connection`, or
@@ -144,6 +156,9 @@ pub async fn sweep(base: &Base) -> Result<(u64, u64)> {
     Ok(gone)
 }
 
+/// The word of RFC 8628 section 3.5 for a device code whose time is over.
+const EXPIRED_TOKEN: &str = "expired_token";
+
 /// Why a flow failed: a code, one bounded word for the audit, and a text for the log without any upstream body.
 #[derive(Debug)]
 pub(crate) struct Fault {
@@ -174,6 +189,16 @@ impl Fault {
         Self { detail: Some(format!("the provider answered {}", failure.status.as_u16())), ..Self::new(code, word) }
     }
 
+    /// The person did not sign in in time.
+    fn expired() -> Self {
+        Self::new(Code::InvalidState, EXPIRED_TOKEN)
+    }
+
+    /// What the session is told became of it: `expired`, or the code.
+    fn outcome(&self) -> &'static str {
+        if self.word == EXPIRED_TOKEN { "expired" } else { self.code.as_str() }
+    }
+
     fn with_issued(mut self, account: SecretMap) -> Self {
         self.issued = Some(account);
         self
@@ -185,6 +210,11 @@ impl From<Error> for Fault {
     fn from(error: Error) -> Self {
         Self::of(error.code(), &error)
     }
+}
+
+/// The key of the cookie by which a browser sees what became of a session. The session's id is no secret; the cookie's value is.
+pub fn session_key(session: &ConnectSessionId) -> String {
+    cookie_key(&Secret::new(session.as_str()))
 }
 
 /// The key of a secret's cookie: the beginning of its hash.
@@ -199,7 +229,8 @@ mod tests {
     use super::*;
 
     fn ended(return_to: &str, outcome: Outcome) -> Ended {
-        Ended { provider: Some("lab".parse().unwrap()), outcome, return_to: Some(return_to.to_owned()), payload: None }
+        let provider = Some("lab".parse().unwrap());
+        Ended { provider, outcome, return_to: Some(return_to.to_owned()), payload: None, choose: None }
     }
 
     #[test]

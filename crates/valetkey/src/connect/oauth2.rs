@@ -4,6 +4,8 @@
 //!    S256 challenge unless the definition says that the provider takes none. `plain` cannot be written here.
 //! 2. [`obtain`] trades the code for tokens, runs the second-stage exchanges of the definition in order, and asks who
 //!    the account is. Each call is one [`Step`], sent once; nothing is stored here.
+//! 3. With the device grant (RFC 8628) [`device_codes`] asks for the codes and [`ask_device`] whether the person is done;
+//!    what comes then goes the same way.
 //!
 //! What is not the code flow's alone is here too, and `oauth1` uses it: the app, the calls, and everything after the token.
 //!
@@ -20,13 +22,13 @@ use crate::{
     app_config::{self, AppConfig},
     base::Outside,
     clock::Timestamp,
-    connection::{Identity, Tokens, accounts, due_at, merge_answer, store_outputs},
+    connection::{self, Identity, Tokens, accounts, due_at, merge_answer, store_outputs},
     error::{Code, Error, Result},
     id::{AppConfigId, SiteId},
     principal::{Owner, Slot},
     provider::{
-        self, Broker, Definition, FieldLevel, OAuth2, OwnClient, Pkce, PkceEncoding, RedirectRule, Vars,
-        step::{Outputs, Step, StepFailure},
+        self, Broker, Definition, Device, FieldLevel, OAuth2, OwnClient, Pkce, PkceEncoding, RedirectRule, Vars,
+        step::{FailureClass, Outputs, Step, StepFailure},
     },
     secret::{Secret, SecretMap},
     upstream::Limits,
@@ -34,9 +36,6 @@ use crate::{
 
 /// How long a provider may take for one call.
 const DEADLINE: Duration = Duration::from_secs(30);
-
-/// The longest text that is kept of a slot's token answer, in bytes.
-const MAX_SLOT_TEXT: usize = 16 * 1024;
 
 /// Our app at a provider, opened.
 pub(super) struct App {
@@ -63,7 +62,7 @@ impl App {
         }
     }
 
-    async fn open(outside: &Outside, definition: &Definition, config: AppConfig) -> Result<Self> {
+    pub(super) async fn open(outside: &Outside, definition: &Definition, config: AppConfig) -> Result<Self> {
         let values = app_config::open(&outside.base, &config).await?;
         let client = OwnClient::of(definition, Some(&values), None);
         if client.id().is_none() && !definition.is_entered() {
@@ -87,12 +86,6 @@ pub(super) fn connectable(definition: &Definition) -> Result<()> {
         return Err(Error::new(
             Code::InvalidRequest,
             format!("an account of {} is connected by entering its values, not by signing in there", definition.title),
-        ));
-    }
-    if definition.register.is_some() {
-        return Err(Error::new(
-            Code::EngineMissing,
-            format!("connecting {} is not built yet: it registers a client at each server first", definition.title),
         ));
     }
     Ok(())
@@ -148,6 +141,7 @@ impl Ground<'_> {
         Fault::told(code, failure)
     }
 
+    /// Everything that is known before there is an account.
     pub(super) fn plain_vars(&self) -> Vars<'_> {
         Vars {
             now: Some(self.outside.base.clock.now()),
@@ -241,9 +235,14 @@ pub(super) fn authorize_endpoint(ground: &Ground<'_>) -> Result<Url> {
     endpoint(ground.definition, &ground.plain_vars())
 }
 
-/// The same before an app is chosen.
-pub(super) fn endpoint_for(definition: &Definition, fields: &SecretMap) -> Result<Url> {
-    endpoint(definition, &Vars { fields: Some(fields), ..Vars::default() })
+/// Where a person signs in, before an app is chosen: the authorization endpoint, or the server that gives out the codes for
+/// another device.
+pub(super) fn sign_in_place(definition: &Definition, fields: &SecretMap, device: bool) -> Result<Url> {
+    let vars = Vars { fields: Some(fields), ..Vars::default() };
+    if !device {
+        return endpoint(definition, &vars);
+    }
+    Url::parse(&device_of(definition)?.1.request.url.render(&vars)?).map_err(Error::internal)
 }
 
 fn endpoint(definition: &Definition, vars: &Vars<'_>) -> Result<Url> {
@@ -252,6 +251,11 @@ fn endpoint(definition: &Definition, vars: &Vars<'_>) -> Result<Url> {
     let template =
         definition.oauth2.as_ref().and_then(|oauth2| oauth2.authorize_url.as_ref()).or(of_oauth1).ok_or_else(refuse)?;
     let url = Url::parse(&template.render(vars)?).map_err(|_| refuse())?;
+    if may_be_opened(&url) { Ok(url) } else { Err(refuse()) }
+}
+
+/// Whether a browser may be sent there: https, or http on loopback, which only definitions for development name.
+fn may_be_opened(url: &Url) -> bool {
     let fine = match (url.scheme(), url.host()) {
         ("https", Some(_)) => true,
         ("http", Some(url::Host::Ipv4(ip))) => ip.is_loopback(),
@@ -259,7 +263,120 @@ fn endpoint(definition: &Definition, vars: &Vars<'_>) -> Result<Url> {
         ("http", Some(url::Host::Domain(name))) => name == "localhost",
         _ => false,
     };
-    if fine && url.username().is_empty() && url.password().is_none() { Ok(url) } else { Err(refuse()) }
+    fine && url.username().is_empty() && url.password().is_none()
+}
+
+/// What a provider gives out for a person to sign in on another device (RFC 8628 section 3.2).
+pub(super) struct Codes {
+    pub(super) device_code: Secret,
+    /// What the person types in there.
+    pub(super) user_code: Secret,
+    /// Where.
+    pub(super) verification_uri: String,
+    /// The same with the code in it.
+    pub(super) verification_uri_complete: Option<Secret>,
+    /// How long the codes live.
+    pub(super) life: Duration,
+    /// Seconds between two questions.
+    pub(super) interval: i64,
+    pub(super) sent_at: Timestamp,
+}
+
+/// How often a provider is asked that does not say (RFC 8628 section 3.2), and never more slowly than, in seconds.
+const USUAL_INTERVAL: i64 = 5;
+const LONGEST_INTERVAL: i64 = 300;
+/// The longest code that a person has to type, in bytes.
+const MAX_USER_CODE: usize = 64;
+/// The longest device code, and the longest address, in bytes.
+const MAX_DEVICE_TEXT: usize = 4096;
+
+/// The two calls of the device grant, which a session for it has.
+fn device_of(definition: &Definition) -> Result<(&OAuth2, &Device)> {
+    let both = definition.oauth2.as_ref().and_then(|oauth2| Some((oauth2, oauth2.device.as_ref()?)));
+    both.ok_or_else(|| Error::new(Code::InvalidRequest, "this provider has no sign-in on another device"))
+}
+
+/// Asks for the codes (RFC 8628 section 3.1).
+pub(super) async fn device_codes(ground: &Ground<'_>) -> Result<Codes> {
+    const NO_CODE: Code = Code::UpstreamInvalid;
+    let (oauth2, device) = device_of(ground.definition)?;
+    let joined = oauth2.join_scopes(ground.scopes);
+    let vars = Vars { scopes: Some(&joined), ..ground.plain_vars() };
+    let (outputs, sent_at) = ground.call_one(&device.request, NO_CODE, &vars).await.map_err(|fault| {
+        let why = format!("{} gives out no code to sign in with: {}", ground.definition.title, fault.word);
+        Error::new(fault.code, why).with_detail(fault.detail.unwrap_or_default())
+    })?;
+    let unusable = || Error::new(NO_CODE, format!("{} answered with codes that cannot be used", ground.definition.title));
+    let text = |name: &str, most: usize| {
+        let text = outputs.raw.text(name)?;
+        let plain = text.expose().len() <= most && !text.expose().chars().any(char::is_control);
+        plain.then_some(text)
+    };
+    // Some name the address as drafts of the standard did.
+    let address = |name: &str| {
+        let text = text(name, MAX_DEVICE_TEXT)?;
+        let url = Url::parse(text.expose()).ok()?;
+        may_be_opened(&url).then_some(text)
+    };
+    let verification_uri = address("verification_uri").or_else(|| address("verification_url")).ok_or_else(unusable)?;
+    let seconds = |name: &str| outputs.raw.expose().get(name).and_then(Value::as_i64).filter(|seconds| *seconds > 0);
+    Ok(Codes {
+        device_code: text("device_code", MAX_DEVICE_TEXT).ok_or_else(unusable)?,
+        user_code: text("user_code", MAX_USER_CODE).ok_or_else(unusable)?,
+        verification_uri: verification_uri.expose().to_owned(),
+        verification_uri_complete: address("verification_uri_complete"),
+        life: seconds("expires_in").and_then(|life| u64::try_from(life).ok()).map_or(Duration::MAX, Duration::from_secs),
+        interval: seconds("interval").unwrap_or(USUAL_INTERVAL).min(LONGEST_INTERVAL),
+        sent_at,
+    })
+}
+
+/// What a provider says when it is asked whether the person is done (RFC 8628 section 3.5).
+pub(super) enum Asked {
+    /// Not yet.
+    Pending,
+    /// Not yet, and it was asked too often.
+    SlowDown,
+    /// Nothing that can be understood; it may answer later.
+    Later,
+    /// The tokens, and when they were asked for.
+    Done(Box<Outputs>, Timestamp),
+    /// It is over.
+    Over(Fault),
+}
+
+/// Asks once whether the person is done.
+pub(super) async fn ask_device(ground: &Ground<'_>, device_code: &Secret) -> Asked {
+    const FAILED: Code = Code::TokenExchangeFailed;
+    let (oauth2, step) = match device_of(ground.definition) {
+        Ok((oauth2, device)) => (oauth2, &device.token),
+        Err(error) => return Asked::Over(Fault::of(FAILED, &error)),
+    };
+    let joined = oauth2.join_scopes(ground.scopes);
+    let vars = Vars { scopes: Some(&joined), code: Some(device_code), ..ground.plain_vars() };
+    let request = match step.render(&vars) {
+        Ok(request) => request,
+        Err(error) => return Asked::Over(Fault::of(FAILED, &error)),
+    };
+    let sent_at = ground.outside.base.clock.now();
+    let answer = match ground.outside.upstream.exchange(request, Limits::within(DEADLINE)).await {
+        Ok(answer) => answer,
+        Err(failure) if failure.error.code() == Code::AddressRefused => {
+            return Asked::Over(Fault::of(FAILED, &failure.error));
+        }
+        Err(_) => return Asked::Later,
+    };
+    match step.read(answer.status, &answer.headers, answer.body.expose()) {
+        Ok(outputs) => Asked::Done(Box::new(outputs), sent_at),
+        Err(failure) => match (failure.error.as_str(), failure.class) {
+            ("authorization_pending", _) => Asked::Pending,
+            ("slow_down", _) => Asked::SlowDown,
+            ("expired_token", _) => Asked::Over(Fault::expired()),
+            (_, FailureClass::Transient { .. }) => Asked::Later,
+            (_, FailureClass::Denied) => Asked::Over(Fault::told(Code::OauthDenied, &failure)),
+            _ => Asked::Over(Fault::told(FAILED, &failure)),
+        },
+    }
 }
 
 /// The S256 challenge of a verifier (RFC 7636 section 4.2), in the way the provider reads it.
@@ -340,11 +457,7 @@ pub(super) struct Identified {
 
 impl Drawn {
     fn first(ground: &Ground<'_>, outputs: Outputs, sent_at: Timestamp) -> Self {
-        let slots = slot_accounts(ground.definition, &outputs.raw);
-        let (mut account, tokens) = merge_answer(ground.definition, Some(ground.fields), &outputs, sent_at);
-        if !slots.is_empty() {
-            account.expose_mut().insert("slots".to_owned(), Value::Object(slots));
-        }
+        let (account, tokens) = merge_answer(ground.definition, Some(ground.fields), &outputs, sent_at);
         Self { account, tokens, id: outputs.id, hosts: Vec::new() }
     }
 
@@ -398,7 +511,8 @@ impl Drawn {
         let missing = match &tokens.scopes {
             Some(granted) => {
                 account.expose_mut().insert("scope".to_owned(), Value::String(granted.join(" ")));
-                ground.scopes.iter().filter(|scope| !granted.contains(scope)).cloned().collect()
+                let missing = connection::missing_scopes(Some(ground.definition), ground.scopes, granted, tokens.renewal);
+                missing.into_iter().cloned().collect()
             }
             None => Vec::new(),
         };
@@ -490,33 +604,6 @@ async fn granted_scopes(ground: &Ground<'_>, told: Option<Vec<String>>, account:
             None
         }
     }
-}
-
-/// The further tokens that the token answer holds, by slot (Slack's user token beside its bot token).
-fn slot_accounts(definition: &Definition, raw: &SecretMap) -> Map<String, Value> {
-    let mut slots = Map::new();
-    let answer = Value::Object(raw.expose().clone());
-    for (name, slot) in &definition.slots {
-        let mut found = Map::new();
-        for (member, paths) in &slot.out {
-            let value = paths.iter().find_map(|path| path.find(&answer)).filter(|value| match value {
-                Value::String(text) => !text.is_empty() && text.len() <= MAX_SLOT_TEXT,
-                Value::Number(_) | Value::Bool(_) => true,
-                _ => false,
-            });
-            if let Some(value) = value {
-                found.insert(member.clone(), value.clone());
-            }
-        }
-        if found.contains_key("access_token") {
-            slots.insert(name.clone(), Value::Object(found));
-        }
-    }
-    // The copy is of secrets: it does not stay behind.
-    if let Value::Object(map) = answer {
-        drop(SecretMap::new(map));
-    }
-    slots
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use url::Url;
 
 use super::{
     Binding, Ended, FLOW_LIFE, LINK_LIFE, Outcome,
-    begin::begin,
-    cookie_key, entered, form, input,
-    oauth2::{self, App, Ground},
+    begin::Begun,
+    cookie_key, device, entered, form, input,
+    oauth2::{self, App},
     store::{self, Flow, Session},
 };
 use crate::{
@@ -21,12 +21,13 @@ use crate::{
     audit::{Event, Outcome as Audited},
     base::{Base, Outside},
     clock::Timestamp,
+    connection,
     error::{Code, Error, Result},
     extend::held_elsewhere,
-    id::{self, AccountName, AgentId, ConnectSessionId, ConnectionId, FlowId, ProviderName, SiteId, UserId, sha256_hex},
+    id::{self, AccountName, AgentId, ConnectSessionId, ConnectionId, ProviderName, SiteId, UserId, sha256_hex},
     platform,
     principal::{Actor, Owner, Slot},
-    seal::Place,
+    provider, resource,
     secret::{Secret, SecretMap},
     site,
 };
@@ -53,6 +54,8 @@ pub struct NewSession {
     pub agent: Option<AgentId>,
     /// Whether another upstream account may take the place of the one connected before.
     pub new_subject: bool,
+    /// The person signs in on another device (RFC 8628). Always so where the provider has no other flow.
+    pub device: bool,
     /// Values of the definition's connection fields, such as an instance. None of them is a secret.
     pub fields: Map<String, Value>,
 }
@@ -69,6 +72,7 @@ impl NewSession {
             payload: None,
             agent: None,
             new_subject: false,
+            device: false,
             fields: Map::new(),
         }
     }
@@ -121,15 +125,21 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
         return Err(held_elsewhere(&slot, held.resolver.name()));
     }
     let scopes = input::wanted_scopes(&definition, new.scopes)?;
-    let fields = if definition.is_entered() {
+    let is_code = definition.oauth2.as_ref().is_none_or(|oauth2| oauth2.flows.contains(&provider::Flow::Code));
+    let device = new.device || !(is_code || definition.is_entered());
+    let fields = if definition.is_entered() && !device {
         entered::app(outside, site, &definition, &new.owner).await?;
         input::accept_given(outside, &definition, &new.fields)?
     } else {
         oauth2::connectable(&definition)?;
         let fields = input::accept_fields(outside, &definition, &new.fields)?;
-        oauth2::check_redirect(&definition, &callback::of(outside, site, &definition.name).await?.url)?;
-        oauth2::endpoint_for(&definition, &SecretMap::new(fields.clone()))?;
-        App::choose(outside, site, &definition, &new.owner).await?;
+        if !device {
+            oauth2::check_redirect(&definition, &callback::of(outside, site, &definition.name).await?.url)?;
+        }
+        oauth2::sign_in_place(&definition, &SecretMap::new(fields.clone()), device)?;
+        if definition.register.is_none() {
+            App::choose(outside, site, &definition, &new.owner).await?;
+        }
         fields
     };
 
@@ -147,6 +157,7 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
         return_to: new.return_to,
         payload: new.payload,
         new_subject: new.new_subject,
+        device,
         browser_hash: None,
         proven_user: None,
         created_by: actor.clone(),
@@ -201,6 +212,8 @@ pub struct View {
     pub agent: Option<String>,
     /// Whether another upstream account may take the place of the one connected before.
     pub new_subject: bool,
+    /// The person signs in on another device.
+    pub device: bool,
     /// Where the browser will be sent: `https://host`. Empty where the account is entered on our page.
     pub authorize_origin: String,
     /// The host of that.
@@ -334,67 +347,28 @@ pub struct Started {
     pub max_age: u64,
 }
 
-/// The person approves: uses the session up and begins the flow.
+/// The person approves: uses the session up and begins the flow. With a sign-in on another device the browser goes on to a
+/// page of ours that shows the code.
 pub async fn approve(outside: &Outside, link: &Secret, visit: Option<&Secret>, csrf: &Secret) -> Result<Started> {
     let base = &outside.base;
     let (session, visit) = authorized(outside, link, visit, csrf).await?;
-    let definition = outside.definition(&session.provider)?;
-    oauth2::connectable(&definition)?;
-    let app = App::choose(outside, &session.site, &definition, &session.owner).await?;
-    let redirect_uri = callback::of(outside, &session.site, &session.provider).await?.url;
-    oauth2::check_redirect(&definition, &redirect_uri)?;
-    let fields = SecretMap::new(session.fields.clone());
-
-    let ground = Ground {
-        outside,
-        definition: &definition,
-        app: Some(&app.values),
-        client: &app.client,
-        fields: &fields,
-        scopes: &session.scopes,
-        redirect_uri: &redirect_uri,
-    };
     let actor = person_or_maker(&session);
-    let begun = begin(&ground, &session, &actor).await?;
-    let binding = Binding { key: cookie_key(&begun.key), value: Secret::new(id::random_text::<32>()?) };
-
-    base.ring.ensure(&base.db, session.site.as_str(), session.provider.as_str()).await?;
-    let now = base.clock.now();
-    let flow_id = FlowId::new();
-    let owner = session.owner.to_string();
-    let place = Place::flow(&session.site, &session.provider, &owner, &session.name, &flow_id);
-    let mut kept = begun.kept;
-    kept.expose_mut().insert("fields".to_owned(), Value::Object(session.fields.clone()));
-    let flow = Flow {
-        sealed: base.ring.seal_now(&place, &kept.to_json())?,
-        site: session.site.clone(),
-        id: flow_id,
-        session: session.id.clone(),
-        provider: session.provider.clone(),
-        owner: session.owner.clone(),
-        name: session.name.clone(),
-        issuer: definition.oauth2.as_ref().and_then(|oauth2| oauth2.issuer.clone()),
-        redirect_uri: redirect_uri.clone(),
-        app_config: Some(app.config.id.clone()),
-        scopes: session.scopes.clone(),
-        browser_hash: hash(&binding.value),
-        proven_user: session.proven_user.clone(),
-        agent: session.agent.clone(),
-        return_to: session.return_to.clone(),
-        payload: session.payload.clone(),
-        new_subject: session.new_subject,
-        created_by: actor.clone(),
-        created_at: now,
-        expires_at: now.plus(begun.life),
-    };
+    let begun = Begun::prepare(outside, &session, &actor).await?;
+    if session.device {
+        return device::approved(outside, &session, &begun, visit).await;
+    }
+    let leaving = begun.leave(outside, &session, &actor).await?;
+    let binding = Binding { key: cookie_key(&leaving.key), value: Secret::new(id::random_text::<32>()?) };
+    let flow = begun.flow(outside, &session, &leaving.kept, &binding.value, &actor).await?;
+    let flow = Flow { expires_at: flow.created_at.plus(leaving.life), ..flow };
     let mut tx = base.db.begin_bookkeeping().await?;
-    if !store::use_session(&mut tx, &session, &hash(visit), now).await? {
+    if !store::use_session(&mut tx, &session, &hash(visit), Some(&flow.browser_hash), base.clock.now()).await? {
         return Err(gone());
     }
-    store::insert_flow(&mut tx, &flow, &begun.hash).await?;
+    store::insert_flow(&mut tx, &flow, &leaving.hash).await?;
     base.audit.record(&mut tx, event(&session, &actor, "connect.approve")).await?;
     tx.commit().await?;
-    Ok(Started { authorize_url: Secret::new(String::from(begun.authorize_url)), binding, max_age: begun.life.as_secs() })
+    Ok(Started { authorize_url: Secret::new(String::from(leaving.authorize_url)), binding, max_age: leaving.life.as_secs() })
 }
 
 /// The person says no: uses the session up; nothing else changes.
@@ -402,7 +376,7 @@ pub async fn cancel(outside: &Outside, link: &Secret, visit: Option<&Secret>, cs
     let base = &outside.base;
     let (session, visit) = authorized(outside, link, visit, csrf).await?;
     let mut tx = base.db.begin_bookkeeping().await?;
-    if !store::use_session(&mut tx, &session, &hash(visit), base.clock.now()).await? {
+    if !store::use_session(&mut tx, &session, &hash(visit), None, base.clock.now()).await? {
         return Err(gone());
     }
     store::set_outcome(&mut tx, &session.site, &session.id, Code::OauthDenied.as_str(), None).await?;
@@ -414,7 +388,41 @@ pub async fn cancel(outside: &Outside, link: &Secret, visit: Option<&Secret>, cs
         outcome: Outcome::Failed { code: Code::OauthDenied, word: None },
         return_to: session.return_to,
         payload: session.payload,
+        choose: None,
     })
+}
+
+/// A session that was used up, for the browser that it is bound to since.
+///
+/// # Errors
+/// `not_found` for every other browser: it may not even know that there is one.
+pub(super) async fn bound(outside: &Outside, site: &SiteId, id: &ConnectSessionId, binding: Option<&Secret>) -> Result<Session> {
+    let found = store::session_by_id(&outside.base.db, site, id).await?.filter(|session| session.used_at.is_some());
+    match (found, binding) {
+        (Some(session), Some(binding)) if is_bound_to(&session, binding) => Ok(session),
+        _ => Err(gone()),
+    }
+}
+
+/// What became of a session, for the page that its browser sees.
+pub(super) async fn ended(outside: &Outside, session: Session) -> Result<Ended> {
+    let mut choose = None;
+    let outcome = match (session.outcome.as_deref(), &session.connection) {
+        (Some("connected"), Some(id)) => {
+            let connection = connection::require(&outside.base.db, &session.site, id).await?;
+            let definition = outside.definition(&session.provider)?;
+            if !resource::open_choices(&definition, &connection).is_empty() {
+                choose = Some((session.site.clone(), session.id.clone()));
+            }
+            let missing_scopes = connection.missing_scopes(Some(&definition)).into_iter().cloned().collect();
+            Outcome::Connected { connection: id.clone(), missing_scopes }
+        }
+        (told, _) => {
+            let code = Code::ALL.iter().copied().find(|code| told == Some(code.as_str()));
+            Outcome::Failed { code: code.unwrap_or(Code::InvalidState), word: None }
+        }
+    };
+    Ok(Ended { provider: Some(session.provider), outcome, return_to: session.return_to, payload: session.payload, choose })
 }
 
 /// Where a connect session stands, for whoever made it.
@@ -510,14 +518,14 @@ async fn deny(outside: &Outside, session: &Session, action: &'static str, why: &
     tx.commit().await
 }
 
-async fn describe(outside: &Outside, session: &Session, visit: Option<&Secret>) -> Result<View> {
+pub(super) async fn describe(outside: &Outside, session: &Session, visit: Option<&Secret>) -> Result<View> {
     let definition = outside.definition(&session.provider)?;
     let site = site::require(&outside.base.db, &session.site).await?;
     let url = match definition.is_entered() {
         true => None,
         false => {
             oauth2::connectable(&definition)?;
-            Some(oauth2::endpoint_for(&definition, &SecretMap::new(session.fields.clone()))?)
+            Some(oauth2::sign_in_place(&definition, &SecretMap::new(session.fields.clone()), session.device)?)
         }
     };
     let agent = match &session.agent {
@@ -541,6 +549,7 @@ async fn describe(outside: &Outside, session: &Session, visit: Option<&Secret>) 
         scopes: session.scopes.clone(),
         agent,
         new_subject: session.new_subject,
+        device: session.device,
         authorize_origin: url.as_ref().map(|url| url.origin().ascii_serialization()).unwrap_or_default(),
         host: url.as_ref().map(host_and_port).unwrap_or_default(),
         inputs: match definition.is_entered() {
@@ -607,7 +616,7 @@ pub(super) fn gone() -> Error {
     Error::new(Code::NotFound, "this link was used, has expired or never was; ask for a new one")
 }
 
-fn other_browser() -> Error {
+pub(super) fn other_browser() -> Error {
     Error::new(
         Code::Forbidden,
         "this browser did not open the link, or another one went on with it; go on there, or ask for a new link",

@@ -26,6 +26,8 @@ pub(super) struct Session {
     pub(super) return_to: Option<String>,
     pub(super) payload: Option<String>,
     pub(super) new_subject: bool,
+    /// The person signs in on another device (RFC 8628).
+    pub(super) device: bool,
     pub(super) browser_hash: Option<String>,
     pub(super) proven_user: Option<UserId>,
     pub(super) created_by: Actor,
@@ -49,6 +51,7 @@ row! {
         return_to: Option<String>,
         payload: Option<String>,
         new_subject_at: Option<i64>,
+        device_at: Option<i64>,
         browser_hash: Option<String>,
         proven_user: Option<String>,
         created_by: String,
@@ -76,6 +79,7 @@ impl TryFrom<SessionRow> for Session {
             return_to: row.return_to,
             payload: row.payload,
             new_subject: row.new_subject_at.is_some(),
+            device: row.device_at.is_some(),
             browser_hash: row.browser_hash,
             proven_user: row.proven_user.map(|id| id.parse()).transpose()?,
             created_by: row.created_by.parse()?,
@@ -93,8 +97,8 @@ pub(super) async fn insert_session(tx: &mut Tx, session: &Session, link_hash: &s
     let fields = serde_json::to_string(&session.fields).map_err(Error::internal)?;
     on!(tx, |c| sqlx::query(
         "INSERT INTO connect_sessions (site, id, link_hash, provider, owner, name, scopes, fields, agent, return_to, payload,
-            new_subject_at, created_by, created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+            new_subject_at, created_by, created_at, expires_at, device_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
     )
     .bind(session.site.as_str())
     .bind(session.id.as_str())
@@ -111,6 +115,7 @@ pub(super) async fn insert_session(tx: &mut Tx, session: &Session, link_hash: &s
     .bind(session.created_by.to_string())
     .bind(session.created_at.0)
     .bind(session.expires_at.0)
+    .bind(session.device.then_some(session.created_at.0))
     .execute(c)
     .await
     .map(|_| ())?);
@@ -118,27 +123,31 @@ pub(super) async fn insert_session(tx: &mut Tx, session: &Session, link_hash: &s
 }
 
 pub(super) async fn session_by_link(db: &Db, link_hash: &str) -> Result<Option<Session>> {
-    let row: Option<SessionRow> = on!(db, |c| sqlx::query_as(
-        "SELECT site, id, provider, owner, name, scopes, fields, agent, return_to, payload, new_subject_at, browser_hash,
+    let row: Option<SessionRow> = on!(db, |c| {
+        sqlx::query_as(
+        "SELECT site, id, provider, owner, name, scopes, fields, agent, return_to, payload, new_subject_at, device_at, browser_hash,
                 proven_user, created_by, created_at, expires_at, used_at, outcome, connection
          FROM connect_sessions WHERE link_hash = $1"
     )
     .bind(link_hash)
     .fetch_optional(c)
-    .await?);
+    .await?
+    });
     row.map(Session::try_from).transpose()
 }
 
 pub(super) async fn session_by_id(db: &Db, site: &SiteId, id: &ConnectSessionId) -> Result<Option<Session>> {
-    let row: Option<SessionRow> = on!(db, |c| sqlx::query_as(
-        "SELECT site, id, provider, owner, name, scopes, fields, agent, return_to, payload, new_subject_at, browser_hash,
+    let row: Option<SessionRow> = on!(db, |c| {
+        sqlx::query_as(
+        "SELECT site, id, provider, owner, name, scopes, fields, agent, return_to, payload, new_subject_at, device_at, browser_hash,
                 proven_user, created_by, created_at, expires_at, used_at, outcome, connection
          FROM connect_sessions WHERE site = $1 AND id = $2"
     )
     .bind(site.as_str())
     .bind(id.as_str())
     .fetch_optional(c)
-    .await?);
+    .await?
+    });
     row.map(Session::try_from).transpose()
 }
 
@@ -166,15 +175,38 @@ pub(super) async fn bind_proven(
 }
 
 /// Uses a session up, for the browser it is bound to, or for this one where it is bound to none yet. Of two at once, one gets
-/// true.
-pub(super) async fn use_session(tx: &mut Tx, session: &Session, browser_hash: &str, now: Timestamp) -> Result<bool> {
+/// true. From then on it is bound by `next`: what the browser is given for the flow, and by which it may see and settle what
+/// became of it.
+pub(super) async fn use_session(
+    tx: &mut Tx,
+    session: &Session,
+    browser_hash: &str,
+    next: Option<&str>,
+    now: Timestamp,
+) -> Result<bool> {
     let changed = on!(tx, |c| sqlx::query(
-        "UPDATE connect_sessions SET used_at = $4, browser_hash = $3
+        "UPDATE connect_sessions SET used_at = $4, browser_hash = COALESCE($5, $3)
          WHERE site = $1 AND id = $2 AND (browser_hash IS NULL OR browser_hash = $3) AND used_at IS NULL AND expires_at > $4"
     )
     .bind(session.site.as_str())
     .bind(session.id.as_str())
     .bind(browser_hash)
+    .bind(now.0)
+    .bind(next)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
+/// Uses a session up that no browser was bound to: somebody at a terminal began it. Of two at once, one gets true.
+pub(super) async fn use_unbound(tx: &mut Tx, session: &Session, now: Timestamp) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE connect_sessions SET used_at = $3
+         WHERE site = $1 AND id = $2 AND browser_hash IS NULL AND used_at IS NULL AND expires_at > $3"
+    )
+    .bind(session.site.as_str())
+    .bind(session.id.as_str())
     .bind(now.0)
     .execute(c)
     .await?
@@ -225,6 +257,19 @@ pub(super) struct Flow {
     pub(super) created_by: Actor,
     pub(super) created_at: Timestamp,
     pub(super) expires_at: Timestamp,
+    /// When the provider is asked; absent where a browser brings the answer.
+    pub(super) poll: Option<Poll>,
+}
+
+/// How a flow is asked after that no browser comes back from (RFC 8628 section 3.5).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Poll {
+    /// When to ask next.
+    pub(super) at: Timestamp,
+    /// Seconds between two questions.
+    pub(super) interval: i64,
+    /// The last question that somebody asked or is asking.
+    pub(super) number: i64,
 }
 
 impl Flow {
@@ -257,6 +302,9 @@ row! {
         created_by: String,
         created_at: i64,
         expires_at: i64,
+        poll_at: Option<i64>,
+        poll_interval: Option<i64>,
+        poll_number: Option<i64>,
     }
 }
 
@@ -285,6 +333,10 @@ impl TryFrom<FlowRow> for Flow {
             created_by: row.created_by.parse()?,
             created_at: Timestamp(row.created_at),
             expires_at: Timestamp(row.expires_at),
+            poll: match (row.poll_at, row.poll_interval, row.poll_number) {
+                (Some(at), Some(interval), Some(number)) => Some(Poll { at: Timestamp(at), interval, number }),
+                _ => None,
+            },
         })
     }
 }
@@ -294,8 +346,9 @@ pub(super) async fn insert_flow(tx: &mut Tx, flow: &Flow, state_hash: &str) -> R
     let written = on!(tx, |c| {
         sqlx::query(
         "INSERT INTO flows (site, id, session, state_hash, provider, owner, name, sealed, issuer, redirect_uri, app_config_id,
-            scopes, browser_hash, proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)"
+            scopes, browser_hash, proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at,
+            poll_at, poll_interval, poll_number)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)"
     )
     .bind(flow.site.as_str())
     .bind(flow.id.as_str())
@@ -318,6 +371,9 @@ pub(super) async fn insert_flow(tx: &mut Tx, flow: &Flow, state_hash: &str) -> R
     .bind(flow.created_by.to_string())
     .bind(flow.created_at.0)
     .bind(flow.expires_at.0)
+    .bind(flow.poll.map(|poll| poll.at.0))
+    .bind(flow.poll.map(|poll| poll.interval))
+    .bind(flow.poll.map(|poll| poll.number))
     .execute(c)
     .await
     .map(|_| ())
@@ -340,9 +396,10 @@ pub(super) async fn take_flow(
     browser_hash: &str,
 ) -> Result<Option<Flow>> {
     let row: Option<FlowRow> = on!(tx, |c| sqlx::query_as(
-        "DELETE FROM flows WHERE state_hash = $1 AND provider = $2 AND browser_hash = $3
+        "DELETE FROM flows WHERE state_hash = $1 AND provider = $2 AND browser_hash = $3 AND poll_at IS NULL
          RETURNING site, id, session, provider, owner, name, sealed, issuer, redirect_uri, app_config_id, scopes, browser_hash,
-                   proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at"
+                   proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at, poll_at,
+                   poll_interval, poll_number"
     )
     .bind(state_hash)
     .bind(provider.as_str())
@@ -356,7 +413,8 @@ pub(super) async fn take_flow(
 pub(super) async fn peek_flow(db: &Db, state_hash: &str) -> Result<Option<Flow>> {
     let row: Option<FlowRow> = on!(db, |c| sqlx::query_as(
         "SELECT site, id, session, provider, owner, name, sealed, issuer, redirect_uri, app_config_id, scopes, browser_hash,
-                proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at
+                proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at, poll_at,
+                poll_interval, poll_number
          FROM flows WHERE state_hash = $1"
     )
     .bind(state_hash)
@@ -365,13 +423,92 @@ pub(super) async fn peek_flow(db: &Db, state_hash: &str) -> Result<Option<Flow>>
     row.map(Flow::try_from).transpose()
 }
 
-/// Deletes flows that expired before `flows`, and sessions that expired before `sessions`; says how many of each.
-pub(super) async fn sweep(tx: &mut Tx, flows: Timestamp, sessions: Timestamp) -> Result<(u64, u64)> {
-    let flows = on!(&mut *tx, |c| sqlx::query("DELETE FROM flows WHERE expires_at <= $1")
-        .bind(flows.0)
+/// The flow of a session, if it is still under way.
+pub(super) async fn flow_of_session(db: &Db, site: &SiteId, session: &ConnectSessionId) -> Result<Option<Flow>> {
+    let row: Option<FlowRow> = on!(db, |c| sqlx::query_as(
+        "SELECT site, id, session, provider, owner, name, sealed, issuer, redirect_uri, app_config_id, scopes, browser_hash,
+                proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at, poll_at,
+                poll_interval, poll_number
+         FROM flows WHERE site = $1 AND session = $2"
+    )
+    .bind(site.as_str())
+    .bind(session.as_str())
+    .fetch_optional(c)
+    .await?);
+    row.map(Flow::try_from).transpose()
+}
+
+/// Flows whose provider is to be asked now, the longest due first.
+pub(super) async fn flows_due(db: &Db, now: Timestamp, limit: i64) -> Result<Vec<Flow>> {
+    let rows: Vec<FlowRow> = on!(db, |c| sqlx::query_as(
+        "SELECT site, id, session, provider, owner, name, sealed, issuer, redirect_uri, app_config_id, scopes, browser_hash,
+                proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at, poll_at,
+                poll_interval, poll_number
+         FROM flows WHERE poll_at IS NOT NULL AND poll_at <= $1 ORDER BY poll_at, id LIMIT $2"
+    )
+    .bind(now.0)
+    .bind(limit)
+    .fetch_all(c)
+    .await?);
+    rows.into_iter().map(Flow::try_from).collect()
+}
+
+/// Takes the next question of a flow, until `until`; its number. Nothing where somebody else has it.
+pub(super) async fn take_poll(db: &Db, flow: &Flow, poll: Poll, until: Timestamp) -> Result<Option<i64>> {
+    let mut tx = db.begin_bookkeeping().await?;
+    let changed = on!(&mut tx, |c| sqlx::query(
+        "UPDATE flows SET poll_number = poll_number + 1, poll_at = $4 WHERE site = $1 AND id = $2 AND poll_number = $3"
+    )
+    .bind(flow.site.as_str())
+    .bind(flow.id.as_str())
+    .bind(poll.number)
+    .bind(until.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    tx.commit().await?;
+    Ok((changed == 1).then_some(poll.number + 1))
+}
+
+/// Says when the next question comes after this one. Where another one was taken meanwhile, that one says it.
+pub(super) async fn set_poll(db: &Db, flow: &Flow, poll: Poll) -> Result<()> {
+    let mut tx = db.begin_bookkeeping().await?;
+    on!(&mut tx, |c| sqlx::query(
+        "UPDATE flows SET poll_at = $4, poll_interval = $5 WHERE site = $1 AND id = $2 AND poll_number = $3"
+    )
+    .bind(flow.site.as_str())
+    .bind(flow.id.as_str())
+    .bind(poll.number)
+    .bind(poll.at.0)
+    .bind(poll.interval)
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    tx.commit().await
+}
+
+/// Takes a flow out by its id. False when somebody else did, or it was given up.
+pub(super) async fn end_flow(tx: &mut Tx, flow: &Flow) -> Result<bool> {
+    let gone = on!(tx, |c| sqlx::query("DELETE FROM flows WHERE site = $1 AND id = $2")
+        .bind(flow.site.as_str())
+        .bind(flow.id.as_str())
         .execute(c)
         .await?
         .rows_affected());
+    Ok(gone == 1)
+}
+
+/// Deletes flows that expired before `flows`, and sessions that expired before `sessions`; says how many of each. A flow
+/// that is asked after is ended by whoever asks; what is left of one is deleted with its session.
+pub(super) async fn sweep(tx: &mut Tx, flows: Timestamp, sessions: Timestamp) -> Result<(u64, u64)> {
+    let flows = on!(&mut *tx, |c| {
+        sqlx::query("DELETE FROM flows WHERE (poll_at IS NULL AND expires_at <= $1) OR expires_at <= $2")
+            .bind(flows.0)
+            .bind(sessions.0)
+            .execute(c)
+            .await?
+            .rows_affected()
+    });
     let sessions = on!(&mut *tx, |c| sqlx::query("DELETE FROM connect_sessions WHERE expires_at <= $1")
         .bind(sessions.0)
         .execute(c)

@@ -56,6 +56,7 @@ const TOKEN_MEMBERS: &[&str] = &[
     "token_expires_at",
     "scope",
     "slots",
+    "resources",
 ];
 
 /// What a writer says about what is there before (RFC 9110 section 13).

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{RefreshWindow, Renewal, Tokens, refresh_at};
 use crate::{
@@ -29,6 +29,7 @@ const READ_BY_THE_STEP: &[&str] = &[
     "refresh_expires_at",
     "scope",
     "slots",
+    "resources",
 ];
 
 /// Who the account is. A refresh must not overwrite what the identity step found out.
@@ -37,6 +38,9 @@ const IDENTITY: &[&str] = &["id", "username", "display_name", "email"];
 /// A refresh token that lives shorter is not kept alive by schedule: an end that comes nearer with every answer, as
 /// some providers tell it, would make refreshes follow one another faster and faster.
 const SHORTEST_KEPT_ALIVE: Duration = Duration::from_secs(600);
+
+/// The longest text that is kept of a slot's token answer, in bytes.
+const MAX_SLOT_TEXT: usize = 16 * 1024;
 
 /// Merges a token answer into an account. `now` is the moment at which the request was sent; `old` is the account as it
 /// was, absent for a fresh consent.
@@ -58,6 +62,13 @@ pub fn merge_answer(definition: &Definition, old: Option<&SecretMap>, outputs: &
     }
     let old_refresh_token = account.text("refresh_token");
     store_outputs(definition, outputs, &mut account);
+    for (name, slot) in slot_tokens(definition, &outputs.raw, now) {
+        let slots = account.expose_mut().entry("slots").or_insert_with(|| Value::Object(Map::new()));
+        match slots.as_object_mut() {
+            Some(slots) => drop(slots.insert(name, slot)),
+            None => *slots = Value::Object(Map::from_iter([(name, slot)])),
+        }
+    }
 
     // R32: an absent lifetime is unknown. So is one that is over when it arrives: a provider that says so means that
     // it does not say, and to believe it would buy a new token for every call.
@@ -132,6 +143,41 @@ pub fn keep_hosts(definition: &Definition, old: &SecretMap, account: &mut Secret
             None => drop(account.expose_mut().remove(name)),
         }
     }
+}
+
+/// The further tokens that a token answer holds, by slot (Slack's user token beside its bot token). `expires_at` says when
+/// one ends, in seconds since the Unix epoch, where the answer or the definition says how long it lives.
+fn slot_tokens(definition: &Definition, raw: &SecretMap, now: Timestamp) -> Vec<(String, Value)> {
+    let mut slots = Vec::new();
+    if definition.slots.iter().all(|(_, slot)| slot.out.is_empty()) {
+        return slots;
+    }
+    let answer = Value::Object(raw.expose().clone());
+    for (name, slot) in &definition.slots {
+        let mut found = Map::new();
+        for (member, paths) in &slot.out {
+            let value = paths.iter().find_map(|path| path.find(&answer)).filter(|value| match value {
+                Value::String(text) => !text.is_empty() && text.len() <= MAX_SLOT_TEXT,
+                Value::Number(_) | Value::Bool(_) => true,
+                _ => false,
+            });
+            if let Some(value) = value {
+                found.insert(member.clone(), value.clone());
+            }
+        }
+        let told = found.get("expires_in").and_then(Value::as_u64).map(Duration::from_secs);
+        if let Some(life) = told.or(slot.ttl) {
+            found.insert("expires_at".to_owned(), Value::from(now.plus(life).unix_seconds()));
+        }
+        if found.contains_key("access_token") {
+            slots.push((name.clone(), Value::Object(found)));
+        }
+    }
+    // The copy is of secrets: it does not stay behind.
+    if let Value::Object(map) = answer {
+        drop(SecretMap::new(map));
+    }
+    slots
 }
 
 /// When an access token should be renewed, or nothing when it never should be: ahead of its end, and often enough to

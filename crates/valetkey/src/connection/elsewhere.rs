@@ -1,6 +1,6 @@
 //! An account that somebody else holds, described as a connection is: for one call, and never stored.
 
-use super::{Connection, Identity, Renewal, Status, Stored, accounts};
+use super::{Connection, Identity, Renewal, Resources, Status, Stored, accounts};
 use crate::{app_config, base::Outside, clock::Timestamp, error::Result, id::ConnectionId, principal::Slot, secret::SecretMap};
 
 impl Connection {
@@ -34,6 +34,8 @@ impl Connection {
             failures: 0,
             retry_at: None,
             last_error: None,
+            resources: Resources::new(),
+            warned_end: None,
         }
     }
 }

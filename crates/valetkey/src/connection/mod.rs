@@ -16,7 +16,10 @@ mod store;
 mod timing;
 mod write;
 
-use serde::Serialize;
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     base::Base,
@@ -25,6 +28,7 @@ use crate::{
     error::{Code, Error, Result},
     id::{AccountName, AppConfigId, ConnectionId, ProviderName, SiteId},
     principal::{Owner, Slot},
+    provider::Definition,
     seal::Place,
     secret::SecretMap,
 };
@@ -33,9 +37,12 @@ pub use answer::{due_at, keep_hosts, merge_answer, store_outputs};
 pub use outbox::{Owed, UpstreamWish, can_revoke_with, last_revocation_status, owe_revocation};
 pub(crate) use row::ConnectionRow;
 pub use row::Stored;
-pub use store::{Filter, get, is_stored, list, load, load_in, page, slot, stored_slot};
+pub use store::{Filter, ageing, get, is_stored, list, load, load_in, page, slot, stored_slot};
 pub use timing::{RefreshWindow, refresh_at};
-pub use write::{Connected, NewConnection, Tokens, erase, insert, replace_account, set_needs_reauth, upsert_connected};
+pub use write::{
+    Connected, NewConnection, Tokens, erase, insert, replace_account, set_needs_reauth, set_resources, set_warned,
+    upsert_connected,
+};
 
 /// Where a connection stands. Expiring and expired are derived from its times.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -165,6 +172,11 @@ pub struct Connection {
     pub retry_at: Option<Timestamp>,
     /// The stable word of the last refresh failure.
     pub last_error: Option<String>,
+    /// What was chosen from the provider's lists.
+    pub resources: Resources,
+    /// The end of life that the owner was warned of.
+    #[serde(skip)]
+    pub warned_end: Option<Timestamp>,
 }
 
 impl Connection {
@@ -188,11 +200,38 @@ impl Connection {
         }
     }
 
+    /// When it ends of age unless it is connected again; told once somebody was warned of that, and as long as it is so.
+    pub fn ends_at(&self) -> Option<Timestamp> {
+        let warned = self.warned_end.filter(|_| self.status == Status::Active)?;
+        // An end that an answer told anew lies some seconds beside the one before.
+        let still = self.age_end().is_some_and(|end| end <= warned.plus(DAY));
+        still.then_some(warned)
+    }
+
+    /// The end behind which nothing renews it, as far as that is known: that of the refresh token, or of an access token that
+    /// is extended, or that nothing renews.
+    pub fn age_end(&self) -> Option<Timestamp> {
+        match self.renewal {
+            Renewal::RefreshToken => self.refresh_expires_at,
+            Renewal::None | Renewal::Extend => self.expires_at,
+            Renewal::Remint => None,
+        }
+    }
+
+    /// The scopes that were asked for and not granted; none while it is not known which were granted.
+    pub fn missing_scopes(&self, definition: Option<&Definition>) -> Vec<&String> {
+        match &self.scopes {
+            Some(granted) => missing_scopes(definition, &self.wanted_scopes, granted, self.renewal),
+            None => Vec::new(),
+        }
+    }
+
     /// The word people read: `active`, `expiring`, `expired`, `needs_reauth`, `revoked`.
     pub fn display_status(&self, now: Timestamp) -> &'static str {
         match &self.status {
             Status::Revoked { .. } => "revoked",
             Status::NeedsReauth { .. } => "needs_reauth",
+            Status::Active if self.ends_at().is_some_and(|end| end > now) => "expiring",
             Status::Active => match self.expires_at {
                 Some(at) if at <= now => "expired",
                 Some(at) if self.renewal == Renewal::None && at.since(now).as_secs() < 7 * 86_400 => "expiring",
@@ -201,6 +240,49 @@ impl Connection {
         }
     }
 }
+
+/// Which of the scopes that were asked for are not among those granted. One that unlocks a refresh token was granted where one
+/// came, whatever the answer lists: Microsoft's names `offline_access` nowhere.
+pub fn missing_scopes<'w>(
+    definition: Option<&Definition>,
+    wanted: &'w [String],
+    granted: &[String],
+    renewal: Renewal,
+) -> Vec<&'w String> {
+    let oauth2 = definition.and_then(|definition| definition.oauth2.as_ref()).filter(|_| renewal == Renewal::RefreshToken);
+    let unlocked = oauth2.map(|oauth2| oauth2.scopes.offline.as_slice()).unwrap_or_default();
+    wanted.iter().filter(|scope| !granted.contains(scope) && !unlocked.contains(scope)).collect()
+}
+
+/// What was chosen from a provider's lists, by list: pages, properties, accounts.
+pub type Resources = BTreeMap<String, Vec<Chosen>>;
+
+/// An entry of a provider's list that was chosen. Its token, if it brings one, is sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chosen {
+    /// Its id at the provider.
+    pub id: String,
+    /// What the provider calls it.
+    pub label: String,
+}
+
+/// The member of an account under which the chosen entries stand, with their tokens.
+pub const RESOURCES: &str = "resources";
+
+/// What an account's chosen entries look like without their tokens.
+pub fn resources_of(account: &SecretMap) -> Resources {
+    let Some(lists) = account.expose().get(RESOURCES).and_then(Value::as_object) else { return Resources::new() };
+    let entries = |list: &Value| -> Vec<Chosen> {
+        let chosen = |entry: &Value| {
+            let text = |name: &str| entry.get(name).and_then(Value::as_str).map(str::to_owned);
+            Some(Chosen { id: text("id")?, label: text("label").unwrap_or_default() })
+        };
+        list.as_array().into_iter().flatten().filter_map(chosen).collect()
+    };
+    lists.iter().map(|(name, list)| (name.clone(), entries(list))).filter(|(_, list)| !list.is_empty()).collect()
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Opens the account a connection seals.
 pub async fn open_account(base: &Base, connection: &Connection, sealed: &[u8]) -> Result<SecretMap> {

@@ -1,6 +1,6 @@
 //! The row of a connection, and how it is read.
 
-use super::{Connection, Identity, Renewal, Status};
+use super::{Connection, Identity, Renewal, Resources, Status};
 use crate::{
     clock::Timestamp,
     error::{Error, Result},
@@ -13,7 +13,7 @@ macro_rules! columns {
         "site, id, provider, owner, name, status, status_reason, sealed, version, revision, app_config_id, client_id, subject,
          subject_name, identity, scopes, wanted_scopes, hosts, renewal, access_expires_at, access_issued_at, usual_life,
          refresh_expires_at, last_refreshed_at, connected_at, updated_at, lease_number, lease_holder, spending_version,
-         spending_lease, recovered_version, failures, retry_at, last_error, forced_at, revoked_at"
+         spending_lease, recovered_version, failures, retry_at, last_error, forced_at, revoked_at, resources, warned_end"
     };
 }
 pub(crate) use columns;
@@ -57,6 +57,8 @@ row! {
         pub(crate) last_error: Option<String>,
         pub(crate) forced_at: Option<i64>,
         pub(crate) revoked_at: Option<i64>,
+        pub(crate) resources: Option<String>,
+        pub(crate) warned_end: Option<i64>,
     }
 }
 
@@ -128,6 +130,11 @@ impl ConnectionRow {
             failures: self.failures,
             retry_at: self.retry_at.map(Timestamp),
             last_error: self.last_error,
+            resources: match &self.resources {
+                Some(text) => serde_json::from_str(text).map_err(Error::internal)?,
+                None => Resources::new(),
+            },
+            warned_end: self.warned_end.map(Timestamp),
         };
         Ok(Stored {
             connection,

@@ -5,6 +5,7 @@ use super::{
     row::{ConnectionRow, columns},
 };
 use crate::{
+    clock::Timestamp,
     db::{Db, Tx},
     error::Result,
     id::{AccountName, ConnectionId, ProviderName, SiteId},
@@ -154,4 +155,21 @@ pub async fn page(db: &Db, site: &SiteId, filter: &Filter, after: Option<&Connec
     .await?
     });
     rows.into_iter().map(|row| Ok(row.read()?.connection)).collect()
+}
+
+/// The active connections of all sites that will end of age and were warned of, the first to end first; opens nothing.
+pub async fn ageing(db: &Db, now: Timestamp, limit: u32) -> Result<Vec<Connection>> {
+    let rows: Vec<ConnectionRow> = on!(db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM connections
+         WHERE warned_end > $1 AND status = 'active' ORDER BY warned_end, site, id LIMIT $2"
+    ))
+    .bind(now.0)
+    .bind(i64::from(limit))
+    .fetch_all(c)
+    .await?);
+    let all: Vec<Connection> = rows.into_iter().map(|row| Ok(row.read()?.connection)).collect::<Result<_>>()?;
+    // What was connected again or renewed since lives on.
+    Ok(all.into_iter().filter(|connection| connection.ends_at().is_some()).collect())
 }

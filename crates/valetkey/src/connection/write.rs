@@ -1,8 +1,10 @@
 //! Writing connections: each write is one row, compared before it is set.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use super::{Connection, Identity, Renewal, Stored, stored_slot};
+use super::{Connection, Identity, Renewal, Stored, resources_of, stored_slot};
 use crate::{
     base::Base,
     clock::Timestamp,
@@ -101,9 +103,9 @@ pub async fn insert(base: &Base, tx: &mut Tx, actor: &Actor, new: &NewConnection
         sqlx::query(
         "INSERT INTO connections (site, id, provider, owner, name, status, sealed, version, revision, app_config_id, client_id,
             subject, subject_name, identity, scopes, wanted_scopes, hosts, renewal, access_expires_at, access_issued_at, usual_life,
-            refresh_expires_at, refresh_at, connected_at, updated_at, created_by, lease_number, failures)
+            refresh_expires_at, refresh_at, connected_at, updated_at, created_by, lease_number, failures, resources)
          VALUES ($1, $2, $3, $4, $5, 'active', $6, 1, 1, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
-            $21, $22, 0, 0)"
+            $21, $22, 0, 0, $23)"
     )
     .bind(new.site.as_str())
     .bind(id.as_str())
@@ -127,6 +129,7 @@ pub async fn insert(base: &Base, tx: &mut Tx, actor: &Actor, new: &NewConnection
     .bind(new.tokens.refresh_at.map(|t| t.0))
     .bind(now.0)
     .bind(actor.to_string())
+    .bind(shown(&new.account))
     .execute(c)
     .await
     .map(|_| ())
@@ -149,7 +152,8 @@ pub async fn replace_account(base: &Base, tx: &mut Tx, old: &Connection, new: &N
         "UPDATE connections SET status = 'active', status_reason = NULL, sealed = $4, version = version + 1, revision = revision + 1,
             app_config_id = $5, client_id = $6, subject = $7, subject_name = $8, identity = $9, scopes = $10, wanted_scopes = $11,
             hosts = $12, renewal = $13, access_expires_at = $14, access_issued_at = $15, usual_life = $16, refresh_expires_at = $17,
-            refresh_at = $18, updated_at = $19, failures = 0, retry_at = NULL, last_error = NULL
+            refresh_at = $18, updated_at = $19, failures = 0, retry_at = NULL, last_error = NULL, resources = $20,
+            warned_end = NULL
          WHERE site = $1 AND id = $2 AND revision = $3 AND status <> 'revoked'"
     )
     .bind(old.site.as_str())
@@ -171,10 +175,44 @@ pub async fn replace_account(base: &Base, tx: &mut Tx, old: &Connection, new: &N
     .bind(new.tokens.refresh_expires_at.map(|t| t.0))
     .bind(new.tokens.refresh_at.map(|t| t.0))
     .bind(base.clock.now().0)
+    .bind(shown(&new.account))
     .execute(c)
     .await?
     .rows_affected()
     });
+    Ok(changed == 1)
+}
+
+/// What may be shown of an account's chosen entries; nothing where there is none.
+fn shown(account: &SecretMap) -> Option<String> {
+    let chosen = resources_of(account);
+    (!chosen.is_empty()).then(|| json!(chosen).to_string())
+}
+
+/// Writes the entries that were chosen, with their tokens, over the revision that was read. The version stays: what a refresh
+/// spends is another token.
+///
+/// False means that somebody else was faster, and nothing was written.
+pub async fn set_resources(base: &Base, tx: &mut Tx, old: &Connection, account: &SecretMap) -> Result<bool> {
+    patch_account(base, tx, old, account).await
+}
+
+/// Notes that the owner is warned of this end of life. False where that was done before, or the connection is not active any
+/// more. `window` is how long before the end a warning comes: an end that lies no further behind the one that was warned of
+/// is the same, told anew.
+pub async fn set_warned(tx: &mut Tx, old: &Connection, end: Timestamp, window: Duration) -> Result<bool> {
+    let changed = on!(&mut *tx, |c| sqlx::query(
+        "UPDATE connections SET warned_end = $4
+         WHERE site = $1 AND id = $2 AND version = $3 AND status = 'active' AND (warned_end IS NULL OR warned_end < $5)"
+    )
+    .bind(old.site.as_str())
+    .bind(old.id.as_str())
+    .bind(old.version)
+    .bind(end.0)
+    .bind(end.minus(window).0)
+    .execute(c)
+    .await?
+    .rows_affected());
     Ok(changed == 1)
 }
 
@@ -185,7 +223,7 @@ pub(super) async fn patch_account(base: &Base, tx: &mut Tx, old: &Connection, ac
     let owner = old.owner.to_string();
     let sealed = base.ring.seal_now(&old.place(&owner), &account.to_json())?;
     let changed = on!(&mut *tx, |c| sqlx::query(
-        "UPDATE connections SET sealed = $4, revision = revision + 1, updated_at = $5
+        "UPDATE connections SET sealed = $4, revision = revision + 1, updated_at = $5, resources = $6
          WHERE site = $1 AND id = $2 AND revision = $3 AND status <> 'revoked'"
     )
     .bind(old.site.as_str())
@@ -193,6 +231,7 @@ pub(super) async fn patch_account(base: &Base, tx: &mut Tx, old: &Connection, ac
     .bind(old.revision)
     .bind(&sealed)
     .bind(base.clock.now().0)
+    .bind(shown(account))
     .execute(c)
     .await?
     .rows_affected());

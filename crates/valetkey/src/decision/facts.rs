@@ -168,7 +168,7 @@ macro_rules! fact_columns {
          c.client_id, c.subject, c.subject_name, c.identity, c.scopes, c.wanted_scopes, c.hosts, c.renewal, c.access_expires_at,
          c.access_issued_at, c.usual_life, c.refresh_expires_at, c.last_refreshed_at, c.connected_at, c.updated_at,
          c.lease_number, c.lease_holder, c.spending_version, c.spending_lease, c.recovered_version, c.failures, c.retry_at,
-         c.last_error, c.forced_at, c.revoked_at, c.id"
+         c.last_error, c.forced_at, c.revoked_at, c.resources, c.warned_end, c.id"
     };
 }
 

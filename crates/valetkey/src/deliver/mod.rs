@@ -14,7 +14,8 @@
 //! 2. [`rules`]: methods, method overrides, batch endpoints.
 //! 3. [`headers`]: what of the caller's headers goes on, and what of the provider's comes back.
 //! 4. [`inject`]: the credential, put in last.
-//! 5. [`echo`]: a credential that comes back in an answer's headers is taken out.
+//! 5. [`slot`]: which of several tokens is meant.
+//! 6. [`echo`]: a credential that comes back in an answer's headers is taken out.
 
 mod client;
 pub mod echo;
@@ -25,6 +26,7 @@ pub mod path;
 pub mod proxy;
 pub mod query;
 pub mod rules;
+pub mod slot;
 mod streams;
 
 use std::{
@@ -159,13 +161,33 @@ impl Deliverer {
     ///
     /// `min_life` is how long the caller needs it to live; it is a wish, capped so that it makes no refresh storm.
     pub async fn reveal(&self, caller: &Caller, connection: &ConnectionId, min_life: Option<Duration>) -> Result<Revealed> {
+        self.reveal_slot(caller, connection, min_life, None).await
+    }
+
+    /// The same for the token of a slot, where the connection holds several.
+    pub async fn reveal_slot(
+        &self,
+        caller: &Caller,
+        connection: &ConnectionId,
+        min_life: Option<Duration>,
+        named: Option<&slot::Named>,
+    ) -> Result<Revealed> {
         let allowed = self.allow(caller, connection, Delivery::Reveal, None).await?;
         let definition = self.outside.definition(&allowed.stored.connection.provider)?;
         let wish = Wish { min_life, rejected_version: None };
         let (allowed, served) = self.serve(allowed, Delivery::Reveal, None, wish).await?;
-        let (secrets, token_type) = revealable(&definition, served.connection.renewal, &served.account)?;
+        let now = self.outside.base.clock.now();
+        let token = slot::token(&definition, &served.connection, &served.account, named, now)?;
+        let (secrets, token_type) = match &token {
+            Some(token) => (token.account.clone(), Some("Bearer".to_owned())),
+            None => revealable(&definition, served.connection.renewal, &served.account)?,
+        };
         self.take_use(&allowed).await?;
-        let event = self.event(&allowed, "connection.reveal").facts(json!({ "grant": allowed.grant() }));
+        let mut facts = json!({ "grant": allowed.grant() });
+        if let Some(named) = named {
+            facts["slot"] = named.to_string().into();
+        }
+        let event = self.event(&allowed, "connection.reveal").facts(facts);
         self.outside.base.audit.record_use(event).await?;
         metrics::counter!("valetkey_deliveries_total", "delivery" => "reveal").increment(1);
         Ok(Revealed {
@@ -173,8 +195,9 @@ impl Deliverer {
             provider: served.connection.provider,
             secrets,
             token_type,
-            expires_at: served.connection.expires_at,
-            scopes: served.connection.scopes,
+            // What is known of the connection's own token says nothing of another one.
+            expires_at: token.as_ref().map_or(served.connection.expires_at, |token| token.expires_at),
+            scopes: served.connection.scopes.filter(|_| token.is_none()),
         })
     }
 

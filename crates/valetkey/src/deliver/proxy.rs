@@ -25,6 +25,7 @@ use super::{
     inject::{self, Injection},
     path::CleanPath,
     query, rules,
+    slot::{self, Named},
     streams::{Operation, Upload},
 };
 use crate::{
@@ -131,6 +132,7 @@ impl Deliverer {
     {
         let row = &allowed.stored.connection;
         let definition = self.outside.definition(&row.provider)?;
+        let slot = Named::of(&parts.headers)?;
         let proxy = proxied(&definition)?;
         let app = self.app(&allowed, &definition).await?;
         let uri = match self.url(&allowed, &definition, proxy, app.as_ref(), &parts, target).await {
@@ -160,7 +162,8 @@ impl Deliverer {
 
         let operation = Some((&parts.method, host.as_str(), uri.path().as_bytes()));
         let (allowed, served) = self.serve(allowed, Delivery::Proxy, operation, Wish::default()).await?;
-        let injections = self.injections(&definition, &served, app.as_ref()).map_err(|error| allowed.told_of_holder(error))?;
+        let injections =
+            self.injections(&definition, &served, app.as_ref(), slot.as_ref()).map_err(|error| allowed.told_of_holder(error))?;
         let injected: Vec<HeaderName> = injections.iter().filter_map(Injection::header_name).collect();
         headers::clean_request(&mut parts.headers, &injected);
         self.add_headers(&mut parts, &definition, &served, app.as_ref())?;
@@ -174,6 +177,9 @@ impl Deliverer {
             {
                 facts[member] = value;
             }
+        }
+        if let Some(slot) = &slot {
+            facts["slot"] = slot.to_string().into();
         }
         let op = Operation { method: parts.method.clone(), host, path: uri.path().to_owned() };
         let ticket = Arc::new(self.streams.register(&allowed, op)?);
@@ -206,7 +212,7 @@ impl Deliverer {
             && let Some(fresh) = self.after_rejection(&allowed, &served).await
             && let Some((method, headers)) = again
         {
-            let injections = self.injections(&definition, &fresh, app.as_ref())?;
+            let injections = self.injections(&definition, &fresh, app.as_ref(), slot.as_ref())?;
             let (mut parts, ()) = http::Request::new(()).into_parts();
             (parts.method, parts.uri, parts.headers) = (method, uri.clone(), headers);
             inject::into_head(&mut parts, &injections, &strip)?;
@@ -344,8 +350,16 @@ impl Deliverer {
         }
     }
 
-    fn injections(&self, definition: &Definition, served: &Served, app: Option<&SecretMap>) -> Result<Vec<Injection>> {
-        let vars = self.vars(&served.connection, &served.account, app);
+    fn injections(
+        &self,
+        definition: &Definition,
+        served: &Served,
+        app: Option<&SecretMap>,
+        named: Option<&Named>,
+    ) -> Result<Vec<Injection>> {
+        let now = self.outside.base.clock.now();
+        let slot = slot::token(definition, &served.connection, &served.account, named, now)?;
+        let vars = Vars { slot: slot.as_ref().map(|slot| &slot.account), ..self.vars(&served.connection, &served.account, app) };
         let missing = || Error::new(Code::NotAuthenticated, "the account lacks what its calls must carry; connect it again");
         let mut injections = Vec::new();
         let injects = definition.proxy.as_ref().map(|proxy| proxy.inject.as_slice()).unwrap_or_default();

@@ -64,7 +64,7 @@ fn kinds(definition: &Definition, steps: &Steps<'_, '_>, top: &Table<'_>) {
 fn values(definition: &Definition, top: &Table<'_>) {
     let has_jwt = definition.kind == Kind::JwtBearer;
     for (key, step) in all_steps(definition) {
-        let in_token = matches!(key.as_str(), "oauth2.token" | "oauth1.token")
+        let in_token = matches!(key.as_str(), "oauth2.token" | "oauth2.device token" | "oauth1.token")
             || (key == "refresh" && definition.refresh.strategy == RefreshStrategy::Remint);
         for template in step.templates() {
             for slot in template.slots() {
@@ -111,7 +111,7 @@ fn own_calls_are_credential_paths(definition: &Definition, top: &Table<'_>) {
     for (key, step) in all_steps(definition) {
         let of_credentials = step.brings_token
             || step.out.contains_key("token")
-            || matches!(key.as_str(), "register" | "introspect")
+            || matches!(key.as_str(), "register" | "introspect" | "oauth2.device")
             || key.starts_with("revoke");
         let reached = match step.url.fixed_host() {
             Some(host) => proxy.hosts.iter().any(|rule| matches!(rule, HostRule::Exact(known) if known == host)),
@@ -159,6 +159,10 @@ pub(super) fn all_steps(definition: &Definition) -> Vec<(String, &Step)> {
     let mut steps: Vec<(String, &Step)> = Vec::new();
     if let Some(oauth2) = &definition.oauth2 {
         steps.push(("oauth2.token".to_owned(), &oauth2.token));
+        if let Some(device) = &oauth2.device {
+            steps.push(("oauth2.device".to_owned(), &device.request));
+            steps.push(("oauth2.device token".to_owned(), &device.token));
+        }
         steps.extend(oauth2.exchange.iter().map(|(name, step)| (format!("oauth2.exchange {name}"), step)));
     }
     if let Some(oauth1) = &definition.oauth1 {

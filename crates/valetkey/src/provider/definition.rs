@@ -16,7 +16,7 @@ use super::{
     url_template::UrlTemplate,
     words::{
         ClientAuth, FieldLevel, Flow, JwtAlg, Kills, Kind, Normalize, OAuth1Signature, Pkce, PkceEncoding, RedirectRule,
-        RefreshStrategy, Role, Rotation,
+        RefreshStrategy, Role, Rotation, Select,
     },
 };
 use crate::{
@@ -93,8 +93,8 @@ impl Definition {
         }
     }
 
-    /// Whether this build can connect an account: OAuth 2.0 with the code flow, OAuth 1.0a, and whatever is made of entered
-    /// values ([`Definition::is_entered`]).
+    /// Whether this build can connect an account: OAuth 2.0 with the code flow or the device grant, OAuth 1.0a, and whatever is
+    /// made of entered values ([`Definition::is_entered`]).
     ///
     /// Other kinds load, list and validate; this says plainly that connecting them is not built.
     pub fn is_connectable(&self) -> Result<()> {
@@ -103,7 +103,7 @@ impl Definition {
         }
         match &self.oauth2 {
             None if self.oauth1.is_some() => Ok(()),
-            Some(oauth2) if oauth2.flows.contains(&Flow::Code) => Ok(()),
+            Some(oauth2) if oauth2.flows.iter().any(|flow| matches!(flow, Flow::Code | Flow::Device)) => Ok(()),
             Some(_) => Err(Error::new(
                 Code::EngineMissing,
                 format!("connecting {} is not built yet: it has no authorization code flow", self.title),
@@ -144,6 +144,28 @@ impl Definition {
     /// The field with this name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// Under which name an app configuration holds the client id or secret: that of the field with the role. Where a client
+    /// is registered at each instance ([`Definition::register`]) and no field has the role, its plain name.
+    pub fn client_member(&self, role: Role) -> Option<&str> {
+        match (self.field_with_role(role), &self.register) {
+            (Some(field), _) => Some(&field.name),
+            (None, Some(_)) if matches!(role, Role::ClientId | Role::ClientSecret) => Some(role.as_str()),
+            (None, _) => None,
+        }
+    }
+
+    /// The names of the lists to read again after a refresh; absent where there is none.
+    pub fn refreshed_lists(&self) -> Option<Vec<String>> {
+        let names = self.refresh.then.iter().filter_map(|name| name.strip_prefix("resources.")).map(str::to_owned);
+        let names: Vec<String> = names.collect();
+        (!names.is_empty()).then_some(names)
+    }
+
+    /// The lists from which a person chooses.
+    pub fn choices(&self) -> impl Iterator<Item = (&str, &Step)> {
+        self.resources.iter().filter(|(_, step)| step.select == Some(Select::User)).map(|(name, step)| (name.as_str(), step))
     }
 
     /// The first field with this role.
@@ -209,6 +231,17 @@ pub struct OAuth2 {
     pub token: Step,
     /// Second-stage exchanges, in order, after the token request.
     pub exchange: Vec<(String, Step)>,
+    /// The device grant, where it is among the flows.
+    pub device: Option<Device>,
+}
+
+/// The two calls of the device grant (RFC 8628).
+#[derive(Clone, Debug, Serialize)]
+pub struct Device {
+    /// Asks for the codes (section 3.1).
+    pub request: Step,
+    /// Asks whether the person is done (section 3.4). `{{code}}` is the device code.
+    pub token: Step,
 }
 
 impl OAuth2 {

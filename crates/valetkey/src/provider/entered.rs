@@ -84,11 +84,9 @@ impl OwnClient {
     /// The client that these values make. Absent members are those that nobody entered.
     pub fn of(definition: &Definition, app: Option<&SecretMap>, account: Option<&SecretMap>) -> Self {
         let of_role = |role| {
-            let field = definition.field_with_role(role)?;
-            match field.level {
-                FieldLevel::App => app?.text(&field.name),
-                FieldLevel::Connection => account?.text(&field.name),
-            }
+            let of_account = definition.field_with_role(role).is_some_and(|field| field.level == FieldLevel::Connection);
+            let values = if of_account { account? } else { app? };
+            values.text(definition.client_member(role)?)
         };
         Self { id: of_role(Role::ClientId), secret: of_role(Role::ClientSecret) }
     }

@@ -5,11 +5,12 @@ use std::time::Duration;
 use http::Method;
 
 use super::{
-    definition::{Fallback, OAuth1, OAuth2, Refresh, Revoke, Scopes},
+    definition::{Device, Fallback, OAuth1, OAuth2, Refresh, Revoke, Scopes},
     load_step::{Basis, Steps},
     spanned::{Item, Table},
     step::Step,
     template::Template,
+    url_template::UrlTemplate,
     words::{Auth, BodyFormat, ClientAuth, Flow, Kills, Kind, Pkce, PkceEncoding, RedirectRule, RefreshStrategy, Role, Rotation},
 };
 
@@ -35,6 +36,8 @@ const OAUTH2: &[&str] = &[
     "token_types",
     "token",
     "exchange",
+    "device_url",
+    "device",
 ];
 
 const OAUTH1: &[&str] =
@@ -117,8 +120,10 @@ impl Steps<'_, '_> {
                 own("redirect_uri", "{{callback}}"),
                 own("code_verifier", "{{code_verifier}}"),
             ]
-        } else {
+        } else if flows.contains(&Flow::ClientCredentials) {
             vec![own("grant_type", "client_credentials"), own("scope", "{{scopes}}")]
+        } else {
+            device_form(&own)
         };
         let basis = Basis {
             method: Some(Method::POST),
@@ -129,6 +134,15 @@ impl Steps<'_, '_> {
             ..Basis::default()
         };
         let token = self.read_on(&table.table_or_empty("token"), basis)?;
+        let device = match flows.contains(&Flow::Device) {
+            true => self.device(&table, &token_url),
+            false => None,
+        };
+        for key in ["device_url", "device"] {
+            if table.has(key) && !flows.contains(&Flow::Device) {
+                table.wrong(key, "belongs to flows = [\"device\"]");
+            }
+        }
         let exchange = table.list("exchange").iter().filter_map(|item| self.exchange(item)).collect();
         let text = |key: &str| table.text(key).map(str::to_owned);
         Some(OAuth2 {
@@ -157,6 +171,35 @@ impl Steps<'_, '_> {
             redirect_rule: table.word("redirect_rule").unwrap_or(RedirectRule::Any),
             token,
             exchange,
+            device,
+        })
+    }
+
+    /// The device grant (RFC 8628 sections 3.1 and 3.4). `[oauth2.token]` is about its token request too.
+    fn device(&self, table: &Table<'_>, token_url: &UrlTemplate) -> Option<Device> {
+        let loader = self.loader;
+        let own = |name: &str, text: &str| Some((name.to_owned(), Template::parse(text, &loader.names()).ok()?));
+        if !table.has("device_url") {
+            table.missing("device_url", "flows = [\"device\"]");
+        }
+        let request = Basis {
+            method: Some(Method::POST),
+            url: Some(loader.url(table, "device_url")?),
+            form: [own("scope", "{{scopes}}")].into_iter().flatten().collect(),
+            auth: Some(Auth::Client),
+            ..Basis::default()
+        };
+        let token = Basis {
+            method: Some(Method::POST),
+            url: Some(token_url.clone()),
+            form: device_form(&own).into_iter().flatten().collect(),
+            auth: Some(Auth::Client),
+            brings_token: true,
+            ..Basis::default()
+        };
+        Some(Device {
+            request: self.read_on(&table.table_or_empty("device"), request)?,
+            token: self.read_on(&table.table_or_empty("token"), token)?,
         })
     }
 
@@ -396,4 +439,9 @@ impl Steps<'_, '_> {
             || self.client().auth == ClientAuth::None
             || self.loader.names().fields.iter().any(|field| field.role == Some(Role::ClientId))
     }
+}
+
+/// The members of RFC 8628 section 3.4.
+fn device_form<T>(own: &impl Fn(&str, &str) -> Option<T>) -> Vec<Option<T>> {
+    vec![own("grant_type", "urn:ietf:params:oauth:grant-type:device_code"), own("device_code", "{{code}}")]
 }

@@ -39,7 +39,8 @@ mod tests;
 pub use catalogue::{Catalogue, Problem, Trust};
 pub use credential_query::{BodyKind, CredentialQuery, kind as body_kind};
 pub use definition::{
-    Definition, Facts, Fallback, Identity, Jwt, Mail, OAuth1, OAuth2, Refresh, Revoke, Scopes, Session, Slot, Source, Variants,
+    Definition, Device, Facts, Fallback, Identity, Jwt, Mail, OAuth1, OAuth2, Refresh, Revoke, Scopes, Session, Slot, Source,
+    Variants,
 };
 pub use entered::OwnClient;
 pub use field::{Field, FieldPattern};

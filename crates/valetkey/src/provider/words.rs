@@ -164,6 +164,8 @@ words! {
         Code = "code",
         /// The client credentials grant; no person is involved.
         ClientCredentials = "client_credentials",
+        /// The device grant (RFC 8628): the person signs in on a device of their own, with a code.
+        Device = "device",
     }
 
     /// How a refresh works.

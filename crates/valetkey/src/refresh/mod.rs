@@ -24,13 +24,18 @@
 //! and again locks its account. Where a refresh token is over and the definition names a login to fall back on, the row says
 //! so first, and the next attempt is that login.
 //!
+//! What no refresh prolongs dies of age: whoever listens is warned once ([`Refresher::warn_of_age`]). A provider's lists are
+//! read with a token that serves ([`Refresher::lists`]).
+//!
 //! The keeper ([`Refresher::keeper`]) does the same ahead of time, so that callers seldom wait.
 
+mod age;
 mod attempt;
 mod breaker;
 pub mod crash;
 mod keeper;
 mod life;
+mod lists;
 mod run;
 mod settle;
 mod store;
@@ -242,6 +247,11 @@ impl Refresher {
     /// Renews what is due until `stop`: in small batches, on every replica.
     pub async fn keeper(&self, stop: CancellationToken) {
         keeper::keep(self, &stop).await;
+    }
+
+    /// Warns of connections that will die of age, each once. Every replica calls this again and again.
+    pub async fn warn_of_age(&self) -> Result<usize> {
+        age::sweep(self).await
     }
 
     /// Waits until no refresh runs. Those that wait for another process are told to stop; an answer that could not be

@@ -19,11 +19,13 @@ use crate::{
     base::Base,
     clock::Timestamp,
     connection::{
-        self, Connection, Renewal, Status, Stored, UpstreamWish, keep_hosts, last_revocation_status, merge_answer, owe_revocation,
+        self, Connection, Renewal, Status, Stored, UpstreamWish, keep_hosts, last_revocation_status, merge_answer,
+        missing_scopes, owe_revocation,
     },
     error::{Error, Result},
     principal::Actor,
     provider::{Definition, step::Outputs},
+    resource,
     secret::{Secret, SecretMap},
 };
 
@@ -71,6 +73,7 @@ impl Refresher {
                     if failures > 0 {
                         tracing::warn!(connection.id = %id, "a renewed token that could not be stored is stored now");
                     }
+                    self.read_lists_again(spent);
                     return Attempted::Served(Arc::from(served));
                 }
                 Ok(Settled::Dropped) => {
@@ -93,6 +96,18 @@ impl Refresher {
             progress.send_replace(Progress::Unsaved);
             tokio::time::sleep(backoff(failures, Duration::from_millis(200), Duration::from_secs(10))).await;
         }
+    }
+
+    /// Reads the lists again that the definition names: the tokens of pages end with that from which they came. Nobody waits
+    /// for it; what fails is tried with the next refresh.
+    fn read_lists_again(&self, spent: &Spent) {
+        let Some(names) = spent.definition.refreshed_lists() else { return };
+        let (refresher, site, id) = (self.clone(), spent.connection.site.clone(), spent.connection.id.clone());
+        self.0.tracker.spawn(async move {
+            if let Err(error) = resource::read_again(&refresher.0.outside, &site, &id, Some(&names)).await {
+                tracing::warn!(connection.id = %id, error = ?error, "the lists of a renewed connection could not be read again");
+            }
+        });
     }
 
     async fn try_commit(&self, spent: &Spent, outputs: &Outputs) -> Result<Settled> {
@@ -144,7 +159,7 @@ impl Refresher {
             return Ok(Settled::Raced);
         }
         let missing: Vec<_> = match &tokens.scopes {
-            Some(granted) => old.wanted_scopes.iter().filter(|scope| !granted.contains(scope)).collect(),
+            Some(granted) => missing_scopes(Some(&spent.definition), &old.wanted_scopes, granted, tokens.renewal),
             None => Vec::new(),
         };
         let mut facts = json!({ "version": old.version + 1, "provider": old.provider });

@@ -234,3 +234,39 @@ pub(super) async fn due(db: &Db, now: Timestamp, after: &Due, limit: i64) -> Res
     .fetch_all(c)
     .await?))
 }
+
+row! {
+    /// A connection that may be near the end of its life.
+    #[derive(Clone, Debug)]
+    pub(super) struct Near {
+        pub(super) site: String,
+        pub(super) id: String,
+    }
+}
+
+/// Active connections whose refresh token, or access token that no refresh token renews, ends between `now` and `before`, and
+/// that were not warned of for this end, by site and id after `after`.
+pub(super) async fn near_their_end(
+    db: &Db,
+    now: Timestamp,
+    before: Timestamp,
+    after: (&str, &str),
+    limit: i64,
+) -> Result<Vec<Near>> {
+    Ok(on!(db, |c| sqlx::query_as(
+        "SELECT site, id FROM connections
+         WHERE status = 'active' AND (site > $3 OR (site = $3 AND id > $4))
+           AND ((renewal = 'refresh_token' AND refresh_expires_at > $1 AND refresh_expires_at <= $2
+                 AND (warned_end IS NULL OR warned_end < refresh_expires_at))
+             OR (renewal IN ('none', 'extend') AND access_expires_at > $1 AND access_expires_at <= $2
+                 AND (warned_end IS NULL OR warned_end < access_expires_at)))
+         ORDER BY site, id LIMIT $5"
+    )
+    .bind(now.0)
+    .bind(before.0)
+    .bind(after.0)
+    .bind(after.1)
+    .bind(limit)
+    .fetch_all(c)
+    .await?))
+}

@@ -11,6 +11,8 @@ fn options() -> Vec<DefinitionOptions> {
         DefinitionOptions { exchange: true, ..usual() },
         DefinitionOptions { without_identity: true, ..usual() },
         DefinitionOptions { grace: Some("30s".to_owned()), replay_kills_family: true, ..usual() },
+        DefinitionOptions { device: true, pages: true, ..usual() },
+        DefinitionOptions { exchange: true, pages: true, ..usual() },
         DefinitionOptions { revoke_ends_all: true, access_ttl: Some("60s".to_owned()), ..usual() },
         DefinitionOptions { oauth1: Some("HMAC-SHA1".to_owned()), ..usual() },
         DefinitionOptions { oauth1: Some("HMAC-SHA256".to_owned()), without_identity: true, ..usual() },

@@ -32,6 +32,7 @@ mod lab_definition;
 mod moving;
 mod ready_client;
 mod refresh;
+mod refresh_age;
 mod refresh_crash;
 mod refresh_due;
 mod refresh_lost;

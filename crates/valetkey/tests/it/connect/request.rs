@@ -171,8 +171,13 @@ on_each_db! {
             if definition.is_entered() {
                 continue;
             }
-            if definition.is_connectable().is_err() || definition.register.is_some() {
+            if definition.is_connectable().is_err() {
                 assert_eq!(world.refused(new).await, Code::EngineMissing, "{}", definition.name);
+                continue;
+            }
+            // Where every server is an instance, it must be named first; an app is registered there.
+            if definition.register.is_some() {
+                assert_eq!(world.refused(new).await, Code::InvalidRequest, "{}", definition.name);
                 continue;
             }
             assert_eq!(world.refused(new.clone()).await, Code::NotConfigured, "{}", definition.name);

@@ -80,7 +80,8 @@ on_each_db! {
         let world = World::new(&db).await;
         for (name, code) in [
             ("nowhere", Code::NotFound),
-            ("mastodon", Code::EngineMissing),
+            ("mastodon", Code::InvalidRequest),
+            ("email_imap", Code::EngineMissing),
             ("twitter", Code::NotConfigured),
             ("github_app", Code::NotConfigured),
             ("github", Code::NotConfigured),

@@ -58,9 +58,13 @@ impl World {
     }
 
     pub(crate) async fn around(db: &Db, lab: Lab, definition: &str, allowed: Vec<String>, public: &str) -> Self {
-        let world = Self::of(db, lab, &[("lab", definition.to_owned())], allowed, public).await;
+        let world = Self::around_unconfigured(db, lab, definition, allowed, public).await;
         world.configure(CLIENT_ID, CLIENT_SECRET).await;
         world
+    }
+
+    pub(crate) async fn around_unconfigured(db: &Db, lab: Lab, definition: &str, allowed: Vec<String>, public: &str) -> Self {
+        Self::of(db, lab, &[("lab", definition.to_owned())], allowed, public).await
     }
 
     /// A world of several providers, no app of theirs configured.
