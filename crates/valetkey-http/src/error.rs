@@ -85,9 +85,14 @@ pub fn status(code: Code) -> StatusCode {
         | Code::HostRefused
         | Code::AddressRefused
         | Code::OauthDenied => StatusCode::FORBIDDEN,
-        Code::InvalidRequest | Code::PathRefused | Code::UpgradeRefused | Code::InvalidState | Code::IssuerMismatch => {
-            StatusCode::BAD_REQUEST
-        }
+        Code::InvalidRequest
+        | Code::PathRefused
+        | Code::UpgradeRefused
+        | Code::NotProxied
+        | Code::InvalidState
+        | Code::IssuerMismatch => StatusCode::BAD_REQUEST,
+        // What the caller entered was tried, and this is what the other side said of it.
+        Code::LoginRefused => StatusCode::UNPROCESSABLE_ENTITY,
         Code::NotFound | Code::NoCredentials | Code::NoPerUserCredentials => StatusCode::NOT_FOUND,
         Code::MethodRefused => StatusCode::METHOD_NOT_ALLOWED,
         Code::Conflict | Code::Ambiguous | Code::SubjectMismatch | Code::NotConfigured | Code::NotAuthenticated => {
@@ -102,7 +107,9 @@ pub fn status(code: Code) -> StatusCode {
         | Code::TokenTransformFailed
         | Code::AccountFetchFailed
         | Code::UpstreamUnreachable
-        | Code::UpstreamInvalid => StatusCode::BAD_GATEWAY,
+        | Code::UpstreamInvalid
+        | Code::TlsFailed
+        | Code::StarttlsMissing => StatusCode::BAD_GATEWAY,
         Code::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         Code::RefreshPending
         | Code::RefreshFailed

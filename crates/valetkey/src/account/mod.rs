@@ -21,8 +21,9 @@ use crate::{
     error::Result,
     extend::{Entry, Level, held_elsewhere},
     id::{AccountName, AgentId, ConnectionId, ProviderName, SiteId, UserId},
+    mail,
     principal::{Actor, Owner, Slot},
-    revoke,
+    provider, revoke,
     scope::{self, Found, Resolution},
     secret::SecretMap,
 };
@@ -101,10 +102,10 @@ pub async fn reveal(outside: &Outside, actor: &Actor, slot: &Slot) -> Result<Opt
     Ok(found)
 }
 
-/// Stores a whole account.
+/// Stores a whole account. That of a mailbox logs in to its servers first.
 ///
 /// # Errors
-/// As [`accounts::put`]; where a resolver holds the account, what that one says.
+/// As [`accounts::put`], and for a mailbox as [`mail::check`]; where a resolver holds the account, what that one says.
 pub async fn put(
     outside: &Outside,
     actor: &Actor,
@@ -115,6 +116,10 @@ pub async fn put(
     if let Some(held) = outside.extensions.held(slot).await? {
         held::check(precondition)?;
         return held::save(outside, actor, slot, &held, &account).await;
+    }
+    let definition = outside.definition(&slot.provider)?;
+    if definition.kind == provider::Kind::Mail {
+        mail::check(outside, &definition, &account).await?;
     }
     Ok(accounts::put(outside, actor, slot, account, precondition).await?.into())
 }

@@ -21,6 +21,7 @@ use crate::{
     connection::{Identity, Tokens, accounts, due_at, merge_answer},
     error::{Code, Error, Result},
     id::{AppConfigId, SiteId},
+    mail,
     principal::{Owner, Slot},
     provider::{
         self, Broker, Client, Definition, OAuth2, Pkce, PkceEncoding, RedirectRule, Role, Vars,
@@ -379,6 +380,9 @@ async fn complete(ground: &Ground<'_>, slot: &Slot, drawn: &mut Drawn) -> Result
         None => identify(ground, drawn.id.as_deref(), &mut drawn.account).await?,
     };
     drawn.tokens.scopes = granted_scopes(ground, drawn.tokens.scopes.take(), &drawn.account).await;
+    // Where the token opens a mailbox, that is tried as well.
+    let checked = mail::check(ground.outside, ground.definition, &drawn.account).await;
+    checked.map_err(|error| Fault::of(Code::AccountFetchFailed, &error))?;
     if let Some(proxy) = &ground.definition.proxy {
         let vars = Vars { account: Some(&drawn.account), ..ground.plain_vars() };
         drawn.hosts = proxy.host_set(&vars).map_err(|error| Fault::of(Code::AccountFetchFailed, &error))?;

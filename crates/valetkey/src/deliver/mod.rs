@@ -44,8 +44,9 @@ use crate::{
     error::{Code, Error, Result},
     grant,
     id::{ConnectionId, GrantId, ProviderName, SiteId},
+    mail,
     principal::{Actor, Delivery, Owner},
-    provider::{Definition, FieldLevel},
+    provider::{Definition, FieldLevel, pattern::MAIL_METHOD},
     refresh::{Refresher, Served, Wish},
     secret::{Secret, SecretMap},
     token::{LastUsed, TokenHash},
@@ -73,7 +74,8 @@ pub struct Revealed {
     pub connection: ConnectionId,
     /// Its provider.
     pub provider: ProviderName,
-    /// The secret members: `access_token` and what belongs to using it, or the fields of a static credential.
+    /// The secret members: `access_token` and what belongs to using it, the fields of a static credential, or the servers of
+    /// a mailbox as [`mail::revealed`] says.
     pub secrets: SecretMap,
     /// The token's type, where there is a token.
     pub token_type: Option<String>,
@@ -136,7 +138,7 @@ impl Deliverer {
         self.streams.watch(&self.authority, stop).await;
     }
 
-    /// Hands out a fresh access token, where a grant says `reveal`.
+    /// Hands out a fresh access token or what else opens the account, where a grant says `reveal`.
     ///
     /// `min_life` is how long the caller needs it to live; it is a wish, capped so that it makes no refresh storm.
     pub async fn reveal(&self, caller: &Caller, connection: &ConnectionId, min_life: Option<Duration>) -> Result<Revealed> {
@@ -144,9 +146,16 @@ impl Deliverer {
         let definition = self.outside.definition(&allowed.stored.connection.provider)?;
         let wish = Wish { min_life, rejected_version: None };
         let (allowed, served) = self.serve(allowed, Delivery::Reveal, None, wish).await?;
-        let (secrets, token_type) = revealable(&definition, served.connection.renewal, &served.account)?;
+        let (secrets, token_type) = match &definition.mail {
+            Some(_) => self.mailbox(&allowed, &definition, &served.account)?,
+            None => revealable(&definition, served.connection.renewal, &served.account)?,
+        };
         self.take_use(&allowed).await?;
-        let event = self.event(&allowed, "connection.reveal").facts(json!({ "grant": allowed.grant() }));
+        let mut facts = json!({ "grant": allowed.grant() });
+        if definition.mail.is_some() {
+            facts["servers"] = json!(secrets.expose().keys().collect::<Vec<_>>());
+        }
+        let event = self.event(&allowed, "connection.reveal").facts(facts);
         self.outside.base.audit.record_use(event).await?;
         metrics::counter!("valetkey_deliveries_total", "delivery" => "reveal").increment(1);
         Ok(Revealed {
@@ -157,6 +166,25 @@ impl Deliverer {
             expires_at: served.connection.expires_at,
             scopes: served.connection.scopes,
         })
+    }
+
+    /// What of a mailbox the grant hands out: the servers that serve an operation which it allows.
+    fn mailbox(&self, allowed: &Allowed, definition: &Definition, account: &SecretMap) -> Result<(SecretMap, Option<String>)> {
+        let now = self.outside.base.clock.now();
+        let method = http::Method::from_bytes(MAIL_METHOD.as_bytes()).map_err(Error::internal)?;
+        let may = |operation: &str| match &allowed.right {
+            Right::Owner => true,
+            Right::Agent { caller, facts, decision } => {
+                let path = format!("/{operation}");
+                let operation = Some((&method, "", path.as_bytes()));
+                let request = Request { delivery: Delivery::Reveal, operation, unattended: caller.unattended };
+                let found = decide(facts, &request, now);
+                // Another grant that counts its uses is not drawn on beside the one that is.
+                found.allowed() && (!found.counted || found.grant == decision.grant)
+            }
+        };
+        let token_type = account.text("access_token").and(account.text("token_type")).map(|kind| kind.expose().to_owned());
+        Ok((mail::revealed(definition, account, may)?, token_type))
     }
 
     /// The connection that a call means: the id it names, or the only one the caller can use at the provider it names.
@@ -245,7 +273,11 @@ impl Deliverer {
             metrics::counter!("valetkey_unknown_tokens_total").increment(1);
             return Err(unauthenticated());
         };
-        let request = Request { delivery, operation, unattended: caller.unattended };
+        // Parts of a mailbox can be handed out. Of anything else it is all or nothing, and `MAIL` is no operation of it.
+        let (all, connected) = (http::Method::GET, facts.connection.as_ref().map(|c| &c.stored.connection.provider));
+        let in_parts = connected.and_then(|provider| self.outside.catalogue.get(provider)).is_some_and(|d| d.mail.is_some());
+        let whole = (delivery == Delivery::Reveal && !in_parts).then_some((&all, "", b"/".as_slice()));
+        let request = Request { delivery, operation: operation.or(whole), unattended: caller.unattended };
         let decision = decide(&facts, &request, self.outside.base.clock.now());
         let actor = actor(&facts, &decision);
         match (&facts.connection, decision.allowed()) {

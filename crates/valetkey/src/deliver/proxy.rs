@@ -40,6 +40,14 @@ use crate::{
     upstream,
 };
 
+fn not_proxied(definition: &Definition) -> Error {
+    let text = match &definition.mail {
+        Some(_) => "is not reached over HTTP, so there is nothing to proxy: ask for its servers and its login (reveal)",
+        None => "is not reached through the proxy",
+    };
+    Error::new(Code::NotProxied, format!("{} {text}", definition.title))
+}
+
 /// Where a call goes, as the caller wrote it.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
@@ -101,10 +109,7 @@ impl Deliverer {
     {
         let row = &allowed.stored.connection;
         let definition = self.outside.definition(&row.provider)?;
-        let proxy = definition
-            .proxy
-            .as_ref()
-            .ok_or_else(|| Error::new(Code::InvalidRequest, format!("{} is not reached through the proxy", definition.title)))?;
+        let proxy = definition.proxy.as_ref().ok_or_else(|| not_proxied(&definition))?;
         if proxy.inject.iter().any(|inject| matches!(inject, Inject::Oauth1Signature)) {
             return Err(Error::new(Code::EngineMissing, "calls signed by OAuth 1.0a are not built yet"));
         }

@@ -21,6 +21,7 @@ mod credential_query;
 mod definition;
 mod field;
 mod load;
+mod load_mail;
 mod load_oauth;
 mod load_proxy;
 mod load_step;
@@ -38,7 +39,8 @@ mod tests;
 pub use catalogue::{Catalogue, Problem, Trust};
 pub use credential_query::CredentialQuery;
 pub use definition::{
-    Definition, Fallback, Identity, Jwt, Mail, OAuth1, OAuth2, Refresh, Revoke, Scopes, Session, Slot, Source, Variants,
+    Definition, Fallback, Identity, Jwt, Mail, MailServer, OAuth1, OAuth2, Refresh, Revoke, Scopes, Session, Slot, Source,
+    Variants,
 };
 pub use field::{Field, FieldPattern};
 pub use proxy::{HostRule, Inject, Proxy, RateLimit};
@@ -46,6 +48,6 @@ pub use template::{Broker, Client, Template, Vars};
 pub use url_template::UrlTemplate;
 pub use value_path::ValuePath;
 pub use words::{
-    Auth, BodyFormat, ClientAuth, ExpiresAtFormat, ExpiresFrom, FieldLevel, FieldType, Flow, JwtAlg, Kills, Kind, Normalize,
-    OAuth1Signature, Parse, Pkce, PkceEncoding, RedirectRule, RefreshStrategy, Role, Rotation, Select,
+    Auth, BodyFormat, ClientAuth, ExpiresAtFormat, ExpiresFrom, FieldLevel, FieldType, Flow, JwtAlg, Kills, Kind, MailCheck,
+    MailMechanism, Normalize, OAuth1Signature, Parse, Pkce, PkceEncoding, RedirectRule, RefreshStrategy, Role, Rotation, Select,
 };
