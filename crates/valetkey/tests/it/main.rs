@@ -23,6 +23,7 @@ mod import;
 mod import_reads;
 mod import_tokens;
 mod lab_definition;
+mod mail;
 mod moving;
 mod refresh;
 mod refresh_crash;
