@@ -18,7 +18,7 @@ fn get(provider: &str) -> Definition {
 
 #[test]
 fn every_built_in_definition_loads() {
-    assert_eq!(all().len(), 40);
+    assert_eq!(all().len(), 44);
 }
 
 #[test]
