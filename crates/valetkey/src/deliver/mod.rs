@@ -273,10 +273,9 @@ impl Deliverer {
             metrics::counter!("valetkey_unknown_tokens_total").increment(1);
             return Err(unauthenticated());
         };
-        // Parts of a mailbox can be handed out. Of anything else it is all or nothing, and `MAIL` is no operation of it.
-        let (all, connected) = (http::Method::GET, facts.connection.as_ref().map(|c| &c.stored.connection.provider));
-        let in_parts = connected.and_then(|provider| self.outside.catalogue.get(provider)).is_some_and(|d| d.mail.is_some());
-        let whole = (delivery == Delivery::Reveal && !in_parts).then_some((&all, "", b"/".as_slice()));
+        // Of a mailbox a part can be handed out. Of anything else it is all or nothing, and `MAIL` is no operation of it.
+        let all = http::Method::GET;
+        let whole = (delivery == Delivery::Reveal && !self.has_parts(&facts)).then_some((&all, "", b"/".as_slice()));
         let request = Request { delivery, operation: operation.or(whole), unattended: caller.unattended };
         let decision = decide(&facts, &request, self.outside.base.clock.now());
         let actor = actor(&facts, &decision);
@@ -291,6 +290,12 @@ impl Deliverer {
             }
             _ => Err(self.refuse(&facts, &decision, &actor, connection, delivery).await?),
         }
+    }
+
+    /// Whether the connection is a mailbox, of which one server can be handed out without the other.
+    fn has_parts(&self, facts: &Facts) -> bool {
+        let provider = facts.connection.as_ref().map(|connection| &connection.stored.connection.provider);
+        provider.and_then(|provider| self.outside.catalogue.get(provider)).is_some_and(|definition| definition.mail.is_some())
     }
 
     /// The owner's use of a connection that is theirs.

@@ -12,9 +12,9 @@ use crate::{
 };
 
 /// The longest line that a server may say, in bytes. RFC 5321 section 4.5.3.1.5 allows 512, IMAP names no bound.
-pub(super) const MAX_LINE: usize = 8 * 1024;
+const MAX_LINE: usize = 8 * 1024;
 /// The most that a server may say before or after TLS began, in bytes.
-pub(super) const MAX_ALL: usize = 64 * 1024;
+const MAX_ALL: usize = 64 * 1024;
 
 pub(super) struct Line {
     wire: Wire,
