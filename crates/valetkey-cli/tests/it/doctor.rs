@@ -31,7 +31,7 @@ on_each_home! {
         for _ in 0..2 {
             let report = report(home, 0);
             assert_eq!(report["ok"], true, "{report}");
-            assert!(finding(&report, "definitions").1.contains("40 built in, 1 more"), "{report}");
+            assert!(finding(&report, "definitions").1.contains("44 built in, 1 more"), "{report}");
             assert!(finding(&report, "private addresses").1.contains(&world.lab.addr().to_string()), "{report}");
             assert_eq!(finding(&report, "plain http").0, "note", "{report}");
             assert_eq!(finding(&report, "clock").0, "ok", "{report}");

@@ -42,7 +42,7 @@ async fn a_definition_with_a_mistake_stops_the_start_and_leaves_no_database() {
 async fn the_providers_are_listed_before_there_is_a_broker_and_after() {
     let home = Home::sqlite();
     let before = home.json(&["provider", "list"]);
-    assert_eq!(before["providers"].as_array().unwrap().len(), 40);
+    assert_eq!(before["providers"].as_array().unwrap().len(), 44);
     let shown = home.json(&["provider", "show", "github"]);
     assert!(!home.data().exists(), "looking makes nothing");
     home.cli(&["provider", "show", "nobody"]).failed(3);

@@ -342,6 +342,12 @@ on_each_db! {
             let patched = accounts::patch(&post.outside, &OPERATOR, &post.slot(""), &map(&change), &any).await;
             assert_eq!(patched.unwrap_err().code(), Code::InvalidRequest, "{change}");
         }
+        // The same server, spelled out.
+        let same = json!({
+            "imap_host": "imap.x.example", "imap_port": "993", "imap_user": "u", "imap_password": "canary", "smtp_host": "smtp.x.example",
+        });
+        let put = accounts::put(&post.outside, &OPERATOR, &post.slot(""), map(&same), &any).await.unwrap();
+        assert_eq!(put.connection.id, mailbox);
         let moved = json!({
             "imap_host": "evil.example", "imap_user": "u", "imap_password": "canary", "smtp_host": "smtp.x.example",
         });
