@@ -89,6 +89,7 @@ pub fn status(code: Code) -> StatusCode {
         Code::InvalidRequest
         | Code::PathRefused
         | Code::UpgradeRefused
+        | Code::NotProxied
         | Code::InvalidState
         | Code::IssuerMismatch
         | Code::MissingParameters
@@ -111,7 +112,9 @@ pub fn status(code: Code) -> StatusCode {
         | Code::TokenTransformFailed
         | Code::AccountFetchFailed
         | Code::UpstreamUnreachable
-        | Code::UpstreamInvalid => StatusCode::BAD_GATEWAY,
+        | Code::UpstreamInvalid
+        | Code::TlsFailed
+        | Code::StarttlsMissing => StatusCode::BAD_GATEWAY,
         Code::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
         Code::RefreshPending
         | Code::RefreshFailed

@@ -64,6 +64,8 @@ codes! {
     CredentialPath = "credential_path",
     /// The host is not one of the provider's.
     HostRefused = "host_refused",
+    /// The provider is not reached over HTTP, such as a mailbox: there is nothing to proxy.
+    NotProxied = "not_proxied",
 
     // Accounts (mission documents 001 and 004).
     /// No account is connected in that scope.
@@ -123,6 +125,10 @@ codes! {
     UpstreamInvalid = "upstream_invalid",
     /// The address is private, loopback or otherwise not public.
     AddressRefused = "address_refused",
+    /// No trusted encrypted connection: no TLS there, or a certificate that is not trusted or for another name.
+    TlsFailed = "tls_failed",
+    /// The mail server does not offer STARTTLS, or somebody between took the offer out; nothing goes there in the clear.
+    StarttlsMissing = "starttls_missing",
     /// The server refused the user name, password or token.
     LoginRefused = "login_refused",
 

@@ -22,6 +22,7 @@ pub mod extend;
 pub mod grant;
 pub mod id;
 pub mod import;
+pub mod mail;
 pub mod oauth1;
 pub mod platform;
 pub mod principal;

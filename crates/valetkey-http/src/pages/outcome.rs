@@ -155,6 +155,11 @@ const TEXTS: &[(Code, &str)] = &[
     (Code::UpstreamUnreachable, "The provider could not be reached. Ask for a new link in a while."),
     (Code::UpstreamTimeout, "The provider did not answer in time. Ask for a new link in a while."),
     (Code::UpstreamInvalid, "The provider answered in a way that cannot be used. If it stays, tell your operator."),
+    (Code::TlsFailed, "The account's server cannot be spoken to in secret: check its host and port, and ask for a new link."),
+    (
+        Code::StarttlsMissing,
+        "The account's server does not offer the encryption that was chosen. Check it and the port, and ask for a new link.",
+    ),
     (Code::AddressRefused, "The account's server is not at a public address, and is not spoken to."),
     (Code::HostRefused, "The account's server cannot be used."),
     (Code::NotConfigured, "The provider's app is not set up here any more. Tell your operator."),

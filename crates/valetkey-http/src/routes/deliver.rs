@@ -54,13 +54,14 @@ pub(crate) struct Revealed {
     /// The scopes granted upstream; absent while unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     scopes: Option<Vec<String>>,
-    /// `access_token`, or the fields of a static credential. Never a refresh token.
+    /// `access_token`, the fields of a static credential, or the servers of a mailbox (`imap`, `smtp`), each with what logs in
+    /// there. Never a refresh token.
     #[serde(flatten)]
     #[schema(value_type = Object)]
     secrets: Map<String, Value>,
 }
 
-/// Hands out a fresh access token, where a grant says `reveal`. The path takes a connection's id, or a provider's name
+/// Hands out a fresh access token or what else opens the account, where a grant says `reveal`. The path takes a connection's id, or a provider's name
 /// where exactly one connection can be used.
 #[utoipa::path(
     post, path = "/v1/connections/{id}/token", tag = "delivery",

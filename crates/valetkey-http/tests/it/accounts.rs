@@ -49,6 +49,17 @@ on_each_db! {
         put(&[("if-none-match", "*")], tokens("a5", "r5")).await.refused(412, "precondition_failed");
     }
 
+    async fn a_mailbox_whose_server_may_not_be_reached_is_not_stored(app: App) {
+        let key = app.key(&[Scope::AccountsWrite, Scope::AccountsRead], alice()).await;
+        let path = "/v1/providers/email_imap/accounts/users/alice";
+        let mailbox = |host: &str, encryption: &str| {
+            json!({ "account": { "imap_host": host, "imap_encryption": encryption, "imap_user": "u", "imap_password": "p" } })
+        };
+        app.put(&key, path, mailbox("127.0.0.1", "ssl")).await.refused(403, "address_refused");
+        app.put(&key, path, mailbox("imap.example.com", "none")).await.refused(400, "invalid_request");
+        app.get(&key, path).await.refused(404, "no_per_user_credentials");
+    }
+
     async fn an_if_match_where_nothing_is_fails(app: App) {
         let key = app.key(&[Scope::AccountsWrite], alice()).await;
         app.call(&key, Method::PUT, ALICE, Some(tokens("a", "r")), &[("if-match", "*")]).await.refused(412, "precondition_failed");

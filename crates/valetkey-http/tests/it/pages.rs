@@ -625,5 +625,5 @@ async fn missing_scopes_are_told() {
     pages.lab.misbehave(Rule::once(At::Authorize, Fault::Scope { scope: "profile".into() }));
     let link = pages.link(of("user:alice")).await;
     let answer = pages.browser().connect(&link, "alice", "alice").await;
-    assert_eq!(location(&answer), "/connect/done?outcome=connected&missing=1&provider=lab");
+    assert_eq!(location(&answer), "/connect/done?outcome=connected&missing=posts%3Aread+posts%3Awrite&provider=lab");
 }

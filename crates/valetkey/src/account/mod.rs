@@ -126,8 +126,8 @@ pub async fn put(
     Ok(accounts::put(outside, actor, slot, account, precondition).await?.into())
 }
 
-/// Stores a whole account that somebody entered. Where it is made of entered values (a key, a login), they are tried with the
-/// provider first, by the engine that the page of a link uses; anything else is stored as [`put`] stores it.
+/// Stores a whole account that somebody entered. Where it is made of entered values (a key, a login, a mailbox), they are tried
+/// with the provider first, by the engine that the page of a link uses; anything else is stored as [`put`] stores it.
 ///
 /// # Errors
 /// As [`put`] and [`entered::store`].

@@ -465,7 +465,7 @@ async fn has_moved(
     }
     let Some(sealed) = &old.sealed else { return Ok(true) };
     let account = connection::open_account(&outside.base, &old.connection, sealed).await?;
-    let entered_differs = deciding.any(|field| account.expose().get(&field.name) != fields.expose().get(&field.name));
+    let entered_differs = deciding.any(|field| accounts::said(field, &account) != accounts::said(field, fields));
     let answered_differs = extras.iter().any(|name| match (account.expose().get(*name), new.expose().get(*name)) {
         (Some(old), Some(new)) => old != new,
         _ => false,

@@ -1,10 +1,10 @@
-//! From entered values to an account that can be stored: a static key, a login, a signed assertion (RFC 7523), client
-//! credentials (RFC 6749 section 4.4). One way for the page of a link and for whoever stores an account by the account
+//! From entered values to an account that can be stored: a static key, a mailbox, a login, a signed assertion (RFC 7523),
+//! client credentials (RFC 6749 section 4.4). One way for the page of a link and for whoever stores an account by the account
 //! routes ([`store`]).
 //!
 //! 1. Where the definition says how, it is looked up which server the account is at, before anything secret leaves us.
 //! 2. The values are tried for real: the login, the exchange of the assertion, the token request; of a static key the
-//!    harmless call that the definition names (`verify`).
+//!    harmless call that the definition names (`verify`); of a mailbox the login to its servers.
 //! 3. The account is asked who it is, like every other one, and its hosts are fixed.
 //!
 //! Nothing is stored here, and nothing that was there before is touched.
@@ -27,6 +27,7 @@ use crate::{
     },
     error::{Code, Error, Result},
     id::SiteId,
+    mail,
     principal::{Actor, Owner, Slot},
     provider::{
         self, Definition, FieldLevel, Kind, OwnClient, Vars,
@@ -74,8 +75,11 @@ impl Entry<'_> {
 
     /// Whether the entered values can be what they must be, as far as can be told without asking anybody.
     ///
-    /// Errors: `invalid_request` for a private key that is none, `not_configured` where it is the app's.
+    /// Errors: `invalid_request` for a private key or a mail server that is none, `not_configured` where it is the app's.
     pub(super) fn check(&self) -> Result<()> {
+        if self.definition.kind == Kind::Mail {
+            mail::servers(self.definition, self.fields)?;
+        }
         let Some(jwt) = &self.definition.jwt else { return Ok(()) };
         let client = self.client();
         let ground = self.ground(&client);
@@ -92,10 +96,7 @@ impl Entry<'_> {
     pub(super) async fn obtain(&self) -> Result<Obtained, Fault> {
         let client = self.client();
         let ground = self.ground(&client);
-        let mut drawn = match self.definition.kind {
-            Kind::Static => self.kept()?,
-            _ => minted(&ground).await?,
-        };
+        let mut drawn = if self.is_kept() { self.kept()? } else { minted(&ground).await? };
         let identified = async {
             if let Some(step) = &self.definition.verify {
                 let vars = Vars { account: Some(&drawn.account), id: drawn.id.as_deref(), ..ground.plain_vars() };
@@ -106,14 +107,14 @@ impl Entry<'_> {
         match identified.await {
             Ok(mut identified) => {
                 let stated = matches!(self.definition.identity, provider::Identity::Static(_));
-                if self.definition.kind == Kind::Static && stated && self.definition.verify.is_none() {
+                if self.is_kept() && stated && self.definition.verify.is_none() {
                     // Nobody but the owner says whose it is.
                     identified.identity = Identity::Owner;
                 }
                 drawn.obtained(&ground, identified)
             }
-            // A static key was there before and is nobody's to revoke.
-            Err(fault) if self.definition.kind == Kind::Static => Err(fault),
+            // What was entered was there before and is nobody's to revoke.
+            Err(fault) if self.is_kept() => Err(fault),
             Err(fault) => Err(fault.with_issued(drawn.account)),
         }
     }
@@ -128,6 +129,11 @@ impl Entry<'_> {
             scopes: self.scopes,
             redirect_uri: "",
         }
+    }
+
+    /// Whether the entered values are the credential, and nothing is begun with them.
+    fn is_kept(&self) -> bool {
+        matches!(self.definition.kind, Kind::Static | Kind::Mail)
     }
 
     fn kept(&self) -> Result<Drawn, Fault> {
@@ -284,7 +290,7 @@ pub async fn store(outside: &Outside, actor: &Actor, slot: &Slot, given: SecretM
         wanted_scopes: scopes.clone(),
     };
     let stored = accounts::put_known(outside, actor, slot, obtained.account.clone(), &known, precondition).await;
-    if stored.is_err() && definition.kind != Kind::Static {
+    if stored.is_err() && !entry.is_kept() {
         give_back(&entry, Some(&obtained.account)).await;
     }
     stored
@@ -310,23 +316,30 @@ async fn give_back(entry: &Entry<'_>, account: Option<&SecretMap>) {
 /// A fault as whoever entered the values is told of it.
 pub(super) fn told(definition: &Definition, fault: &Fault) -> Error {
     let title = &definition.title;
-    let message = match fault.code {
-        Code::LoginRefused => format!("{title} refused what was entered (`{}`); check it and try again", fault.word),
-        Code::RateLimited => format!("{title} wants no more attempts for now; wait a while and try again"),
-        Code::UpstreamUnreachable | Code::UpstreamTimeout => {
-            format!("{title} could not be reached, so what was entered was not tried; try again later")
-        }
-        Code::AddressRefused => format!("the server of this account of {title} is not at a public address; it is not spoken to"),
-        Code::HostRefused => format!("the server of this account of {title} cannot be used"),
-        Code::UpstreamInvalid => format!("{title} answered in a way that cannot be used (`{}`); try again later", fault.word),
-        Code::NotConfigured => format!("{title} refuses the app that is configured here (`{}`); tell your operator", fault.word),
-        Code::AccountFetchFailed => format!("{title} did not say whose account it is (`{}`); try again later", fault.word),
-        Code::SubjectMismatch => format!(
-            "this is another account of {title} than the one that is connected here; enter that one, or ask for a link that may \
+    let message = match &fault.said {
+        Some(said) => said.clone(),
+        None => match fault.code {
+            Code::LoginRefused => format!("{title} refused what was entered (`{}`); check it and try again", fault.word),
+            Code::RateLimited => format!("{title} wants no more attempts for now; wait a while and try again"),
+            Code::UpstreamUnreachable | Code::UpstreamTimeout => {
+                format!("{title} could not be reached, so what was entered was not tried; try again later")
+            }
+            Code::AddressRefused => {
+                format!("the server of this account of {title} is not at a public address; it is not spoken to")
+            }
+            Code::HostRefused => format!("the server of this account of {title} cannot be used"),
+            Code::UpstreamInvalid => format!("{title} answered in a way that cannot be used (`{}`); try again later", fault.word),
+            Code::NotConfigured => {
+                format!("{title} refuses the app that is configured here (`{}`); tell your operator", fault.word)
+            }
+            Code::AccountFetchFailed => format!("{title} did not say whose account it is (`{}`); try again later", fault.word),
+            Code::SubjectMismatch => format!(
+                "this is another account of {title} than the one that is connected here; enter that one, or ask for a link that may \
              replace it"
-        ),
-        Code::InvalidRequest => "what was entered cannot be used; check it and try again".to_owned(),
-        code => return Error::new(code, "the account could not be connected; the log says why").with_detail(&fault.word),
+            ),
+            Code::InvalidRequest => "what was entered cannot be used; check it and try again".to_owned(),
+            code => return Error::new(code, "the account could not be connected; the log says why").with_detail(&fault.word),
+        },
     };
     let error = Error::new(fault.code, message);
     match &fault.detail {

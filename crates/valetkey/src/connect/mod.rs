@@ -165,18 +165,20 @@ pub(crate) struct Fault {
     code: Code,
     word: String,
     detail: Option<String>,
+    /// A text of ours for whoever entered the account, where one that follows from the code would say too little.
+    said: Option<String>,
     /// An account that was drawn before the flow failed, and that nobody will hold.
     issued: Option<SecretMap>,
 }
 
 impl Fault {
     fn new(code: Code, word: impl Into<String>) -> Self {
-        Self { code, word: word.into(), detail: None, issued: None }
+        Self { code, word: word.into(), detail: None, said: None, issued: None }
     }
 
     /// A fault of this code for an error of ours; the word is the error's code.
     fn of(code: Code, error: &Error) -> Self {
-        Self { code, word: error.code().as_str().to_owned(), detail: Some(format!("{error:?}")), issued: None }
+        Self { detail: Some(format!("{error:?}")), ..Self::new(code, error.code().as_str()) }
     }
 
     /// A fault that the provider told us of. Its word is kept only if it looks like one: letters, or a short number.
@@ -197,6 +199,11 @@ impl Fault {
     /// What the session is told became of it: `expired`, or the code.
     fn outcome(&self) -> &'static str {
         if self.word == EXPIRED_TOKEN { "expired" } else { self.code.as_str() }
+    }
+
+    /// A fault whose text already says all that whoever entered the account needs.
+    fn said(error: Error) -> Self {
+        Self { said: Some(error.message().to_owned()), ..Self::from(error) }
     }
 
     fn with_issued(mut self, account: SecretMap) -> Self {

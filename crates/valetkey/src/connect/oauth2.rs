@@ -25,6 +25,7 @@ use crate::{
     connection::{self, Identity, Tokens, accounts, due_at, merge_answer, store_outputs},
     error::{Code, Error, Result},
     id::{AppConfigId, SiteId},
+    mail,
     principal::{Owner, Slot},
     provider::{
         self, Broker, Definition, Device, FieldLevel, OAuth2, OwnClient, Pkce, PkceEncoding, RedirectRule, Vars,
@@ -538,6 +539,13 @@ pub(super) async fn complete(ground: &Ground<'_>, slot: &Slot, drawn: &mut Drawn
     let vars = Vars { account: Some(&drawn.account), ..ground.plain_vars() };
     let hosts = accounts::hosts_with(ground.outside, ground.definition, &vars);
     drawn.hosts = hosts.map_err(|error| Fault::of(Code::AccountFetchFailed, &error))?;
+    // Where the account opens a mailbox, that is tried as well.
+    if let Err(error) = mail::check(ground.outside, ground.definition, &drawn.account).await {
+        return Err(match ground.definition.is_entered() {
+            true => Fault::said(error),
+            false => Fault::of(Code::AccountFetchFailed, &error),
+        });
+    }
     Ok(identified)
 }
 

@@ -412,10 +412,10 @@ impl Write<'_> {
     fn is_another(&self, old: &Stored, old_account: Option<&SecretMap>, new: &NewConnection) -> bool {
         let before = &old.connection;
         let subject = matches!((&before.subject, &new.subject), (Some(a), Some(b)) if a != b);
-        let field = self.definition.fields_deciding_hosts(FieldLevel::Connection).any(|field| {
-            let value = |account: &SecretMap| account.expose().get(&field.name).cloned();
-            old_account.is_some_and(|old| value(old) != value(self.account))
-        });
+        let field = self
+            .definition
+            .fields_deciding_hosts(FieldLevel::Connection)
+            .any(|field| old_account.is_some_and(|old| said(field, old) != said(field, self.account)));
         // Compared by the same definition, so that one that names more hosts by now makes nobody somebody else.
         let hosts = match old_account {
             Some(old) => hosts(self.outside, self.definition, old).is_ok_and(|hosts| hosts == self.hosts),
@@ -461,6 +461,16 @@ impl Write<'_> {
             hosts: self.hosts.to_vec(),
         })
     }
+}
+
+/// What an account says in a field, however it is written there: 993 as "993", and nothing as the default.
+pub(crate) fn said(field: &Field, account: &SecretMap) -> Option<String> {
+    let text = match account.expose().get(&field.name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    };
+    Some(text).filter(|text| !text.is_empty()).or_else(|| field.default.clone())
 }
 
 /// Whose an account is by its own members: the id and the name that the definition takes out of them.

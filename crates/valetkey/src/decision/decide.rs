@@ -11,7 +11,7 @@ use crate::{
     grant::ForWhom,
     id::{GrantId, UserId},
     principal::{AuthSource, Ceiling, Delivery, Owner, Principal},
-    provider::pattern::PathPattern,
+    provider::pattern::{MAIL_METHOD, PathPattern},
 };
 
 /// What is asked.
@@ -19,7 +19,8 @@ use crate::{
 pub struct Request<'a> {
     /// How the credential is to reach its use.
     pub delivery: Delivery,
-    /// The operation, where the delivery is the proxy: method, host and path as they will be sent.
+    /// The operation. Where the delivery is the proxy: method, host and path as they will be sent. Where a mailbox is
+    /// revealed: the method `MAIL` and a path such as `/read`.
     pub operation: Option<(&'a http::Method, &'a str, &'a [u8])>,
     /// The caller gave up the token's person for this call. Nothing can name another (decisions 3).
     pub unattended: bool,
@@ -329,7 +330,7 @@ fn refuses(
         Some(Parsed::Unreadable) => return unreadable("scopes"),
         // A token cannot be narrowed, neither when it is handed out nor in a call: what it can do upstream must lie
         // within the grant. Where the grant names operations, those hold the proxy to it (a reveal is refused below).
-        Some(Parsed::Read(allowed)) if grant.operations.is_none() => {
+        Some(Parsed::Read(allowed)) if grant.operations.is_none() || request.delivery == Delivery::Reveal => {
             let granted = row.scopes.as_ref().unwrap_or(&row.wanted_scopes);
             if let Some(beyond) = granted.iter().find(|scope| !allowed.contains(*scope)) {
                 return reason(
@@ -344,6 +345,7 @@ fn refuses(
     match &grant.operations {
         None => {}
         Some(Parsed::Unreadable) => return unreadable("operations"),
+        Some(Parsed::Read(allowed)) if operation_fits(allowed, request) => {}
         // A revealed token can do every operation.
         Some(Parsed::Read(_)) if request.delivery == Delivery::Reveal => {
             return reason(
@@ -352,10 +354,9 @@ fn refuses(
                 Some("use the proxy"),
             );
         }
-        Some(Parsed::Read(allowed)) if !operation_fits(allowed, request) => {
+        Some(Parsed::Read(_)) => {
             return reason("operations", "it does not include this operation".to_owned(), Some("grant that operation too"));
         }
-        Some(Parsed::Read(_)) => {}
     }
     match under {
         Some(under) if *under == grant.id => {}
@@ -371,9 +372,14 @@ fn refuses(
 }
 
 /// Whether an operation is among those allowed. A request without one (asking in general) is not held against it.
+///
+/// What is revealed obeys no pattern, and so no pattern allows a reveal: but of a mailbox one server can be handed out
+/// without the other, which is what the patterns with the method `MAIL` are for.
 fn operation_fits(allowed: &[PathPattern], request: &Request<'_>) -> bool {
+    let mut allowed =
+        allowed.iter().filter(|pattern| request.delivery == Delivery::Proxy || pattern.method() == Some(MAIL_METHOD));
     match request.operation {
-        Some((method, host, path)) => allowed.iter().any(|pattern| pattern.matches(method.as_str(), host, path)),
-        None => request.delivery == Delivery::Proxy,
+        Some((method, host, path)) => allowed.any(|pattern| pattern.matches(method.as_str(), host, path)),
+        None => request.delivery == Delivery::Proxy || allowed.next().is_some(),
     }
 }

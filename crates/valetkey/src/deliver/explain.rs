@@ -8,6 +8,7 @@ use crate::{
     decision::{Decision, Effect, Facts, Reason, Request, decide},
     error::{Code, Error, Result},
     principal::Delivery,
+    provider::pattern::MAIL_METHOD,
 };
 
 /// The decision on a use as it would be made now: by what is granted, and for a proxied call by the rules that hold whatever
@@ -15,10 +16,16 @@ use crate::{
 ///
 /// What hangs on more of a call than its method, host and path is not asked: its query, its headers, its body, and whether a
 /// token can be had.
+///
+/// A mailbox is not spoken to through the proxy. What a platform asks with `MAIL` before it opens one itself is a question to
+/// the grants alone.
 pub fn explain(outside: &Outside, facts: &Facts, request: &Request<'_>, now: Timestamp) -> Decision {
+    let names_mail = request.operation.is_some_and(|(method, ..)| method.as_str() == MAIL_METHOD);
+    if request.delivery == Delivery::Reveal || (names_mail && is_mailbox(outside, facts)) {
+        return decide(facts, &asked(outside, facts, request), now);
+    }
     let general = decide(facts, &Request { operation: None, ..request.clone() }, now);
-    let goes_out = general.allowed() && request.delivery == Delivery::Proxy;
-    let Some(connection) = facts.connection.as_ref().filter(|_| goes_out) else { return general };
+    let Some(connection) = facts.connection.as_ref().filter(|_| general.allowed()) else { return general };
     match check(outside, &connection.stored.connection, request) {
         Ok(()) => decide(facts, request, now),
         Err(error) => Decision {
@@ -30,6 +37,23 @@ pub fn explain(outside: &Outside, facts: &Facts, request: &Request<'_>, now: Tim
             ..general
         },
     }
+}
+
+/// A request as it is decided. Of a mailbox a part can be revealed. Of anything else it is all or nothing, and `MAIL` is no
+/// operation of it: there a reveal asks for what no grant names.
+pub(super) fn asked<'r>(outside: &Outside, facts: &Facts, request: &Request<'r>) -> Request<'r> {
+    static ALL: http::Method = http::Method::GET;
+    match request.delivery {
+        Delivery::Reveal if !is_mailbox(outside, facts) => {
+            Request { operation: Some((&ALL, "", b"/".as_slice())), ..request.clone() }
+        }
+        Delivery::Reveal | Delivery::Proxy => request.clone(),
+    }
+}
+
+fn is_mailbox(outside: &Outside, facts: &Facts) -> bool {
+    let provider = facts.connection.as_ref().map(|connection| &connection.stored.connection.provider);
+    provider.and_then(|provider| outside.catalogue.get(provider)).is_some_and(|definition| definition.mail.is_some())
 }
 
 fn check(outside: &Outside, connection: &Connection, request: &Request<'_>) -> Result<()> {

@@ -47,8 +47,9 @@ use crate::{
     error::{Code, Error, Result},
     grant,
     id::{ConnectionId, GrantId, ProviderName, SiteId, UserId},
+    mail,
     principal::{Actor, Delivery, Slot},
-    provider::{Definition, FieldLevel, TOKEN_SECRET},
+    provider::{Definition, FieldLevel, TOKEN_SECRET, pattern::MAIL_METHOD},
     refresh::{Refresher, Served, Wish},
     secret::{Secret, SecretMap},
     token::{LastUsed, TokenHash},
@@ -77,7 +78,8 @@ pub struct Revealed {
     pub connection: ConnectionId,
     /// Its provider.
     pub provider: ProviderName,
-    /// The secret members: `access_token` and what belongs to using it, or the fields of a static credential.
+    /// The secret members: `access_token` and what belongs to using it, the fields of a static credential, or the servers of
+    /// a mailbox as [`mail::revealed`] says.
     pub secrets: SecretMap,
     /// The token's type, where there is a token.
     pub token_type: Option<String>,
@@ -157,7 +159,7 @@ impl Deliverer {
         self.streams.watch(&self.authority, stop).await;
     }
 
-    /// Hands out a fresh access token, where a grant says `reveal`.
+    /// Hands out a fresh access token or what else opens the account, where a grant says `reveal`.
     ///
     /// `min_life` is how long the caller needs it to live; it is a wish, capped so that it makes no refresh storm.
     pub async fn reveal(&self, caller: &Caller, connection: &ConnectionId, min_life: Option<Duration>) -> Result<Revealed> {
@@ -178,14 +180,18 @@ impl Deliverer {
         let (allowed, served) = self.serve(allowed, Delivery::Reveal, None, wish).await?;
         let now = self.outside.base.clock.now();
         let token = slot::token(&definition, &served.connection, &served.account, named, now)?;
-        let (secrets, token_type) = match &token {
-            Some(token) => (token.account.clone(), Some("Bearer".to_owned())),
-            None => revealable(&definition, served.connection.renewal, &served.account)?,
+        let (secrets, token_type) = match (&definition.mail, &token) {
+            (Some(_), _) => self.mailbox(&allowed, &definition, &served.account)?,
+            (None, Some(token)) => (token.account.clone(), Some("Bearer".to_owned())),
+            (None, None) => revealable(&definition, served.connection.renewal, &served.account)?,
         };
         self.take_use(&allowed).await?;
         let mut facts = json!({ "grant": allowed.grant() });
         if let Some(named) = named {
             facts["slot"] = named.to_string().into();
+        }
+        if definition.mail.is_some() {
+            facts["servers"] = json!(secrets.expose().keys().collect::<Vec<_>>());
         }
         let event = self.event(&allowed, "connection.reveal").facts(facts);
         self.outside.base.audit.record_use(event).await?;
@@ -199,6 +205,25 @@ impl Deliverer {
             expires_at: token.as_ref().map_or(served.connection.expires_at, |token| token.expires_at),
             scopes: served.connection.scopes.filter(|_| token.is_none()),
         })
+    }
+
+    /// What of a mailbox the grant hands out: the servers that serve an operation which it allows.
+    fn mailbox(&self, allowed: &Allowed, definition: &Definition, account: &SecretMap) -> Result<(SecretMap, Option<String>)> {
+        let now = self.outside.base.clock.now();
+        let method = http::Method::from_bytes(MAIL_METHOD.as_bytes()).map_err(Error::internal)?;
+        let may = |operation: &str| match &allowed.right {
+            Right::Owner | Right::Held { .. } => true,
+            Right::Agent { caller, facts, decision } => {
+                let path = format!("/{operation}");
+                let operation = Some((&method, "", path.as_bytes()));
+                let request = Request { delivery: Delivery::Reveal, operation, unattended: caller.unattended };
+                let found = decide(facts, &request, now);
+                // Another grant that counts its uses is not drawn on beside the one that is.
+                found.allowed() && (!found.counted || found.grant == decision.grant)
+            }
+        };
+        let token_type = account.text("access_token").and(account.text("token_type")).map(|kind| kind.expose().to_owned());
+        Ok((mail::revealed(definition, account, may)?, token_type))
     }
 
     /// The connection that a call means: the id it names, or the only one the caller can use at the provider it names.
@@ -221,7 +246,7 @@ impl Deliverer {
         let mut usable = Vec::new();
         let mut person = false;
         for facts in candidates.facts {
-            let decision = decide(&facts, &request, now);
+            let decision = decide(&facts, &explain::asked(&self.outside, &facts, &request), now);
             if decision.code == Some(Code::Unauthenticated) {
                 return Err(decision.error());
             }
@@ -305,7 +330,7 @@ impl Deliverer {
             return Err(unauthenticated());
         };
         let request = Request { delivery, operation, unattended: caller.unattended };
-        let decision = decide(&facts, &request, self.outside.base.clock.now());
+        let decision = decide(&facts, &explain::asked(&self.outside, &facts, &request), self.outside.base.clock.now());
         let actor = actor(&facts, decision.person.as_ref());
         match (&facts.connection, decision.allowed()) {
             (Some(connection), true) => {

@@ -425,10 +425,13 @@ impl Deliverer {
 
 /// How a provider's calls are made, where the proxy makes them.
 pub(super) fn proxied(definition: &Definition) -> Result<&Proxy> {
-    definition
-        .proxy
-        .as_ref()
-        .ok_or_else(|| Error::new(Code::InvalidRequest, format!("{} is not reached through the proxy", definition.title)))
+    definition.proxy.as_ref().ok_or_else(|| {
+        let text = match &definition.mail {
+            Some(_) => "is not reached over HTTP, so there is nothing to proxy: ask for its servers and its login (reveal)",
+            None => "is not reached through the proxy",
+        };
+        Error::new(Code::NotProxied, format!("{} {text}", definition.title))
+    })
 }
 
 /// The rules on a call's method, host, whole path and query that hold whatever is granted. Explaining asks them too

@@ -30,7 +30,9 @@ fn kinds(definition: &Definition, steps: &Steps<'_, '_>, top: &Table<'_>) {
         ("session", Kind::Session),
         ("mail", Kind::Mail),
     ] {
-        if top.has(section) && kind != belongs {
+        // The tokens of OAuth 2.0 may open a mailbox as well.
+        let also = section == "mail" && kind == Kind::OAuth2;
+        if top.has(section) && kind != belongs && !also {
             top.wrong(section, format!("belongs to kind = \"{belongs}\", and this is \"{kind}\""));
         }
         if !top.has(section) && kind == belongs && !matches!(section, "oauth1" | "oauth2") {

@@ -15,8 +15,8 @@ use super::{
     template::{Template, Vars},
     url_template::UrlTemplate,
     words::{
-        ClientAuth, FieldLevel, Flow, JwtAlg, Kills, Kind, Normalize, OAuth1Signature, Pkce, PkceEncoding, RedirectRule,
-        RefreshStrategy, Role, Rotation, Select,
+        ClientAuth, FieldLevel, Flow, JwtAlg, Kills, Kind, MailCheck, MailMechanism, Normalize, OAuth1Signature, Pkce,
+        PkceEncoding, RedirectRule, RefreshStrategy, Role, Rotation, Select,
     },
 };
 use crate::{
@@ -53,7 +53,7 @@ pub struct Definition {
     pub mint: Option<Step>,
     /// For `session`.
     pub session: Option<Session>,
-    /// For `mail`.
+    /// For `mail`, and for `oauth2` whose tokens open a mailbox.
     pub mail: Option<Mail>,
     /// How a client is registered at an instance before the first connect.
     pub register: Option<Step>,
@@ -137,8 +137,11 @@ impl Definition {
     /// The fields of one level whose values decide a host: they change only together with fresh secrets (decisions 4).
     pub fn fields_deciding_hosts(&self, level: FieldLevel) -> impl Iterator<Item = &Field> {
         let by = self.variants.as_ref().map(|variants| variants.by.as_str());
-        self.fields_of(level)
-            .filter(move |field| field.normalize == Some(Normalize::HttpsOrigin) || by == Some(field.name.as_str()))
+        self.fields_of(level).filter(move |field| {
+            field.normalize == Some(Normalize::HttpsOrigin)
+                || by == Some(field.name.as_str())
+                || self.mail.as_ref().is_some_and(|mail| mail.is_decided_by(&field.name))
+        })
     }
 
     /// The field with this name.
@@ -311,15 +314,46 @@ pub struct Session {
     pub login: Step,
 }
 
-/// A mailbox.
+/// A mailbox: the servers to which a mail program logs in.
 #[derive(Clone, Debug, Serialize)]
 pub struct Mail {
-    /// How the account is checked.
-    pub check: Vec<String>,
-    /// What a grant may allow.
+    /// How the account is checked before it is stored.
+    pub check: Vec<MailCheck>,
+    /// The SASL mechanisms that may be used, the preferred one first.
+    pub mechanisms: Vec<MailMechanism>,
+    /// Where mail is read.
+    pub imap: Option<MailServer>,
+    /// Where mail is sent.
+    pub smtp: Option<MailServer>,
+}
+
+impl Mail {
+    /// The servers there are.
+    pub fn servers(&self) -> impl Iterator<Item = &MailServer> {
+        self.imap.iter().chain(&self.smtp)
+    }
+
+    /// Whether a field says where credentials go.
+    fn is_decided_by(&self, field: &str) -> bool {
+        self.servers().any(|server| server.host.uses_field(field) || server.port.uses_field(field))
+    }
+}
+
+/// One server of a mailbox. A server whose host renders to nothing is not there.
+#[derive(Clone, Debug, Serialize)]
+pub struct MailServer {
+    /// Its host.
+    pub host: Template,
+    /// Its port.
+    pub port: Template,
+    /// How the connection is secured: `ssl` from the first byte, `starttls` (or Data Machine's `tls`) by STARTTLS.
+    pub security: Template,
+    /// The user name: the first of these that is there. With none, the e-mail address that the identity step found.
+    pub user: Vec<Template>,
+    /// The password: the first of these that is there. With none, the connection's access token is used.
+    pub password: Vec<Template>,
+    /// What the server is needed for, in the words of a grant's operations (`MAIL /read`).
     pub operations: Vec<String>,
-    /// The SASL mechanisms.
-    pub mechanisms: Vec<String>,
 }
 
 /// Constants chosen by a field's value.

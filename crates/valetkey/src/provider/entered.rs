@@ -19,12 +19,12 @@ use crate::{
 
 impl Definition {
     /// Whether an account here is made of what somebody enters, instead of at the provider's own pages: a static key, a
-    /// login, a signed assertion, client credentials (RFC 6749 section 4.4).
+    /// mailbox, a login, a signed assertion, client credentials (RFC 6749 section 4.4).
     pub fn is_entered(&self) -> bool {
         match self.kind {
-            Kind::Static | Kind::Session | Kind::JwtBearer => true,
+            Kind::Static | Kind::Mail | Kind::Session | Kind::JwtBearer => true,
             Kind::OAuth2 => self.oauth2.as_ref().is_some_and(|oauth2| oauth2.flows == [Flow::ClientCredentials]),
-            Kind::OAuth1 | Kind::Mail => false,
+            Kind::OAuth1 => false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! From a file's tree to a [`Definition`]: the top of the file, its fields and its small sections.
 //!
 //! The walk goes on after a mistake, so that all of them are reported at once. It builds a definition only out of a file
-//! without any. Steps are read in `load_step`, the OAuth sections in `load_oauth`, the proxy in `load_proxy`; what can
+//! without any. Steps are read in `load_step`, the OAuth sections in `load_oauth`, the proxy in `load_proxy`, mail in `load_mail`; what can
 //! only be judged on the finished definition is in `check`.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     catalogue::{Problem, Trust},
     check,
-    definition::{Definition, Facts, Identity, Jwt, Mail, Session, Slot, Source, Variants},
+    definition::{Definition, Facts, Identity, Jwt, Session, Slot, Source, Variants},
     field::{Field, FieldPattern, origin},
     load_step::Steps,
     spanned::{Item, Node, NodeValue, Problems, Table, free_texts, unknown_key},
@@ -354,11 +354,6 @@ impl<'a> Loader<'a> {
             backdate: table.duration("backdate").unwrap_or_default(),
             ttl: ttl?,
         })
-    }
-
-    fn mail(&self, table: &Table<'_>) -> Mail {
-        table.allow(&["check", "operations", "mechanisms"]);
-        Mail { check: table.texts("check"), operations: table.texts("operations"), mechanisms: table.texts("mechanisms") }
     }
 
     fn session(&self, steps: &Steps<'_, '_>) -> Option<Session> {

@@ -22,6 +22,7 @@ mod definition;
 mod entered;
 mod field;
 mod load;
+mod load_mail;
 mod load_oauth;
 mod load_proxy;
 mod load_step;
@@ -39,8 +40,8 @@ mod tests;
 pub use catalogue::{Catalogue, Problem, Trust};
 pub use credential_query::{BodyKind, CredentialQuery, kind as body_kind};
 pub use definition::{
-    Definition, Device, Facts, Fallback, Identity, Jwt, Mail, OAuth1, OAuth2, Refresh, Revoke, Scopes, Session, Slot, Source,
-    Variants,
+    Definition, Device, Facts, Fallback, Identity, Jwt, Mail, MailServer, OAuth1, OAuth2, Refresh, Revoke, Scopes, Session, Slot,
+    Source, Variants,
 };
 pub use entered::OwnClient;
 pub use field::{Field, FieldPattern};
@@ -49,6 +50,6 @@ pub use template::{Broker, Client, TOKEN_SECRET, Template, Vars};
 pub use url_template::UrlTemplate;
 pub use value_path::ValuePath;
 pub use words::{
-    Auth, BodyFormat, ClientAuth, ExpiresAtFormat, ExpiresFrom, FieldLevel, FieldType, Flow, JwtAlg, Kills, Kind, Normalize,
-    OAuth1Signature, Parse, Pkce, PkceEncoding, RedirectRule, RefreshStrategy, Role, Rotation, Select,
+    Auth, BodyFormat, ClientAuth, ExpiresAtFormat, ExpiresFrom, FieldLevel, FieldType, Flow, JwtAlg, Kills, Kind, MailCheck,
+    MailMechanism, Normalize, OAuth1Signature, Parse, Pkce, PkceEncoding, RedirectRule, RefreshStrategy, Role, Rotation, Select,
 };

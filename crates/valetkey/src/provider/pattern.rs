@@ -26,6 +26,9 @@ use serde::{Serialize, Serializer};
 
 use crate::error::{Code, Error, Result};
 
+/// What stands for the method in an operation of a mailbox (`MAIL /read`), which is none of HTTP.
+pub const MAIL_METHOD: &str = "MAIL";
+
 /// The longest pattern, in bytes.
 const MAX_BYTES: usize = 512;
 

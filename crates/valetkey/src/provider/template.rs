@@ -225,6 +225,14 @@ impl Template {
         self.slots().any(Slot::is_secret)
     }
 
+    /// Whether a field's value is part of it.
+    pub(super) fn uses_field(&self, name: &str) -> bool {
+        self.slots().any(|slot| match &slot.var {
+            Var::Field(field) | Var::Variant { by: field, .. } => field.name == name,
+            _ => false,
+        })
+    }
+
     pub(super) fn parts(&self) -> &[Part] {
         &self.parts
     }

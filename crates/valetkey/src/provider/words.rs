@@ -66,6 +66,26 @@ words! {
         Mail = "mail",
     }
 
+    /// How a mailbox is checked before it is stored.
+    MailCheck {
+        /// By logging in to IMAP.
+        ImapLogin = "imap_login",
+        /// By `AUTH` at the SMTP server; no mail is sent.
+        SmtpAuth = "smtp_auth",
+    }
+
+    /// How one proves to a mail server who one is (SASL, RFC 4422).
+    MailMechanism {
+        /// User name and password in one message (RFC 4616).
+        Plain = "PLAIN",
+        /// User name and password one after the other; never standardized, and all that some servers know.
+        Login = "LOGIN",
+        /// An OAuth 2.0 access token, as Google and Microsoft have it.
+        XOAuth2 = "XOAUTH2",
+        /// An OAuth 2.0 access token (RFC 7628).
+        OAuthBearer = "OAUTHBEARER",
+    }
+
     /// How a form shows a field.
     FieldType {
         /// One line.

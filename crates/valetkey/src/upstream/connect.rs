@@ -93,6 +93,14 @@ impl Connector {
             Err(_) => Err(timed_out()),
         }
     }
+
+    /// A bare connection to a host and port, for a protocol that is not HTTP and that its caller secures. The same names,
+    /// addresses and exceptions are admitted as for https.
+    pub(super) async fn dial(&self, host: &str, port: u16) -> Result<TcpStream> {
+        let checked = &self.0.checked;
+        let target = checked.guard.target(true, host, port)?;
+        tokio::time::timeout(checked.timeout, checked.connect(&target)).await.map_err(|_| timed_out())?
+    }
 }
 
 impl Service<Uri> for Connector {
@@ -135,14 +143,16 @@ impl Service<Uri> for Pinned {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let checked = self.0.clone();
-        Box::pin(async move { checked.connect(&uri).await })
+        Box::pin(async move {
+            let target = checked.target(&uri)?;
+            Ok(Tcp(TokioIo::new(checked.connect(&target).await?)))
+        })
     }
 }
 
 impl Checked {
-    async fn connect(&self, uri: &Uri) -> Result<Tcp> {
-        let target = self.target(uri)?;
-        let addresses = self.addresses(&target).await?;
+    async fn connect(&self, target: &Target) -> Result<TcpStream> {
+        let addresses = self.addresses(target).await?;
         let end = Instant::now() + self.timeout;
         let mut failure = None;
         for (position, address) in addresses.iter().enumerate() {
@@ -151,14 +161,14 @@ impl Checked {
             let share = end.saturating_duration_since(Instant::now()) / left;
             match tokio::time::timeout(share, TcpStream::connect(*address)).await {
                 Ok(Ok(stream)) => {
-                    stream.set_nodelay(true).map_err(|error| unreachable(&target, error))?;
-                    return Ok(Tcp(TokioIo::new(stream)));
+                    stream.set_nodelay(true).map_err(|error| unreachable(target, error))?;
+                    return Ok(stream);
                 }
-                Ok(Err(error)) => failure = Some(unreachable(&target, error)),
+                Ok(Err(error)) => failure = Some(unreachable(target, error)),
                 Err(_) => failure = Some(timed_out().with_detail(format_args!("connecting to {}", target.host))),
             }
         }
-        Err(failure.unwrap_or_else(|| unreachable(&target, "no address")))
+        Err(failure.unwrap_or_else(|| unreachable(target, "no address")))
     }
 
     fn target(&self, uri: &Uri) -> Result<Target> {

@@ -1,11 +1,12 @@
-//! The one HTTP client to the outside: host checks, deadlines, size limits.
+//! The one client to the outside: host checks, deadlines, size limits.
 //!
-//! Two ways lead out, both over connections whose address was checked and pinned ([`guard`]):
+//! Three ways lead out, all over connections whose address was checked and pinned ([`guard`]):
 //!
 //! - [`Upstream::exchange`] sends one request once and reads its whole answer: tokens, identities, revocations.
 //! - [`Upstream::forward`] passes a proxied request on and streams both bodies, over pooled connections.
+//! - [`Upstream::dial`] and [`Upstream::secure`] make a connection for a protocol that is not HTTP: mail.
 //!
-//! Neither follows redirects, keeps cookies, decompresses, or reads proxy settings from the environment.
+//! None follows redirects, keeps cookies, decompresses, or reads proxy settings from the environment.
 
 mod body;
 mod connect;
@@ -23,7 +24,10 @@ use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
+use rustls::pki_types::ServerName;
 use thread_local::ThreadLocal;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 #[cfg(any(test, feature = "testing"))]
 pub use self::connect::FixedNames;
@@ -80,6 +84,7 @@ struct Parts {
     /// A pool for each thread that forwards: where a thread keeps to its tasks, as a server's lanes do, a call never has to
     /// wake another one.
     pools: ThreadLocal<Client<Connector, Watched>>,
+    tls: TlsConnector,
     header_timeout: Duration,
 }
 
@@ -91,7 +96,8 @@ impl Upstream {
         let tls = connect::tls(extra_roots_pem.as_deref())?;
         let connector = |offer| Connector::new(guard.clone(), resolver.clone(), tls.clone(), offer, connect_timeout);
         let (exchanges, forwards) = (connector(Offer::Http1), connector(Offer::Http1AndHttp2));
-        Ok(Self(Arc::new(Parts { guard, exchanges, forwards, pools: ThreadLocal::new(), header_timeout })))
+        let tls = TlsConnector::from(Arc::new(tls));
+        Ok(Self(Arc::new(Parts { guard, exchanges, forwards, pools: ThreadLocal::new(), tls, header_timeout })))
     }
 
     /// Which addresses this client speaks to.
@@ -137,6 +143,38 @@ impl Upstream {
             None => Err(Error::new(Code::UpstreamTimeout, "the provider did not answer in time; try again later")),
         }
     }
+
+    /// Connects to a host and port for a protocol that is not HTTP. Nothing is said and nothing is secured yet; whoever
+    /// uses the connection sets a deadline for all of it.
+    ///
+    /// Errors: `address_refused`, `upstream_unreachable`, `upstream_timeout`.
+    pub async fn dial(&self, host: &str, port: u16) -> Result<TcpStream> {
+        self.0.exchanges.dial(host, port).await
+    }
+
+    /// Secures such a connection. The certificate must be trusted and for `host`; there is no switch to turn that off.
+    ///
+    /// Errors: `tls_failed`.
+    pub async fn secure(&self, stream: TcpStream, host: &str) -> Result<TlsStream<TcpStream>> {
+        // A name or an address; IPv6 stands in brackets everywhere else.
+        let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        let name = ServerName::try_from(bare.to_owned()).map_err(|error| {
+            Error::new(Code::AddressRefused, "the host is not spelled as a plain name or address").with_detail(error)
+        })?;
+        self.0.tls.connect(name, stream).await.map_err(tls_failed)
+    }
+}
+
+/// Which of the two it was: a certificate that proves nothing, or no TLS at all.
+fn tls_failed(error: std::io::Error) -> Error {
+    let cause = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let message = match cause {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            "the server's certificate is not trusted, is expired, or is for another host name"
+        }
+        _ => "the server does not speak TLS there; check the port, and whether TLS begins at once or by STARTTLS",
+    };
+    Error::new(Code::TlsFailed, message).with_detail(error)
 }
 
 impl Parts {

@@ -1,5 +1,7 @@
 //! Moving in: all or nothing, once, and nothing that cannot be opened.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 use valetkey::{
     Code, app_config, audit,
@@ -169,6 +171,22 @@ on_each_db! {
             assert_eq!(may("2", operation).await, allowed, "{operation}");
         }
         assert!(!may("1", "read").await);
+    }
+
+    async fn a_lent_mailbox_is_not_handed_to_its_agent_and_every_word_of_it_has_a_server(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        harbour.bring_dump(SITE, header()).await.unwrap();
+        let slot = harbour.slot("email_imap", Owner::User("2".parse().unwrap()), "ops.mail_1");
+        let lent = connection::slot(&db, &slot.site, &slot.provider, &slot.owner, &slot.name).await.unwrap().unwrap();
+        let agent: AgentId = "2".parse().unwrap();
+        let facts = decision::for_agent(&db, &harbour.site, &agent, None, &lent.id).await.unwrap().unwrap();
+        let reveal = Request { delivery: Delivery::Reveal, operation: None, unattended: false };
+        assert!(!decide(&facts, &reveal, harbour.outside.base.clock.now()).allowed());
+        let definition = harbour.outside.definition(&slot.provider).unwrap();
+        let words: BTreeSet<&str> =
+            definition.mail.as_ref().unwrap().servers().flat_map(|server| &server.operations).map(String::as_str).collect();
+        let lendable = ["read", "search", "draft", "send", "reply", "organize", "delete", "unsubscribe"];
+        assert_eq!(words, BTreeSet::from(lendable));
     }
 
     async fn credentials_that_the_source_keeps_in_a_configuration_can_be_granted_and_stay_one(db: Db) {

@@ -29,6 +29,7 @@ mod import;
 mod import_reads;
 mod import_tokens;
 mod lab_definition;
+mod mail;
 mod moving;
 mod ready_client;
 mod refresh;

@@ -143,6 +143,9 @@ impl Import {
     }
 
     /// What was lent to agents becomes grants for the same operations, whoever calls: Data Machine asked for the agent only.
+    ///
+    /// Not with `reveal`: there the platform opened the mailbox and the agent never saw its password. The platform goes on
+    /// asking whether the agent may `MAIL /read`; whoever wants the agent itself to log in grants that.
     pub(super) async fn lend(&mut self) -> Result<()> {
         for Lent { row, account, owner, agent, operations } in std::mem::take(&mut self.lent) {
             let Some(connection) = self.mailboxes.get(&account).cloned() else {

@@ -380,8 +380,24 @@ fn an_output_that_is_not_known_is_told() {
 
 #[test]
 fn a_section_of_another_kind_is_told() {
-    let found = problems(&with("[identity]", "[mail]\ncheck = []\n\n[identity]"));
-    assert_eq!(found, ["x.toml:30:2: mail: belongs to kind = \"mail\", and this is \"oauth2\""]);
+    let found = problems(&with("[identity]", "[session]\n\n[identity]"));
+    let expected = "x.toml:30:2: session: belongs to kind = \"session\", and this is \"oauth2\"".to_owned();
+    assert!(found.contains(&expected), "{found:#?}");
+}
+
+#[test]
+fn a_mailbox_of_tokens_without_a_mechanism_for_them_is_told() {
+    let mail = "[mail]\ncheck = [\"smtp_auth\"]\nmechanisms = [\"PLAIN\"]\n\n[mail.imap]\nhost = \"imap.example\"\nport = 993\n\
+                security = \"ssl\"\npassword = \"{{token.access_token}}\"\noperations = [\"Read\"]\n\n[identity]";
+    let found = problems(&with("[identity]", mail)).join("\n");
+    for expected in [
+        "mail.check: smtp_auth needs [mail.smtp]",
+        "mail.mechanisms: names XOAUTH2 or OAUTHBEARER",
+        "mail.imap.password: belongs to kind = \"mail\"",
+        "mail.imap.operations: \"Read\" is not made of",
+    ] {
+        assert!(found.contains(expected), "{expected} is not in\n{found}");
+    }
 }
 
 #[test]

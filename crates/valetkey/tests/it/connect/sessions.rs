@@ -81,7 +81,6 @@ on_each_db! {
         for (name, code) in [
             ("nowhere", Code::NotFound),
             ("mastodon", Code::InvalidRequest),
-            ("email_imap", Code::EngineMissing),
             ("twitter", Code::NotConfigured),
             ("github_app", Code::NotConfigured),
             ("github", Code::NotConfigured),
