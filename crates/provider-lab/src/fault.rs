@@ -38,8 +38,10 @@ pub enum At {
     Userinfo,
     /// `/.well-known/oauth-authorization-server`.
     Metadata,
-    /// Anything under `/api/`.
+    /// Anything under `/api/`, or of the API that a mimic plays.
     Api,
+    /// The other calls of a mimic about an account or a client: scopes, lists to choose from, registrations.
+    Details,
     /// Every one of these.
     Any,
 }
@@ -58,6 +60,7 @@ impl At {
             At::Userinfo => "userinfo",
             At::Metadata => "metadata",
             At::Api => "api",
+            At::Details => "details",
             At::Any => "unknown",
         }
     }
@@ -109,6 +112,13 @@ pub enum Fault {
         /// The HTTP status; 400 when absent. 200 plays the providers that fail with a success status.
         #[serde(default = "bad_request")]
         status: u16,
+    },
+    /// Answer with this status and this JSON instead of the work: an error in a provider's own form.
+    Reply {
+        /// The HTTP status.
+        status: u16,
+        /// The body.
+        body: Value,
     },
     /// The person says no; the callback carries this error. Only at [`At::Authorize`].
     Deny {
@@ -196,6 +206,7 @@ impl Fault {
             Fault::NeverAnswer => "never_answer",
             Fault::Status { .. } => "status",
             Fault::OauthError { .. } => "oauth_error",
+            Fault::Reply { .. } => "reply",
             Fault::Deny { .. } => "deny",
             Fault::Set { .. } => "set",
             Fault::Omit { .. } => "omit",
@@ -308,7 +319,9 @@ impl Rule {
     /// What is wrong with the rule, if anything: a status that is none, a header that cannot be sent, nobody known.
     pub(crate) fn fault_in_rule(&self) -> Option<&'static str> {
         match &self.fault {
-            Fault::Status { status, .. } | Fault::OauthError { status, .. } if StatusCode::from_u16(*status).is_err() => {
+            Fault::Status { status, .. } | Fault::OauthError { status, .. } | Fault::Reply { status, .. }
+                if StatusCode::from_u16(*status).is_err() =>
+            {
                 Some("`status` is not an HTTP status")
             }
             Fault::Status { retry_after: Some(value), .. } | Fault::ContentType { value }
@@ -387,6 +400,7 @@ pub(crate) struct Plan {
     pub(crate) status: Option<(StatusCode, Option<String>)>,
     pub(crate) work_despite_status: bool,
     pub(crate) oauth_error: Option<(StatusCode, String)>,
+    pub(crate) reply: Option<(StatusCode, Value)>,
     pub(crate) effects: Effects,
     pub(crate) new_body: Option<NewBody>,
     pub(crate) content_type: Option<String>,
@@ -416,6 +430,7 @@ impl Plan {
                 self.work_despite_status = work;
             }
             Fault::OauthError { error, status } => self.oauth_error = Some((status_of(status), error)),
+            Fault::Reply { status, body } => self.reply = Some((status_of(status), body)),
             Fault::Deny { error } => self.effects.deny = Some(error),
             Fault::Set { field, value } => self.effects.edits.push(Edit::Set(field, value)),
             Fault::Omit { field } => self.effects.edits.push(Edit::Omit(field)),

@@ -16,14 +16,18 @@
 //!
 //! Everything is in memory and bounded: old log lines, tokens and posts are forgotten.
 //!
+//! A [`Mimic`] is another one: it plays a provider of the world under that provider's own names, by a [`script`].
+//!
 //! Not played yet: OAuth 1.0a, the device flow, PAR, DPoP and dynamic registration.
 
 mod control;
 mod definition;
 mod fault;
+mod mimic;
 mod params;
 mod records;
 mod routes;
+pub mod script;
 mod serve;
 mod settings;
 mod tokens;
@@ -34,6 +38,7 @@ use std::{io, net::SocketAddr, ops::Deref, sync::Arc};
 pub use control::{Control, Issued};
 pub use definition::DefinitionOptions;
 pub use fault::{At, Fault, Rule};
+pub use mimic::{FORGED, Mimic};
 pub use records::{Counters, FamilyState, LogEntry, RevokedToken};
 pub use settings::{Client, ClientAuth, PEOPLE, Person, Rotation, Settings};
 pub use tokens::FamilyEnd;

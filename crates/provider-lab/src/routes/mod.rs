@@ -4,6 +4,7 @@ mod api;
 mod authorize;
 mod lab;
 mod pages;
+pub(crate) mod play;
 mod token;
 mod visit;
 
