@@ -48,7 +48,7 @@ pub enum At {
 
 impl At {
     /// The name in counters and in the log.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             At::Authorize => "authorize",
             At::Token => "token.other",

@@ -38,7 +38,7 @@ use std::{io, net::SocketAddr, ops::Deref, sync::Arc};
 pub use control::{Control, Issued};
 pub use definition::DefinitionOptions;
 pub use fault::{At, Fault, Rule};
-pub use mimic::{FORGED, Mimic};
+pub use mimic::{FORGED, Mimic, private_key};
 pub use records::{Counters, FamilyState, LogEntry, RevokedToken};
 pub use settings::{Client, ClientAuth, PEOPLE, Person, Rotation, Settings};
 pub use tokens::FamilyEnd;

@@ -95,6 +95,19 @@ impl Deref for Mimic {
     }
 }
 
+/// A fresh private key as PEM (PKCS#8), for whoever must sign an assertion: `RS256` or `ES256` (RFC 7518 section 3.1).
+///
+/// # Errors
+/// It is another algorithm, or there are no random bytes.
+pub fn private_key(algorithm: &str) -> io::Result<String> {
+    let key = match algorithm {
+        "RS256" => KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256),
+        "ES256" => KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256),
+        other => return Err(io::Error::new(io::ErrorKind::Unsupported, format!("the lab makes no key for {other}"))),
+    };
+    Ok(key.map_err(io::Error::other)?.serialize_pem())
+}
+
 /// An authority for this run, and a server that proves itself as any of these hosts.
 fn certificates(hosts: &[String]) -> Result<(String, ServerConfig), Box<dyn std::error::Error + Send + Sync>> {
     let mut names: Vec<String> = hosts.iter().map(|host| without_port(host).to_owned()).collect();
