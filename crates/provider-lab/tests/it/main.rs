@@ -5,5 +5,6 @@
 mod api;
 mod control;
 mod faults;
+mod mimic;
 mod oauth;
 mod support;

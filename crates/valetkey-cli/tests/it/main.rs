@@ -18,3 +18,4 @@ mod saves;
 mod scene;
 mod serve;
 mod support;
+mod trial;

@@ -81,7 +81,7 @@ impl Try {
         let is_file = |which: &&String| which.ends_with(".toml") || which.contains('/');
         let files: Vec<PathBuf> = self.which.iter().filter(is_file).map(PathBuf::from).collect();
         let library = Library { folder: settings.providers.clone(), files, trust: settings.trust };
-        let catalogue = library.catalogue().map_err(Failure::usage)?;
+        let catalogue = library.catalogue().map_err(|problems| Failure::usage(problems))?;
         let mut chosen: Vec<Arc<Definition>> = Vec::new();
         if self.all {
             chosen.extend(catalogue.iter().cloned());
@@ -99,7 +99,7 @@ impl Try {
                 )
             })?);
         }
-        let tried = chosen.into_iter().map(|definition| {
+        let trials = chosen.into_iter().map(|definition| {
             let library = library.clone();
             // A task each: they share the cores.
             async move {
@@ -109,7 +109,7 @@ impl Try {
                 report(&named, &cells)
             }
         });
-        let providers: Vec<Value> = streams::iter(tried).buffered(AT_ONCE).collect().await;
+        let providers: Vec<Value> = streams::iter(trials).buffered(AT_ONCE).collect().await;
         let is_red = |provider: &Value| items(provider, "checks").iter().any(|check| cell(check, "/result") == "red");
         let failed = providers.iter().any(is_red);
         let alone = providers.len() == 1;
