@@ -8,8 +8,9 @@ use provider_lab::{
 };
 use reqwest::{Client, Response, redirect::Policy};
 use serde_json::{Value, json};
+use url::Url;
 
-use crate::support::{VERIFIER, callback, value};
+use crate::support::VERIFIER;
 
 const CALLBACK: &str = "https://broker.example/callback";
 
@@ -100,7 +101,8 @@ impl Stage {
         let response = request.send().await.unwrap();
         let location = response.headers()["location"].to_str().unwrap();
         assert!(location.starts_with(&format!("{CALLBACK}?")), "{location}");
-        value(&callback(&response), "code").unwrap()
+        let location = Url::parse(location).unwrap();
+        location.query_pairs().find(|(name, _)| name == "code").unwrap().1.into_owned()
     }
 
     async fn connect(&self) -> (String, String) {
