@@ -212,7 +212,7 @@ async fn ready(stage: &mut Stage) -> Result<Look, Miss> {
         }
     }
     match stage.connect().await? {
-        Connected::Yes(_) => {
+        Connected::Yes => {
             let found = look(stage).await?;
             if found.is_active() { Ok(found) } else { red(format!("a connected account is {}", found.status)) }
         }
@@ -261,7 +261,7 @@ async fn call(stage: &Stage, forgery: &Forgery) -> Checked {
 async fn connect(stage: &mut Stage) -> Checked {
     match stage.connect().await? {
         Connected::No(code) => return red(format!("it ended with {code}")),
-        Connected::Yes(_) => {}
+        Connected::Yes => {}
     }
     let found = look(stage).await?;
     if !found.is_active() {
@@ -295,8 +295,8 @@ async fn refused_connect(stage: &mut Stage, at: At, fault: Fault, must: bool) ->
         return red(format!("it took {} s", began.elapsed().as_secs()));
     }
     let code = match ended? {
-        Connected::Yes(_) if must => return red("the account was connected nevertheless"),
-        Connected::Yes(_) => None,
+        Connected::Yes if must => return red("the account was connected nevertheless"),
+        Connected::Yes => None,
         Connected::No(code) if ["internal", "storage_failed", "unavailable"].contains(&code.as_str()) => {
             return red(format!("it ended with {code}, as if the fault were ours"));
         }
@@ -356,7 +356,7 @@ async fn omitted(stage: &mut Stage) -> Checked {
     }
     stage.mimic.leave_out(&[]);
     match stage.connect().await? {
-        Connected::Yes(_) => Ok(()),
+        Connected::Yes => Ok(()),
         Connected::No(code) => red(format!("it could not be connected again: {code}")),
     }
 }
@@ -538,7 +538,7 @@ async fn invalid_grant(stage: &mut Stage) -> Checked {
     // A token that lives is served until it ends.
     works(stage).await?;
     let again = match stage.connect().await? {
-        Connected::Yes(_) => look(stage).await?,
+        Connected::Yes => look(stage).await?,
         Connected::No(code) => return red(format!("it could not be connected again: {code}")),
     };
     if before.subject.is_some() && again.id != before.id {

@@ -2,7 +2,10 @@
 //!
 //! Read from the definition's own texts and not by the code that carries it out, so that the two are compared.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use http::Method;
 use provider_lab::{
@@ -14,7 +17,7 @@ use provider_lab::{
 use serde_json::{Map, Value as Json};
 use valetkey::provider::{
     Auth, BodyFormat, ClientAuth, Definition, ExpiresAtFormat, ExpiresFrom, Field, FieldLevel, FieldType, Flow, HostRule,
-    Identity, Inject, Kind, Normalize, Parse, Pkce, PkceEncoding, Proxy, RefreshStrategy, Role, Rotation, Template, UrlTemplate,
+    Identity, Inject, Kind, Normalize, Parse, Pkce, PkceEncoding, Proxy, RefreshStrategy, Role, Rotation, Template,
     step::{JsonTemplate, Step},
 };
 
@@ -93,8 +96,8 @@ impl Plan {
     /// What is to be played and entered for a definition. `callback` is where a browser comes back to.
     pub(super) fn new(definition: &Definition, callback: &str) -> Result<Self, NoPlan> {
         match definition.kind {
-            Kind::Mail => return Err(NoPlan::NotForTheLab("mail is not HTTP".to_owned())),
-            Kind::OAuth1 => return Err(NoPlan::NotForTheLab("the lab does not play OAuth 1.0a under other names".to_owned())),
+            Kind::Mail => return not_for_the_lab("mail is not HTTP; our tests try it against Dovecot and Exim"),
+            Kind::OAuth1 => return not_for_the_lab("our tests try OAuth 1.0a against Authlib's provider, and not here"),
             Kind::OAuth2 | Kind::JwtBearer | Kind::Session | Kind::Static => {}
         }
         let mut values = BTreeMap::new();
@@ -104,9 +107,14 @@ impl Plan {
             let accepted = accepted.map_err(|error| NoPlan::Wrong(format!("no value fits a field: {}", error.message())))?;
             values.insert(field.name.clone(), accepted.unwrap_or_default());
         }
-        let words = Words { definition, values, extras: extras_of(definition), callback };
+        let extras = extras_of(definition).map_err(NoPlan::Wrong)?;
+        let words = Words { definition, values, extras, callback };
         words.plan().map_err(NoPlan::Wrong)
     }
+}
+
+fn not_for_the_lab<T>(why: &str) -> Result<T, NoPlan> {
+    Err(NoPlan::NotForTheLab(why.to_owned()))
 }
 
 /// What a person would enter.
@@ -147,22 +155,37 @@ fn value_of(definition: &Definition, field: &Field) -> Result<String, String> {
 }
 
 /// A value for everything that an answer brings beside tokens: an address where it is used as one.
-fn extras_of(definition: &Definition) -> BTreeMap<String, String> {
-    let names = steps(definition).into_iter().flat_map(|(_, step)| step.out.keys()).filter_map(|out| out.strip_prefix("extra."));
+fn extras_of(definition: &Definition) -> Result<BTreeMap<String, String>, String> {
+    fn collect(at: &Json, names: &mut BTreeSet<String>) {
+        match at {
+            Json::Object(members) => {
+                for (name, member) in members {
+                    if name == "out"
+                        && let Json::Object(outputs) = member
+                    {
+                        names.extend(outputs.keys().filter_map(|out| out.strip_prefix("extra.")).map(str::to_owned));
+                    }
+                    collect(member, names);
+                }
+            }
+            Json::Array(items) => items.iter().for_each(|item| collect(item, names)),
+            _ => {}
+        }
+    }
+    let whole = definition.to_json().map_err(|error| error.message().to_owned())?;
+    let text = whole.to_string();
+    let mut names = BTreeSet::new();
+    collect(&whole, &mut names);
     let is_origin = |name: &str| {
-        let (base, as_host) = (format!("{{{{extra.{name}}}}}"), format!("{{{{extra.{name}|host}}}}"));
-        let in_proxy = definition.proxy.as_ref().is_some_and(|proxy| {
-            let is_host = |rule: &HostRule| matches!(rule, HostRule::Instance(host) if host.as_str() == as_host);
-            let is_base = proxy.base_url.as_ref().is_some_and(|url| url.as_str().starts_with(&base));
-            is_base || proxy.hosts.iter().any(is_host)
-        });
-        in_proxy || steps(definition).iter().any(|(_, step)| step.url.as_str().starts_with(&base))
+        let (alone, before) = (format!("{{{{extra.{name}}}}}"), format!("\"{{{{extra.{name}}}}}/"));
+        let is_base = whole.pointer("/proxy/base_url").and_then(Json::as_str) == Some(alone.as_str());
+        is_base || text.contains(&before) || text.contains(&format!("{{{{extra.{name}|host}}}}"))
     };
-    let value = |name: &str| match is_origin(name) {
+    let value = |name: &String| match is_origin(name) {
         true => format!("https://{}.lab.example", name.replace('_', "-")),
         false => format!("extra-{name}"),
     };
-    names.map(|name| (name.to_owned(), value(name))).collect()
+    Ok(names.iter().map(|name| (name.clone(), value(name))).collect())
 }
 
 /// The calls of a definition, each with what it is for. One that is made for two reasons stands here once.
@@ -208,6 +231,7 @@ impl Words<'_> {
         for (role, step) in steps(definition) {
             calls.push(self.call(role, step)?);
         }
+        calls.extend(self.finding_out()?);
         let proxy = definition.proxy.as_ref();
         let authorize = self.authorize()?;
         let mut hosts: Vec<String> = calls.iter().map(|call| call.host.clone()).collect();
@@ -300,7 +324,7 @@ impl Words<'_> {
             return Ok(None);
         };
         let Some(url) = &oauth2.authorize_url else { return Ok(None) };
-        let (host, path) = self.place(url)?;
+        let (host, path) = self.place(url.as_str())?;
         let [Piece::Text(path)] = path.0.as_slice() else { return Err(format!("{url} is not one address")) };
         let mut params = vec![
             text_param("response_type", "code"),
@@ -333,7 +357,7 @@ impl Words<'_> {
     }
 
     fn call(&self, role: For, step: &Step) -> Result<Call, String> {
-        let (host, path) = self.place(&step.url)?;
+        let (host, path) = self.place(step.url.as_str())?;
         let mut params = self.params(Place::Query, &step.query);
         params.extend(self.params(Place::Form, &step.form));
         params.extend(self.params(Place::Header, &step.headers));
@@ -342,6 +366,35 @@ impl Words<'_> {
         }
         params.extend(self.proof(step));
         Ok(Call { role, method: step.method.to_string(), host, path, params, answer: self.answer(role, step) })
+    }
+
+    /// The calls that find out where an account is, before anybody logs in there (`session.resolve`). They carry no
+    /// credential.
+    fn finding_out(&self) -> Result<Vec<Call>, String> {
+        let whole = self.definition.to_json().map_err(|error| error.message().to_owned())?;
+        let steps = whole.pointer("/session/resolve").and_then(Json::as_array).cloned().unwrap_or_default();
+        let one = |step: &Json| {
+            let text = |name: &str| step.get(name).and_then(Json::as_str).unwrap_or_default().to_owned();
+            let (host, path) = self.place(&text("url"))?;
+            let mut params = Vec::new();
+            for (name, place) in [("query", Place::Query), ("headers", Place::Header)] {
+                let pairs = step.get(name).and_then(Json::as_object).into_iter().flatten();
+                params.extend(pairs.filter_map(|(name, value)| self.param(place, name, value.as_str()?)));
+            }
+            let mut body = Tree::Object(Vec::new());
+            for (name, paths) in step.get("out").and_then(Json::as_object).into_iter().flatten() {
+                let value = match name.strip_prefix("extra.") {
+                    Some(extra) => self.extras.get(extra).cloned().unwrap_or_default(),
+                    None => SUBJECT.to_owned(),
+                };
+                if let Some(path) = paths.pointer("/0").and_then(Json::as_str) {
+                    tree::put(&mut body, path, Tree::Plain(value.into()));
+                }
+            }
+            let answer = Answer { form: false, body: Some(body) };
+            Ok(Call { role: For::Details, method: text("method"), host, path, params, answer })
+        };
+        steps.iter().map(one).collect()
     }
 
     /// How a step authenticates.
@@ -445,7 +498,7 @@ impl Words<'_> {
     /// A call that an agent may make.
     fn api(&self, proxy: &Proxy) -> Option<Api> {
         let base = match &proxy.base_url {
-            Some(url) => self.place(url).ok()?,
+            Some(url) => self.place(url.as_str()).ok()?,
             None => match proxy.hosts.first()? {
                 HostRule::Exact(host) => (host.clone(), Pattern::default()),
                 HostRule::Instance(host) => (self.known(host.as_str())?, Pattern::default()),
@@ -491,9 +544,9 @@ impl Words<'_> {
     }
 
     /// The host and the path of an address.
-    fn place(&self, url: &UrlTemplate) -> Result<(String, Pattern), String> {
+    fn place(&self, url: &str) -> Result<(String, Pattern), String> {
         let wrong = || format!("{url} does not begin with an address");
-        let mut pattern = self.pattern(url.as_str());
+        let mut pattern = self.pattern(url);
         let Some(Piece::Text(start)) = pattern.0.first_mut() else { return Err(wrong()) };
         let (_, rest) = start.split_once("://").ok_or_else(wrong)?;
         let (host, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));

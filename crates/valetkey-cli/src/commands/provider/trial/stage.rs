@@ -77,7 +77,7 @@ pub(super) enum NoStage {
 /// What came of connecting.
 pub(super) enum Connected {
     /// There is an account.
-    Yes(String),
+    Yes,
     /// There is none, with this code.
     No(String),
 }
@@ -311,9 +311,9 @@ impl Stage {
                 "agent": AGENT, "connection": connection, "for_whom": "unattended", "delivery": ["proxy", "reveal"],
             });
             self.api(Method::POST, "/v1/grants", Some(&grant)).await?;
-            self.connection = Some(connection.clone());
+            self.connection = Some(connection);
         }
-        Ok(Connected::Yes(connection))
+        Ok(Connected::Yes)
     }
 
     /// A browser on its way from a link to an outcome: fills in what a page asks for, goes on, follows what leads elsewhere.
@@ -342,11 +342,12 @@ impl Stage {
                     let answer = self.browse(&mut jar, request, form).await;
                     match location(&answer) {
                         Some(location) => location,
-                        // A page again: something that was entered was not taken.
-                        None => return code_of(&answer).ok_or_else(|| format!("the form of {path} led to {}", answer.status)),
+                        // The form again: what was entered was not taken.
+                        None if answer.status.is_success() => return Err(format!("the form of {path} leads nowhere")),
+                        None => return Ok(code_of(&answer)),
                     }
                 }
-                None => return code_of(&page).ok_or_else(|| format!("{path} answered {}", page.status)),
+                None => return Ok(code_of(&page)),
             };
         }
         Err(format!("{PAGES} pages led nowhere"))
@@ -442,14 +443,15 @@ fn location(answer: &Answer) -> Option<String> {
     answer.headers.get(header::LOCATION).filter(|_| is_redirect)?.to_str().ok().map(str::to_owned)
 }
 
-/// The stable code that one of our pages shows of a refusal.
-fn code_of(page: &Answer) -> Option<String> {
+/// The stable code that one of our pages shows of a refusal. A form that is shown again says it in words only.
+fn code_of(page: &Answer) -> String {
+    if page.status == StatusCode::INTERNAL_SERVER_ERROR {
+        return "internal".to_owned();
+    }
     let html = String::from_utf8_lossy(&page.body).into_owned();
-    valetkey::Code::ALL
-        .iter()
-        .map(|code| code.as_str())
-        .find(|code| html.contains(&format!("<code>{code}</code>")))
-        .map(str::to_owned)
+    let shown = |code: &&&str| html.contains(&format!("<code>{code}</code>"));
+    let codes: Vec<&str> = valetkey::Code::ALL.iter().map(|code| code.as_str()).collect();
+    codes.iter().find(shown).map_or_else(|| format!("refused with {}", page.status.as_u16()), |code| (*code).to_owned())
 }
 
 fn read(what: String, answer: Answer) -> Result<Value, Trouble> {
