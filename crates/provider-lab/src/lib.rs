@@ -1,4 +1,4 @@
-//! A stand-in outside world for `valetkey dev` and the tests.
+//! A stand-in outside world for `valetkey dev`, `valetkey provider try` and the tests.
 //!
 //! One plain-http listener on loopback plays an OAuth 2.0 authorization server, a small social network behind bearer
 //! tokens, and every kind of provider that behaves badly:

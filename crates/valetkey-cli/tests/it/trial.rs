@@ -79,8 +79,11 @@ fn a_definition_of_ones_own_is_tried_with_everything_and_nothing_is_left_behind(
 fn a_definition_that_the_engine_cannot_carry_out_is_red_and_says_what_happened() {
     let home = Home::sqlite();
     let file = home.folder().join("acme.toml");
-    // The engine keeps `state` for itself.
-    let broken = ACME.replace("pkce = \"required\"", "pkce = \"required\"\nauthorize_params = { state = \"mine\" }");
+    // What says who the account is counts as a failure, too.
+    let identity = "out = { id = \"data.id\", username = \"data.name\" }";
+    let fails = "fail_when = [{ path = \"data.id\", exists = true, error = \"no_account\" }]";
+    let broken = ACME.replace(identity, &format!("{identity}\n{fails}"));
+    assert_ne!(broken, ACME);
     std::fs::write(&file, broken).unwrap();
     let ran = home.cli(&["provider", "try", file.to_str().unwrap(), "--json"]);
     assert_eq!(ran.code, Some(1), "{ran:?}");
@@ -88,7 +91,7 @@ fn a_definition_that_the_engine_cannot_carry_out_is_red_and_says_what_happened()
     assert_eq!(answer["conformant"], false);
     let first = &answer["providers"][0]["checks"][0];
     assert_eq!((first["check"].as_str(), first["result"].as_str()), (Some("connect"), Some("red")), "{first}");
-    assert!(first["why"].as_str().is_some_and(|why| !why.is_empty()));
+    assert!(first["why"].as_str().is_some_and(|why| why.contains("account_fetch_failed")), "{first}");
 }
 
 #[test]

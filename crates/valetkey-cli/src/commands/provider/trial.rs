@@ -8,6 +8,7 @@
 //! Nothing leaves this machine, and no data folder is looked at.
 
 mod checks;
+mod entries;
 mod plan;
 mod stage;
 mod tree;
