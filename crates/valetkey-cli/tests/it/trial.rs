@@ -180,9 +180,9 @@ fn page(providers: &[Value]) -> String {
         page.push_str("\n## Not built\n\n");
         not_built.iter().for_each(|why| writeln!(page, "- {why}").unwrap());
     }
-    if !FOR_A_REASON.is_empty() {
-        page.push_str("\n## Red for a reason\n\n");
-        FOR_A_REASON.iter().for_each(|(name, check, why)| writeln!(page, "- {name}, {check}: {why}").unwrap());
+    let red: Vec<String> = FOR_A_REASON.iter().map(|(name, check, why)| format!("- {name}, {check}: {why}\n")).collect();
+    if !red.is_empty() {
+        page.push_str(&format!("\n## Red for a reason\n\n{}", red.concat()));
     }
     page
 }

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// How many definitions are tried at once. They wait for the lab most of the time.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 12;
 
 /// Which definitions to try.
 #[derive(Args, Debug)]
@@ -82,7 +82,7 @@ impl Try {
         let is_file = |which: &&String| which.ends_with(".toml") || which.contains('/');
         let files: Vec<PathBuf> = self.which.iter().filter(is_file).map(PathBuf::from).collect();
         let library = Library { folder: settings.providers.clone(), files, trust: settings.trust };
-        let catalogue = library.catalogue().map_err(|problems| Failure::usage(problems))?;
+        let catalogue = library.catalogue().map_err(|problems| Failure::usage(problems.trim_end()))?;
         let mut chosen: Vec<Arc<Definition>> = Vec::new();
         if self.all {
             chosen.extend(catalogue.iter().cloned());

@@ -299,7 +299,7 @@ impl Words<'_> {
     fn finding_out(&self) -> Result<Vec<Call>, String> {
         let whole = self.definition.to_json().map_err(|error| error.message().to_owned())?;
         let steps = whole.pointer("/session/resolve").and_then(Json::as_array).cloned().unwrap_or_default();
-        let one = |step: &Json| {
+        let one = |step: &Json| -> Result<Call, String> {
             let text = |name: &str| step.get(name).and_then(Json::as_str).unwrap_or_default().to_owned();
             let (host, path) = self.place(&text("url"))?;
             let mut params = Vec::new();

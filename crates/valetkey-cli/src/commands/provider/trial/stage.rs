@@ -32,7 +32,7 @@ use crate::output::cell;
 /// Where browsers reach the broker; nobody does, they are played too.
 const PUBLIC: &str = "https://valetkey.lab.example";
 /// How long the broker waits for the provider here.
-pub(super) const DEADLINE: Duration = Duration::from_secs(3);
+pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 /// The largest answer that is read.
 const LARGEST: usize = 16 << 20;
 /// How many pages and redirects lead to an account at most.
