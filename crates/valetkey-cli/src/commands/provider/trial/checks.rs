@@ -149,6 +149,9 @@ async fn check(stage: &mut Stage, name: &str) -> Checked {
         "server_error" => fails_for_now(stage, Fault::status(500), None).await,
         "error_with_200" => {
             let Some((_, step)) = &stage.plan.refresh else { return not_applicable(NOT_RENEWED) };
+            if step.fail_when.iter().any(|rule| rule.error.is_some()) {
+                return not_applicable("its errors with 200 say that the credential is refused, and nothing else");
+            }
             let body = tree::refusal(step, "temporarily_unavailable");
             fails_for_now(stage, Fault::Reply { status: 200, body }, None).await
         }

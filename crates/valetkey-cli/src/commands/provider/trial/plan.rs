@@ -408,7 +408,7 @@ impl Words<'_> {
                 let separator = if step.scope_separator.is_empty() { " " } else { step.scope_separator.as_str() };
                 (!scopes.is_empty()).then(|| Tree::Plain(scopes.join(separator).into()))
             }
-            "id" if step.list.is_some() => plain(&format!("{SUBJECT}-{number}")),
+            "id" if step.list.is_some() && role != For::Identity => plain(&format!("{SUBJECT}-{number}")),
             "id" => plain(SUBJECT),
             "username" => plain("alice"),
             "display_name" => plain("Alice Archer"),

@@ -130,7 +130,8 @@ impl Library {
         }
         for file in &self.files {
             if let Some(name) = file.file_name() {
-                std::fs::copy(file, to.join(name))?;
+                let named = |error: std::io::Error| std::io::Error::new(error.kind(), format!("{}: {error}", file.display()));
+                std::fs::copy(file, to.join(name)).map_err(named)?;
             }
         }
         Ok(())
@@ -142,9 +143,11 @@ impl Library {
         let folder = tempfile::tempdir().map_err(|error| broken(&error))?;
         self.copied_to(folder.path()).map_err(|error| broken(&error))?;
         let embedded = Catalogue::embedded().map_err(|error| error.message().to_owned())?;
-        embedded
-            .with_folder(folder.path(), self.trust)
-            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        embedded.with_folder(folder.path(), self.trust).map_err(|problems| {
+            // The copy's folder is nothing to anybody.
+            let copied = format!("{}/", folder.path().display());
+            problems.iter().map(|problem| problem.to_string().replace(&copied, "")).collect::<Vec<_>>().join("; ")
+        })
     }
 }
 
