@@ -38,12 +38,12 @@ pub enum At {
     Userinfo,
     /// `/.well-known/oauth-authorization-server`.
     Metadata,
-    /// Anything under `/api/`, or of the API that a mimic plays.
+    /// Anything under `/api/`.
     Api,
-    /// The other calls of a mimic about an account or a client: scopes, lists to choose from, registrations.
-    Details,
     /// Every one of these.
     Any,
+    /// Of a [`crate::Mimic`]: the calls about an account or a client that have no name above.
+    Details,
 }
 
 impl At {
@@ -60,8 +60,8 @@ impl At {
             At::Userinfo => "userinfo",
             At::Metadata => "metadata",
             At::Api => "api",
-            At::Details => "details",
             At::Any => "unknown",
+            At::Details => "details",
         }
     }
 

@@ -1,5 +1,7 @@
 //! A stand-in outside world for `valetkey dev`, `valetkey provider try` and the tests.
 //!
+//! A [`Mimic`] plays a provider of the world under that provider's own names, by a [`script`]. The rest is about the [`Lab`]:
+//!
 //! One plain-http listener on loopback plays an OAuth 2.0 authorization server, a small social network behind bearer
 //! tokens, and every kind of provider that behaves badly:
 //!
@@ -15,8 +17,6 @@
 //! records hold SHA-256 fingerprints ([`fingerprint`]) where a credential would stand.
 //!
 //! Everything is in memory and bounded: old log lines, tokens and posts are forgotten.
-//!
-//! A [`Mimic`] is another one: it plays a provider of the world under that provider's own names, by a [`script`].
 //!
 //! Not played yet: OAuth 1.0a, the device flow, PAR, DPoP and dynamic registration.
 

@@ -177,7 +177,7 @@ pub(super) fn send_back(redirect_uri: &str, params: &[(String, String)]) -> Resp
     (StatusCode::SEE_OTHER, headers).into_response()
 }
 
-/// Changes parameters of a callback.
+/// Changes parameters as faults want it.
 pub(super) fn edit(params: &mut Vec<(String, String)>, edits: &[Edit]) {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     for edit in edits {
