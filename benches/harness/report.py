@@ -13,6 +13,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 RESULTS = REPOSITORY / "benches" / "results.json"
 PAGE = REPOSITORY / "docs" / "performance.md"
 PICTURE = REPOSITORY / "docs" / "performance.svg"
+STORM = REPOSITORY / "docs" / "storm.svg"
 BEGIN, END = "<!-- written by benches/run: begin -->", "<!-- written by benches/run: end -->"
 
 
@@ -79,6 +80,10 @@ def write(results: Results) -> None:
     PICTURE.write_text(picture([found for found in results.rows() if found["unit"] == "ratio"]))
     lines = [BEGIN, "", "![Ratios, with what was asked for](performance.svg)", ""]
     for section in results.sections.values():
+        for found in section["rows"]:
+            if "storm" in found:
+                STORM.write_text(storm(found["storm"]))
+                lines += ["![A refresh storm: what expired, and what was refreshed before](storm.svg)", ""]
         lines += table(section)
     lines.append(END)
     page = PAGE.read_text()
@@ -139,5 +144,36 @@ def picture(rows: list[dict]) -> str:
         if found["target"] is not None:
             at = x(found["target"])
             parts.append(f'<line x1="{at:.1f}" y1="{y - 3}" x2="{at:.1f}" y2="{y + 21}" stroke="#000000" stroke-width="2"/>')
+    parts.append("</svg>")
+    return "\n".join(parts) + "\n"
+
+
+def storm(lines: dict[str, list]) -> str:
+    """How many had expired and how many were refreshed, over time: the refreshes must stay above and to the left."""
+    width, height, left, top, right, bottom = 860, 420, 70, 40, 30, 50
+    points = [point for line in lines.values() for point in line]
+    last, most = max((x for x, _ in points), default=1), max((y for _, y in points), default=1)
+    across, down = width - left - right, height - top - bottom
+    names = {
+        "expire": ("would have expired (healthy providers)", "#8c959f"),
+        "healthy": ("refreshed, healthy providers", "#2da44e"),
+        "slow": ("refreshed, the slow provider", "#bf8700"),
+    }
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
+        "<title>A refresh storm: connections that would have expired and connections that were refreshed, over time</title>",
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        f'<path d="M {left} {top} V {top + down} H {left + across}" fill="none" stroke="#57606a"/>',
+        f'<text x="{left - 8}" y="{top + 5}" text-anchor="end" fill="#57606a">{most:,}</text>',
+        f'<text x="{left - 8}" y="{top + down}" text-anchor="end" fill="#57606a">0</text>',
+        f'<text x="{left + across}" y="{top + down + 20}" text-anchor="end" fill="#57606a">{last:,.0f} s</text>',
+        f'<text x="{left}" y="{top + down + 20}" fill="#57606a">seconds since the storm began</text>',
+    ]
+    for index, (name, (label, color)) in enumerate(names.items()):
+        path = " L ".join(f"{left + across * x / last:.1f} {top + down - down * y / most:.1f}" for x, y in lines.get(name, []))
+        if path:
+            parts.append(f'<path d="M {path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts.append(f'<rect x="{left + 270 * index}" y="12" width="14" height="14" fill="{color}"/>')
+        parts.append(f'<text x="{left + 270 * index + 20}" y="24" fill="#24292f">{escape(label)}</text>')
     parts.append("</svg>")
     return "\n".join(parts) + "\n"

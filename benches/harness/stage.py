@@ -1,9 +1,11 @@
 """What is on the stage while something is measured: binaries, filled databases, the upstream, and targets to aim at."""
 
+import contextlib
 import http.client
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ def build() -> None:
         ["-p", "valetkey-cli", "--bin", "valetkey"],
         ["-p", "valetkey", "--example", "bench_seed"],
         ["-p", "valetkey", "--example", "bench_option"],
+        ["-p", "valetkey", "--example", "bench_storm"],
         ["-p", "valetkey-http", "--example", "hello"],
     ):
         subprocess.run(["cargo", "build", "--release", "--locked", *arguments], cwd=servers.REPOSITORY, check=True, stdin=subprocess.DEVNULL)
@@ -32,6 +35,39 @@ class Seeded:
     arguments: list[str]
     token: str
     ids: pathlib.Path
+
+
+@dataclass
+class Storm:
+    """Many connections that expire together. Times in seconds, of calls in milliseconds."""
+
+    providers: int
+    connections: int
+    soonest: int
+    latest: int
+    delay: int
+    slow: int
+    labs: list | None = None
+    rows: list | None = None
+    server: servers.Server | None = None
+
+    def log(self, lab: dict) -> list[dict]:
+        """What a lab was asked; nothing where it is dead."""
+        if lab["kind"] == "dead":
+            return []
+        status, body = servers.request(f"http://{lab['host']}", "GET", "/lab/log")
+        if status != 200:
+            raise RuntimeError(f"{lab['name']} answers {status}")
+        return json.loads(body)
+
+    def refreshes(self, kind: str) -> int:
+        """How many refreshes succeeded at the labs of that kind."""
+        done = 0
+        for lab in self.labs:
+            if lab["kind"] == kind:
+                _, body = servers.request(f"http://{lab['host']}", "GET", "/lab/counters")
+                done += json.loads(body)["refreshes"]
+        return done
 
 
 class Stage:
@@ -123,6 +159,47 @@ class Stage:
             raise RuntimeError(f"the import failed:\n{(self.folder / 'import.log').read_text()[-3000:]}")
         accounts = json.loads((self.folder / "import.json").read_text())["report"]["counts"]["account"]["created"]
         return took, usage.ru_maxrss * 1024, accounts, option.stat().st_size
+
+    @contextlib.contextmanager
+    def storm(self):
+        """Labs that play many providers, a server over connections there that are all about to expire, and which is which."""
+        folder = self.folder / "storm"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        storm = Storm(
+            providers=4 if self.quick else 20, connections=200 if self.quick else 10_000, soonest=20 if self.quick else 60,
+            latest=60 if self.quick else 600, delay=100, slow=2_000,
+        )
+        flags = ["providers", "connections", "soonest", "latest", "delay", "slow"]
+        command = [
+            RELEASE / "examples" / "bench_storm", "--data", folder / "data", "--definitions", folder / "providers", "--plan", folder / "plan.json",
+            *(word for flag in flags for word in (f"--{flag}", getattr(storm, flag))),
+        ]
+        print(f"  filling SQLite with {storm.connections:,} connections at {storm.providers} providers", file=sys.stderr, flush=True)
+        with (folder / "labs.log").open("wb") as log:
+            labs = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "TERM", *map(str, command)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            )
+        try:
+            if labs.stdout.readline().strip() != "ready":
+                raise RuntimeError(f"bench_storm failed:\n{(folder / 'labs.log').read_text()[-3000:]}")
+            plan = json.loads((folder / "plan.json").read_text())
+            storm.labs, storm.rows = plan["providers"], plan["connections"]
+            port = servers.free_port()
+            allowed = [word for lab in storm.labs for word in ("--allow-private", lab["host"])]
+            arguments = [
+                RELEASE / "valetkey", "serve", "--data", folder / "data", "--listen", f"127.0.0.1:{port}", "--audit", "batched",
+                "--providers", folder / "providers", "--loopback-http", *allowed, "--log", "error",
+            ]
+            with servers.Server("valetkey", arguments, port, self.folder / "valetkey.log", ready="/readyz") as storm.server:
+                yield storm
+        finally:
+            labs.stdin.close()
+            try:
+                labs.wait(20)
+            except subprocess.TimeoutExpired:
+                labs.kill()
+                labs.wait()
 
     def upstream_host(self) -> str:
         return f"127.0.0.1:{self.upstream.port}"

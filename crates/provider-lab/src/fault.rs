@@ -58,11 +58,13 @@ pub enum At {
     Api,
     /// Every one of these.
     Any,
+    /// Of a [`crate::Mimic`]: the calls about an account or a client that have no name above.
+    Details,
 }
 
 impl At {
     /// The name in counters and in the log.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             At::Authorize => "authorize",
             At::Token => "token.other",
@@ -83,6 +85,7 @@ impl At {
             At::Directory => "directory",
             At::Api => "api",
             At::Any => "unknown",
+            At::Details => "details",
         }
     }
 
@@ -133,6 +136,13 @@ pub enum Fault {
         /// The HTTP status; 400 when absent. 200 plays the providers that fail with a success status.
         #[serde(default = "bad_request")]
         status: u16,
+    },
+    /// Answer with this status and this JSON instead of the work: an error in a provider's own form.
+    Reply {
+        /// The HTTP status.
+        status: u16,
+        /// The body.
+        body: Value,
     },
     /// The person says no; the callback carries this error. Only at [`At::Authorize`].
     Deny {
@@ -220,6 +230,7 @@ impl Fault {
             Fault::NeverAnswer => "never_answer",
             Fault::Status { .. } => "status",
             Fault::OauthError { .. } => "oauth_error",
+            Fault::Reply { .. } => "reply",
             Fault::Deny { .. } => "deny",
             Fault::Set { .. } => "set",
             Fault::Omit { .. } => "omit",
@@ -332,7 +343,9 @@ impl Rule {
     /// What is wrong with the rule, if anything: a status that is none, a header that cannot be sent, nobody known.
     pub(crate) fn fault_in_rule(&self) -> Option<&'static str> {
         match &self.fault {
-            Fault::Status { status, .. } | Fault::OauthError { status, .. } if StatusCode::from_u16(*status).is_err() => {
+            Fault::Status { status, .. } | Fault::OauthError { status, .. } | Fault::Reply { status, .. }
+                if StatusCode::from_u16(*status).is_err() =>
+            {
                 Some("`status` is not an HTTP status")
             }
             Fault::Status { retry_after: Some(value), .. } | Fault::ContentType { value }
@@ -411,6 +424,7 @@ pub(crate) struct Plan {
     pub(crate) status: Option<(StatusCode, Option<String>)>,
     pub(crate) work_despite_status: bool,
     pub(crate) oauth_error: Option<(StatusCode, String)>,
+    pub(crate) reply: Option<(StatusCode, Value)>,
     pub(crate) effects: Effects,
     pub(crate) new_body: Option<NewBody>,
     pub(crate) content_type: Option<String>,
@@ -440,6 +454,7 @@ impl Plan {
                 self.work_despite_status = work;
             }
             Fault::OauthError { error, status } => self.oauth_error = Some((status_of(status), error)),
+            Fault::Reply { status, body } => self.reply = Some((status_of(status), body)),
             Fault::Deny { error } => self.effects.deny = Some(error),
             Fault::Set { field, value } => self.effects.edits.push(Edit::Set(field, value)),
             Fault::Omit { field } => self.effects.edits.push(Edit::Omit(field)),

@@ -1,4 +1,6 @@
-//! A stand-in outside world for `valetkey dev` and the tests.
+//! A stand-in outside world for `valetkey dev`, `valetkey provider try` and the tests.
+//!
+//! A [`Mimic`] plays a provider of the world under that provider's own names, by a [`script`]. The rest is about the [`Lab`]:
 //!
 //! One plain-http listener on loopback plays an OAuth 2.0 authorization server, a small social network behind bearer
 //! tokens, and every kind of provider that behaves badly:
@@ -28,10 +30,12 @@ mod control;
 mod definition;
 mod entered;
 mod fault;
+mod mimic;
 mod oauth1;
 mod params;
 mod records;
 mod routes;
+pub mod script;
 mod serve;
 mod settings;
 mod signature;
@@ -44,6 +48,7 @@ pub use control::{Control, Issued};
 pub use definition::DefinitionOptions;
 pub use entered::{APP_PASSWORD, INSTALLATION, Signing};
 pub use fault::{At, Fault, Rule};
+pub use mimic::{FORGED, Mimic, private_key};
 pub use records::{Counters, FamilyState, LogEntry, RevokedToken};
 pub use settings::{Client, ClientAuth, PEOPLE, Person, Rotation, Settings};
 pub use tokens::FamilyEnd;

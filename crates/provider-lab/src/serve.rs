@@ -7,12 +7,17 @@ use axum::{Router, body::Body, extract::ConnectInfo, response::Response};
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulConnection, GracefulShutdown},
+    },
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::{JoinHandle, JoinSet},
 };
+use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
 use crate::world::World;
@@ -53,7 +58,13 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn spawn(listener: TcpListener, router: Router, world: Arc<World>) -> Self {
-        let task = tokio::spawn(accept(listener, router, world.clone()));
+        let task = tokio::spawn(accept(listener, router, world.clone(), None));
+        Self { task: Some(task), world }
+    }
+
+    /// The same behind TLS, for callers that begin with it.
+    pub(crate) fn spawn_secured(listener: TcpListener, router: Router, world: Arc<World>, tls: TlsAcceptor) -> Self {
+        let task = tokio::spawn(accept(listener, router, world.clone(), Some(tls)));
         Self { task: Some(task), world }
     }
 
@@ -72,7 +83,7 @@ impl Drop for Server {
     }
 }
 
-async fn accept(listener: TcpListener, router: Router, world: Arc<World>) {
+async fn accept(listener: TcpListener, router: Router, world: Arc<World>, tls: Option<TlsAcceptor>) {
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     loop {
@@ -82,8 +93,12 @@ async fn accept(listener: TcpListener, router: Router, world: Arc<World>) {
             _ = connections.join_next(), if connections.len() >= CONNECTIONS => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((stream, peer)) => {
-                    let connection = connection(stream, peer, router.clone());
-                    connections.spawn(graceful.watch(connection));
+                    // Small answers shall not wait for an acknowledgement.
+                    let _ = stream.set_nodelay(true);
+                    match &tls {
+                        None => connections.spawn(graceful.watch(connection(stream, peer, router.clone()))),
+                        Some(tls) => connections.spawn(secured(stream, peer, router.clone(), tls.clone())),
+                    };
                 }
                 // Out of file handles, most likely: wait instead of spinning.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -95,13 +110,22 @@ async fn accept(listener: TcpListener, router: Router, world: Arc<World>) {
     connections.shutdown().await;
 }
 
-fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    router: Router,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error = Box<dyn std::error::Error + Send + Sync>> + Send {
-    // Small answers shall not wait for an acknowledgement.
-    let _ = stream.set_nodelay(true);
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A connection that is secured where its first byte opens a TLS handshake (RFC 8446 section 5.1).
+async fn secured(stream: TcpStream, peer: SocketAddr, router: Router, tls: TlsAcceptor) -> Result<(), BoxError> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 1 && first == [22] {
+        connection(tls.accept(stream).await?, peer, router).await
+    } else {
+        connection(stream, peer, router).await
+    }
+}
+
+fn connection<S>(stream: S, peer: SocketAddr, router: Router) -> impl GracefulConnection<Error = BoxError> + Send
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         let mut router = router.clone();

@@ -78,6 +78,8 @@ impl Command {
         match self {
             Self::Serve(_) => "info",
             Self::Dev(_) => "warn",
+            // Everything that can go wrong is made to, and its table says what came of it.
+            Self::Provider(commands::provider::Provider::Try(_)) => "off",
             _ => "warn,valetkey_http::edge=off,valetkey_http::routes=off",
         }
     }

@@ -163,7 +163,12 @@ fn callback(world: &World, asked: Asked, person: Option<&'static Person>, effect
     params.extend(state.map(|state| ("state".to_owned(), state)));
     params.push(("iss".to_owned(), world.origin.clone()));
     edit(&mut params, &effects.edits);
-    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(&params).finish();
+    send_back(&redirect_uri, &params)
+}
+
+/// The redirect to a client's callback.
+pub(super) fn send_back(redirect_uri: &str, params: &[(String, String)]) -> Response {
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(params).finish();
     let joint = if redirect_uri.contains('?') { '&' } else { '?' };
     let location = format!("{redirect_uri}{joint}{query}");
     // 303, so that no browser repeats the consent form's POST at the client (RFC 9700 section 4.12).

@@ -7,6 +7,7 @@ mod entered;
 mod lab;
 mod oauth1;
 mod pages;
+pub(crate) mod play;
 mod token;
 mod visit;
 

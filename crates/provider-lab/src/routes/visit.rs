@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     body::{Body, to_bytes},
     extract::{OriginalUri, Request, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     fault::{At, Edit, Effects, Loss, NewBody, Plan},
     records::Call,
-    routes::{answer, bearer},
+    routes::{answer, authorize, bearer},
     serve::HangUp,
     world::{World, fingerprint},
 };
@@ -100,6 +100,9 @@ fn instead(plan: &Plan) -> Option<Response> {
         }
         return Some(response);
     }
+    if let Some((status, body)) = &plan.reply {
+        return Some(answer(*status, body));
+    }
     plan.oauth_error
         .as_ref()
         .map(|(status, error)| answer(*status, &json!({ "error": error, "error_description": "the lab was told to answer so" })))
@@ -137,6 +140,7 @@ async fn change(plan: Plan, response: Response) -> Response {
                 Bytes::from_static(b"<!doctype html><title>Lab</title><p>Scheduled maintenance. Please come back later.</p>")
             }
             Some(NewBody::Text(text)) => Bytes::from(text.clone()),
+            None if parts.status.is_success() && is_form(&parts.headers) => edit_form(&whole, &plan.effects.edits),
             None if parts.status.is_success() => edit_json(whole, &plan.effects.edits),
             None => whole,
         };
@@ -151,6 +155,17 @@ async fn change(plan: Plan, response: Response) -> Response {
         }
     }
     Response::from_parts(parts, body)
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes() == b"application/x-www-form-urlencoded")
+}
+
+/// Changes pairs of a form.
+fn edit_form(body: &[u8], edits: &[Edit]) -> Bytes {
+    let mut pairs: Vec<(String, String)> = url::form_urlencoded::parse(body).into_owned().collect();
+    authorize::edit(&mut pairs, edits);
+    Bytes::from(url::form_urlencoded::Serializer::new(String::new()).extend_pairs(&pairs).finish())
 }
 
 /// Changes members of a JSON object; anything else stays as it is.

@@ -5,6 +5,7 @@
 mod api;
 mod control;
 mod faults;
+mod mimic;
 mod oauth;
 mod oauth1;
 mod support;

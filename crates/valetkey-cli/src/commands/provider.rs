@@ -1,5 +1,7 @@
 //! `valetkey provider`: outside services, and the site's own apps there.
 
+mod trial;
+
 use std::{collections::HashSet, path::PathBuf};
 
 use clap::{Args, Subcommand};
@@ -41,6 +43,12 @@ pub(crate) enum Provider {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// Try definitions against a stand-in that plays their provider and misbehaves; needs no broker and no network
+    ///
+    /// What passes is lab-conformant: our engine can carry the definition out, and survives the misbehaviour. The stand-in
+    /// plays what the definition says, so this does not show that the provider's facts are right. Ends with 1 where a check
+    /// is red.
+    Try(trial::Try),
     /// Tell the broker of your own app at a provider; asks for what is not given
     Configure(Configure),
     /// Show or set whose account applies where a call leaves that to the provider
@@ -87,6 +95,7 @@ impl Provider {
                 session.ask(Method::GET, &path, None, show).await
             }
             Self::Check { files } => check(session, &files),
+            Self::Try(trial) => trial.run(session).await,
             Self::Configure(configure) => configure.run(session).await,
             Self::Policy(policy) => policy.run(session).await,
             Self::Forget { name, owner } => {

@@ -20,3 +20,4 @@ mod saves;
 mod scene;
 mod serve;
 mod support;
+mod trial;

@@ -200,6 +200,10 @@ impl Checked {
 
     /// The addresses of a target that may be connected to, in the resolver's order.
     async fn addresses(&self, target: &Target) -> Result<Vec<SocketAddr>> {
+        if let Resolver::StandIn(address) = self.resolver {
+            self.guard.admit(target, address.ip())?;
+            return Ok(vec![address]);
+        }
         let name = match &target.host {
             Host::Ip(ip) => {
                 self.guard.admit(target, *ip)?;
@@ -235,6 +239,10 @@ pub enum Resolver {
     /// The system's resolver.
     #[default]
     System,
+    /// Every host, also one that is written as an address, leads to this one address and port, and nothing leaves for
+    /// anywhere else: a stand-in for the outside world plays them all. The guard checks it like any other address, so each
+    /// host needs its exact exception.
+    StandIn(SocketAddr),
     /// A fixed list, for tests. What it answers is checked like any other answer.
     #[cfg(any(test, feature = "testing"))]
     Fixed(FixedNames),
@@ -245,6 +253,7 @@ impl Resolver {
         match self {
             // The port is put to each address after it was checked.
             Resolver::System => Ok(tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect()),
+            Resolver::StandIn(address) => Ok(vec![address.ip()]),
             #[cfg(any(test, feature = "testing"))]
             Resolver::Fixed(names) => {
                 names.next(name).ok_or_else(|| std::io::Error::new(std::io::ErrorKind::NotFound, "no such name"))

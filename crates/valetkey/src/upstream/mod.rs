@@ -53,6 +53,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long a proxied call waits for the head of its answer after its body last moved.
     pub header_timeout: Duration,
+    /// How long one exchange may take at the most, however long its caller would wait.
+    pub exchange_timeout: Duration,
     /// Exact exceptions to the rule that only public addresses are spoken to.
     pub allow_private: Vec<AllowPrivate>,
     /// Further root certificates, as PEM, beside Mozilla's.
@@ -66,6 +68,7 @@ impl Default for Settings {
         Self {
             connect_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(120),
+            exchange_timeout: Duration::from_secs(30),
             allow_private: Vec::new(),
             extra_roots_pem: None,
             resolver: Resolver::System,
@@ -86,18 +89,20 @@ struct Parts {
     pools: ThreadLocal<Client<Connector, Watched>>,
     tls: TlsConnector,
     header_timeout: Duration,
+    exchange_timeout: Duration,
 }
 
 impl Upstream {
     /// A client with these settings. Fails with `invalid_config` when the extra roots are not certificates.
     pub fn new(settings: Settings) -> Result<Self> {
-        let Settings { connect_timeout, header_timeout, allow_private, extra_roots_pem, resolver } = settings;
+        let Settings { connect_timeout, header_timeout, exchange_timeout, allow_private, extra_roots_pem, resolver } = settings;
         let guard = Guard::new(allow_private);
         let tls = connect::tls(extra_roots_pem.as_deref())?;
         let connector = |offer| Connector::new(guard.clone(), resolver.clone(), tls.clone(), offer, connect_timeout);
         let (exchanges, forwards) = (connector(Offer::Http1), connector(Offer::Http1AndHttp2));
         let tls = TlsConnector::from(Arc::new(tls));
-        Ok(Self(Arc::new(Parts { guard, exchanges, forwards, pools: ThreadLocal::new(), tls, header_timeout })))
+        let pools = ThreadLocal::new();
+        Ok(Self(Arc::new(Parts { guard, exchanges, forwards, pools, tls, header_timeout, exchange_timeout })))
     }
 
     /// Which addresses this client speaks to.
@@ -110,7 +115,8 @@ impl Upstream {
     /// Errors: `address_refused`, `upstream_unreachable`, `upstream_timeout`, `upstream_invalid` (larger than the
     /// limit, or not HTTP). The failure says whether the request may have left us. It is never sent twice.
     pub async fn exchange(&self, request: Request<Bytes>, limits: Limits) -> Result<Answer, Failure> {
-        exchange::exchange(&self.0.exchanges, request, limits).await
+        let deadline = limits.deadline.min(tokio::time::Instant::now() + self.0.exchange_timeout);
+        exchange::exchange(&self.0.exchanges, request, Limits { deadline, ..limits }).await
     }
 
     /// Passes a proxied request with an absolute URL on, and returns the answer's head with its body as a stream.

@@ -158,3 +158,20 @@ async fn a_pooled_connection_of_an_exception_serves_no_other_name() {
     }
     assert_eq!(server.connections(), 1);
 }
+
+#[tokio::test]
+async fn a_stand_in_answers_for_every_host_that_has_its_exception_and_nobody_else_is_reached() {
+    let server = Server::ok().await;
+    let resolver = Resolver::StandIn(server.address);
+    let allowed = settings(&["provider.example:80", "8.8.8.8:80"]);
+    let client = Upstream::new(Settings { resolver, ..allowed }).unwrap();
+    for url in ["http://provider.example/token", "http://8.8.8.8/token"] {
+        assert_eq!(exchange(&client, url).await.unwrap().body.expose(), b"ok", "{url}");
+    }
+    // Public over https, and not excepted: it would be spoken to, were there no stand-in.
+    for url in ["https://other.example/", "https://9.9.9.9/", "http://provider.example:81/"] {
+        let failure = exchange(&client, url).await.unwrap_err();
+        assert_eq!((failure.error.code(), failure.sent), (Code::AddressRefused, Sent::No), "{url}");
+    }
+    assert_eq!(server.connections(), 2);
+}

@@ -1,0 +1,196 @@
+//! `valetkey provider try`.
+
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::support::{Home, command};
+
+/// How long the whole catalogue may take.
+const ALLOWED: Duration = Duration::from_secs(300);
+
+/// Cells that are red for a reason that lies with the provider: its name, the check, the reason.
+const FOR_A_REASON: &[(&str, &str, &str)] = &[];
+
+/// The definition of a provider that nobody has heard of, as a person writes it.
+const ACME: &str = r#"title = "Acme"
+kind = "oauth2"
+
+[fields]
+client_id = { label = "Client ID", type = "text", required = true, level = "app", role = "client_id" }
+client_secret = { label = "Client Secret", type = "password", required = true, secret = true, level = "app", role = "client_secret" }
+
+[oauth2]
+authorize_url = "https://login.acme.example/authorize"
+token_url = "https://login.acme.example/token"
+issuer = "https://login.acme.example"
+client_auth = "basic"
+pkce = "required"
+scope_separator = " "
+scopes = { default = ["things:read"] }
+
+[refresh]
+strategy = "refresh_token"
+rotation = "always"
+access_ttl = "1h"
+
+[revoke]
+method = "POST"
+url = "https://login.acme.example/revoke"
+auth = "client"
+form = { token = "{{token.refresh_token}}" }
+kills = "family"
+
+[identity]
+method = "GET"
+url = "https://api.acme.example/v1/me"
+auth = "bearer"
+out = { id = "data.id", username = "data.name" }
+
+[proxy]
+base_url = "https://api.acme.example/v1"
+hosts = ["api.acme.example"]
+inject = [{ in = "header", name = "Authorization", value = "Bearer {{token.access_token}}" }]
+credential_paths = ["/v1/tokens/**"]
+"#;
+
+#[test]
+fn a_definition_of_ones_own_is_tried_with_everything_and_nothing_is_left_behind() {
+    let home = Home::sqlite();
+    let file = home.folder().join("acme.toml");
+    std::fs::write(&file, ACME).unwrap();
+    let answer = home.json(&["provider", "try", file.to_str().unwrap()]);
+    assert_eq!((answer["conformant"].as_bool(), answer["word"].as_str()), (Some(true), Some("lab-conformant")));
+    let checks = answer["providers"][0]["checks"].as_array().unwrap();
+    for check in checks {
+        assert_eq!(check["result"], "ok", "every one of them applies: {check}");
+    }
+    assert!(checks.len() >= 24);
+    assert!(!home.data().exists(), "nobody's data is touched");
+
+    let text = home.cli(&["provider", "try", file.to_str().unwrap(), "github_pat"]).ok();
+    assert!(text.lines().any(|line| line.starts_with("acme ")), "{text}");
+}
+
+#[test]
+fn a_definition_that_the_engine_cannot_carry_out_is_red_and_says_what_happened() {
+    let home = Home::sqlite();
+    let file = home.folder().join("acme.toml");
+    // What says who the account is counts as a failure, too.
+    let identity = "out = { id = \"data.id\", username = \"data.name\" }";
+    let fails = "fail_when = [{ path = \"data.id\", exists = true, error = \"no_account\" }]";
+    let broken = ACME.replace(identity, &format!("{identity}\n{fails}"));
+    assert_ne!(broken, ACME);
+    std::fs::write(&file, broken).unwrap();
+    let ran = home.cli(&["provider", "try", file.to_str().unwrap(), "--json"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let answer: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(answer["conformant"], false);
+    let first = &answer["providers"][0]["checks"][0];
+    assert_eq!((first["check"].as_str(), first["result"].as_str()), (Some("connect"), Some("red")), "{first}");
+    assert!(first["why"].as_str().is_some_and(|why| why.contains("account_fetch_failed")), "{first}");
+}
+
+#[test]
+fn what_does_not_load_or_is_not_known_is_not_tried() {
+    let home = Home::sqlite();
+    let file = home.folder().join("acme.toml");
+    std::fs::write(&file, "kind = \"oauth3\"\n").unwrap();
+    let said = home.cli(&["provider", "try", file.to_str().unwrap()]).failed(2);
+    assert!(said.contains("acme.toml:1:"), "{said}");
+    home.cli(&["provider", "try", "nobody"]).failed(3);
+    home.cli(&["provider", "try"]).failed(2);
+    home.cli(&["provider", "try", "github", "--all"]).failed(2);
+}
+
+/// `UPDATE_GOLDEN=1 cargo test -p valetkey-cli --test it the_whole_catalogue` writes the page anew.
+#[test]
+fn the_whole_catalogue_is_lab_conformant_within_five_minutes_and_docs_show_its_matrix() {
+    let began = Instant::now();
+    let output = command(&[], &["provider", "try", "--all", "--json"]).output().unwrap();
+    assert!(began.elapsed() < ALLOWED, "it took {:?}", began.elapsed());
+    let answer: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    let providers = answer["providers"].as_array().unwrap();
+    assert!(providers.len() >= 40);
+    let mut red = Vec::new();
+    for provider in providers {
+        for check in provider["checks"].as_array().unwrap().iter().filter(|check| check["result"] == "red") {
+            let (name, id) = (provider["name"].as_str().unwrap(), check["check"].as_str().unwrap());
+            if !FOR_A_REASON.iter().any(|(known, check, _)| (*known, *check) == (name, id)) {
+                red.push(format!("{name}: {id}: {}", check["why"].as_str().unwrap_or_default()));
+            }
+        }
+    }
+    assert!(red.is_empty(), "{}", red.join("\n"));
+
+    let page = page(providers);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/providers.md");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        written == page,
+        "docs/providers.md is out of date: UPDATE_GOLDEN=1 cargo test -p valetkey-cli --test it the_whole_catalogue"
+    );
+}
+
+/// The matrix as a page.
+fn page(providers: &[Value]) -> String {
+    let mut page = String::from(
+        "# Providers\n\nWritten from `valetkey provider try --all`; a test keeps it true.\n\n\
+         Each definition is tried against a lab that plays its provider, with everything that may go wrong there. What\n\
+         passes is *lab-conformant*: our engine can carry the definition out, and survives the misbehaviour. It does not show\n\
+         that the provider's facts are right: the lab plays what the definition says. Try your own with\n\
+         `valetkey provider try FILE`.\n\n\
+         **ok**: as it should be. A number: there is nothing to check, for the reason of that number below. **red**: it went\n\
+         wrong. **no**: not built.\n\n",
+    );
+    let checks: Vec<&Value> = providers[0]["checks"].as_array().unwrap().iter().collect();
+    let heads: Vec<&str> = checks.iter().map(|check| check["title"].as_str().unwrap()).collect();
+    writeln!(page, "| provider | kind | {} |", heads.join(" | ")).unwrap();
+    writeln!(page, "|---|---|{}", "---|".repeat(heads.len())).unwrap();
+    let (mut reasons, mut not_built) = (Vec::new(), Vec::new());
+    for provider in providers {
+        let (name, kind) = (provider["name"].as_str().unwrap(), provider["kind"].as_str().unwrap());
+        let mut cells = Vec::new();
+        for check in provider["checks"].as_array().unwrap() {
+            let why = check["why"].as_str().unwrap_or_default().to_owned();
+            cells.push(match check["result"].as_str().unwrap() {
+                "ok" => "ok".to_owned(),
+                "not_applicable" => (1 + position(&mut reasons, why)).to_string(),
+                "not_built" => {
+                    position(&mut not_built, format!("{name}: {why}"));
+                    "no".to_owned()
+                }
+                _ => "**red**".to_owned(),
+            });
+        }
+        writeln!(page, "| {name} | {kind} | {} |", cells.join(" | ")).unwrap();
+    }
+    page.push_str("\n## Where there is nothing to check\n\n");
+    for (number, reason) in reasons.iter().enumerate() {
+        writeln!(page, "{}. {reason}", number + 1).unwrap();
+    }
+    if !not_built.is_empty() {
+        page.push_str("\n## Not built\n\n");
+        not_built.iter().for_each(|why| writeln!(page, "- {why}").unwrap());
+    }
+    let red: Vec<String> = FOR_A_REASON.iter().map(|(name, check, why)| format!("- {name}, {check}: {why}\n")).collect();
+    if !red.is_empty() {
+        page.push_str(&format!("\n## Red for a reason\n\n{}", red.concat()));
+    }
+    page
+}
+
+/// Where a text stands in a list; at its end, where it was not there.
+fn position(list: &mut Vec<String>, text: String) -> usize {
+    list.iter().position(|known| *known == text).unwrap_or_else(|| {
+        list.push(text);
+        list.len() - 1
+    })
+}
