@@ -56,7 +56,9 @@ on_each_db! {
     async fn what_cannot_be_connected_says_why(app: App) {
         let session = |provider: &str| json!({ "provider": provider, "owner": "user:alice" });
         app.post(&As::Operator, "/v1/connect-sessions", session("reddit")).await.refused(409, "not_configured");
-        app.post(&As::Operator, "/v1/connect-sessions", session("geonames")).await.refused(501, "engine_missing");
+        let mut elsewhere = session("geonames");
+        elsewhere["device"] = true.into();
+        app.post(&As::Operator, "/v1/connect-sessions", elsewhere).await.refused(400, "invalid_request");
         app.post(&As::Operator, "/v1/connect-sessions", session("nowhere")).await.refused(404, "not_found");
         app.reddit().await;
         let mut away = session("reddit");

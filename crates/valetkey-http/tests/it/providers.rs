@@ -14,7 +14,9 @@ on_each_db! {
         };
         let before = find("reddit").await;
         assert_eq!((&before["configured"], &before["waits_for"]), (&json!(false), &json!(null)));
-        assert!(find("geonames").await["waits_for"].is_string());
+        assert_eq!(before["entered"], false);
+        let entered = find("geonames").await;
+        assert_eq!((&entered["entered"], &entered["waits_for"]), (&json!(true), &json!(null)));
         app.reddit().await;
         assert_eq!(find("reddit").await["configured"], true);
         let shown = app.get(&key, "/v1/providers/reddit").await.expect(200).json();
