@@ -168,6 +168,8 @@ on_each_db! {
         for definition in Catalogue::embedded().unwrap().iter() {
             let mut new = of("site");
             new.provider = definition.name.clone();
+            let asked = definition.fields_of(FieldLevel::Connection).filter(|field| field.required && !field.secret);
+            new.fields.extend(asked.map(|field| (field.name.clone(), json!(field.placeholder))));
             if definition.is_connectable().is_err() || definition.register.is_some() {
                 assert_eq!(world.refused(new).await, Code::EngineMissing, "{}", definition.name);
                 continue;
