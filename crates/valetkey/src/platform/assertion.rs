@@ -74,7 +74,7 @@ pub async fn verify(
     let header = jsonwebtoken::decode_header(presented.expose().as_bytes()).map_err(|_| refused("no JWT"))?;
     let key_id: PlatformKeyId = header.kid.as_deref().unwrap_or_default().parse().map_err(|_| refused("kid"))?;
     let (key, sealed) = store::by_id(&base.db, site, &key_id).await?.ok_or_else(|| refused("unknown key"))?;
-    if key.revoked_at.is_some() || key.expires_at.is_some_and(|at| at <= now) {
+    if key.has_ended(now) {
         return Err(refused("ended key"));
     }
     let secret = base.ring.open(&base.db, &Place::platform_key(site, &key_id), &sealed).await?;
