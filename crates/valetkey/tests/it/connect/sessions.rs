@@ -164,6 +164,38 @@ on_each_db! {
         }
     }
 
+    /// What JWT libraries add of themselves is no reason to refuse; for whom and when still is.
+    async fn an_assertion_may_have_the_usual_claims(db: Db) {
+        let world = World::new(&db).await;
+        let (base, site) = (&world.house.base, &world.house.site);
+        let new = NewKey { label: "p".into(), scopes: [Scope::Connect].into(), asserts: Asserts::Any, expires_at: None };
+        let minted = platform::create(base, site, &OPERATOR, new).await.unwrap();
+        let link = world.link(alices()).await;
+        let now = base.clock.now().unix_seconds();
+        let prove = async |changes: serde_json::Value| {
+            let mut claims = json!({
+                "iss": "https://p.example", "sub": "alice", "aud": ["valetkey:connect"], "sid": link.id, "iat": now, "nbf": now,
+                "exp": now + 60, "jti": format!("0123456789abcdef{changes}"), "name": "Alice",
+            });
+            claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+            header.kid = Some(minted.key.id.to_string());
+            let key = jsonwebtoken::EncodingKey::from_secret(minted.assertion_secret.expose().as_bytes());
+            let text = Secret::new(jsonwebtoken::encode(&header, &claims, &key).unwrap());
+            session::prove(&world.outside, &link.link, &text).await.map(|_| ()).map_err(|error| error.code())
+        };
+        prove(json!({})).await.unwrap();
+        for wrong in [
+            json!({ "aud": ["valetkey:connect", "others"] }),
+            json!({ "aud": "others" }),
+            json!({ "aud": null }),
+            json!({ "nbf": now + 30 }),
+            json!({ "iat": now + 30 }),
+        ] {
+            assert_eq!(prove(wrong.clone()).await, Err(Code::Unauthenticated), "{wrong}");
+        }
+    }
+
     /// A proof that comes later takes the session over to the browser that brings it.
     async fn a_second_proof_moves_the_session_to_its_browser(db: Db) {
         let world = World::new(&db).await;
