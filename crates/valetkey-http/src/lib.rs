@@ -2,7 +2,7 @@
 //! request apart, asks one function of the library, and shapes the answer.
 //!
 //! How a request travels:
-//! 1. [`serve`] accepts the connection and says in the request's extensions who is at its other end ([`Peer`]).
+//! 1. [`serve`] accepts the connection, gives it to one of the [`Lanes`], and says in the request's extensions who is at its other end ([`Peer`]).
 //! 2. `edge` gives the request an id, believes forwarded headers only of trusted proxies, catches panics, counts and logs.
 //! 3. [`router()`] holds every route on one page, with who may call it.
 //! 4. `caller` finds out who calls, and refuses whoever the page does not name.
@@ -13,6 +13,7 @@ mod caller;
 mod edge;
 mod error;
 mod extract;
+mod lanes;
 mod openapi;
 pub mod pages;
 mod router;
@@ -24,6 +25,7 @@ pub use caller::{Caller, Who};
 pub use edge::{Client, LocalOperator, Peer};
 pub use error::{Problem, status};
 pub use extract::{Body, Path, Query};
+pub use lanes::Lanes;
 pub use openapi::document;
 pub use router::{ROUTES, Route, router};
 pub use serve::{serve, serve_local};

@@ -2,7 +2,8 @@
 //!
 //! 1. Every request is told who is at the other end ([`Peer`]); on the local socket also that it is the operator's.
 //! 2. Whoever connects and sends no request head within ten seconds is cut off, and there are so many connections at once.
-//! 3. At shutdown no connection is accepted any more, those that are open finish their requests, and what takes longer
+//! 3. A TCP connection is served on one of the [`Lanes`], the operator's where it was accepted.
+//! 4. At shutdown no connection is accepted any more, those that are open finish their requests, and what takes longer
 //!    than half a minute is cut off.
 
 use std::{
@@ -23,13 +24,16 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener},
     sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use crate::edge::{LocalOperator, Peer};
+use crate::{
+    edge::{LocalOperator, Peer},
+    lanes::Lanes,
+};
 
 /// What a listener puts up with.
 #[derive(Clone, Copy, Debug)]
@@ -44,15 +48,17 @@ struct Limits {
 
 const LIMITS: Limits = Limits { head: Duration::from_secs(10), connections: 8192, drain: Duration::from_secs(30) };
 
-/// Serves a router on a TCP listener until `shutdown` fires and the open requests are answered.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+/// Serves a router on a TCP listener until `shutdown` fires and the open requests are answered. `lanes` must outlive what
+/// the router's state holds open (see [`Lanes`]).
+pub async fn serve(listener: TcpListener, router: Router, lanes: Lanes, shutdown: CancellationToken) {
     let accept = || async {
         let (stream, address) = listener.accept().await?;
         // A small answer should not wait for another one.
         stream.set_nodelay(true)?;
-        Ok((stream, Some(Peer::Tcp(address))))
+        let stream = stream.into_std()?;
+        Ok((move || TcpStream::from_std(stream), Some(Peer::Tcp(address))))
     };
-    run(accept, router, LIMITS, shutdown).await;
+    run(accept, router, LIMITS, Some(lanes), shutdown).await;
 }
 
 /// Serves a router on the operator's socket: whoever connects must be the user this process runs as, or root.
@@ -61,21 +67,23 @@ pub async fn serve_local(listener: UnixListener, router: Router, shutdown: Cance
     let accept = || async {
         let (stream, _) = listener.accept().await?;
         let uid = stream.peer_cred()?.uid();
-        if uid == own || uid == 0 {
-            return Ok((stream, Some(Peer::Local { uid })));
+        let peer = (uid == own || uid == 0).then_some(Peer::Local { uid });
+        if peer.is_none() {
+            tracing::warn!(uid, "somebody else's process connected to the operator's socket and was turned away");
         }
-        tracing::warn!(uid, "somebody else's process connected to the operator's socket and was turned away");
-        Ok((stream, None))
+        Ok((move || Ok(stream), peer))
     };
-    run(accept, router, LIMITS, shutdown).await;
+    run(accept, router, LIMITS, None, shutdown).await;
 }
 
-/// Accepts and serves. A connection without a peer is closed at once.
-async fn run<S, A, F>(mut accept: A, router: Router, limits: Limits, shutdown: CancellationToken)
+/// Accepts and serves, on lanes where there are any. A connection without a peer is closed at once; what is accepted
+/// becomes a stream where it is served.
+async fn run<S, M, A, F>(mut accept: A, router: Router, limits: Limits, lanes: Option<Lanes>, shutdown: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    M: FnOnce() -> io::Result<S> + Send + 'static,
     A: FnMut() -> F,
-    F: Future<Output = io::Result<(S, Option<Peer>)>>,
+    F: Future<Output = io::Result<(M, Option<Peer>)>>,
 {
     let places = Arc::new(Semaphore::new(limits.connections));
     let graceful = GracefulShutdown::new();
@@ -89,8 +97,8 @@ where
             () = shutdown.cancelled() => break,
             accepted = accept() => accepted,
         };
-        let (stream, peer) = match accepted {
-            Ok((stream, Some(peer))) => (stream, peer),
+        let (accepted, peer) = match accepted {
+            Ok((accepted, Some(peer))) => (accepted, peer),
             Ok((_, None)) => continue,
             Err(error) => {
                 // One broken connection is its own affair; no file left to open concerns all of them.
@@ -100,7 +108,11 @@ where
             }
         };
         let (router, watcher) = (router.clone(), graceful.watcher());
-        tokio::spawn(async move {
+        let served = move || async move {
+            let stream = match accepted() {
+                Ok(stream) => stream,
+                Err(error) => return tracing::warn!(%error, "a connection could not be taken over"),
+            };
             let began = Arc::new(AtomicBool::new(false));
             let serving = connection(stream, peer, router, limits, Arc::clone(&began), watcher);
             // hyper's own limit on the head counts only once it knows which HTTP is spoken.
@@ -115,7 +127,11 @@ where
                 () = silence => {}
             }
             drop(place);
-        });
+        };
+        match &lanes {
+            Some(lanes) => lanes.serve(served),
+            None => drop(tokio::spawn(served())),
+        }
     }
     if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!(seconds = limits.drain.as_secs(), "some requests took longer than shutting down waits, and were cut off");
@@ -159,10 +175,7 @@ async fn connection<S>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpStream,
-    };
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     async fn server(limits: Limits) -> (std::net::SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
         let router = Router::new().route("/", axum::routing::get(|| async { "hello" })).route(
@@ -178,9 +191,10 @@ mod tests {
         let task = tokio::spawn(async move {
             let accept = || async {
                 let (stream, address) = listener.accept().await?;
-                Ok((stream, Some(Peer::Tcp(address))))
+                let stream = stream.into_std()?;
+                Ok((move || TcpStream::from_std(stream), Some(Peer::Tcp(address))))
             };
-            run(accept, router, limits, stop).await;
+            run(accept, router, limits, Some(Lanes::start().unwrap()), stop).await;
         });
         (address, shutdown, task)
     }

@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use valetkey::{Broker, Started, audit, db::DbConfig, refresh};
-use valetkey_http::{AppState, HttpSettings};
+use valetkey_http::{AppState, HttpSettings, Lanes};
 
 use super::Session;
 use crate::{
@@ -130,6 +130,8 @@ pub(super) struct Running {
     shutdown: CancellationToken,
     faces: Vec<tokio::task::JoinHandle<()>>,
     socket: Option<PathBuf>,
+    /// Kept until the broker has stopped.
+    _lanes: Lanes,
 }
 
 impl Running {
@@ -149,8 +151,9 @@ impl Running {
             let local = bind_local(path)?;
             faces.push(tokio::spawn(valetkey_http::serve_local(local, router.clone(), shutdown.clone())));
         }
-        faces.push(tokio::spawn(valetkey_http::serve(listener, router, shutdown.clone())));
-        Ok(Self { state, shutdown, faces, socket })
+        let lanes = Lanes::start().map_err(|error| Failure::failed("no thread could be started").with_detail(error))?;
+        faces.push(tokio::spawn(valetkey_http::serve(listener, router, lanes.clone(), shutdown.clone())));
+        Ok(Self { state, shutdown, faces, socket, _lanes: lanes })
     }
 
     /// Serves until a signal says to end, then ends in order.

@@ -265,7 +265,7 @@ impl Audit {
             borrowed.heads.insert(event.site.clone(), Head { seq: row.seq, chain: chain.clone() });
             rows.push(Row { chain, ..row });
         }
-        store::insert(tx, &rows).await
+        store::insert(tx, rows).await
     }
 
     /// The writer this transaction has, or a free one for it.

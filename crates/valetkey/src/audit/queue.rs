@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::{AUDIT_LABEL, Audit, Event, lock};
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 /// How many uses may wait to be written.
 const CAPACITY: usize = 16_384;
 /// The most uses in one commit.
-const BATCH: usize = 512;
+const BATCH: usize = 2_048;
 /// How long a full queue is waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long uses gather before a commit, in `batched` mode: what a crash can lose.
@@ -45,12 +45,19 @@ pub(super) struct Queue {
     mode: Mode,
     send: Arc<Mutex<Option<mpsc::Sender<Item>>>>,
     receive: Arc<tokio::sync::Mutex<mpsc::Receiver<Item>>>,
+    /// Told when a whole batch waits.
+    full: Arc<Notify>,
 }
 
 impl Queue {
     pub(super) fn new(mode: Mode) -> Self {
         let (send, receive) = mpsc::channel(CAPACITY);
-        Self { mode, send: Arc::new(Mutex::new(Some(send))), receive: Arc::new(tokio::sync::Mutex::new(receive)) }
+        Self {
+            mode,
+            send: Arc::new(Mutex::new(Some(send))),
+            receive: Arc::new(tokio::sync::Mutex::new(receive)),
+            full: Arc::default(),
+        }
     }
 
     pub(super) async fn push(&self, event: Event, at: Timestamp) -> Result<()> {
@@ -70,6 +77,9 @@ impl Queue {
                 send.send_timeout(item, PATIENCE).await.map_err(|_| full().with_retry_after(PATIENCE))?;
             }
             Err(mpsc::error::TrySendError::Closed(_)) => return Err(full()),
+        }
+        if send.max_capacity() - send.capacity() == BATCH {
+            self.full.notify_one();
         }
         match wait {
             None => Ok(()),
@@ -92,17 +102,18 @@ impl Queue {
 
     pub(super) async fn run(&self, audit: &Audit, db: &Db) {
         let mut receive = self.receive.lock().await;
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::new();
         while receive.recv_many(&mut batch, BATCH).await > 0 {
-            if self.mode == Mode::Batched && batch.len() < BATCH {
-                // More come meanwhile; one commit serves them all.
-                let until = tokio::time::Instant::now() + GATHER;
-                while batch.len() < BATCH {
-                    let room = BATCH - batch.len();
-                    match tokio::time::timeout_at(until, receive.recv_many(&mut batch, room)).await {
-                        Ok(0) | Err(_) => break,
-                        Ok(_) => {}
-                    }
+            if self.mode == Mode::Batched && batch.len() < BATCH && !receive.is_closed() {
+                // More come meanwhile; one commit serves them all. Nobody is waked for each of them.
+                tokio::select! {
+                    () = tokio::time::sleep(GATHER) => {}
+                    () = self.full.notified() => {}
+                }
+                while batch.len() < BATCH
+                    && let Ok(item) = receive.try_recv()
+                {
+                    batch.push(item);
                 }
             }
             // Nothing is dropped: a batch is tried until it is written. Meanwhile the queue fills, and refuses.

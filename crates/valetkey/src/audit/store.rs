@@ -1,6 +1,9 @@
 //! The audit's rows and how they are linked.
 
+use std::sync::LazyLock;
+
 use aws_lc_rs::hmac;
+use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 
 use crate::{
     clock::Timestamp,
@@ -71,29 +74,51 @@ impl Row {
 /// Rows in one statement: SQLite takes 32,766 parameters, PostgreSQL 65,535.
 const ROWS: usize = 64;
 
-pub(super) async fn insert(tx: &mut Tx, rows: &[Row]) -> Result<()> {
-    for rows in rows.chunks(ROWS) {
+/// The statement for a full batch: the one that is worth keeping.
+static FULL: LazyLock<String> = LazyLock::new(|| insertion(ROWS));
+
+/// The statement that inserts so many rows.
+fn insertion(rows: usize) -> String {
+    let mut text =
+        "INSERT INTO audit (site, writer, seq, id, at, actor, action, outcome, agent, connection, facts, chain) VALUES "
+            .to_owned();
+    for row in 0..rows {
+        let places: Vec<String> = (1..=12).map(|column| format!("${}", row * 12 + column)).collect();
+        text.push_str(if row == 0 { "(" } else { ", (" });
+        text.push_str(&places.join(", "));
+        text.push(')');
+    }
+    text
+}
+
+/// Inserts rows, as few statements as may be.
+pub(super) async fn insert(tx: &mut Tx, rows: Vec<Row>) -> Result<()> {
+    let mut rows = rows.into_iter().peekable();
+    while rows.peek().is_some() {
+        let batch: Vec<Row> = rows.by_ref().take(ROWS).collect();
+        let text =
+            if batch.len() == ROWS { SqlStr::from_static(&FULL) } else { AssertSqlSafe(insertion(batch.len())).into_sql_str() };
+        // A statement for each batch size would crowd the cache of prepared ones.
+        let keep = batch.len() == ROWS || batch.len() == 1;
         on!(&mut *tx, |c| {
-            let mut query = sqlx::QueryBuilder::new(
-                "INSERT INTO audit (site, writer, seq, id, at, actor, action, outcome, agent, connection, facts, chain) ",
-            );
-            query.push_values(rows, |mut values, row| {
-                values
-                    .push_bind(&row.site)
-                    .push_bind(&row.writer)
-                    .push_bind(row.seq)
-                    .push_bind(&row.id)
-                    .push_bind(row.at)
-                    .push_bind(&row.actor)
-                    .push_bind(&row.action)
-                    .push_bind(&row.outcome)
-                    .push_bind(&row.agent)
-                    .push_bind(&row.connection)
-                    .push_bind(&row.facts)
-                    .push_bind(&row.chain);
-            });
-            // A statement for each batch size would crowd the cache; the full batch is the one worth keeping.
-            query.build().persistent(rows.len() == ROWS || rows.len() == 1).execute(c).await.map(|_| ())?
+            let mut query = sqlx::query(text).persistent(keep);
+            for row in batch {
+                // Given away, so that nothing is copied once more.
+                query = query
+                    .bind(row.site)
+                    .bind(row.writer)
+                    .bind(row.seq)
+                    .bind(row.id)
+                    .bind(row.at)
+                    .bind(row.actor)
+                    .bind(row.action)
+                    .bind(row.outcome)
+                    .bind(row.agent)
+                    .bind(row.connection)
+                    .bind(row.facts)
+                    .bind(row.chain);
+            }
+            query.execute(c).await.map(|_| ())?
         });
     }
     Ok(())

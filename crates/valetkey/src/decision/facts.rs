@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use sqlx::{PgConnection, Postgres, pool::PoolConnection};
+
 use crate::{
     agent::Role,
     clock::Timestamp,
@@ -309,13 +311,21 @@ pub async fn for_agent(
     assemble(rows)
 }
 
+/// A connection to ask for many facts.
+pub(super) async fn line(db: &Db) -> Result<PoolConnection<Postgres>> {
+    let Some(pool) = db.postgres() else { return Err(Error::internal("many facts at once are for PostgreSQL")) };
+    Ok(pool.acquire().await?)
+}
+
 /// The facts of many (token, connection) pairs, with one statement; for PostgreSQL. What comes of each stands at its place:
 /// nothing where there is no such token, an error where its rows cannot be read.
 ///
 /// Each pair is looked up by a subquery of its own, which the planner cannot merge with the others (`OFFSET 0`): it walks the
 /// indexes for one key at a time, however many are asked for and however small the tables are.
-pub(super) async fn for_many(db: &Db, pairs: &[(TokenHash, ConnectionId)]) -> Result<Vec<Result<Option<Arc<Facts>>>>> {
-    let Some(pool) = db.postgres() else { return Err(Error::internal("many facts at once are for PostgreSQL")) };
+pub(super) async fn for_many(
+    line: &mut PgConnection,
+    pairs: &[(TokenHash, ConnectionId)],
+) -> Result<Vec<Result<Option<Arc<Facts>>>>> {
     let tokens: Vec<&str> = pairs.iter().map(|(token, _)| token.as_str()).collect();
     let connections: Vec<&str> = pairs.iter().map(|(_, connection)| connection.as_str()).collect();
     // Neither holds a comma. An array in its place would show its length to the planner, which then plans every call anew:
@@ -331,7 +341,7 @@ pub(super) async fn for_many(db: &Db, pairs: &[(TokenHash, ConnectionId)]) -> Re
     ))
     .bind(tokens.join(","))
     .bind(connections.join(","))
-    .fetch_all(pool)
+    .fetch_all(line)
     .await?;
     let mut groups: Vec<Vec<Both>> = Vec::new();
     groups.resize_with(pairs.len(), Vec::new);

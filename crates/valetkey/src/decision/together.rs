@@ -6,9 +6,13 @@
 //! INVARIANT: a pair joins only a statement that begins after it was asked for. So the statement sees whatever was
 //! committed before the request came, and a request that comes after a revocation is refused (decisions 2).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
-use tokio::sync::oneshot;
+use sqlx::{Postgres, pool::PoolConnection};
+use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
     cache::Pair,
@@ -22,6 +26,9 @@ use crate::{
 /// The most pairs in one statement: the first of them waits for the last.
 const MOST: usize = 64;
 
+/// A statement that takes longer than this is not waited for by whoever comes next.
+const HANGS: Duration = Duration::from_millis(20);
+
 type Found = Result<Option<Arc<Facts>>>;
 
 /// The look-up; clones share it.
@@ -30,15 +37,26 @@ pub(super) struct Together(Arc<Inner>);
 
 struct Inner {
     db: Db,
-    /// How many statements run at once: more would only make each smaller.
+    /// The most statements that run at once.
     at_once: usize,
     queue: Mutex<Queue>,
+    /// Where the statements run: with the pool's connections, and not on the thread of whoever asks first.
+    runtime: Handle,
 }
 
-#[derive(Default)]
 struct Queue {
     waiting: Vec<(Pair, oneshot::Sender<Found>)>,
     running: usize,
+    /// When a statement last began.
+    began: Instant,
+}
+
+impl Queue {
+    /// Whether whoever waits should not wait for the statements that run: there are none, there is enough for a whole one
+    /// more, or the last one hangs. Otherwise another one would only make each smaller.
+    fn needs_another(&self) -> bool {
+        self.running == 0 || self.waiting.len() >= MOST || self.began.elapsed() > HANGS
+    }
 }
 
 /// One of the tasks that ask. However it ends, its place becomes free.
@@ -50,7 +68,8 @@ struct Runner {
 impl Together {
     pub(super) fn new(db: Db) -> Self {
         let at_once = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
-        Self(Arc::new(Inner { db, at_once, queue: Mutex::default() }))
+        let queue = Queue { waiting: Vec::new(), running: 0, began: Instant::now() };
+        Self(Arc::new(Inner { db, at_once, queue: Mutex::new(queue), runtime: Handle::current() }))
     }
 
     pub(super) fn db(&self) -> &Db {
@@ -63,14 +82,15 @@ impl Together {
         let runner = {
             let mut queue = self.queue();
             queue.waiting.push((pair, answer));
-            (queue.running < self.0.at_once).then(|| {
+            (queue.running < self.0.at_once && queue.needs_another()).then(|| {
                 queue.running += 1;
+                queue.began = Instant::now();
                 Runner { together: self.clone(), counted: true }
             })
         };
         if let Some(runner) = runner {
             // In a task of its own: a caller who leaves takes nobody else's answer along.
-            tokio::spawn(async move { runner.run().await });
+            self.0.runtime.spawn(async move { runner.run().await });
         }
         answered.await.map_err(|_| Error::internal("a look-up of authority was given up"))?
     }
@@ -82,9 +102,11 @@ impl Together {
 
 impl Runner {
     async fn run(mut self) {
+        // Kept for as long as somebody waits: asking the pool each time costs more than the statement's own round trip.
+        let mut line = None;
         while let Some(asked) = self.next() {
             let (pairs, answers): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
-            match facts::for_many(self.together.db(), &pairs).await {
+            match self.ask(&mut line, &pairs).await {
                 Ok(found) => {
                     for (answer, facts) in answers.into_iter().zip(found) {
                         // Whoever left does not need it.
@@ -100,11 +122,23 @@ impl Runner {
         }
     }
 
+    /// Asks for many pairs on a connection that is kept; one that failed is given back.
+    async fn ask(&self, line: &mut Option<PoolConnection<Postgres>>, pairs: &[Pair]) -> Result<Vec<Found>> {
+        let mut connection = match line.take() {
+            Some(connection) => connection,
+            None => facts::line(self.together.db()).await?,
+        };
+        let found = facts::for_many(&mut connection, pairs).await?;
+        *line = Some(connection);
+        Ok(found)
+    }
+
     /// What waits now, of those who did not leave. Where nobody waits, this runner's place becomes free in the same moment:
     /// whoever comes next must not count on it.
     fn next(&mut self) -> Option<Vec<(Pair, oneshot::Sender<Found>)>> {
         let mut queue = self.together.queue();
         queue.waiting.retain(|(_, answer)| !answer.is_closed());
+        queue.began = Instant::now();
         let most = queue.waiting.len().min(MOST);
         if most == 0 {
             queue.running -= 1;

@@ -296,22 +296,13 @@ impl Item {
             }
             Item::Grant { operations, .. } => operations.iter().for_each(|operation| add(operation)),
         }
-        hex(context.sign().as_ref())
+        hex::encode(context.sign())
     }
 }
 
 /// What an account is called in `imports`.
 pub(super) fn account_id(provider: &ProviderName, owner: &Owner, name: &str) -> String {
     format!("account/{provider}/{owner}/{name}")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference to the field")]

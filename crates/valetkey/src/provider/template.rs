@@ -291,7 +291,7 @@ impl Slot {
                 }
                 let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key.as_bytes());
                 let tag = aws_lc_rs::hmac::sign(&key, value.as_bytes());
-                Zeroizing::new(tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+                Zeroizing::new(hex::encode(tag))
             }
         })
     }

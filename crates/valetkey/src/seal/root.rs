@@ -64,7 +64,7 @@ impl RootKey {
     }
 
     fn new(key: Zeroizing<[u8; 32]>) -> Result<Self> {
-        let id = RootKeyId(hex(&labelled_digest("valetkey root key id v1", &key)[..8]));
+        let id = RootKeyId(hex::encode(&labelled_digest("valetkey root key id v1", &key)[..8]));
         let extracted = Salt::new(HKDF_SHA256, b"valetkey root key v1").extract(&*key);
         let wrapping = envelope::gcm(&*envelope::expand(&extracted, b"valetkey data key wrap v1")?)?;
         Ok(Self { id, key, wrapping })
@@ -382,7 +382,7 @@ fn write(path: &Path, text: &Secret, how: Write) -> Result<()> {
     };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.new", hex(&id::random::<6>()?)));
+    beside.push(format!(".{}.new", hex::encode(id::random::<6>()?)));
     let beside = Beside(PathBuf::from(beside));
     let mut file =
         fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside.0).map_err(failed("cannot be written"))?;
@@ -425,7 +425,7 @@ fn file_error(path: &Path, what: &str, error: &std::io::Error) -> Error {
 }
 
 fn checksum_of(key: &[u8; 32]) -> String {
-    hex(&labelled_digest("valetkey root key checksum v1", key)[..3])
+    hex::encode(&labelled_digest("valetkey root key checksum v1", key)[..3])
 }
 
 fn labelled_digest(label: &str, key: &[u8; 32]) -> [u8; 32] {
@@ -436,15 +436,6 @@ fn labelled_digest(label: &str, key: &[u8; 32]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 const PREFIX: &str = "vkroot1_";

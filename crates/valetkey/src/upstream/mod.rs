@@ -23,6 +23,7 @@ use hyper_util::{
     client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
+use thread_local::ThreadLocal;
 
 #[cfg(any(test, feature = "testing"))]
 pub use self::connect::FixedNames;
@@ -75,7 +76,10 @@ pub struct Upstream(Arc<Parts>);
 struct Parts {
     guard: Guard,
     exchanges: Connector,
-    proxy: Client<Connector, Watched>,
+    forwards: Connector,
+    /// A pool for each thread that forwards: where a thread keeps to its tasks, as a server's lanes do, a call never has to
+    /// wake another one.
+    pools: ThreadLocal<Client<Connector, Watched>>,
     header_timeout: Duration,
 }
 
@@ -86,21 +90,8 @@ impl Upstream {
         let guard = Guard::new(allow_private);
         let tls = connect::tls(extra_roots_pem.as_deref())?;
         let connector = |offer| Connector::new(guard.clone(), resolver.clone(), tls.clone(), offer, connect_timeout);
-        // The pool's key is scheme, host and port, and so is an exception's: a connection that an exception
-        // admitted is never handed to a request that the exception does not name. Idle connections end after a
-        // minute, so that a changed address counts soon.
-        let proxy = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(60))
-            .pool_max_idle_per_host(128)
-            .http2_initial_stream_window_size(512 * 1024)
-            .http2_initial_connection_window_size(2 * 1024 * 1024)
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .http2_keep_alive_timeout(Duration::from_secs(10))
-            .build(connector(Offer::Http1AndHttp2));
-        let exchanges = connector(Offer::Http1);
-        Ok(Self(Arc::new(Parts { guard, exchanges, proxy, header_timeout })))
+        let (exchanges, forwards) = (connector(Offer::Http1), connector(Offer::Http1AndHttp2));
+        Ok(Self(Arc::new(Parts { guard, exchanges, forwards, pools: ThreadLocal::new(), header_timeout })))
     }
 
     /// Which addresses this client speaks to.
@@ -130,7 +121,7 @@ impl Upstream {
         parts.headers.remove(header::HOST);
         parts.headers.remove(header::UPGRADE);
         let (body, progress) = Watched::new(body);
-        let sending = self.0.proxy.request(Request::from_parts(parts, body));
+        let sending = self.0.pool().request(Request::from_parts(parts, body));
         let wait = self.0.header_timeout;
         let answered = match progress {
             None => tokio::time::timeout(wait, sending).await.ok(),
@@ -145,6 +136,28 @@ impl Upstream {
             Some(Err(error)) => Err(forward_error(error)),
             None => Err(Error::new(Code::UpstreamTimeout, "the provider did not answer in time; try again later")),
         }
+    }
+}
+
+impl Parts {
+    /// This thread's pool.
+    ///
+    /// The pool's key is scheme, host and port, and so is an exception's: a connection that an exception admitted is never
+    /// handed to a request that the exception does not name. Idle connections end after a minute, so that a changed address
+    /// counts soon.
+    fn pool(&self) -> &Client<Connector, Watched> {
+        self.pools.get_or(|| {
+            Client::builder(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(Duration::from_secs(60))
+                .pool_max_idle_per_host(128)
+                .http2_initial_stream_window_size(512 * 1024)
+                .http2_initial_connection_window_size(2 * 1024 * 1024)
+                .http2_keep_alive_interval(Duration::from_secs(20))
+                .http2_keep_alive_timeout(Duration::from_secs(10))
+                .build(self.forwards.clone())
+        })
     }
 }
 
