@@ -174,7 +174,9 @@ impl Queue {
                     for item in batch.extract_if(.., |item| item.event.site == site) {
                         match item.done {
                             // Its answer waits for this, and will be a refusal: it did not happen.
-                            Some(done) => drop(done.send(false)),
+                            Some(done) => {
+                                let _ = done.send(false);
+                            }
                             None => held.push(item),
                         }
                     }
