@@ -125,7 +125,7 @@ page! {
     delete "/v1/connections/{id}" => connections::revoke, WRITE;
     post "/v1/connections/{id}/refresh" => connections::refresh, WRITE;
     post "/v1/connections/{id}/confirm" => connections::confirm, WRITE;
-    // Where a credential may go is the operator's: whoever may change a definition file does not thereby reach accounts.
+    // Where proxied calls may take a credential is the operator's. (Refreshes and revocations go where the definition says.)
     get "/v1/connections/{id}/hosts" => connections::hosts, Who::Operator;
     put "/v1/connections/{id}/hosts" => connections::accept_hosts, Who::Operator;
     get "/v1/revocations" => revocations::list, ADMIN;
