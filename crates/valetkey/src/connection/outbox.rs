@@ -15,7 +15,7 @@ use crate::{
     error::Result,
     id::{AppConfigId, ConnectionId, RevocationId},
     on,
-    provider::{Auth, Definition, FieldLevel, Kills, Role, step::Step},
+    provider::{Auth, Definition, FieldLevel, Kills, Role, TOKEN_SECRET, step::Step},
     seal::Place,
     secret::SecretMap,
 };
@@ -108,13 +108,17 @@ fn needed(definition: &Definition, account: &SecretMap) -> SecretMap {
             Auth::None | Auth::Client | Auth::ClientBasic => &[],
             Auth::Bearer => &["access_token"],
             Auth::BearerRefresh => &["refresh_token"],
-            Auth::Proxy | Auth::Jwt | Auth::Signed => &["access_token", "token_secret"],
+            Auth::Proxy | Auth::Jwt | Auth::Signed => &["access_token", TOKEN_SECRET],
         };
         names.extend(tokens.iter().map(|name| (*name).to_owned()));
         let any_field = matches!(step.auth, Auth::Proxy | Auth::Jwt);
         let fields = definition.fields_of(FieldLevel::Connection);
         let of_client = |role: Option<Role>| matches!(role, Some(Role::ClientId | Role::ClientSecret));
         names.extend(fields.filter(|field| any_field || of_client(field.role)).map(|field| field.name.clone()));
+    }
+    // A template calls it otherwise than the account does.
+    if names.contains("token_secret") {
+        names.insert(TOKEN_SECRET.to_owned());
     }
     let members = account.expose().iter().filter(|(name, _)| names.contains(*name));
     SecretMap::new(members.map(|(name, value)| (name.clone(), value.clone())).collect())

@@ -209,7 +209,7 @@ fn only_listed_definitions_put_a_secret_in_a_url() {
     let found = catalogue.iter().filter(|definition| says_so(&serde_json::to_value(&***definition).unwrap()));
     let mut found: Vec<_> = found.map(|definition| definition.name.to_string()).collect();
     found.sort();
-    assert_eq!(found, ["facebook", "hubspot", "instagram", "threads", "trello", "wpcom"]);
+    assert_eq!(found, ["facebook", "hubspot", "instagram", "instagram_fb", "threads", "trello", "wpcom"]);
 }
 
 /// R24: a definition cannot send a browser to anything but https, in production.
