@@ -18,6 +18,7 @@ use valetkey::{
     principal::Actor,
     token::{self, NewToken},
 };
+use valetkey_http::Lanes;
 
 use crate::{
     pages::{LOOPBACK, Pages, of},
@@ -64,7 +65,8 @@ impl Way {
     async fn raw(&self, line: &str, more: &str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let serving = tokio::spawn(valetkey_http::serve(listener, self.pages.router.clone(), shutdown.clone()));
+        let serving =
+            tokio::spawn(valetkey_http::serve(listener, self.pages.router.clone(), Lanes::start().unwrap(), shutdown.clone()));
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request =
             format!("{line} HTTP/1.1\r\nHost: broker\r\nAuthorization: Bearer {}\r\nConnection: close\r\n{more}", self.bearer);

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
-use valetkey_http::{serve, serve_local};
+use valetkey_http::{Lanes, serve, serve_local};
 
 use crate::support::App;
 
@@ -23,10 +23,12 @@ async fn the_local_socket_is_the_operators_and_the_port_is_not() {
     let path = app.dir().join("socket");
     let local = UnixListener::bind(&path).unwrap();
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // They outlive the broker, whose connections may have been opened on them.
+    let lanes = Lanes::start().unwrap();
     let (address, shutdown) = (port.local_addr().unwrap(), CancellationToken::new());
     let faces = [
         tokio::spawn(serve_local(local, app.router.clone(), shutdown.clone())),
-        tokio::spawn(serve(port, app.router.clone(), shutdown.clone())),
+        tokio::spawn(serve(port, app.router.clone(), lanes.clone(), shutdown.clone())),
     ];
     let over_socket = tokio::task::spawn_blocking(move || answer(UnixStream::connect(path).unwrap())).await.unwrap();
     assert!(over_socket.starts_with("HTTP/1.1 200") && over_socket.contains("default"), "{over_socket}");

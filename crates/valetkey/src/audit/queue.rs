@@ -13,6 +13,7 @@ use crate::{
     clock::Timestamp,
     db::Db,
     error::{Code, Error, Result},
+    id::SiteId,
 };
 
 /// How many uses may wait to be written.
@@ -47,6 +48,8 @@ pub(super) struct Queue {
     receive: Arc<tokio::sync::Mutex<mpsc::Receiver<Item>>>,
     /// Told when a whole batch waits.
     full: Arc<Notify>,
+    /// The sites for which nothing can be chained now, because their key cannot be had: their uses are refused.
+    keyless: Arc<Mutex<HashSet<SiteId>>>,
 }
 
 impl Queue {
@@ -57,12 +60,16 @@ impl Queue {
             send: Arc::new(Mutex::new(Some(send))),
             receive: Arc::new(tokio::sync::Mutex::new(receive)),
             full: Arc::default(),
+            keyless: Arc::default(),
         }
     }
 
     pub(super) async fn push(&self, event: Event, at: Timestamp) -> Result<()> {
         let full = || Error::new(Code::AuditUnavailable, "the use cannot be recorded now, so it was not allowed; try again");
         let send = lock(&self.send).clone().ok_or_else(full)?;
+        if lock(&self.keyless).contains(&event.site) {
+            return Err(full().with_retry_after(PATIENCE));
+        }
         let (done, wait) = match self.mode {
             Mode::Batched => (None, None),
             Mode::Strict => {
@@ -103,7 +110,18 @@ impl Queue {
     pub(super) async fn run(&self, audit: &Audit, db: &Db) {
         let mut receive = self.receive.lock().await;
         let mut batch = Vec::new();
-        while receive.recv_many(&mut batch, BATCH).await > 0 {
+        let mut held: Vec<Item> = Vec::new();
+        loop {
+            // What waits for its site's key is tried again, whether or not anything else comes.
+            let next = receive.recv_many(&mut batch, BATCH);
+            let closed = match held.is_empty() {
+                true => next.await == 0,
+                false => tokio::time::timeout(PATIENCE, next).await.is_ok_and(|count| count == 0),
+            };
+            if closed {
+                break;
+            }
+            batch.append(&mut held);
             if self.mode == Mode::Batched && batch.len() < BATCH && !receive.is_closed() {
                 // More come meanwhile; one commit serves them all. Nobody is waked for each of them.
                 tokio::select! {
@@ -118,6 +136,7 @@ impl Queue {
             }
             // Nothing is dropped: a batch is tried until it is written. Meanwhile the queue fills, and refuses.
             let mut wait = Duration::from_millis(20);
+            self.hold_back(audit, db, &mut batch, &mut held).await;
             while let Err(error) = write(audit, db, &batch).await {
                 tracing::error!(%error, detail = error.detail(), rows = batch.len(), "audit rows cannot be written; trying again");
                 if batch.iter().all(|item| item.done.as_ref().is_some_and(oneshot::Sender::is_closed)) {
@@ -125,6 +144,7 @@ impl Queue {
                 }
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_secs(1));
+                self.hold_back(audit, db, &mut batch, &mut held).await;
             }
             for item in batch.drain(..) {
                 if let Some(done) = item.done {
@@ -132,15 +152,43 @@ impl Queue {
                 }
             }
         }
+        if !held.is_empty() {
+            tracing::error!(rows = held.len(), "uses at sites whose audit key cannot be had could not be recorded");
+        }
+    }
+
+    /// Takes out of a batch what cannot be chained, so that one site without its key does not stop the others. A key that is not
+    /// known here is looked up or made now, before the transaction begins: inside, SQLite's one writing connection is taken.
+    async fn hold_back(&self, audit: &Audit, db: &Db, batch: &mut Vec<Item>, held: &mut Vec<Item>) {
+        let sites: HashSet<SiteId> = batch.iter().map(|item| item.event.site.clone()).collect();
+        for site in sites {
+            match audit.ring.derived(db, &site, AUDIT_LABEL).await {
+                Ok(_) => {
+                    lock(&self.keyless).remove(&site);
+                }
+                // The database is away: that is everybody's trouble, and the batch waits as a whole.
+                Err(error) if error.code() == Code::StorageFailed => return,
+                Err(error) => {
+                    tracing::error!(%site, error = ?error, "the site's audit key cannot be had; its uses are refused until it can");
+                    lock(&self.keyless).insert(site.clone());
+                    for item in batch.extract_if(.., |item| item.event.site == site) {
+                        match item.done {
+                            // Its answer waits for this, and will be a refusal: it did not happen.
+                            Some(done) => {
+                                let _ = done.send(false);
+                            }
+                            None => held.push(item),
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 
 async fn write(audit: &Audit, db: &Db, batch: &[Item]) -> Result<()> {
-    // A key that is not known here is looked up or made before the transaction begins: inside, SQLite's one writing
-    // connection is taken.
-    let sites: HashSet<_> = batch.iter().map(|item| &item.event.site).collect();
-    for site in sites {
-        audit.ring.derived(db, site, AUDIT_LABEL).await?;
+    if batch.is_empty() {
+        return Ok(());
     }
     let mut tx = db.begin_bookkeeping().await?;
     audit.record_all(&mut tx, batch.iter().map(|item| (&item.event, item.at)), None).await?;

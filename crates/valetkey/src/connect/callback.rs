@@ -401,6 +401,7 @@ async fn store_in(
         Some(old) => has_moved(outside, definition, old, fields, &new.account).await?,
         None => false,
     };
+    let was_unknown = old.as_ref().is_some_and(|old| old.connection.subject.is_none());
     let (connected, replaced) = match old {
         // The same subject id at another server is somebody else, and the old grants are not for that server.
         Some(_) if moved && !flow.new_subject => {
@@ -436,10 +437,12 @@ async fn store_in(
     if let (Owner::Agent(agent), Connected::New(id) | Connected::Replaced { new: id, .. }) = (&new.owner, &connected) {
         accounts::grant_to_owner(base, tx, &new.site, actor, agent, id).await?;
     }
+    let again = matches!(connected, Connected::Again(_));
     let facts = json!({
         "session": flow.session, "provider": new.provider, "owner": new.owner, "name": new.name, "subject": new.subject,
+        "identity_established": again && was_unknown && new.subject.is_some(),
         "identity": new.identity, "scopes": new.tokens.scopes, "missing_scopes": missing, "config": new.app_config,
-        "client_id": new.client_id, "again": matches!(connected, Connected::Again(_)),
+        "client_id": new.client_id, "again": again,
         "replaced": replaced.as_ref().map(|old| &old.connection.id), "for_agent": flow.agent, "proven": flow.proven_user,
     });
     let event = Event::new(&new.site, actor, "connection.connect").connection(connected.id()).facts(facts);

@@ -106,6 +106,7 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
     let definition = outside.definition(&new.provider)?;
     super::is_connectable(&definition)?;
     let its_site = site::require(&base.db, site).await?;
+    still_may(outside, site, &new.owner, actor).await?;
     if let Some(return_to) = &new.return_to
         && !its_site.return_to.iter().any(|listed| listed == return_to)
     {
@@ -481,7 +482,31 @@ pub(super) async fn open(outside: &Outside, link: &Secret) -> Result<Session> {
     if session.used_at.is_some() || session.expires_at <= outside.base.clock.now() {
         return Err(gone());
     }
+    still_may(outside, &session.site, &session.owner, &session.created_by).await?;
     Ok(session)
+}
+
+/// Whether an owner may still get accounts, by a link of this maker: read anew at each step, for a link outlives a decision.
+///
+/// # Errors
+/// `forbidden` where the site or the person is disabled, or the maker is a platform whose key has ended.
+async fn still_may(outside: &Outside, site: &SiteId, owner: &Owner, maker: &Actor) -> Result<()> {
+    let db = &outside.base.db;
+    let refused = |why: &'static str| Err(Error::new(Code::Forbidden, why));
+    if site::is_disabled(db, site).await? {
+        return refused("this site is disabled; nothing can be connected to it");
+    }
+    if let Owner::User(user) = owner
+        && platform::person_is_disabled(db, site, user).await?
+    {
+        return refused("this person is disabled here; the platform lets them act again");
+    }
+    if let Actor::Platform { key, .. } = maker
+        && !platform::is_live(db, site, key, outside.base.clock.now()).await?
+    {
+        return refused("the platform's key that made this link has ended; ask for a new link");
+    }
+    Ok(())
 }
 
 /// The session, if this browser may decide about it and its form came from our page.

@@ -1,6 +1,8 @@
-//! The hosts that a connection's credential may go to: fixed when it was connected. A definition that names others later
-//! applies to it only after the operator accepted them (decisions 4), for a definition file may be changed by somebody who may
-//! not send this account's secrets anywhere.
+//! The hosts that proxied calls may take a connection's credential to: fixed when it was connected. A definition that names
+//! others later applies to it only after the operator accepted them (decisions 4).
+//!
+//! This is about proxied calls alone. Refreshes and upstream revocations go where the definition says now, with the client's
+//! secret and the account's tokens: whoever may change a definition file is trusted with the accounts of that provider.
 
 use serde::Serialize;
 use serde_json::json;

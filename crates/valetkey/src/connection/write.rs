@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Connection, Identity, Renewal, Stored, resources_of, stored_slot};
+use super::{Connection, Identity, Renewal, Stored, open_account, resources_of, stored_slot};
 use crate::{
     base::Base,
     clock::Timestamp,
@@ -289,7 +289,8 @@ pub(super) async fn confirm_identity(tx: &mut Tx, old: &Connection, now: Timesta
 /// Stores the outcome of a connect flow in its slot (decisions 4).
 ///
 /// The same upstream subject keeps the id; another one is refused unless `new_subject` says that the owner meant
-/// it, and then gets a new id. The old one is returned for its upstream revocation.
+/// it, and then gets a new id. The old one is returned for its upstream revocation. Where the subject was unknown, what the
+/// account says of itself is compared.
 pub async fn upsert_connected(
     base: &Base,
     tx: &mut Tx,
@@ -300,8 +301,22 @@ pub async fn upsert_connected(
     let Some(old) = stored_slot(&mut *tx, &new.site, &new.provider, &new.owner, &new.name).await? else {
         return Ok((Connected::New(insert(base, tx, actor, new).await?), None));
     };
-    // What the owner stored without an identity step has no subject to compare.
-    let same = old.connection.subject.is_none() || old.connection.subject == new.subject;
+    let same = match (&old.connection.subject, &new.subject) {
+        (Some(before), Some(subject)) => before == subject,
+        (Some(_), None) => false,
+        // Nobody can say who it is: then both are the owner's word.
+        (None, None) => true,
+        // Tokens came from outside, and nobody has asked whose they are: what the account says of itself is all there is. Where
+        // it says nothing, the owner's own connecting is the owner's word (decisions 4).
+        (None, Some(subject)) => match &old.sealed {
+            Some(sealed) => match open_account(base, &old.connection, sealed).await {
+                Ok(account) => says_the_same(&account, &new.account, subject),
+                Err(error) if error.code() == Code::Unsealable => false,
+                Err(error) => return Err(error),
+            },
+            None => false,
+        },
+    };
     if same {
         // A definition that names more hosts by now applies only after the operator accepted it (decisions 4).
         let new = NewConnection { hosts: old.connection.hosts.clone(), ..new.clone() };
@@ -325,6 +340,34 @@ pub async fn upsert_connected(
     let id = insert(base, tx, actor, new).await?;
     Ok((Connected::Replaced { old: old.connection.id.clone(), new: id }, Some(old)))
 }
+
+/// Whether nothing that an account says of itself contradicts the one that was connected now. The surest members in which both
+/// say something decide: names change, and ids do not.
+fn says_the_same(before: &SecretMap, now: &SecretMap, subject: &str) -> bool {
+    let said = |account: &SecretMap, names: &[&str]| -> Vec<String> {
+        let values = names.iter().filter_map(|name| account.expose().get(*name));
+        let texts = values.filter_map(|value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        });
+        texts.filter(|text| !text.is_empty() && text != "0").collect()
+    };
+    for (place, names) in SELF.iter().enumerate() {
+        let (before, mut now) = (said(before, names), said(now, names));
+        if place == 0 {
+            now.push(subject.to_owned());
+        }
+        if !before.is_empty() && !now.is_empty() {
+            return before.iter().any(|text| now.contains(text));
+        }
+    }
+    true
+}
+
+/// By which members an account says whose it is, the surest first. Beside those that an identity step stores stand those that
+/// Data Machine stored (mission document 004).
+const SELF: [&[&str]; 3] = [&["id", "user_id", "person_id"], &["username", "screen_name"], &["email"]];
 
 /// Ends a connection: its sealed account is erased with the same statement. False when it was over already.
 pub async fn erase(tx: &mut Tx, site: &SiteId, id: &ConnectionId, actor: &Actor, reason: &str, now: Timestamp) -> Result<bool> {

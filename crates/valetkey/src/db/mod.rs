@@ -29,7 +29,7 @@ pub use open::{DbConfig, MIN_SQLITE};
 
 use crate::{
     clock::Timestamp,
-    error::{Error, Result},
+    error::{Code, Error, Result},
 };
 
 /// Runs one body against the database behind a target, which is a `&Db` or a `&mut Tx`.
@@ -154,7 +154,15 @@ impl Db {
     /// Checks that the database answers, and that it is one we may write to.
     pub async fn ping(&self) -> Result<()> {
         let one: (i64,) = on!(self, |c| sqlx::query_as("SELECT CAST(1 AS BIGINT)").fetch_one(c).await?);
-        if one.0 == 1 { Ok(()) } else { Err(Error::internal("the database cannot count to one")) }
+        if one.0 != 1 {
+            return Err(Error::internal("the database cannot count to one"));
+        }
+        match &self.0.pools {
+            Pools::Postgres(pool) if open::is_standby(pool).await? => {
+                Err(Error::new(Code::StorageFailed, "this PostgreSQL is a standby; give the URL of the primary"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// SQLite's count of changes that other connections than our writing one made. Every write of ours goes through

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use sqlx::{
-    ConnectOptions as _,
+    ConnectOptions as _, Connection as _,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -63,7 +63,8 @@ async fn open_sqlite(dir: &std::path::Path, patience: Duration) -> Result<Db> {
         .foreign_keys(true)
         // No memory map: a disk error would be a crash instead of an error.
         .pragma("mmap_size", "0")
-        // Freed pages are overwritten, so that an erased account does not linger in the file.
+        // Freed pages are overwritten. Copies stay for a while all the same: in the write-ahead log until it is used anew, and on
+        // PostgreSQL in dead rows until they are vacuumed. All of them are ciphertext.
         .pragma("secure_delete", "ON")
         .statement_cache_capacity(256)
         .disable_statement_logging();
@@ -109,15 +110,32 @@ async fn open_postgres(url: &Secret, max_connections: u32) -> Result<Db> {
         // Compiling a statement takes longer than any of ours runs.
         .options([("statement_timeout", "30000"), ("idle_in_transaction_session_timeout", "30000"), ("jit", "off")])
         .disable_statement_logging();
+    let unreachable = |e: sqlx::Error| {
+        Error::new(Code::InvalidConfig, "cannot connect to PostgreSQL; check the URL and that it is running").with_detail(e)
+    };
+    // Asked by a connection of its own: the pool would try one that it refuses again and again.
+    let mut first = options.connect().await.map_err(unreachable)?;
+    if is_standby(&mut first).await? {
+        return Err(Error::new(Code::InvalidConfig, "this PostgreSQL is a standby; give the URL of the primary"));
+    }
+    first.close().await?;
     let pool = PgPoolOptions::new()
         .max_connections(max_connections)
         .test_before_acquire(false)
         .acquire_timeout(Duration::from_secs(30))
+        // After a failover the same URL may lead to a standby: what it says of authority is old (decisions 2). A primary becomes
+        // one by a new start, which ends every connection.
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                match is_standby(connection).await? {
+                    true => Err(sqlx::Error::Configuration("this PostgreSQL is a standby".into())),
+                    false => Ok(()),
+                }
+            })
+        })
         .connect_with(options)
         .await
-        .map_err(|e| {
-            Error::new(Code::InvalidConfig, "cannot connect to PostgreSQL; check the URL and that it is running").with_detail(e)
-        })?;
+        .map_err(unreachable)?;
     let setting = |name: &'static str| {
         let pool = pool.clone();
         async move {
@@ -128,10 +146,6 @@ async fn open_postgres(url: &Secret, max_connections: u32) -> Result<Db> {
     let version: i64 = setting("server_version_num").await?.parse().unwrap_or(0);
     if version < 150_000 {
         return Err(Error::new(Code::InvalidConfig, "PostgreSQL 15 or newer is needed"));
-    }
-    let (standby,): (bool,) = sqlx::query_as("SELECT pg_is_in_recovery()").fetch_one(&pool).await?;
-    if standby {
-        return Err(Error::new(Code::InvalidConfig, "this PostgreSQL is a standby; give the URL of the primary"));
     }
     if setting("synchronous_commit").await? == "off" {
         return Err(Error::new(
@@ -148,6 +162,11 @@ async fn open_postgres(url: &Secret, max_connections: u32) -> Result<Db> {
         changes: tokio::sync::watch::Sender::new(()),
         _lock: None,
     })))
+}
+
+pub(super) async fn is_standby<'c>(target: impl sqlx::PgExecutor<'c>) -> sqlx::Result<bool> {
+    let (standby,): (bool,) = sqlx::query_as("SELECT pg_is_in_recovery()").fetch_one(target).await?;
+    Ok(standby)
 }
 
 fn make_private_dir(dir: &std::path::Path) -> Result<()> {

@@ -135,7 +135,7 @@ impl Allowed {
         let Right::Held { by, .. } = &self.right else { return error };
         let Connection { owner, provider, .. } = &self.stored.connection;
         match error.code() {
-            Code::NotAuthenticated => Error::new(
+            Code::NotAuthenticated | Code::NoCredentials => Error::new(
                 Code::NotAuthenticated,
                 format!(
                     "the account of {owner} at {provider} is held by `{by}`, and has no token that can be used; renew it there"

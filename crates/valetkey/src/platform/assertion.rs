@@ -2,7 +2,8 @@
 //!
 //! A JSON Web Token signed HS256 with the platform key's assertion secret:
 //! `kid` = the key's id, `sub` = the user id, `aud` = `valetkey:connect`, `sid` = the connect session,
-//! `jti` = at least 16 random characters, `iat`, and `exp` at most sixty seconds after `iat`. It works once.
+//! `jti` = at least 16 random characters, `iat`, and `exp` at most sixty seconds after `iat`. It works once. An `nbf` counts
+//! where there is one; other claims (`iss` and whatever a library adds) are ignored (RFC 7519 section 4).
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -24,14 +25,30 @@ const LIFE: i64 = 60;
 const SKEW: i64 = 5;
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Claims {
     sub: String,
-    aud: String,
+    aud: Audience,
     sid: String,
     jti: String,
     iat: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nbf: Option<i64>,
     exp: i64,
+}
+
+/// One audience, as a text or as a list of one (RFC 7519 section 4.1.3). What is meant for others too is not taken.
+#[derive(Serialize, Deserialize, PartialEq)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    List([String; 1]),
+}
+
+impl Audience {
+    fn is_ours(&self) -> bool {
+        let (Audience::One(name) | Audience::List([name])) = self;
+        name == AUDIENCE
+    }
 }
 
 /// Signs an assertion, as a platform does. `dev` and the tests use it; platforms use any JWT library.
@@ -41,10 +58,11 @@ pub fn sign(key: &PlatformKeyId, secret: &Secret, user: &UserId, session: &Conne
     let iat = now.unix_seconds();
     let claims = Claims {
         sub: user.to_string(),
-        aud: AUDIENCE.to_owned(),
+        aud: Audience::One(AUDIENCE.to_owned()),
         sid: session.to_string(),
         jti: id::random_text::<18>()?,
         iat,
+        nbf: None,
         exp: iat + LIFE,
     };
     let key = EncodingKey::from_secret(secret.expose().as_bytes());
@@ -74,7 +92,7 @@ pub async fn verify(
     let header = jsonwebtoken::decode_header(presented.expose().as_bytes()).map_err(|_| refused("no JWT"))?;
     let key_id: PlatformKeyId = header.kid.as_deref().unwrap_or_default().parse().map_err(|_| refused("kid"))?;
     let (key, sealed) = store::by_id(&base.db, site, &key_id).await?.ok_or_else(|| refused("unknown key"))?;
-    if key.revoked_at.is_some() || key.expires_at.is_some_and(|at| at <= now) {
+    if key.has_ended(now) {
         return Err(refused("ended key"));
     }
     let secret = base.ring.open(&base.db, &Place::platform_key(site, &key_id), &sealed).await?;
@@ -82,13 +100,18 @@ pub async fn verify(
     validation.set_audience(&[AUDIENCE]);
     // The times are checked below, by the broker's own clock.
     validation.validate_exp = false;
+    validation.validate_nbf = false;
     validation.required_spec_claims.clear();
     let data =
         jsonwebtoken::decode::<Claims>(presented.expose().as_bytes(), &DecodingKey::from_secret(secret.expose()), &validation)
             .map_err(|_| refused("signature or claims"))?;
     let claims = data.claims;
+    if !claims.aud.is_ours() {
+        return Err(refused("aud"));
+    }
     let seconds = now.unix_seconds();
-    if !is_in_time(claims.iat, claims.exp, seconds) {
+    let begun = claims.nbf.is_none_or(|nbf| nbf <= seconds.saturating_add(SKEW));
+    if !begun || !is_in_time(claims.iat, claims.exp, seconds) {
         return Err(refused("time"));
     }
     if claims.sid != session.as_str() {

@@ -141,6 +141,13 @@ pub struct PlatformKey {
     pub revoked_at: Option<Timestamp>,
 }
 
+impl PlatformKey {
+    /// Whether it was revoked, or its time is over.
+    pub fn has_ended(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_some() || self.expires_at.is_some_and(|at| at <= now)
+    }
+}
+
 /// What a new key is made of.
 #[derive(Clone, Debug, Default)]
 pub struct NewKey {
@@ -208,10 +215,15 @@ pub async fn authenticate(db: &Db, presented: &str, now: Timestamp) -> Result<Pl
         return Err(refused());
     }
     let key = store::by_hash(db, &sha256_hex(presented.as_bytes())).await?.ok_or_else(refused)?;
-    if key.revoked_at.is_some() || key.expires_at.is_some_and(|at| at <= now) {
+    if key.has_ended(now) {
         return Err(refused());
     }
     Ok(key)
+}
+
+/// Whether there is such a key and it has not ended.
+pub async fn is_live(db: &Db, site: &SiteId, id: &PlatformKeyId, now: Timestamp) -> Result<bool> {
+    Ok(store::by_id(db, site, id).await?.is_some_and(|(key, _)| !key.has_ended(now)))
 }
 
 /// A site's keys, newest first.

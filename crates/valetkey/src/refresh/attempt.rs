@@ -12,7 +12,7 @@ use super::{
     crash,
     life::Life,
     run::failed_before,
-    settle::Spent,
+    settle::{ANSWER_LOST, Spent},
     store::{self, Failed, Release, Take},
     tasks::{Progress, Trouble},
 };
@@ -279,7 +279,7 @@ impl Refresher {
         let connection = &spent.connection;
         self.tell_failed(connection, error);
         tracing::info!(connection.id = %connection.id, provider = %connection.provider, error, pause = ?pause, "a refresh failed; it is tried again");
-        match self.let_go(connection, &release).await {
+        match self.let_go_failed(spent, &release, error).await {
             Some(false) => Attempted::Again,
             _ => Attempted::Failed(failed_before(Some(error)).after(pause)),
         }
@@ -302,15 +302,15 @@ impl Refresher {
         let release = Release {
             lease: spent.lease,
             keep_journal: true,
-            failure: Some(Failed { retry_at, refresh_at, error: "answer_lost" }),
+            failure: Some(Failed { retry_at, refresh_at, error: ANSWER_LOST }),
         };
         tracing::warn!(
             connection.id = %connection.id, provider = %connection.provider, error,
             "the answer to a refresh was lost; there is one more attempt once the access token ends"
         );
-        match self.let_go(connection, &release).await {
+        match self.let_go_failed(spent, &release, error).await {
             Some(false) => Attempted::Again,
-            _ => Attempted::Lost { sent, trouble: failed_before(Some("answer_lost")).after(pause) },
+            _ => Attempted::Lost { sent, trouble: failed_before(Some(ANSWER_LOST)).after(pause) },
         }
     }
 

@@ -56,6 +56,8 @@ enum Settled {
     Raced,
 }
 
+/// The word for an answer of which nobody knows whether it was given.
+pub(super) const ANSWER_LOST: &str = "answer_lost";
 /// How often a lease that ended without tokens is tried to be given back. Left over, it only costs time.
 const LET_GO_ATTEMPTS: u32 = 5;
 
@@ -321,8 +323,28 @@ impl Refresher {
         self.0.outside.extensions.tell(|sink| sink.refresh_failed(&connection.slot(), &connection.id, error));
     }
 
-    /// Ends a lease, with some patience for the database. Absent when it could not be done: then it runs out.
+    /// Ends a lease without tokens, and records that in the same transaction. Of failures in a row the first has a row of its own,
+    /// and every answer that was lost: a provider that is down for a day does not fill the audit.
+    pub(super) async fn let_go_failed(&self, spent: &Spent, release: &Release<'_>, error: &str) -> Option<bool> {
+        let connection = &spent.connection;
+        let lost = release.failure.as_ref().is_some_and(|failed| failed.error == ANSWER_LOST);
+        let event = (lost || connection.failures == 0).then(|| {
+            let facts = json!({
+                "provider": connection.provider, "version": connection.version, "error": error, "answer_lost": lost,
+            });
+            let event = Event::new(&connection.site, &spent.actor, "refresh.failed").outcome(Outcome::Failed);
+            event.connection(&connection.id).facts(facts)
+        });
+        self.end_lease(connection, release, event.as_ref()).await
+    }
+
+    /// Ends a lease of which nothing is to be recorded, with some patience for the database. Absent when it could not be done:
+    /// then it runs out.
     pub(super) async fn let_go(&self, connection: &Connection, release: &Release<'_>) -> Option<bool> {
+        self.end_lease(connection, release, None).await
+    }
+
+    async fn end_lease(&self, connection: &Connection, release: &Release<'_>, event: Option<&Event>) -> Option<bool> {
         for tried in 0..LET_GO_ATTEMPTS {
             if tried > 0 {
                 tokio::time::sleep(backoff(i64::from(tried), Duration::from_millis(100), Duration::from_secs(2))).await;
@@ -330,6 +352,9 @@ impl Refresher {
             let ended = async {
                 let mut tx = self.db().begin_bookkeeping().await?;
                 let ended = store::release(&mut tx, connection, release).await?;
+                if let Some(event) = event.filter(|_| ended) {
+                    self.0.outside.base.audit.record(&mut tx, event.clone()).await?;
+                }
                 tx.commit().await?;
                 Ok::<_, Error>(ended)
             };

@@ -105,6 +105,15 @@ pub async fn require(db: &Db, id: &SiteId) -> Result<Site> {
     get(db, id).await?.ok_or_else(|| not_there(id))
 }
 
+/// Whether a site is disabled: then nobody may do anything there. One that is not there is not.
+pub async fn is_disabled(db: &Db, id: &SiteId) -> Result<bool> {
+    let row: Option<(String,)> = on!(db, |c| sqlx::query_as("SELECT id FROM sites WHERE id = $1 AND disabled_at IS NOT NULL")
+        .bind(id.as_str())
+        .fetch_optional(c)
+        .await?);
+    Ok(row.is_some())
+}
+
 fn not_there(id: &SiteId) -> Error {
     Error::new(Code::NotFound, format!("there is no site `{id}`; `valetkey site list` shows those there are"))
 }

@@ -6,6 +6,7 @@ use aws_lc_rs::hmac;
 use serde_json::json;
 use valetkey::{
     audit::{self, AUDIT_LABEL, Audit, Event, Mode, Row},
+    db::testing,
     error::Code,
     on, on_each_db,
     principal::Actor,
@@ -111,6 +112,39 @@ on_each_db! {
         house.base.audit.close();
         tokio::time::timeout(Duration::from_secs(10), house.base.audit.run(db.clone())).await.expect("it is held up");
         assert_eq!(rows(&house).await.len(), before + 2);
+    }
+
+    /// One site whose key was spoiled must not stop what is recorded of the others.
+    async fn uses_at_a_site_whose_key_cannot_be_had_are_refused_and_the_others_written(db: Db) {
+        let house = House::new(&db).await;
+        testing::execute(&db, "INSERT INTO sites (id, title, return_to, created_at) VALUES ('half', 'Half', '[]', 0)").await;
+        let spoiled = "INSERT INTO data_keys (site, provider, version, id, root_id, wrapped, created_at)
+                       SELECT 'half', provider, version, 'not its own', root_id, wrapped, created_at FROM data_keys
+                       WHERE site = 'default' AND provider = '_audit'";
+        testing::execute(&db, spoiled).await;
+        let audit = house.base.audit.clone();
+        tokio::spawn({
+            let (audit, db) = (audit.clone(), db.clone());
+            async move { audit.run(db).await }
+        });
+        let used = async |site: &str| audit.record_use(Event::new(&site.parse().unwrap(), &Actor::System, "test.use")).await;
+        let written = async |site: &str| {
+            for _ in 0..200 {
+                if rows(&house).await.iter().any(|row| row.site == site && row.action == "test.use") {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            false
+        };
+        used("half").await.unwrap();
+        used("default").await.unwrap();
+        assert!(written("default").await, "the other site's use waits");
+        assert_eq!(used("half").await.unwrap_err().code(), Code::AuditUnavailable);
+        used("default").await.unwrap();
+        testing::execute(&db, "DELETE FROM data_keys WHERE site = 'half'").await;
+        assert!(written("half").await, "what was allowed before is dropped");
+        used("half").await.unwrap();
     }
 
     async fn a_listing_is_bounded_whatever_is_asked_for(db: Db) {

@@ -105,7 +105,7 @@ async fn client(world: &World, owner: &str) -> AuthenticatedClient {
 }
 
 fn accounts(world: &World) -> Accounts {
-    Accounts::new(&world.outside, world.house.site.clone(), "lab".parse().unwrap(), Actor::Operator).unwrap()
+    Accounts::new(&world.outside, world.house.site.clone(), "lab".parse().unwrap(), Actor::Operator)
 }
 
 async fn call(client: &AuthenticatedClient, method: Method, uri: &str, form: &str) -> (StatusCode, Value) {

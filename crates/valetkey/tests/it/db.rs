@@ -63,6 +63,29 @@ async fn two_processes_that_start_at_once_both_find_the_schema_ready() {
     assert_eq!((sites(&a).await, sites(&b).await), (0, 0));
 }
 
+/// A function of our own that stands before the server's plays the failover.
+#[tokio::test]
+async fn a_standby_is_refused_at_the_start_and_later() {
+    let url = testing::postgres_url().await;
+    let plain = testing::open_postgres(&url).await;
+    let says = async |standby: bool| {
+        let body =
+            format!("CREATE OR REPLACE FUNCTION fake.pg_is_in_recovery() RETURNS boolean LANGUAGE sql AS 'SELECT {standby}'");
+        testing::execute(&plain, &body).await;
+    };
+    testing::execute(&plain, "CREATE SCHEMA fake").await;
+    let mut url = url::Url::parse(&url).unwrap();
+    url.query_pairs_mut().append_pair("options", "-c search_path=public,fake,pg_catalog");
+    let url = url.to_string();
+    says(false).await;
+    let db = testing::open_postgres(&url).await;
+    db.ping().await.unwrap();
+    says(true).await;
+    assert!(db.ping().await.unwrap_err().message().contains("standby"));
+    let config = DbConfig::Postgres { url: Secret::new(url), max_connections: 2 };
+    assert!(Db::open(&config).await.unwrap_err().message().contains("standby"));
+}
+
 #[tokio::test]
 async fn a_second_process_on_the_same_folder_is_told_who_holds_it() {
     let (_db, dir) = testing::sqlite().await;

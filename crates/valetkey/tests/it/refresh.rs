@@ -107,6 +107,9 @@ on_each_db! {
         town.lab.behave();
         replica.advance(HOUR);
         assert!(town.lab.is_live(&access(&replica.serve(&account.id).await.unwrap())));
+        // Of failures in a row the first is recorded.
+        let failed = replica.events("refresh.failed").await;
+        assert_eq!((failed.len(), &failed[0]["error"], &failed[0]["answer_lost"]), (1, &json!("http_500"), &json!(false)));
     }
 
     /// R39.

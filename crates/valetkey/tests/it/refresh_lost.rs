@@ -70,6 +70,8 @@ on_each_db! {
         assert_eq!(replica.serve(&account.id).await.unwrap_err().code(), Code::RefreshFailed);
         let lost = replica.stored(&account.id).await;
         assert_eq!((lost.spending_version, lost.recovered_version, &lost.lease_holder), (Some(1), None, &None));
+        let failed = replica.events("refresh.failed").await;
+        assert_eq!((failed.len(), failed[0]["answer_lost"].as_bool()), (1, Some(true)));
         // Not at once: a provider that is out of order for a minute must not use up the one attempt.
         assert_eq!(replica.serve(&account.id).await.unwrap_err().code(), Code::RefreshFailed);
         assert_eq!(town.lab.refresh_requests(), 1);

@@ -12,6 +12,8 @@ use valetkey::{
     principal::Actor,
     refresh::Wish,
     revoke::{self, Owed, Revocation, Settings, UpstreamWish},
+    seal::Place,
+    secret::{Secret, SecretMap},
 };
 
 use crate::town::{Account, HOUR, MINUTE, Replica, Town, catalogue, quick};
@@ -55,6 +57,23 @@ on_each_db! {
         assert!(!kept(&db, &account.id).await);
         assert_eq!(replica.events("revocation.over").await[0]["status"], "revoked");
         assert_eq!(work(&replica).await, 0);
+    }
+
+    /// Only what the provider must be told is kept: nothing else of the account outlives it.
+    async fn the_outbox_keeps_what_the_revocation_names_and_nothing_else(db: Db) {
+        let town = Town::new().await;
+        let replica = town.replica(&db).await;
+        let account = replica.account(&town, "", |account, _, _| account.set_text("password", &Secret::new("hunter2"))).await;
+        town.lab.misbehave(Rule::always(At::Revoke, Fault::status(503)));
+        end(&replica, &account.id, UpstreamWish::IfPossible).await;
+        work(&replica).await;
+        let row: (String, Vec<u8>) = on!(&db, |c| sqlx::query_as("SELECT id, sealed FROM revocations").fetch_one(c).await.unwrap());
+        let connection = replica.stored(&account.id).await.connection;
+        let (owner, id) = (connection.owner.to_string(), row.0.parse().unwrap());
+        let place = Place::revocation(&connection.site, &connection.provider, &owner, &connection.name, &id);
+        let opened = replica.outside.base.ring.open(&db, &place, &row.1).await.unwrap();
+        let kept = SecretMap::from_json(&opened).unwrap();
+        assert_eq!(kept.expose().keys().collect::<Vec<_>>(), ["refresh_token"]);
     }
 
     /// R62: where a definition names both, the refresh token goes first.

@@ -99,7 +99,7 @@ impl Pen {
     }
 
     fn accounts(&self) -> Accounts {
-        Accounts::new(&self.world.outside, self.world.house.site.clone(), "lab".parse().unwrap(), Actor::Operator).unwrap()
+        Accounts::new(&self.world.outside, self.world.house.site.clone(), "lab".parse().unwrap(), Actor::Operator)
     }
 
     async fn save(&self, owner: &str, account: Value) {

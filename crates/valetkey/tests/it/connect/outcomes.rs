@@ -10,16 +10,20 @@ use serde_json::json;
 use valetkey::{
     Code, audit,
     connect::{Ended, Outcome},
-    connection::Status,
+    connection::{
+        Identity, Status,
+        accounts::{self, Precondition, Slot},
+    },
     grant::{self, ForWhom},
-    id::ConnectionId,
+    id::{AccountName, ConnectionId},
     on, on_each_db,
     principal::Delivery,
+    secret::SecretMap,
 };
 
 use super::{
     request::with_instance,
-    world::{OPERATOR, PUBLIC, World, alices, connected, failure, fields, of, param},
+    world::{OPERATOR, PUBLIC, World, alices, connected, failure, fields, of, param, provider},
 };
 
 on_each_db! {
@@ -86,6 +90,44 @@ on_each_db! {
             .await
             .unwrap());
         assert_eq!(gone, 1);
+    }
+
+    /// Decisions 4: of tokens that came from outside nobody knows whose they are. What the account says of itself must not say
+    /// another; where it says nothing, connecting is the owner's word.
+    async fn an_account_of_unknown_identity_stays_its_owners(db: Db) {
+        let world = World::new(&db).await;
+        let slot = |name: &str| Slot { name: name.parse().unwrap(), ..stored_slot(&world) };
+        let put = async |name: &str, members: serde_json::Value| {
+            let account = SecretMap::new(fields(members));
+            accounts::put(&world.outside, &OPERATOR, &slot(name), account, &Precondition::default()).await.unwrap().connection
+        };
+        let named = |name: &str, new_subject: bool| {
+            let mut new = alices();
+            (new.name, new.new_subject) = (name.parse().unwrap(), new_subject);
+            new
+        };
+        let says_bob = [json!({ "id": 1002 }), json!({ "user_id": "1002", "username": "alice" }), json!({ "username": "bob" })];
+        for (place, mut members) in says_bob.into_iter().enumerate() {
+            let name = format!("bobs{place}");
+            members["access_token"] = json!("t");
+            let stored = put(&name, members).await;
+            assert_eq!((stored.subject.as_ref(), stored.identity), (None, Identity::Unverified));
+            assert_eq!(failure(&world.connect(named(&name, false), "alice").await), Code::SubjectMismatch, "{name}");
+            assert_eq!(world.connection(&stored.id).await.identity, Identity::Unverified, "{name}");
+            let fresh = connected(&world.connect(named(&name, true), "alice").await);
+            assert_ne!(fresh, stored.id, "{name}");
+        }
+        for (name, mut members) in [("same", json!({ "id": "1001", "username": "was" })), ("silent", json!({ "note": 1 }))] {
+            members["access_token"] = json!("t");
+            let stored = put(name, members).await;
+            assert_eq!(connected(&world.connect(named(name, false), "alice").await), stored.id, "{name}");
+            let (_, facts) = world.audited("connection.connect").await.remove(0);
+            assert_eq!((&facts["again"], &facts["identity_established"]), (&json!(true), &json!(true)), "{name}");
+            let now = world.connection(&stored.id).await;
+            assert_eq!((now.subject.as_deref(), now.identity), (Some("1001"), Identity::Verified), "{name}");
+        }
+        connected(&world.connect(named("same", false), "alice").await);
+        assert_eq!(world.audited("connection.connect").await[0].1["identity_established"], json!(false));
     }
 
     /// Decisions 4: the same subject id at another server is somebody else.
@@ -218,6 +260,10 @@ on_each_db! {
 pub(super) fn around<'t>(text: &'t str, what: &str) -> &'t str {
     let at = text.find(what).unwrap();
     text.get(at.saturating_sub(200)..(at + 60).min(text.len())).unwrap_or_default()
+}
+
+fn stored_slot(world: &World) -> Slot {
+    Slot { site: world.house.site.clone(), provider: provider(), owner: alices().owner, name: AccountName::default() }
 }
 
 async fn live_grants(world: &World, id: &ConnectionId) -> Vec<grant::Grant> {

@@ -180,6 +180,8 @@ on_each_db! {
                 assert_eq!(world.refused(new).await, Code::InvalidRequest, "{}", definition.name);
                 continue;
             }
+            let asked = definition.fields_of(FieldLevel::Connection).filter(|field| field.required && !field.secret);
+            new.fields.extend(asked.map(|field| (field.name.clone(), json!(field.placeholder))));
             assert_eq!(world.refused(new.clone()).await, Code::NotConfigured, "{}", definition.name);
             // It would be asked for a temporary token, and nothing outside is spoken to here.
             if definition.oauth1.is_some() {
@@ -197,6 +199,25 @@ on_each_db! {
         }
         assert!(built >= 15, "only {built}");
     }
+}
+
+/// R28: where a provider's own call wants a secret in the URL, its definition says so; these do, and no others.
+#[test]
+fn only_listed_definitions_put_a_secret_in_a_url() {
+    fn says_so(value: &serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::Object(members) => {
+                members.get("secret_in_query") == Some(&serde_json::Value::Bool(true)) || members.values().any(says_so)
+            }
+            serde_json::Value::Array(items) => items.iter().any(says_so),
+            _ => false,
+        }
+    }
+    let catalogue = valetkey::provider::Catalogue::embedded().unwrap();
+    let found = catalogue.iter().filter(|definition| says_so(&serde_json::to_value(&***definition).unwrap()));
+    let mut found: Vec<_> = found.map(|definition| definition.name.to_string()).collect();
+    found.sort();
+    assert_eq!(found, ["facebook", "hubspot", "instagram", "instagram_fb", "threads", "trello", "wpcom"]);
 }
 
 /// R24: a definition cannot send a browser to anything but https, in production.

@@ -6,7 +6,9 @@ use serde_json::json;
 use valetkey::{
     Code,
     connect::session::{self, NewSession, Proof},
+    id::UserId,
     on, on_each_db,
+    platform::{self, Asserts, NewKey, Scope},
     principal::{Actor, Owner},
     secret::Secret,
     site::{self, SiteChange},
@@ -166,6 +168,38 @@ on_each_db! {
         assert_eq!(world.audited("connect.answer").await.len(), 2);
     }
 
+    /// What JWT libraries add of themselves is no reason to refuse; for whom and when still is.
+    async fn an_assertion_may_have_the_usual_claims(db: Db) {
+        let world = World::new(&db).await;
+        let (base, site) = (&world.house.base, &world.house.site);
+        let new = NewKey { label: "p".into(), scopes: [Scope::Connect].into(), asserts: Asserts::Any, expires_at: None };
+        let minted = platform::create(base, site, &OPERATOR, new).await.unwrap();
+        let link = world.link(alices()).await;
+        let now = base.clock.now().unix_seconds();
+        let prove = async |changes: serde_json::Value| {
+            let mut claims = json!({
+                "iss": "https://p.example", "sub": "alice", "aud": ["valetkey:connect"], "sid": link.id, "iat": now, "nbf": now,
+                "exp": now + 60, "jti": format!("0123456789abcdef{changes}"), "name": "Alice",
+            });
+            claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+            let mut header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+            header.kid = Some(minted.key.id.to_string());
+            let key = jsonwebtoken::EncodingKey::from_secret(minted.assertion_secret.expose().as_bytes());
+            let text = Secret::new(jsonwebtoken::encode(&header, &claims, &key).unwrap());
+            session::prove(&world.outside, &link.link, &text).await.map(|_| ()).map_err(|error| error.code())
+        };
+        prove(json!({})).await.unwrap();
+        for wrong in [
+            json!({ "aud": ["valetkey:connect", "others"] }),
+            json!({ "aud": "others" }),
+            json!({ "aud": null }),
+            json!({ "nbf": now + 30 }),
+            json!({ "iat": now + 30 }),
+        ] {
+            assert_eq!(prove(wrong.clone()).await, Err(Code::Unauthenticated), "{wrong}");
+        }
+    }
+
     /// A proof that comes later takes the session over to the browser that brings it.
     async fn a_second_proof_moves_the_session_to_its_browser(db: Db) {
         let world = World::new(&db).await;
@@ -193,6 +227,47 @@ on_each_db! {
         connected(&world.come_back(&query, Some(&started.binding.value)).await);
         let (_, facts) = world.audited("connection.connect").await.remove(0);
         assert_eq!(facts["proven"], json!(null));
+    }
+
+    /// Whatever ended since the link was made ends it, at each of its steps; and no new one is made.
+    async fn a_link_ends_with_its_person_its_key_and_its_site(db: Db) {
+        let world = World::new(&db).await;
+        let (base, site) = (&world.house.base, &world.house.site);
+        let new = NewKey { label: "p".into(), scopes: [Scope::Connect].into(), asserts: Asserts::Any, expires_at: None };
+        let key = platform::create(base, site, &OPERATOR, new).await.unwrap().key.id;
+        let by_key = Actor::Platform { key: key.clone(), user: None };
+        let person: UserId = "alice".parse().unwrap();
+        let disable = async |on: bool| platform::set_person_disabled(base, site, &OPERATOR, &person, on).await.unwrap();
+        let close = async |at: Option<i64>| {
+            let mut tx = db.begin().await.unwrap();
+            on!(&mut tx, |c| sqlx::query("UPDATE sites SET disabled_at = $1").bind(at).execute(c).await.map(|_| ()).unwrap());
+            tx.commit().await.unwrap();
+        };
+        let link = session::create(&world.outside, site, &by_key, alices()).await.unwrap();
+        let visit = world.open(&link, &alices().owner).await;
+        let csrf = session::visit(&world.outside, &link.link, Some(&visit)).await.unwrap().csrf.unwrap();
+        let refused = async |why: &str| {
+            let (outside, secret) = (&world.outside, &link.link);
+            let codes = [
+                session::create(outside, site, &by_key, alices()).await.unwrap_err().code(),
+                session::view(outside, secret).await.unwrap_err().code(),
+                session::visit(outside, secret, Some(&visit)).await.unwrap_err().code(),
+                session::prove(outside, secret, &world.assertion(&link, "alice")).await.unwrap_err().code(),
+                session::approve(outside, secret, Some(&visit), &csrf).await.unwrap_err().code(),
+            ];
+            assert_eq!(codes, [Code::Forbidden; 5], "{why}");
+        };
+        disable(true).await;
+        refused("the person is disabled").await;
+        disable(false).await;
+        close(Some(1)).await;
+        refused("the site is disabled").await;
+        close(None).await;
+        // What somebody else's link is for goes on.
+        let others = world.link(of("user:bob")).await;
+        platform::revoke(base, site, &OPERATOR, &key).await.unwrap();
+        refused("the key was revoked").await;
+        session::view(&world.outside, &others.link).await.unwrap();
     }
 
     /// A chat looks at a link before the person does. Whoever answers first is the one who goes on.
