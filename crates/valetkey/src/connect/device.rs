@@ -93,6 +93,7 @@ pub async fn begin(outside: &Outside, site: &SiteId, actor: &Actor, session: &Co
     if !session.device {
         return Err(Error::new(Code::InvalidRequest, "this link is for a browser; make one for a sign-in on another device"));
     }
+    session::still_may(outside, &session.site, &session.owner, &session.created_by).await?;
     let begun = Begun::prepare(outside, &session, actor).await?;
     let codes = oauth2::device_codes(&begun.ground(outside, &session)).await?;
     let unseen = Secret::new(id::random_text::<32>()?);

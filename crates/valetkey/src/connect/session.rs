@@ -490,7 +490,7 @@ pub(super) async fn open(outside: &Outside, link: &Secret) -> Result<Session> {
 ///
 /// # Errors
 /// `forbidden` where the site or the person is disabled, or the maker is a platform whose key has ended.
-async fn still_may(outside: &Outside, site: &SiteId, owner: &Owner, maker: &Actor) -> Result<()> {
+pub(super) async fn still_may(outside: &Outside, site: &SiteId, owner: &Owner, maker: &Actor) -> Result<()> {
     let db = &outside.base.db;
     let refused = |why: &'static str| Err(Error::new(Code::Forbidden, why));
     if site::is_disabled(db, site).await? {
