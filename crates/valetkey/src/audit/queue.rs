@@ -160,7 +160,8 @@ impl Queue {
     /// Takes out of a batch what cannot be chained, so that one site without its key does not stop the others. A key that is not
     /// known here is looked up or made now, before the transaction begins: inside, SQLite's one writing connection is taken.
     async fn hold_back(&self, audit: &Audit, db: &Db, batch: &mut Vec<Item>, held: &mut Vec<Item>) {
-        let sites: HashSet<SiteId> = batch.iter().map(|item| item.event.site.clone()).collect();
+        let sites: HashSet<&SiteId> = batch.iter().map(|item| &item.event.site).collect();
+        let sites: Vec<SiteId> = sites.into_iter().cloned().collect();
         for site in sites {
             match audit.ring.derived(db, &site, AUDIT_LABEL).await {
                 Ok(_) => {
