@@ -74,7 +74,16 @@ impl Refresher {
         }
         let admission = match self.0.breakers.admit(&prepared.authority) {
             Ok(admission) => admission,
-            Err(wait) => return Attempted::Failed(failed_before(Some("provider_unavailable")).after(wait).of_all()),
+            Err(wait) => {
+                let trouble = failed_before(Some("provider_unavailable")).after(wait);
+                // Of a provider with a server for each account, only this account's is known to be away.
+                let one_server = step(&plan.definition, plan.stored.connection.renewal);
+                let one_server = one_server.is_ok_and(|step| step.url.fixed_host().is_some());
+                return Attempted::Failed(if one_server { trouble.of_all() } else { trouble });
+            }
+        };
+        let Ok(share) = self.0.shares.take(&prepared.authority).await else {
+            return Attempted::Failed(Error::internal("no permits").into());
         };
         let Ok(permit) = self.0.permits.acquire().await else { return Attempted::Failed(Error::internal("no permits").into()) };
         if self.0.stopping.is_cancelled() {
@@ -100,7 +109,7 @@ impl Refresher {
         };
         let sent = Instant::now();
         let answer = self.send(prepared.request, begun + settings.deadline).await;
-        drop(permit);
+        drop((permit, share));
         match answer {
             Err(Failure { error, sent: Sent::No }) => {
                 admission.failed(None);
