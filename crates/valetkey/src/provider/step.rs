@@ -4,7 +4,10 @@
 //! the standard members of a token request are in it. [`Step::render`] makes the request, whoever holds the HTTP client
 //! sends it, [`Step::read`] reads the answer. Nothing here does I/O, waits, or knows the time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -260,12 +263,8 @@ impl Step {
     /// Whether the tokens that the step names are there. A revocation step whose token the connection does not have is
     /// left out.
     pub fn applies(&self, vars: &Vars<'_>) -> bool {
-        use super::template::{Part, Var};
-        let in_url = self.url.path_parts().iter().filter_map(|part| match part {
-            Part::Value(slot) => Some(slot),
-            Part::Text(_) => None,
-        });
-        let slots = self.templates().flat_map(Template::slots).chain(in_url);
+        use super::template::Var;
+        let slots = self.templates().flat_map(Template::slots).chain(self.url.slots());
         let tokens = slots.filter(|slot| matches!(slot.var, Var::Token(_) | Var::SlotToken));
         let named = tokens.into_iter().all(|slot| slot.render(vars).is_ok_and(|value| !value.is_empty()));
         named
@@ -280,6 +279,24 @@ impl Step {
     /// Whether the request can hold a secret, beside what `auth` adds.
     pub(super) fn is_secret(&self) -> bool {
         self.url.is_secret() || self.templates().any(Template::is_secret)
+    }
+
+    /// The members of an account that the request is made of: those that the step names, and the tokens that `auth` adds. An
+    /// assertion (`auth = "jwt"`) is made of more: of whatever `[jwt]` names.
+    pub fn members(&self) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        let injected = self.inject.iter().filter(|_| self.auth == Auth::Proxy);
+        let values = self.templates().chain(injected.clone().flat_map(Inject::templates)).flat_map(Template::slots);
+        values.chain(self.url.slots()).for_each(|slot| slot.add_members(&mut names));
+        let signs = self.auth == Auth::Signed || injected.into_iter().any(|inject| matches!(inject, Inject::Oauth1Signature));
+        let tokens: &[&str] = match self.auth {
+            _ if signs => &["access_token", TOKEN_SECRET],
+            Auth::Bearer => &["access_token"],
+            Auth::BearerRefresh => &["refresh_token"],
+            Auth::None | Auth::Client | Auth::ClientBasic | Auth::Proxy | Auth::Jwt | Auth::Signed => &[],
+        };
+        names.extend(tokens.iter().map(|name| (*name).to_owned()));
+        names
     }
 
     /// Every template beside those of the URL.
