@@ -91,7 +91,7 @@ fn a_step_says_of_which_members_of_an_account_it_is_made() {
     let as_proxied = "[identity]\nmethod = \"GET\"\nurl = \"https://api.good.example/me\"\nauth = \"proxy\"\n\
                       out = { id = \"id\", \"extra.team\" = \"team.id\" }";
     assert_eq!(members(as_proxied), ["access_token"]);
-    let as_client = "[identity]\nmethod = \"GET\"\nurl = \"https://api.good.example/me\"\nauth = \"client\"\n\
+    let as_client = "[identity]\nmethod = \"GET\"\nurl = \"https://api.good.example/me\"\nauth = \"client_basic\"\n\
                      out = { id = \"id\", \"extra.team\" = \"team.id\" }";
     assert!(members(as_client).is_empty());
 }
@@ -291,9 +291,9 @@ fn a_filter_turns_the_value() {
 fn a_revocation_names_only_tokens_that_are_there() {
     let text = with(
         "kills = \"family\"\nmethod = \"POST\"\nurl = \"https://api.good.example/revoke\"\nauth = \"client\"\nform = { token = \"{{token.refresh_token}}\" }\n",
-        "kills = \"token\"\n[[revoke.steps]]\nmethod = \"POST\"\nurl = \"https://api.good.example/revoke\"\nauth = \"client\"\n\
+        "kills = \"token\"\n[[revoke.steps]]\nmethod = \"POST\"\nurl = \"https://api.good.example/revoke\"\nauth = \"client_basic\"\n\
          form = { token = \"{{token.refresh_token}}\", token_type_hint = \"refresh_token\" }\n\
-         [[revoke.steps]]\nmethod = \"POST\"\nurl = \"https://api.good.example/revoke\"\nauth = \"client\"\n\
+         [[revoke.steps]]\nmethod = \"POST\"\nurl = \"https://api.good.example/revoke\"\nauth = \"client_basic\"\n\
          form = { token = \"{{token.access_token}}\", token_type_hint = \"access_token\" }\n",
     );
     let values = Values::new();
