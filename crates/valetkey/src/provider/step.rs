@@ -85,6 +85,8 @@ pub struct Step {
     pub secret_in_query: bool,
     /// Where the list stands, in a step that reads one.
     pub list: Option<ValuePath>,
+    /// Where the next part of the list begins, where it comes in pages.
+    pub next: Option<NextPage>,
     /// Which entries count.
     #[serde(rename = "where")]
     pub where_: Option<Where>,
@@ -165,6 +167,15 @@ impl Test {
     }
 }
 
+/// How a list goes on.
+#[derive(Clone, Debug, Serialize)]
+pub struct NextPage {
+    /// Where a page says where the next one begins; the last one does not say.
+    pub path: ValuePath,
+    /// The query parameter that takes it.
+    pub query: String,
+}
+
 /// Which entries of a list count.
 #[derive(Clone, Debug, Serialize)]
 pub struct Where {
@@ -239,7 +250,18 @@ impl Step {
     /// Errors: `not_configured` or `no_credentials` where a needed value is missing, `host_refused` where an instance's
     /// address is not an origin.
     pub fn render(&self, vars: &Vars<'_>) -> Result<Request<Bytes>> {
+        self.render_page(vars, None)
+    }
+
+    /// The request for one page of a list: the first, or the one that begins where the page before said
+    /// ([`Step::read_page`]).
+    ///
+    /// Errors: as [`Step::render`].
+    pub fn render_page(&self, vars: &Vars<'_>, begins: Option<&Secret>) -> Result<Request<Bytes>> {
         let mut draft = Draft { query: pairs(&self.query, vars)?, form: pairs(&self.form, vars)?, ..Draft::default() };
+        if let (Some(next), Some(begins)) = (&self.next, begins) {
+            draft.query.push((next.query.clone(), open(begins)));
+        }
         for (name, template) in &self.headers {
             if let Some(value) = template.render(vars)? {
                 draft.set_header(name, &value)?;
