@@ -8,7 +8,6 @@ mod app_config;
 mod arrows;
 mod audit;
 mod authlib;
-#[cfg(feature = "testing-pds")]
 mod bluesky;
 mod broker;
 mod client;
