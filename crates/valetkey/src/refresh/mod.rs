@@ -24,6 +24,8 @@
 //! and again locks its account. Where a refresh token is over and the definition names a login to fall back on, the row says
 //! so first, and the next attempt is that login.
 //!
+//! A further token of a connection that brings a refresh token of its own goes the same way, by a mark beside it (`slots.rs`).
+//!
 //! What no refresh prolongs dies of age: whoever listens is warned once ([`Refresher::warn_of_age`]). A provider's lists are
 //! read with a token that serves ([`Refresher::lists`]).
 //!
@@ -38,6 +40,7 @@ mod life;
 mod lists;
 mod run;
 mod settle;
+mod slots;
 mod store;
 mod tasks;
 
@@ -155,6 +158,7 @@ struct Inner {
     tasks: Tasks,
     /// Which lease of another process was first seen when.
     sightings: Mutex<HashMap<Key, (i64, Instant)>>,
+    slots: slots::Slots,
     breakers: Breakers,
     alerts: Alerts,
     permits: Semaphore,
@@ -172,6 +176,7 @@ impl Refresher {
             holder: format!("r_{}", uuid::Uuid::now_v7().simple()),
             tasks: Tasks::default(),
             sightings: Mutex::default(),
+            slots: slots::Slots::default(),
             breakers: Breakers::new(settings.breaker_after, settings.first_backoff, settings.longest_backoff),
             alerts: Alerts::default(),
             permits: Semaphore::new(settings.at_once.max(1)),

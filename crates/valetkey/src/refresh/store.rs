@@ -196,6 +196,36 @@ pub(super) async fn write_tokens(
     Ok(changed == 1)
 }
 
+/// Writes an account over the revision that was read, and leaves everything about the connection's own token as it is. With
+/// `new_tokens` the version moves, and with it what is journaled of the version: that one was or was not spent is as true of the
+/// next. False when the row changed meanwhile.
+pub(super) async fn write_account(
+    tx: &mut Tx,
+    old: &Connection,
+    sealed: &[u8],
+    new_tokens: bool,
+    now: Timestamp,
+) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE connections SET sealed = $5, revision = revision + 1, version = version + $6,
+            spending_version = CASE WHEN spending_version = version THEN version + $6 ELSE spending_version END,
+            recovered_version = CASE WHEN recovered_version = version THEN version + $6 ELSE recovered_version END,
+            updated_at = $7
+         WHERE site = $1 AND id = $2 AND version = $3 AND revision = $4 AND status <> 'revoked'"
+    )
+    .bind(old.site.as_str())
+    .bind(old.id.as_str())
+    .bind(old.version)
+    .bind(old.revision)
+    .bind(sealed)
+    .bind(i64::from(new_tokens))
+    .bind(now.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
 row! {
     /// A connection that the keeper should look at.
     #[derive(Clone, Debug)]

@@ -37,6 +37,7 @@ mod refresh_crash;
 mod refresh_due;
 mod refresh_lost;
 mod refresh_replicas;
+mod refresh_slots;
 mod revoke;
 mod seal;
 mod signed;
