@@ -224,6 +224,8 @@ pub struct Import {
     held: HashMap<String, &'static str>,
     apps: HashMap<(ProviderName, Owner), (AppConfigId, Option<String>)>,
     agents: BTreeMap<AgentId, Option<UserId>>,
+    /// Whose agents they are, or were.
+    agent_owners: HashSet<UserId>,
     granted: HashSet<(AgentId, ConnectionId)>,
     tx: Tx,
     waiting: Vec<Waiting>,
@@ -259,7 +261,9 @@ impl Import {
         let known = known.into_iter().map(|row| (row.item, Known { digest: row.digest, target: row.target })).collect();
         let apps = app_config::list(&base.db, site).await?;
         let apps = apps.into_iter().map(|app| ((app.provider, app.owner), (app.id, app.client_id))).collect();
-        let agents = agent::list(&base.db, site).await?.into_iter().map(|agent| (agent.id, agent.owner)).collect();
+        let agents: BTreeMap<_, _> =
+            agent::list(&base.db, site).await?.into_iter().map(|agent| (agent.id, agent.owner)).collect();
+        let agent_owners = agents.values().flatten().cloned().collect();
         let grants = grant::list(&base.db, site, None, None).await?;
         let granted = grants.into_iter().filter(|grant| grant.revoked_at.is_none()).map(|g| (g.agent, g.connection)).collect();
         Ok(Self {
@@ -273,6 +277,7 @@ impl Import {
             held: HashMap::new(),
             apps,
             agents,
+            agent_owners,
             granted,
             tx: base.db.begin().await?,
             waiting: Vec::new(),
@@ -350,6 +355,7 @@ impl Import {
                     done = took;
                 }
                 if done {
+                    self.agent_owners.extend(owner.clone());
                     self.agents.insert(agent.clone(), owner);
                 }
                 let row = Row { target: Some(agent.to_string()), ..row };

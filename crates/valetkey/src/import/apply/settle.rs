@@ -1,6 +1,9 @@
 //! What an import settles in batches and at its end: slots that are taken, grants, what came from where.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{
     BATCH, Conflict, Counts, DATA_MACHINE, Import, LeftOut, Lent, OnConflict, Plain, Ready, Report, Rest, Row, TOOK_PLACE,
@@ -13,7 +16,7 @@ use crate::{
     },
     error::{Code, Error, Result},
     grant::{ForWhom, NewGrant},
-    id::{AccountName, AgentId, ConnectionId, ProviderName},
+    id::{AccountName, AgentId, ConnectionId, ProviderName, UserId},
     principal::Owner,
     provider::Definition,
     scope,
@@ -124,7 +127,7 @@ impl Import {
         let reached = match owner {
             Owner::Site => true,
             // Its agents reached a person's account wherever the policy said so.
-            Owner::User(user) => self.agents.values().any(|owner| owner.as_ref() == Some(user)),
+            Owner::User(user) => self.agent_owners.contains(user),
             Owner::Agent(agent) => {
                 self.owned.push((item, agent.clone(), id.clone(), position));
                 false
@@ -196,20 +199,18 @@ impl Import {
 
     /// What agents reached before because nobody asked: now somebody has to say so.
     pub(super) fn list_ungranted(&mut self) {
+        let mut agents_of: HashMap<&UserId, Vec<&AgentId>> = HashMap::new();
+        for (agent, owner) in self.agents.iter().filter_map(|(agent, owner)| Some((agent, owner.as_ref()?))) {
+            agents_of.entry(owner).or_default().push(agent);
+        }
         for (owner, provider, name, connection) in std::mem::take(&mut self.reached) {
-            let before = |agent_owner: &Option<crate::id::UserId>| match &owner {
-                Owner::Site => true,
-                Owner::User(user) => agent_owner.as_ref() == Some(user),
-                Owner::Agent(_) => false,
+            let before: Vec<&AgentId> = match &owner {
+                Owner::Site => self.agents.keys().collect(),
+                Owner::User(user) => agents_of.get(user).cloned().unwrap_or_default(),
+                Owner::Agent(_) => Vec::new(),
             };
-            let agents: Vec<AgentId> = self
-                .agents
-                .iter()
-                .filter(|(agent, agent_owner)| {
-                    before(agent_owner) && !self.granted.contains(&((*agent).clone(), connection.clone()))
-                })
-                .map(|(agent, _)| agent.clone())
-                .collect();
+            let granted = |agent: &AgentId| self.granted.contains(&(agent.clone(), connection.clone()));
+            let agents: Vec<AgentId> = before.into_iter().filter(|agent| !granted(agent)).cloned().collect();
             if !agents.is_empty() {
                 self.report.to_grant.push(ToGrant { connection, provider, owner, name, agents });
             }
