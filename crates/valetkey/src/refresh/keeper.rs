@@ -11,7 +11,8 @@
 use std::{collections::HashSet, time::Duration};
 
 use futures_util::{
-    StreamExt as _,
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
     stream::{self, FuturesUnordered},
 };
 use tokio::time::Instant;
@@ -34,7 +35,7 @@ const PAGE: i64 = 64;
 pub(super) async fn keep(refresher: &Refresher, stop: &CancellationToken) {
     let interval = refresher.0.settings.keeper_interval;
     let mut look_at = Instant::now() + fraction(interval);
-    let mut sweeps = FuturesUnordered::new();
+    let mut sweeps: FuturesUnordered<BoxFuture<'_, String>> = FuturesUnordered::new();
     let mut swept: HashSet<String> = HashSet::new();
     loop {
         tokio::select! {
@@ -47,7 +48,7 @@ pub(super) async fn keep(refresher: &Refresher, stop: &CancellationToken) {
                 match store::providers_due(refresher.db(), refresher.now()).await {
                     Ok(providers) => {
                         let new: Vec<String> = providers.into_iter().filter(|provider| swept.insert(provider.clone())).collect();
-                        sweeps.extend(new.into_iter().map(|provider| sweep_of(refresher, provider)));
+                        sweeps.extend(new.into_iter().map(|provider| sweep_of(refresher, provider).boxed()));
                     }
                     Err(error) => could_not_look(&error),
                 }
