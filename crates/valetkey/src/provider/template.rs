@@ -299,6 +299,10 @@ impl Slot {
                 names.insert(name.clone());
                 default.iter().flat_map(|default| default.slots()).for_each(|slot| slot.add_members(names));
             }
+            // Whoever has no connection any more takes it from the account.
+            Var::Id => {
+                names.insert("id".to_owned());
+            }
             Var::BrokerAppId
             | Var::BrokerVersion
             | Var::BrokerUrl
@@ -306,7 +310,6 @@ impl Slot {
             | Var::Callback
             | Var::ApiVersion(_)
             | Var::Jwt
-            | Var::Id
             | Var::Code
             | Var::CodeVerifier => {}
         }

@@ -88,9 +88,9 @@ fn a_step_says_of_which_members_of_an_account_it_is_made() {
                  form = { a = \"{{token.refresh_token}}\", b = \"{{field.app_id}} refresh\" }\n\
                  out = { id = \"id\", \"extra.team\" = \"team.id\" }";
     assert_eq!(members(named), ["access_token", "instance", "refresh_token", "team"]);
-    let as_proxied = "[identity]\nmethod = \"GET\"\nurl = \"https://api.good.example/me\"\nauth = \"proxy\"\n\
+    let as_proxied = "[identity]\nmethod = \"GET\"\nurl = \"https://api.good.example/of/{{id}}\"\nauth = \"proxy\"\n\
                       out = { id = \"id\", \"extra.team\" = \"team.id\" }";
-    assert_eq!(members(as_proxied), ["access_token"]);
+    assert_eq!(members(as_proxied), ["access_token", "id"]);
     let as_client = "[identity]\nmethod = \"GET\"\nurl = \"https://api.good.example/me\"\nauth = \"client_basic\"\n\
                      out = { id = \"id\", \"extra.team\" = \"team.id\" }";
     assert!(members(as_client).is_empty());
