@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::Connection;
 use crate::{
@@ -108,7 +109,22 @@ fn needed(definition: &Definition, account: &SecretMap) -> SecretMap {
     let fields = definition.fields_of(FieldLevel::Connection);
     names.extend(fields.filter(|field| signs || of_client(field.role)).map(|field| field.name.clone()));
     let members = account.expose().iter().filter(|(name, _)| names.contains(*name));
-    SecretMap::new(members.map(|(name, value)| (name.clone(), value.clone())).collect())
+    let mut kept = SecretMap::new(members.map(|(name, value)| (name.clone(), value.clone())).collect());
+    // Where it does not die with the connection's own, a slot's token has to be revoked as well.
+    let kills_all = definition.revoke.as_ref().is_some_and(|revoke| revoke.kills == Kills::Grant);
+    let slots = account.expose().get("slots").and_then(Value::as_object).filter(|_| !kills_all);
+    let slots: Map<String, Value> =
+        slots.into_iter().flatten().map(|(slot, token)| (slot.clone(), tokens(token, &names))).collect();
+    if !slots.is_empty() {
+        kept.expose_mut().insert("slots".to_owned(), Value::Object(slots));
+    }
+    kept
+}
+
+/// The tokens of a slot that are among these names.
+fn tokens(slot: &Value, names: &BTreeSet<String>) -> Value {
+    let named = ["access_token", "refresh_token"].into_iter().filter(|name| names.contains(*name));
+    Value::Object(named.filter_map(|name| Some((name.to_owned(), slot.get(name)?.clone()))).collect())
 }
 
 /// What was decided about a connection's tokens when it ended; absent while nothing was.

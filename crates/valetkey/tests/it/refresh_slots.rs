@@ -141,6 +141,19 @@ on_each_db! {
         assert!(replica.serve(&id).await.is_ok());
     }
 
+    async fn a_second_token_is_revoked_with_its_connection(db: Db) {
+        let town = town().await;
+        let replica = town.replica(&db).await;
+        let (id, before) = account(&replica, &town, START.plus(HOUR)).await;
+        let own = access(&replica.serve(&id).await.unwrap());
+        let wish = UpstreamWish::IfPossible;
+        revoke::connection(&replica.outside, &replica.site, &Actor::Operator, &id, "enough", wish).await.unwrap();
+        revoke::work_off(&replica.outside, &revoke::Settings::default()).await.unwrap();
+        assert!(!town.lab.is_live(&own) && !town.lab.is_live(&before.access_token));
+        assert_eq!(town.lab.revoked_tokens().len(), 2);
+        assert_eq!(replica.events("revocation.over").await[0]["status"], "revoked");
+    }
+
     async fn what_is_renewed_while_the_connection_is_revoked_is_revoked_too(db: Db) {
         let town = town().await;
         let replica = town.replica(&db).await;
