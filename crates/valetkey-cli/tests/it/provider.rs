@@ -80,3 +80,48 @@ async fn a_scope_policy_is_shown_set_and_there_after_a_restart() {
     home.cli(&["provider", "policy", "nowhere"]).failed(3);
     home.cli(&["provider", "policy", "github", "--set", "everybody"]).failed(2);
 }
+
+/// Whose account and whose app a person and an agent would get is told with why; the commands that name an owner never ask.
+#[tokio::test]
+async fn what_a_policy_gives_a_person_and_an_agent_is_told_with_where_it_came_from() {
+    let home = Home::sqlite();
+    let _server = home.serve().await;
+    let agent = home.json(&["agent", "create", "roadie", "--owner", "bob"]);
+    let account = |arguments: &[&str]| home.json(&[&["account", "context", "http_basic"][..], arguments].concat());
+    let store = |owner: &[&str], password: &str| {
+        let arguments = [&["account", "set", "http_basic"][..], owner, &["--json"]].concat();
+        let account = serde_json::json!({
+            "account": "intranet", "base_url": "https://intranet.example.com", "username": "u", "password": password,
+        });
+        home.cli_with_input(&arguments, &account.to_string()).json()
+    };
+    store(&["--site-account"], "the-site-s");
+    store(&["--user", "42"], "alice-s");
+    home.cli(&["provider", "policy", "http_basic", "--set", "principal"]).ok();
+
+    let found = account(&["--user", "42", "--reveal"]);
+    assert_eq!((&found["policy"], &found["resolved_from"]), (&"principal".into(), &"user:42".into()));
+    assert_eq!(found["found"]["account"]["password"], "alice-s");
+    // An agent that is meant comes first, and has none of its own; the site's stands in only where that is said.
+    let nobody = account(&["--user", "42", "--agent", "roadie"]);
+    assert_eq!(nobody["wanted"], format!("agent:{}", agent["id"].as_str().unwrap()));
+    assert!(nobody["found"].is_null());
+    let said = home.cli(&["account", "context", "http_basic", "--agent", "roadie"]).ok();
+    assert!(said.contains("nobody's"), "{said}");
+    home.cli(&["provider", "policy", "http_basic", "--fallback", "on"]).ok();
+    let said = home.cli(&["account", "context", "http_basic", "--agent", "roadie"]).ok();
+    assert!(said.contains("site, in place of one that is missing") && !said.contains("the-site-s"), "{said}");
+    home.cli(&["account", "context", "http_basic", "--user", "0"]).failed(2);
+    home.cli(&["account", "context", "http_basic", "--agent", "nobody"]).failed(3);
+    home.cli(&["account", "context", "nowhere"]).failed(3);
+
+    let app = home.folder().join("secret");
+    std::fs::write(&app, "canary").unwrap();
+    let secret = format!("client_secret={}", app.display());
+    home.cli(&["provider", "configure", "github", "--user", "42", "--set", "client_id=hers", "--secret-file", &secret]).ok();
+    assert!(home.json(&["provider", "context", "github", "--user", "42"])["found"].is_null(), "the policy says the site's");
+    home.cli(&["provider", "policy", "github", "--for", "config", "--set", "user"]).ok();
+    let found = home.json(&["provider", "context", "github", "--user", "42"]);
+    assert_eq!((&found["resolved_from"], &found["found"]["values"]["client_id"]), (&"user:42".into(), &"hers".into()));
+    assert!(!found.to_string().contains("canary"));
+}

@@ -18,7 +18,7 @@ use crate::{
     principal::{Actor, Owner},
     provider::{self, Definition},
     seal::Place,
-    secret::{SecretBytes, SecretMap},
+    secret::{Secret, SecretBytes, SecretMap},
 };
 
 /// How many rows one statement inserts: SQLite takes 32,766 parameters, PostgreSQL 65,535.
@@ -55,11 +55,11 @@ impl Arrival {
 }
 
 /// What an account that comes in is made of.
-pub struct Coming<'a> {
+pub struct Coming {
     /// The id it will have: that of a connection whose place it takes, or a fresh one.
     pub id: ConnectionId,
     /// The site.
-    pub site: &'a SiteId,
+    pub site: SiteId,
     /// The provider.
     pub provider: ProviderName,
     /// Its definition; there may be none, and then the account can be stored and read, and no more.
@@ -69,7 +69,7 @@ pub struct Coming<'a> {
     /// Which of the owner's accounts.
     pub name: AccountName,
     /// The JSON object, in the order its members shall keep.
-    pub account: &'a str,
+    pub account: Secret,
     /// The app whose client is taken to have minted its tokens.
     pub app: Option<(AppConfigId, Option<String>)>,
     /// Why it must be connected again, if it must.
@@ -82,16 +82,16 @@ pub struct Coming<'a> {
 
 /// Tells everything that is told from an account, and seals it. What cannot be told (an end that is no time, a server that
 /// our guard refuses) leaves the account stored and readable, and unusable in that respect.
-pub fn arrive(outside: &Outside, coming: Coming<'_>) -> Result<Arrival> {
+pub fn arrive(outside: &Outside, coming: Coming) -> Result<Arrival> {
     let base = &outside.base;
     let now = base.clock.now();
     let id = coming.id;
-    let plain = SecretBytes::new(coming.account.as_bytes().to_vec());
+    let plain = SecretBytes::new(coming.account.expose().as_bytes().to_vec());
     let account = SecretMap::from_json(&plain)
         .map_err(|_| Error::new(Code::InvalidRequest, "an account is a JSON object").with_detail("it cannot be read"))?;
     let owner = coming.owner.to_string();
     let sealed = match coming.seal {
-        true => base.ring.seal_now(&Place::connection(coming.site, &coming.provider, &owner, &coming.name, &id), &plain)?,
+        true => base.ring.seal_now(&Place::connection(&coming.site, &coming.provider, &owner, &coming.name, &id), &plain)?,
         false => Vec::new(),
     };
     let definition = coming.definition.as_deref();

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::Connection;
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
     error::Result,
     id::{AppConfigId, ConnectionId, RevocationId},
     on,
-    provider::{Auth, Definition, FieldLevel, Kills, Role, TOKEN_SECRET, step::Step},
+    provider::{Auth, Definition, FieldLevel, Kills, Role, step::Step},
     seal::Place,
     secret::SecretMap,
 };
@@ -97,38 +98,33 @@ pub async fn owe_revocation(
     Ok(owed)
 }
 
-/// What of an account its revocation still needs: the members that the calls name, what decides their host, the client where the
-/// account itself holds one, and the token they carry. A call that authenticates as a proxied one does may need any field.
+/// What of an account its revocation still needs: the members that the calls are made of, what decides their host, and the client
+/// where the account itself holds one. An assertion may be made of any field.
 fn needed(definition: &Definition, account: &SecretMap) -> SecretMap {
-    let mut names: BTreeSet<String> =
-        definition.fields_deciding_hosts(FieldLevel::Connection).map(|field| field.name.clone()).collect();
-    for step in definition.revoke.iter().flat_map(|revoke| &revoke.steps) {
-        names.extend(named(&serde_json::to_string(step).unwrap_or_default()));
-        let tokens: &[&str] = match step.auth {
-            Auth::None | Auth::Client | Auth::ClientBasic => &[],
-            Auth::Bearer => &["access_token"],
-            Auth::BearerRefresh => &["refresh_token"],
-            Auth::Proxy | Auth::Jwt | Auth::Signed => &["access_token", TOKEN_SECRET],
-        };
-        names.extend(tokens.iter().map(|name| (*name).to_owned()));
-        let any_field = matches!(step.auth, Auth::Proxy | Auth::Jwt);
-        let fields = definition.fields_of(FieldLevel::Connection);
-        let of_client = |role: Option<Role>| matches!(role, Some(Role::ClientId | Role::ClientSecret));
-        names.extend(fields.filter(|field| any_field || of_client(field.role)).map(|field| field.name.clone()));
-    }
-    // A template calls it otherwise than the account does.
-    if names.contains("token_secret") {
-        names.insert(TOKEN_SECRET.to_owned());
-    }
+    let steps: Vec<&Step> = definition.revoke.iter().flat_map(|revoke| &revoke.steps).collect();
+    let mut names: BTreeSet<String> = steps.iter().flat_map(|step| step.members()).collect();
+    names.extend(definition.fields_deciding_hosts(FieldLevel::Connection).map(|field| field.name.clone()));
+    let signs = steps.iter().any(|step| step.auth == Auth::Jwt);
+    let of_client = |role: Option<Role>| matches!(role, Some(Role::ClientId | Role::ClientSecret));
+    let fields = definition.fields_of(FieldLevel::Connection);
+    names.extend(fields.filter(|field| signs || of_client(field.role)).map(|field| field.name.clone()));
     let members = account.expose().iter().filter(|(name, _)| names.contains(*name));
-    SecretMap::new(members.map(|(name, value)| (name.clone(), value.clone())).collect())
+    let mut kept = SecretMap::new(members.map(|(name, value)| (name.clone(), value.clone())).collect());
+    // Where it does not die with the connection's own, a slot's token has to be revoked as well.
+    let kills_all = definition.revoke.as_ref().is_some_and(|revoke| revoke.kills == Kills::Grant);
+    let slots = account.expose().get("slots").and_then(Value::as_object).filter(|_| !kills_all);
+    let slots: Map<String, Value> =
+        slots.into_iter().flatten().map(|(slot, token)| (slot.clone(), tokens(token, &names))).collect();
+    if !slots.is_empty() {
+        kept.expose_mut().insert("slots".to_owned(), Value::Object(slots));
+    }
+    kept
 }
 
-/// The names that stand between `{{` and `}}` in a text: those of members, and words of the template language, which no member
-/// that is a secret has.
-fn named(text: &str) -> impl Iterator<Item = String> + '_ {
-    let inside = text.split("{{").skip(1).filter_map(|rest| Some(rest.split_once("}}")?.0));
-    inside.flat_map(|name| name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-')).map(str::to_owned)
+/// The tokens of a slot that are among these names.
+fn tokens(slot: &Value, names: &BTreeSet<String>) -> Value {
+    let named = ["access_token", "refresh_token"].into_iter().filter(|name| names.contains(*name));
+    Value::Object(named.filter_map(|name| Some((name.to_owned(), slot.get(name)?.clone()))).collect())
 }
 
 /// What was decided about a connection's tokens when it ended; absent while nothing was.

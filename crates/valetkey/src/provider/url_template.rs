@@ -161,6 +161,15 @@ impl UrlTemplate {
         &self.path
     }
 
+    /// Every value in it.
+    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        let in_path = self.path.iter().filter_map(|part| match part {
+            Part::Value(slot) => Some(slot),
+            Part::Text(_) => None,
+        });
+        self.instance().into_iter().chain(in_path)
+    }
+
     /// Whether it can hold a secret.
     pub fn is_secret(&self) -> bool {
         self.path.iter().any(|part| matches!(part, Part::Value(slot) if slot.is_secret()))

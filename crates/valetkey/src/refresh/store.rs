@@ -196,13 +196,43 @@ pub(super) async fn write_tokens(
     Ok(changed == 1)
 }
 
+/// Writes an account over the revision that was read, and leaves everything about the connection's own token as it is. With
+/// `new_tokens` the version moves, and with it what is journaled of the version: that one was or was not spent is as true of the
+/// next. False when the row changed meanwhile.
+pub(super) async fn write_account(
+    tx: &mut Tx,
+    old: &Connection,
+    sealed: &[u8],
+    new_tokens: bool,
+    now: Timestamp,
+) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE connections SET sealed = $5, revision = revision + 1, version = version + $6,
+            spending_version = CASE WHEN spending_version = version THEN version + $6 ELSE spending_version END,
+            recovered_version = CASE WHEN recovered_version = version THEN version + $6 ELSE recovered_version END,
+            updated_at = $7
+         WHERE site = $1 AND id = $2 AND version = $3 AND revision = $4 AND status <> 'revoked'"
+    )
+    .bind(old.site.as_str())
+    .bind(old.id.as_str())
+    .bind(old.version)
+    .bind(old.revision)
+    .bind(sealed)
+    .bind(i64::from(new_tokens))
+    .bind(now.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
 row! {
     /// A connection that the keeper should look at.
     #[derive(Clone, Debug)]
     pub(super) struct Due {
         pub(super) site: String,
         pub(super) id: String,
-        pub(super) provider: String,
+        pub(super) app_config_id: Option<String>,
         pub(super) refresh_at: i64,
     }
 }
@@ -210,7 +240,7 @@ row! {
 impl Due {
     /// Before every row.
     pub(super) fn start() -> Self {
-        Self { site: String::new(), id: String::new(), provider: String::new(), refresh_at: i64::MIN }
+        Self { site: String::new(), id: String::new(), app_config_id: None, refresh_at: i64::MIN }
     }
 
     pub(super) fn ids(&self) -> Result<(SiteId, ConnectionId)> {
@@ -218,11 +248,32 @@ impl Due {
     }
 }
 
-/// The next connections that are due, after this one, in the order in which they became so.
-pub(super) async fn due(db: &Db, now: Timestamp, after: &Due, limit: i64) -> Result<Vec<Due>> {
+/// The providers of which a connection is due.
+///
+/// It goes from one provider to the next along the index, so that it costs the same however many connections each has.
+pub(super) async fn providers_due(db: &Db, now: Timestamp) -> Result<Vec<String>> {
+    let rows: Vec<(String,)> = on!(db, |c| sqlx::query_as(
+        "WITH RECURSIVE known (provider) AS (
+             SELECT MIN(provider) FROM connections WHERE refresh_at IS NOT NULL
+             UNION ALL
+             SELECT (SELECT MIN(c.provider) FROM connections c WHERE c.refresh_at IS NOT NULL AND c.provider > known.provider)
+             FROM known WHERE known.provider IS NOT NULL
+         )
+         SELECT provider FROM known
+         WHERE EXISTS (SELECT 1 FROM connections c
+             WHERE c.provider = known.provider AND c.refresh_at IS NOT NULL AND c.refresh_at <= $1 AND c.status = 'active')"
+    )
+    .bind(now.0)
+    .fetch_all(c)
+    .await?);
+    Ok(rows.into_iter().map(|(provider,)| provider).collect())
+}
+
+/// A provider's next connections that are due, after this one, in the order in which they became so.
+pub(super) async fn due(db: &Db, provider: &str, now: Timestamp, after: &Due, limit: i64) -> Result<Vec<Due>> {
     Ok(on!(db, |c| sqlx::query_as(
-        "SELECT site, id, provider, refresh_at FROM connections
-         WHERE refresh_at IS NOT NULL AND refresh_at <= $1 AND refresh_at >= $2
+        "SELECT site, id, app_config_id, refresh_at FROM connections
+         WHERE provider = $6 AND refresh_at IS NOT NULL AND refresh_at <= $1 AND refresh_at >= $2
            AND (refresh_at > $2 OR site > $3 OR (site = $3 AND id > $4)) AND status = 'active'
          ORDER BY refresh_at, site, id LIMIT $5"
     )
@@ -231,6 +282,7 @@ pub(super) async fn due(db: &Db, now: Timestamp, after: &Due, limit: i64) -> Res
     .bind(&after.site)
     .bind(&after.id)
     .bind(limit)
+    .bind(provider)
     .fetch_all(c)
     .await?))
 }

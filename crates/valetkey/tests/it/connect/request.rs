@@ -244,7 +244,7 @@ fn an_authorization_address_that_is_not_https_does_not_load() {
 }
 
 /// The lab as a provider of which every server is an instance.
-pub(super) fn with_instance(text: String) -> String {
+pub(crate) fn with_instance(text: String) -> String {
     let origin = text.split("issuer = \"").nth(1).unwrap().split('"').next().unwrap().to_owned();
     let host = origin.strip_prefix("http://").unwrap();
     let text = text.replace(&format!("issuer = \"{origin}\"\niss_supported = true\n"), "");
