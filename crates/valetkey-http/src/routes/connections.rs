@@ -15,6 +15,7 @@ use valetkey::{
     platform::Scope,
     principal::Owner,
     resource, revoke,
+    secret::Secret,
 };
 
 use super::{accounts::precondition, connect_sessions::MadeConnectSession, limited, maybe, moment, next};
@@ -471,7 +472,8 @@ pub(crate) struct Reconnect {
     /// Where the browser goes afterwards; exactly one of the site's places.
     return_to: Option<String>,
     /// Carried along until the flow is over; at most 4 KiB.
-    payload: Option<String>,
+    #[schema(value_type = Option<String>)]
+    payload: Option<Secret>,
     /// The person signs in on another device, with a code.
     device: bool,
 }

@@ -16,7 +16,7 @@ use url::form_urlencoded;
 use super::{
     Ended, Fault, Outcome, attempts, cookie_key, oauth1,
     oauth2::{self, App, Ground, Obtained},
-    session,
+    payload, session,
     store::{self, Flow},
 };
 use crate::{
@@ -181,7 +181,7 @@ pub(super) async fn conclude(
         Ok((connected, missing_scopes)) => settled(outside, definition, flow, &connected, missing_scopes).await,
         Err(fault) => {
             note_failure(outside, definition, &flow, &fault, true).await;
-            over(flow, Outcome::Failed { code: fault.code, word: word_of(&fault) }, None)
+            over(outside, flow, Outcome::Failed { code: fault.code, word: word_of(&fault) }, None).await
         }
     }
 }
@@ -203,11 +203,12 @@ pub(super) async fn settled(
         }
     };
     let choose = is_open.then(|| (flow.site.clone(), flow.session.clone()));
-    over(flow, Outcome::Connected { connection: connected.id().clone(), missing_scopes }, choose)
+    over(outside, flow, Outcome::Connected { connection: connected.id().clone(), missing_scopes }, choose).await
 }
 
-pub(super) fn over(flow: Flow, outcome: Outcome, choose: Option<(SiteId, ConnectSessionId)>) -> Ended {
-    Ended { provider: Some(flow.provider), outcome, return_to: flow.return_to, payload: flow.payload, choose }
+pub(super) async fn over(outside: &Outside, flow: Flow, outcome: Outcome, choose: Option<(SiteId, ConnectSessionId)>) -> Ended {
+    let payload = payload::carried_by(outside, &flow).await;
+    Ended { provider: Some(flow.provider), outcome, return_to: flow.return_to, payload, choose }
 }
 
 fn word_of(fault: &Fault) -> Option<&'static str> {
