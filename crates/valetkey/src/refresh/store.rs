@@ -218,12 +218,13 @@ impl Due {
     }
 }
 
-/// The next connections that are due, after this one, in the order in which they became so.
+/// The next connections that are due, after this one, in the order in which they became so; none of a site that is disabled.
 pub(super) async fn due(db: &Db, now: Timestamp, after: &Due, limit: i64) -> Result<Vec<Due>> {
     Ok(on!(db, |c| sqlx::query_as(
         "SELECT site, id, provider, refresh_at FROM connections
          WHERE refresh_at IS NOT NULL AND refresh_at <= $1 AND refresh_at >= $2
            AND (refresh_at > $2 OR site > $3 OR (site = $3 AND id > $4)) AND status = 'active'
+           AND NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = connections.site AND s.disabled_at IS NOT NULL)
          ORDER BY refresh_at, site, id LIMIT $5"
     )
     .bind(now.0)
@@ -245,7 +246,7 @@ row! {
 }
 
 /// Active connections whose refresh token, or access token that no refresh token renews, ends between `now` and `before`, and
-/// that were not warned of for this end, by site and id after `after`.
+/// that were not warned of for this end, by site and id after `after`; none of a site that is disabled.
 pub(super) async fn near_their_end(
     db: &Db,
     now: Timestamp,
@@ -260,6 +261,7 @@ pub(super) async fn near_their_end(
                  AND (warned_end IS NULL OR warned_end < refresh_expires_at))
              OR (renewal IN ('none', 'extend') AND access_expires_at > $1 AND access_expires_at <= $2
                  AND (warned_end IS NULL OR warned_end < access_expires_at)))
+           AND NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = connections.site AND s.disabled_at IS NOT NULL)
          ORDER BY site, id LIMIT $5"
     )
     .bind(now.0)
