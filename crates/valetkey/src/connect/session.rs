@@ -501,10 +501,18 @@ pub(super) async fn still_may(outside: &Outside, site: &SiteId, owner: &Owner, m
     if site::is_disabled(db, site).await? {
         return refused("this site is disabled; nothing can be connected to it");
     }
-    if let Owner::User(user) = owner
-        && platform::person_is_disabled(db, site, user).await?
-    {
-        return refused("this person is disabled here; the platform lets them act again");
+    let owner = match owner {
+        Owner::User(user) => Some(user),
+        Owner::Site | Owner::Agent(_) => None,
+    };
+    let maker_themselves = match maker {
+        Actor::User(user) => Some(user),
+        _ => None,
+    };
+    for user in owner.into_iter().chain(maker_themselves) {
+        if platform::person_is_disabled(db, site, user).await? {
+            return refused("this person is disabled here; the platform lets them act again");
+        }
     }
     if let Actor::Platform { key, .. } = maker
         && !platform::is_live(db, site, key, outside.base.clock.now()).await?
@@ -512,6 +520,12 @@ pub(super) async fn still_may(outside: &Outside, site: &SiteId, owner: &Owner, m
         return refused("the platform's key that made this link has ended; ask for a new link");
     }
     Ok(())
+}
+
+/// The same for a flow: it outlives its link, and whoever it is for or made it may have been stopped since.
+pub(super) async fn flow_still_may(outside: &Outside, flow: &Flow) -> Result<()> {
+    let session = store::session_by_id(&outside.base.db, &flow.site, &flow.session).await?.ok_or_else(gone)?;
+    still_may(outside, &session.site, &session.owner, &session.created_by).await
 }
 
 /// The session, if this browser may decide about it and its form came from our page.
