@@ -83,7 +83,8 @@ pub(crate) enum Connection {
         #[arg(long)]
         scope: Vec<String>,
     },
-    /// Let a connection's credential go to the hosts that its definition names by now; until then it goes only where it went
+    /// Let a connection's secrets go to the hosts that its definition names by now, by agents' calls and by renewals, revocations and
+    /// lists; until then they go only where they went
     AcceptHosts {
         /// Its id
         id: String,
@@ -152,9 +153,16 @@ async fn accept_hosts(session: &Session, connection: &str, yes: bool) -> Result<
     let path = format!("{connection}/hosts");
     let known = session.with(async |client| client.call(Method::GET, &path, None).await).await?;
     let (accepted, defined) = (cell(&known, "/accepted"), cell(&known, "/defined"));
-    super::auth::confirm(yes, &format!("Its credential goes to {accepted}. Let it go to {defined}?"))?;
+    let (own, own_defined) = (cell(&known, "/calls/accepted"), cell(&known, "/calls/defined"));
+    super::auth::confirm(
+        yes,
+        &format!(
+            "Calls of agents take its credential to {accepted}; renewals, revocations and lists go to {own}. Let them go to {defined}, \
+             and to {own_defined}?"
+        ),
+    )?;
     // What was looked at, and not what may be defined by now.
-    let body = json!({ "hosts": known.get("defined") });
+    let body = json!({ "hosts": known.get("defined"), "calls": known.pointer("/calls/defined") });
     session.ask(Method::PUT, &path, Some(&body), show).await
 }
 

@@ -343,6 +343,7 @@ pub(super) async fn store_obtained(
         identity: obtained.identity,
         wanted_scopes: flow.scopes.clone(),
         hosts: obtained.hosts,
+        call_hosts: obtained.call_hosts,
     };
     // The provider may have been slow, or the person on another device.
     if let Err(error) = session::flow_still_may(outside, flow).await {

@@ -113,14 +113,14 @@ pub(super) async fn fall_back(tx: &mut Tx, connection: &Connection, lease: i64) 
     Ok(changed == 1)
 }
 
-/// Notes that a refresh could not even be asked for. Only while nobody holds the lease.
-pub(super) async fn note_failure(db: &Db, connection: &Connection, failed: &Failed<'_>) -> Result<()> {
-    let mut tx = db.begin_bookkeeping().await?;
-    on!(&mut tx, |c| {
+/// Notes that a refresh could not even be asked for. Only while nobody holds the lease, and of several at once only one. False
+/// when nothing was noted.
+pub(super) async fn note_failure(tx: &mut Tx, connection: &Connection, failed: &Failed<'_>) -> Result<bool> {
+    let changed = on!(tx, |c| {
         sqlx::query(
         "UPDATE connections SET failures = failures + 1, retry_at = $4, refresh_at = CASE WHEN refresh_at IS NULL THEN NULL ELSE $5 END,
             last_error = $6
-         WHERE site = $1 AND id = $2 AND version = $3 AND status = 'active' AND lease_holder IS NULL"
+         WHERE site = $1 AND id = $2 AND version = $3 AND status = 'active' AND lease_holder IS NULL AND failures = $7"
     )
     .bind(connection.site.as_str())
     .bind(connection.id.as_str())
@@ -128,11 +128,12 @@ pub(super) async fn note_failure(db: &Db, connection: &Connection, failed: &Fail
     .bind(failed.retry_at.0)
     .bind(failed.refresh_at.0)
     .bind(failed.error)
+    .bind(connection.failures)
     .execute(c)
-    .await
-    .map(|_| ())?
+    .await?
+    .rows_affected()
     });
-    tx.commit().await
+    Ok(changed == 1)
 }
 
 /// Tells the keeper to look again later, or never: nothing can be done about this version before.

@@ -231,6 +231,7 @@ impl Replica {
             identity: Identity::Verified,
             wanted_scopes: SCOPES.split(' ').map(str::to_owned).collect(),
             hosts: Vec::new(),
+            call_hosts: None,
         };
         base.ring.ensure(&base.db, self.site.as_str(), "lab").await.unwrap();
         let mut tx = base.db.begin().await.unwrap();
