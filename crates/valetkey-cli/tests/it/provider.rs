@@ -39,6 +39,55 @@ async fn a_definition_with_a_mistake_stops_the_start_and_leaves_no_database() {
 }
 
 #[tokio::test]
+async fn what_a_changed_definition_waits_for_is_accepted_for_a_whole_provider() {
+    let text = |token_host: &str| {
+        format!(
+            r#"title = "Mine"
+kind = "oauth2"
+identity = "none"
+identity_none_reason = "nobody is there to be asked"
+[fields]
+client_id = {{ label = "Client ID", type = "text", required = true, level = "app", role = "client_id" }}
+[oauth2]
+authorize_url = "https://mine.example/authorize"
+token_url = "https://{token_host}/token"
+client_auth = "none"
+pkce = "required"
+scope_separator = " "
+scopes = {{ default = ["read"] }}
+[refresh]
+strategy = "refresh_token"
+rotation = "always"
+[proxy]
+hosts = ["api.mine.example"]
+credential_paths = ["/token"]
+inject = [{{ in = "header", name = "Authorization", value = "Bearer {{{{token.access_token}}}}" }}]
+"#
+        )
+    };
+    let mut home = Home::sqlite();
+    let folder = home.folder().join("providers");
+    std::fs::create_dir(&folder).unwrap();
+    home.set("VALETKEY_PROVIDERS", folder.to_str().unwrap());
+    std::fs::write(folder.join("mine.toml"), text("one.mine.example")).unwrap();
+    let server = home.serve().await;
+    let account = r#"{"access_token":"canary-access-token","refresh_token":"canary-refresh-token"}"#;
+    for owner in [&["--site-account"][..], &["--user", "42"]] {
+        home.cli_with_input(&[&["account", "set", "mine"][..], owner].concat(), account).ok();
+    }
+    let accept = |home: &Home| {
+        let accepted = home.json(&["connection", "accept-hosts", "--provider", "mine", "--yes"]);
+        accepted["accepted"].as_array().unwrap().len()
+    };
+    assert_eq!(accept(&home), 0);
+    server.end().await;
+    std::fs::write(folder.join("mine.toml"), text("two.mine.example")).unwrap();
+    let _server = home.serve().await;
+    assert_eq!((accept(&home), accept(&home)), (2, 0));
+    home.cli(&["connection", "accept-hosts"]).failed(2);
+}
+
+#[tokio::test]
 async fn the_providers_are_listed_before_there_is_a_broker_and_after() {
     let home = Home::sqlite();
     let before = home.json(&["provider", "list"]);

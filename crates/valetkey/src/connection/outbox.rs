@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::Connection;
+use super::{Connection, accounts, calls};
 use crate::{
     base::Base,
     clock::Timestamp,
@@ -94,7 +94,12 @@ pub async fn owe_revocation(
         Owed::Unsupported => ("unsupported", None),
         Owed::Skipped(why) => ("skipped", Some(why.as_str())),
     };
-    insert(tx, &id, connection, sealed, status, reason, error, base.clock.now()).await?;
+    let call_hosts = match calls::fixed_in(tx, &connection.site, &connection.id).await? {
+        Some(hosts) => Some(hosts),
+        // Never stored, or nothing fixed: what was issued a moment ago goes where it came from.
+        None => definition.zip(account).and_then(|(definition, account)| definition.call_hosts(&accounts::vars(account))),
+    };
+    insert(tx, &id, connection, sealed, call_hosts, status, reason, error, base.clock.now()).await?;
     Ok(owed)
 }
 
@@ -162,6 +167,7 @@ async fn insert(
     id: &RevocationId,
     connection: &Connection,
     sealed: Option<Vec<u8>>,
+    call_hosts: Option<Vec<String>>,
     status: &str,
     reason: &str,
     error: Option<&str>,
@@ -171,8 +177,8 @@ async fn insert(
     let connection_id: &ConnectionId = &connection.id;
     on!(tx, |c| sqlx::query(
         "INSERT INTO revocations (site, id, provider, owner, name, connection, app_config_id, sealed, status, reason, attempts,
-            next_at, last_error, created_at, done_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, $11, $12, $13, $14)"
+            next_at, last_error, created_at, done_at, call_hosts)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, $11, $12, $13, $14, $15)"
     )
     .bind(connection.site.as_str())
     .bind(id.as_str())
@@ -188,6 +194,7 @@ async fn insert(
     .bind(error)
     .bind(now.0)
     .bind((!pending).then_some(now.0))
+    .bind(call_hosts.map(|hosts| serde_json::json!(hosts).to_string()))
     .execute(c)
     .await
     .map(|_| ())?);

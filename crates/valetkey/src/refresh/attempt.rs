@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
+use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -18,8 +19,8 @@ use super::{
 };
 use crate::{
     app_config::{self, AppConfig},
-    audit::AUDIT_LABEL,
-    connection::{self, Connection, Renewal, Stored},
+    audit::{AUDIT_LABEL, Event, Outcome},
+    connection::{self, Connection, Renewal, Stored, calls},
     error::{Code, Error, Result},
     principal::Actor,
     provider::{
@@ -200,6 +201,7 @@ impl Refresher {
             None => None,
         };
         let request = step.render(&Vars { jwt: assertion.as_ref(), ..vars })?;
+        calls::check(outside, connection, definition, &vars, request.uri()).await?;
         let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
         // Both may write, so they come before any transaction.
         base.ring.ensure(&base.db, connection.site.as_str(), connection.provider.as_str()).await?;
@@ -215,12 +217,33 @@ impl Refresher {
         let connection = &plan.stored.connection;
         let retry_at = self.now().plus(backoff(1, OURS, OURS));
         let failed = Failed { retry_at, refresh_at: retry_at, error: error.code().as_str() };
-        if let Err(storage) = store::note_failure(self.db(), connection, &failed).await {
+        if let Err(storage) = self.note_not_asked(connection, &plan.actor, &failed, &error).await {
             tracing::warn!(connection.id = %connection.id, error = ?storage, "a failure could not be noted");
         }
         tracing::warn!(connection.id = %connection.id, provider = %connection.provider, error = ?error, "a token cannot be renewed");
         count("not_asked");
         error.into()
+    }
+
+    /// Notes it. That the definition leads elsewhere is an event, once.
+    async fn note_not_asked(&self, connection: &Connection, actor: &Actor, failed: &Failed<'_>, error: &Error) -> Result<()> {
+        let base = &self.0.outside.base;
+        let is_event = error.code() == Code::HostRefused && connection.last_error.as_deref() != Some(failed.error);
+        if is_event {
+            base.ring.derived(&base.db, &connection.site, AUDIT_LABEL).await?;
+        }
+        let mut tx = base.db.begin_bookkeeping().await?;
+        let noted = store::note_failure(&mut tx, connection, failed).await?;
+        if noted && is_event {
+            let facts = json!({ "provider": connection.provider, "error": failed.error, "why": error.message() });
+            let event = Event::new(&connection.site, actor, "refresh.refused").outcome(Outcome::Denied);
+            base.audit.record(&mut tx, event.connection(&connection.id).facts(facts)).await?;
+        }
+        tx.commit().await?;
+        if noted && is_event {
+            self.tell_failed(connection, failed.error);
+        }
+        Ok(())
     }
 
     async fn take_lease(&self, plan: &Plan) -> Result<bool> {

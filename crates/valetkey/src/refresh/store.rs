@@ -113,14 +113,14 @@ pub(super) async fn fall_back(tx: &mut Tx, connection: &Connection, lease: i64) 
     Ok(changed == 1)
 }
 
-/// Notes that a refresh could not even be asked for. Only while nobody holds the lease.
-pub(super) async fn note_failure(db: &Db, connection: &Connection, failed: &Failed<'_>) -> Result<()> {
-    let mut tx = db.begin_bookkeeping().await?;
-    on!(&mut tx, |c| {
+/// Notes that a refresh could not even be asked for. Only while nobody holds the lease, and of several at once only one. False
+/// when nothing was noted.
+pub(super) async fn note_failure(tx: &mut Tx, connection: &Connection, failed: &Failed<'_>) -> Result<bool> {
+    let changed = on!(tx, |c| {
         sqlx::query(
         "UPDATE connections SET failures = failures + 1, retry_at = $4, refresh_at = CASE WHEN refresh_at IS NULL THEN NULL ELSE $5 END,
             last_error = $6
-         WHERE site = $1 AND id = $2 AND version = $3 AND status = 'active' AND lease_holder IS NULL"
+         WHERE site = $1 AND id = $2 AND version = $3 AND status = 'active' AND lease_holder IS NULL AND failures = $7"
     )
     .bind(connection.site.as_str())
     .bind(connection.id.as_str())
@@ -128,11 +128,12 @@ pub(super) async fn note_failure(db: &Db, connection: &Connection, failed: &Fail
     .bind(failed.retry_at.0)
     .bind(failed.refresh_at.0)
     .bind(failed.error)
+    .bind(connection.failures)
     .execute(c)
-    .await
-    .map(|_| ())?
+    .await?
+    .rows_affected()
     });
-    tx.commit().await
+    Ok(changed == 1)
 }
 
 /// Tells the keeper to look again later, or never: nothing can be done about this version before.
@@ -269,12 +270,14 @@ pub(super) async fn providers_due(db: &Db, now: Timestamp) -> Result<Vec<String>
     Ok(rows.into_iter().map(|(provider,)| provider).collect())
 }
 
-/// A provider's next connections that are due, after this one, in the order in which they became so.
+/// A provider's next connections that are due, after this one, in the order in which they became so; none of a site that is
+/// disabled.
 pub(super) async fn due(db: &Db, provider: &str, now: Timestamp, after: &Due, limit: i64) -> Result<Vec<Due>> {
     Ok(on!(db, |c| sqlx::query_as(
         "SELECT site, id, app_config_id, refresh_at FROM connections
          WHERE provider = $6 AND refresh_at IS NOT NULL AND refresh_at <= $1 AND refresh_at >= $2
            AND (refresh_at > $2 OR site > $3 OR (site = $3 AND id > $4)) AND status = 'active'
+           AND NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = connections.site AND s.disabled_at IS NOT NULL)
          ORDER BY refresh_at, site, id LIMIT $5"
     )
     .bind(now.0)
@@ -297,7 +300,7 @@ row! {
 }
 
 /// Active connections whose refresh token, or access token that no refresh token renews, ends between `now` and `before`, and
-/// that were not warned of for this end, by site and id after `after`.
+/// that were not warned of for this end, by site and id after `after`; none of a site that is disabled.
 pub(super) async fn near_their_end(
     db: &Db,
     now: Timestamp,
@@ -312,6 +315,7 @@ pub(super) async fn near_their_end(
                  AND (warned_end IS NULL OR warned_end < refresh_expires_at))
              OR (renewal IN ('none', 'extend') AND access_expires_at > $1 AND access_expires_at <= $2
                  AND (warned_end IS NULL OR warned_end < access_expires_at)))
+           AND NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = connections.site AND s.disabled_at IS NOT NULL)
          ORDER BY site, id LIMIT $5"
     )
     .bind(now.0)

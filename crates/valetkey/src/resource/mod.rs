@@ -19,7 +19,7 @@ use crate::{
     audit::Event,
     base::{Base, Outside},
     clock::Timestamp,
-    connection::{self, Connection, NewConnection, RESOURCES, Stored, open_account},
+    connection::{self, Connection, NewConnection, RESOURCES, Stored, calls, open_account},
     error::{Code, Error, Result},
     id::{ConnectionId, SiteId},
     principal::Actor,
@@ -78,7 +78,8 @@ pub fn open_choices(definition: &Definition, connection: &Connection) -> Vec<Str
 /// The lists of a connection as the provider has them now. `account` is what the connection seals, with a token that serves.
 ///
 /// # Errors
-/// `upstream_unreachable`, `upstream_timeout`, `upstream_invalid` where a list cannot be had.
+/// `upstream_unreachable`, `upstream_timeout`, `upstream_invalid` where a list cannot be had; `host_refused` where the definition
+/// names another host for it than it did for this connection.
 pub async fn lists(outside: &Outside, connection: &Connection, account: &SecretMap) -> Result<Vec<List>> {
     let definition = outside.definition(&connection.provider)?;
     let mut lists = Vec::new();
@@ -388,6 +389,7 @@ async fn read(
     let mut begins: Option<Secret> = None;
     for _ in 0..MOST_PAGES {
         let request = step.render_page(&vars, begins.as_ref())?;
+        calls::check(outside, connection, definition, &vars, request.uri()).await?;
         let answer = outside.upstream.exchange(request, limits).await.map_err(|failure| failure.error)?;
         let page = step.read_page(answer.status, &answer.headers, answer.body.expose()).map_err(|failure| {
             Error::new(Code::UpstreamInvalid, format!("{} did not give out its list: `{}`", definition.title, failure.error))

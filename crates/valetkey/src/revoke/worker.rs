@@ -12,8 +12,8 @@ use crate::{
     app_config,
     audit::{AUDIT_LABEL, Event, Outcome},
     base::Outside,
-    connection::can_revoke_with,
-    error::{Error, Result},
+    connection::{calls, can_revoke_with},
+    error::{Code, Error, Result},
     id::{ConnectionId, SiteId},
     principal::Actor,
     provider::{
@@ -56,6 +56,9 @@ impl Default for Settings {
 /// How many are asked for at once, and read at a time.
 const AT_ONCE: usize = 8;
 const PAGE: i64 = 32;
+
+/// The word for a definition that has a revocation go elsewhere than it named when the account was connected.
+const REFUSED: &str = Code::HostRefused.as_str();
 
 /// Works off what is due until `stop`. Every replica runs one.
 pub async fn worker(outside: Outside, stop: CancellationToken) {
@@ -158,7 +161,12 @@ async fn settle(outside: &Outside, settings: &Settings, item: &OwedItem, verdict
             let pause = settings.first_backoff.saturating_mul(1 << doublings).min(settings.longest_backoff);
             let at = now.plus(pause.max(retry_after.unwrap_or_default()));
             let mut tx = base.db.begin_bookkeeping().await?;
-            store::settle(&mut tx, item, &Settlement::Again { at, error }).await?;
+            let settled = store::settle(&mut tx, item, &Settlement::Again { at, error }).await?;
+            if settled && error == REFUSED && item.last_error.as_deref() != Some(REFUSED) {
+                let facts = json!({ "provider": item.provider, "error": error, "accepted": item.call_hosts });
+                let event = Event::new(&item.site, &Actor::System, "revocation.refused").outcome(Outcome::Denied);
+                base.audit.record(&mut tx, event.connection(&item.connection).facts(facts)).await?;
+            }
             metrics::counter!("valetkey_revocations_total", "outcome" => "later").increment(1);
             tracing::info!(
                 revocation.id = %item.id, connection.id = %item.connection, provider = %item.provider, error, attempts,
@@ -225,7 +233,7 @@ async fn ask(outside: &Outside, settings: &Settings, item: &OwedItem) -> Result<
             broker: Broker { url: outside.public_url.as_str(), ..Broker::default() },
             ..Vars::default()
         };
-        worst = worst.or_worse(call(outside, settings, &revoke.steps, &vars).await?);
+        worst = worst.or_worse(call(outside, settings, item, &revoke.steps, &vars).await?);
     }
     Ok(worst)
 }
@@ -245,7 +253,7 @@ fn slots_of(account: &SecretMap) -> impl Iterator<Item = SecretMap> {
 }
 
 /// Makes the calls of a definition for one account.
-async fn call(outside: &Outside, settings: &Settings, steps: &[Step], vars: &Vars<'_>) -> Result<Verdict> {
+async fn call(outside: &Outside, settings: &Settings, item: &OwedItem, steps: &[Step], vars: &Vars<'_>) -> Result<Verdict> {
     let (mut revoked, mut unsupported) = (false, None);
     for step in steps {
         if !can_revoke_with(step) {
@@ -256,6 +264,14 @@ async fn call(outside: &Outside, settings: &Settings, steps: &[Step], vars: &Var
             continue;
         }
         let request = step.render(&Vars { now: Some(outside.base.clock.now()), ..*vars })?;
+        if item.call_hosts.as_ref().is_some_and(|hosts| !calls::is_among(hosts, request.uri())) {
+            tracing::warn!(
+                revocation.id = %item.id, connection.id = %item.connection, provider = %item.provider, to = ?request.uri().authority(),
+                "the provider's definition has a revocation go to another host than it named for the connection; it is not sent there"
+            );
+            // The operator may put the definition right.
+            return Ok(Verdict::Later { error: REFUSED.to_owned(), retry_after: None });
+        }
         let answer = match outside.upstream.exchange(request, Limits::within(settings.deadline)).await {
             Ok(answer) => answer,
             // Asking twice revokes once, so it does not matter whether the request arrived.

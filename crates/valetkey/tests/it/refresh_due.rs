@@ -17,6 +17,7 @@ use valetkey::{
     refresh::Settings,
     revoke::{self, UpstreamWish},
     secret::{Secret, SecretMap},
+    site,
 };
 
 use crate::{
@@ -83,6 +84,21 @@ on_each_db! {
         some_sweeps().await;
         stop.cancel();
         assert_eq!(town.lab.refresh_requests(), 0);
+    }
+
+    async fn the_keeper_leaves_what_a_disabled_site_holds_until_it_is_enabled(db: Db) {
+        let town = Town::new().await;
+        let replica = town.replica(&db).await;
+        let account = replica.living(&town, "", 4 * MINUTE).await;
+        let base = &replica.outside.base;
+        let switch = async |disabled| site::set_disabled(base, &Actor::Operator, &replica.site, disabled).await.unwrap();
+        switch(true).await;
+        let stop = keep(&replica);
+        some_sweeps().await;
+        assert_eq!(town.lab.refresh_requests(), 0);
+        switch(false).await;
+        replica.until(&account.id, |stored| stored.connection.version == 2).await;
+        stop.cancel();
     }
 
     ///

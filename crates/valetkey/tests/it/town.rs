@@ -254,6 +254,7 @@ impl Replica {
             identity: Identity::Verified,
             wanted_scopes: SCOPES.split(' ').map(str::to_owned).collect(),
             hosts: Vec::new(),
+            call_hosts: None,
         };
         base.ring.ensure(&base.db, self.site.as_str(), self.provider.as_str()).await.unwrap();
         let mut tx = base.db.begin().await.unwrap();
