@@ -464,7 +464,7 @@ pub(crate) async fn choose(
 
 /// What a connection is connected again for.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Reconnect {
     /// The scopes that are needed; those that were asked for before when absent. What was granted before is always asked for
     /// with them.
@@ -475,6 +475,7 @@ pub(crate) struct Reconnect {
     #[schema(value_type = Option<String>)]
     payload: Option<Secret>,
     /// The person signs in on another device, with a code.
+    #[serde(default)]
     device: bool,
 }
 

@@ -8,7 +8,6 @@ use valetkey::{
     Code, Result,
     clock::Timestamp,
     connection::Status,
-    db::Db,
     id::ConnectionId,
     on, on_each_db,
     principal::Actor,
