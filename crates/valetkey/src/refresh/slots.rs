@@ -147,6 +147,10 @@ impl Refresher {
             }
             // What never rotates is as good after a lost answer as before.
             let recovery = mark.is_some() && Life::rotates(&definition);
+            // As for the connection's own token: not while there is one that lives.
+            if recovery && !is_due(&account, slot, self.now()) {
+                return Err(failed_before(Some(ANSWER_LOST)).into());
+            }
             if recovery && token.get(AGAIN) == Some(&Value::Bool(true)) {
                 let spent = Secret::new(text(token, "refresh_token").unwrap_or_default());
                 self.end_slot(&stored.connection, slot, &spent, ANSWER_LOST, "holder_died").await?;
