@@ -20,7 +20,10 @@ use zeroize::Zeroizing;
 use super::store::Table;
 use crate::{
     error::{Code, Error, Result},
-    id::{self, AccountName, AppConfigId, ConnectionId, DataKeyId, FlowId, PlatformKeyId, ProviderName, RevocationId, SiteId},
+    id::{
+        self, AccountName, AppConfigId, ConnectionId, DataKeyId, FlowId, PlatformKeyId, ProviderName, RevocationId, SiteId,
+        WebhookId,
+    },
     secret::SecretBytes,
 };
 
@@ -78,6 +81,11 @@ impl<'a> Place<'a> {
         id: &'a RevocationId,
     ) -> Self {
         Table::Revocations.place(site.as_str(), provider.as_str(), owner, name.as_stored(), id.as_str())
+    }
+
+    /// The secrets by which what is sent to a webhook is signed. Their data key is that of [`Place::PLATFORM`].
+    pub fn webhook(site: &'a SiteId, id: &'a WebhookId) -> Self {
+        Table::Webhooks.place(site.as_str(), Self::PLATFORM, "", "", id.as_str())
     }
 
     /// Stands for the provider where a sealed value belongs to none.
