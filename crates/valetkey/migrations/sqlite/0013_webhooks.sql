@@ -54,5 +54,5 @@ CREATE TABLE webhook_deliveries (
     PRIMARY KEY (site, webhook, message),
     FOREIGN KEY (site, message) REFERENCES webhook_messages (site, id)
 ) STRICT;
-CREATE INDEX webhook_deliveries_due ON webhook_deliveries (next_at) WHERE next_at IS NOT NULL;
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries (site, webhook, next_at) WHERE next_at IS NOT NULL;
 CREATE INDEX webhook_deliveries_message ON webhook_deliveries (site, message);

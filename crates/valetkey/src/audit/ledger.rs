@@ -104,13 +104,7 @@ impl Audit {
     ///
     /// # Errors
     /// `invalid_request` where `known` was changed or is of another site.
-    pub async fn verify(
-        &self,
-        db: &Db,
-        site: &SiteId,
-        known: Option<&Heads>,
-        mut progress: impl FnMut(u64),
-    ) -> Result<Report> {
+    pub async fn verify(&self, db: &Db, site: &SiteId, known: Option<&Heads>, mut progress: impl FnMut(u64)) -> Result<Report> {
         if let Some(known) = known {
             self.check_heads(db, site, known).await?;
         }

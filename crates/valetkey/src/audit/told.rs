@@ -118,12 +118,11 @@ pub(super) async fn queue(tx: &mut Tx, messages: Vec<Message>) -> Result<()> {
     let mut endpoints: HashMap<SiteId, Vec<EndpointRow>> = HashMap::new();
     for message in messages {
         if !endpoints.contains_key(&message.site) {
-            let rows = on!(&mut *tx, |c| sqlx::query_as(
-                "SELECT id, events, disabled_at FROM webhooks WHERE site = $1 ORDER BY id"
-            )
-            .bind(message.site.as_str())
-            .fetch_all(c)
-            .await?);
+            let rows =
+                on!(&mut *tx, |c| sqlx::query_as("SELECT id, events, disabled_at FROM webhooks WHERE site = $1 ORDER BY id")
+                    .bind(message.site.as_str())
+                    .fetch_all(c)
+                    .await?);
             endpoints.insert(message.site.clone(), rows);
         }
         let all = endpoints.get(&message.site).map_or(&[][..], Vec::as_slice);
