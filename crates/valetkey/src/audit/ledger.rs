@@ -133,7 +133,7 @@ impl Audit {
                     } else if row.link(&key, &link) != row.chain {
                         report.fault(FaultKind::Changed, writer, (row.seq, row.seq), Some(&row.id));
                     }
-                    if head.is_some_and(|head| head.seq == row.seq && head.chain != hex::encode(&row.chain)) {
+                    if head.is_some_and(|head| head.seq == row.seq && head.chain != row.chain_hex()) {
                         report.fault(FaultKind::Rewritten, writer, (row.seq, row.seq), Some(&row.id));
                     }
                     last = row.seq;

@@ -45,6 +45,11 @@ row! {
 }
 
 impl Row {
+    /// Its link, as it is shown and as heads hold it.
+    pub fn chain_hex(&self) -> String {
+        hex::encode(&self.chain)
+    }
+
     /// The keyed link of this row to the one before: every field with its length in front, so that nothing can
     /// move from one field to the next.
     pub fn link(&self, key: &hmac::Key, before: &[u8]) -> Vec<u8> {
