@@ -110,7 +110,7 @@ impl Audit {
         }
         let key = self.ring.derived(db, site, AUDIT_LABEL).await?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
-        let chains = known.map_or(&[][..], |known| &known.chains);
+        let chains = known.map_or(&[][..], |known| known.chains.as_slice());
         let mut kept: BTreeMap<&str, &ChainHead> = chains.iter().map(|head| (head.writer.as_str(), head)).collect();
         let head_taken_at = known.map(|known| known.taken_at);
         let mut report = Report { site: site.clone(), chains: 0, rows: 0, head_taken_at, faulty: 0, faults: Vec::new() };
@@ -174,7 +174,7 @@ pub struct Reader {
 impl Reader {
     /// A reader that begins after `after`, which was checked ([`Audit::check_heads`]); at the beginning without it.
     pub fn new(db: &Db, site: &SiteId, after: Option<&Heads>) -> Self {
-        let chains = after.map_or(&[][..], |heads| &heads.chains);
+        let chains = after.map_or(&[][..], |heads| heads.chains.as_slice());
         let at = chains.iter().map(|head| {
             // What the proof vouches for is hex.
             (head.writer.clone(), (head.seq, hex::decode(&head.chain).unwrap_or_default()))

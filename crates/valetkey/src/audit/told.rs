@@ -8,7 +8,7 @@
 //! records what it does, and nobody but the audit sees all of it. A row of the audit goes out as its ids and as those of its
 //! facts that are named here; nothing that somebody typed in, such as a reason, is among them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use serde_json::{Map, Value, json};
 
@@ -117,15 +117,10 @@ row! {
 pub(super) async fn queue(tx: &mut Tx, messages: Vec<Message>) -> Result<()> {
     let mut endpoints: HashMap<SiteId, Vec<EndpointRow>> = HashMap::new();
     for message in messages {
-        if !endpoints.contains_key(&message.site) {
-            let rows =
-                on!(&mut *tx, |c| sqlx::query_as("SELECT id, events, disabled_at FROM webhooks WHERE site = $1 ORDER BY id")
-                    .bind(message.site.as_str())
-                    .fetch_all(c)
-                    .await?);
-            endpoints.insert(message.site.clone(), rows);
-        }
-        let all = endpoints.get(&message.site).map_or(&[][..], Vec::as_slice);
+        let all = match endpoints.entry(message.site.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(endpoints_of(tx, &message.site).await?),
+        };
         let wanting: Vec<&EndpointRow> = all.iter().filter(|endpoint| wants(endpoint, message.kind)).collect();
         if wanting.is_empty() {
             continue;
@@ -156,6 +151,13 @@ pub(super) async fn queue(tx: &mut Tx, messages: Vec<Message>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+async fn endpoints_of(tx: &mut Tx, site: &SiteId) -> Result<Vec<EndpointRow>> {
+    Ok(on!(tx, |c| sqlx::query_as("SELECT id, events, disabled_at FROM webhooks WHERE site = $1 ORDER BY id")
+        .bind(site.as_str())
+        .fetch_all(c)
+        .await?))
 }
 
 fn wants(endpoint: &EndpointRow, kind: &str) -> bool {
