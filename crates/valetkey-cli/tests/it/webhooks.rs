@@ -52,6 +52,7 @@ on_each_home! {
         .await;
         assert_eq!((&refused["last_error"], &refused["status"]), (&"http_400".into(), &"pending".into()));
         assert!(home.cli(&["webhook", "list"]).ok().contains("failing since"));
+        assert!(home.cli(&["doctor"]).stdout.contains(&format!("{id} of site default has taken nothing")));
 
         // With two signatures, too; and again with the same id, which the program has seen.
         let id = text(&made[0], "id");

@@ -177,6 +177,18 @@ pub async fn list(db: &Db, site: &SiteId) -> Result<Vec<Webhook>> {
     store::all(db, site).await
 }
 
+/// The endpoints of all sites that take nothing, or were disabled for that: for whoever watches over all of it.
+pub async fn troubled(db: &Db, limit: u32) -> Result<Vec<(SiteId, Webhook)>> {
+    let mut all = Vec::new();
+    for (site, id) in store::troubled(db, limit.into()).await? {
+        // One that was removed meanwhile is no trouble any more.
+        if let Some((webhook, _)) = store::by_id(db, &site, &id).await? {
+            all.push((site, webhook));
+        }
+    }
+    Ok(all)
+}
+
 /// One endpoint that must be there.
 pub async fn require(db: &Db, site: &SiteId, id: &WebhookId) -> Result<Webhook> {
     Ok(found(db, site, id).await?.0)

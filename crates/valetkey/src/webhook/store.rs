@@ -88,6 +88,25 @@ pub(super) async fn all(db: &Db, site: &SiteId) -> Result<Vec<Webhook>> {
     rows.into_iter().map(|row| row.read().map(|(webhook, _)| webhook)).collect()
 }
 
+row! {
+    struct TroubledRow {
+        site: String,
+        id: String,
+    }
+}
+
+/// The endpoints of all sites that take nothing, or were disabled for that; at most `limit`.
+pub(super) async fn troubled(db: &Db, limit: i64) -> Result<Vec<(SiteId, WebhookId)>> {
+    let rows: Vec<TroubledRow> = on!(db, |c| sqlx::query_as(
+        "SELECT site, id FROM webhooks WHERE failing_since IS NOT NULL OR disabled_why IN ('gone', 'failing')
+         ORDER BY site, id LIMIT $1"
+    )
+    .bind(limit)
+    .fetch_all(c)
+    .await?);
+    rows.into_iter().map(|row| Ok((row.site.parse()?, row.id.parse()?))).collect()
+}
+
 /// An endpoint with what it has sealed.
 pub(super) async fn by_id(db: &Db, site: &SiteId, id: &WebhookId) -> Result<Option<(Webhook, Vec<u8>)>> {
     let row: Option<WebhookRow> = on!(db, |c| {
@@ -103,12 +122,14 @@ pub(super) async fn by_id(db: &Db, site: &SiteId, id: &WebhookId) -> Result<Opti
     row.map(WebhookRow::read).transpose()
 }
 
-/// Writes what people say of an endpoint. False where somebody else did meanwhile.
+/// Writes what people say of an endpoint; at another address it has not failed yet. False where somebody else did meanwhile.
 pub(super) async fn update(tx: &mut Tx, site: &SiteId, before: &Webhook, after: &Webhook) -> Result<bool> {
     let events = events_json(after)?;
     let changed = on!(tx, |c| {
         sqlx::query(
-        "UPDATE webhooks SET title = $3, url = $4, events = $5, updated_at = $6 WHERE site = $1 AND id = $2 AND updated_at = $7"
+        "UPDATE webhooks SET title = $3, url = $4, events = $5, updated_at = $6,
+            failing_since = CASE WHEN url = $4 THEN failing_since END
+         WHERE site = $1 AND id = $2 AND updated_at = $7"
     )
     .bind(site.as_str())
     .bind(before.id.as_str())
