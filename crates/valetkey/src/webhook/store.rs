@@ -127,20 +127,20 @@ pub(super) async fn update(tx: &mut Tx, site: &SiteId, before: &Webhook, after: 
     let events = events_json(after)?;
     let changed = on!(tx, |c| {
         sqlx::query(
-        "UPDATE webhooks SET title = $3, url = $4, events = $5, updated_at = $6,
+            "UPDATE webhooks SET title = $3, url = $4, events = $5, updated_at = $6,
             failing_since = CASE WHEN url = $4 THEN failing_since END
-         WHERE site = $1 AND id = $2 AND updated_at = $7"
-    )
-    .bind(site.as_str())
-    .bind(before.id.as_str())
-    .bind(&after.title)
-    .bind(&after.url)
-    .bind(&events)
-    .bind(after.updated_at.0)
-    .bind(before.updated_at.0)
-    .execute(c)
-    .await?
-    .rows_affected()
+         WHERE site = $1 AND id = $2 AND updated_at = $7",
+        )
+        .bind(site.as_str())
+        .bind(before.id.as_str())
+        .bind(&after.title)
+        .bind(&after.url)
+        .bind(&events)
+        .bind(after.updated_at.0)
+        .bind(before.updated_at.0)
+        .execute(c)
+        .await?
+        .rows_affected()
     });
     Ok(changed == 1)
 }
