@@ -33,8 +33,8 @@ pub const EVENT_TYPES: &[(&str, &[&str])] = &[
     ("grant.revoked", &["grant"]),
     ("token.minted", &["token", "person", "expires_at"]),
     ("token.revoked", &["token", "tokens"]),
-    ("approval.requested", &["approval", "grant", "expires_at"]),
-    ("approval.decided", &["approval", "grant", "status"]),
+    ("approval.requested", &["approval", "grant", "delivery", "method", "host"]),
+    ("approval.decided", &["approval", "grant"]),
     ("webhook.disabled", &["webhook", "reason"]),
 ];
 
@@ -72,8 +72,8 @@ fn kinds(event: &Event) -> &'static [&'static str] {
         ("grant.revoke", Outcome::Ok) => &["grant.revoked"],
         ("token.mint", Outcome::Ok) => &["token.minted"],
         ("token.revoke" | "token.revoke_all", Outcome::Ok) => &["token.revoked"],
-        ("approval.request", Outcome::Ok) => &["approval.requested"],
-        ("approval.decide", Outcome::Ok) => &["approval.decided"],
+        ("approval.hold", Outcome::Ok) => &["approval.requested"],
+        ("approval.approve" | "approval.refuse", Outcome::Ok) => &["approval.decided"],
         ("webhook.disable", _) => &["webhook.disabled"],
         _ => &[],
     }
@@ -92,6 +92,9 @@ fn message(event: &Event, kind: &'static str, id: &str, at: Timestamp) -> Messag
     put("outcome", json!(event.outcome.as_str()));
     put("agent", json!(event.agent));
     let replaced = event.facts.get("replaced").filter(|value| kind == "connection.revoked" && !value.is_null());
+    if kind == "approval.decided" {
+        put("answer", json!(if event.action == "approval.approve" { "approved" } else { "refused" }));
+    }
     put("connection", replaced.cloned().unwrap_or_else(|| json!(event.connection)));
     let named = EVENT_TYPES.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, named)| named);
     for name in named {
@@ -199,8 +202,9 @@ mod tests {
             "token.mint",
             "token.revoke",
             "token.revoke_all",
-            "approval.request",
-            "approval.decide",
+            "approval.hold",
+            "approval.approve",
+            "approval.refuse",
             "webhook.disable",
             "connection.use",
             "account.reveal",
