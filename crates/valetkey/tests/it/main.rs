@@ -8,7 +8,6 @@ mod app_config;
 mod arrows;
 mod audit;
 mod authlib;
-#[cfg(feature = "testing-pds")]
 mod bluesky;
 mod broker;
 mod client;
@@ -39,6 +38,7 @@ mod refresh_crash;
 mod refresh_due;
 mod refresh_lost;
 mod refresh_replicas;
+mod refresh_slots;
 mod revoke;
 mod seal;
 mod signed;
