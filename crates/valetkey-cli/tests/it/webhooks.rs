@@ -45,9 +45,11 @@ on_each_home! {
             assert!(line.starts_with("token.minted evt_"), "{line}");
         }
         let id = text(&made[2], "id");
-        let refused = eventually(async || {
+        let refused = eventually(|| {
             let listed = home.json(&["webhook", "deliveries", &id]);
-            listed["deliveries"].as_array()?.first().filter(|delivery| !delivery["last_error"].is_null()).cloned()
+            let first = listed["deliveries"].as_array().and_then(|all| all.first());
+            let refused = first.filter(|delivery| !delivery["last_error"].is_null()).cloned();
+            async move { refused }
         })
         .await;
         assert_eq!((&refused["last_error"], &refused["status"]), (&"http_400".into(), &"pending".into()));
@@ -113,7 +115,7 @@ impl Program {
     }
 
     async fn wait_for(&self, port: u16) {
-        eventually(async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()).await;
+        eventually(|| async move { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok() }).await;
     }
 
     fn next(&self) -> String {

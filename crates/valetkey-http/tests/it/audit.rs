@@ -29,7 +29,8 @@ on_each_db! {
 
     async fn whoever_follows_is_shown_what_comes_meanwhile(app: App) {
         let head = app.get(&As::Operator, "/v1/audit/head").await.expect(200).json();
-        let follow = app.post(&As::Operator, "/v1/audit/export", json!({ "after": head, "follow": 3 }));
+        let operator = As::Operator;
+        let follow = app.post(&operator, "/v1/audit/export", json!({ "after": head, "follow": 3 }));
         let (answer, _) = tokio::join!(follow, async {
             tokio::time::sleep(Duration::from_millis(300)).await;
             app.agent("late", "alice").await

@@ -63,7 +63,7 @@ on_each_db! {
         }
         // Each stands where another was recorded, and the row behind them follows neither.
         let found: BTreeSet<_> = verified(&house, None).await.faults.iter().map(|fault| (fault.seq, fault.what as u8)).collect();
-        assert_eq!(found, [3, 4, 5].map(|seq| (seq, FaultKind::Changed as u8)).into());
+        assert_eq!(found, BTreeSet::from([3, 4, 5].map(|seq| (seq, FaultKind::Changed as u8))));
     }
 
     async fn closing_the_gap_behind_a_row_that_was_left_out_does_not_hide_it(db: Db) {
@@ -191,7 +191,7 @@ on_each_db! {
         let second = read(&mut reader).await;
         assert_eq!(second.len(), 4);
         let all: BTreeSet<_> = ids(&first).into_iter().chain(ids(&second)).collect();
-        assert_eq!(all, ids(&rows(&db).await).into_iter().collect());
+        assert_eq!(all, ids(&rows(&db).await).into_iter().collect::<BTreeSet<_>>());
     }
 
     async fn whoever_follows_misses_nothing_that_many_write_at_once(db: Db) {

@@ -144,7 +144,7 @@ on_each_db! {
         let webhook = yard.webhook(&gone).await;
         assert_eq!((webhook.disabled_at, webhook.disabled_why.as_deref()), (Some(yard.now()), Some("gone")));
         let states: BTreeSet<_> = yard.deliveries(&gone.webhook.id).await.into_iter().map(|delivery| delivery.status).collect();
-        assert_eq!(states, ["failed".to_owned(), "stopped".to_owned()].into());
+        assert_eq!(states, BTreeSet::from(["failed".to_owned(), "stopped".to_owned()]));
         let heard = yard.receiver.heard();
         assert_eq!(heard.iter().map(Heard::kind).collect::<Vec<_>>(), ["grant.created", "webhook.disabled"]);
         let body: Value = serde_json::from_str(&heard[1].body).unwrap();
