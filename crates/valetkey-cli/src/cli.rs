@@ -66,9 +66,12 @@ pub(crate) enum Command {
     /// People: stop them and let them act again
     #[command(subcommand)]
     Person(commands::person::Person),
-    /// What happened
+    /// What happened, and whether all of it is still there
     #[command(subcommand)]
     Audit(commands::audit::Audit),
+    /// Where a site wants to be told what happened
+    #[command(subcommand)]
+    Webhook(commands::webhook::Webhook),
 }
 
 impl Command {

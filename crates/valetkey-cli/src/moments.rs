@@ -50,6 +50,14 @@ impl Until {
             Self::At(moment) => moment,
         }
     }
+
+    /// The moment, where a time is one ago: so long before `now`.
+    pub(crate) fn before(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::After(duration) => now.minus(duration),
+            Self::At(moment) => moment,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -96,11 +96,11 @@ pub(crate) fn pairs(query: Option<&str>) -> Result<Vec<(String, String)>, Error>
     Ok(pairs)
 }
 
-/// A JSON body: at most 64 KiB, only members that are known, no NUL.
+/// A JSON body: at most 64 KiB where nothing else is said, only members that are known, no NUL.
 #[derive(Debug)]
-pub struct Body<T>(pub T);
+pub struct Body<T, const MOST: usize = MAX_BODY>(pub T);
 
-impl<T, S> FromRequest<S> for Body<T>
+impl<T, S, const MOST: usize> FromRequest<S> for Body<T, MOST>
 where
     T: DeserializeOwned,
     S: Send + Sync,
@@ -115,11 +115,11 @@ where
         if !json {
             return Err(invalid("the body is JSON; say so with `Content-Type: application/json`").into());
         }
-        let reading = Limited::new(request.into_body(), MAX_BODY).collect();
+        let reading = Limited::new(request.into_body(), MOST).collect();
         let bytes = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
             Ok(Ok(collected)) => collected.to_bytes(),
             Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
-                return Err(Error::new(Code::PayloadTooLarge, format!("the body is larger than {MAX_BODY} bytes")).into());
+                return Err(Error::new(Code::PayloadTooLarge, format!("the body is larger than {MOST} bytes")).into());
             }
             Ok(Err(error)) => return Err(invalid("the body broke off before its end").with_detail(error).into()),
             Err(_) => return Err(invalid("the body did not arrive in time").into()),

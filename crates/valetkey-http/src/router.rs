@@ -167,6 +167,19 @@ page! {
     delete "/v1/keys/{id}" => keys::revoke, Who::Operator;
     patch "/v1/people/{id}" => people::change, ADMIN;
     get "/v1/audit" => audit::list, ADMIN;
+    get "/v1/audit/head" => audit::head, ADMIN;
+    post "/v1/audit/export" => audit::export, ADMIN;
+    post "/v1/audit/verify" => audit::verify, ADMIN;
+
+    // Where the site is told what happened.
+    get "/v1/webhooks" => webhooks::list, ADMIN;
+    post "/v1/webhooks" => webhooks::create, ADMIN;
+    get "/v1/webhooks/{id}" => webhooks::show, ADMIN;
+    patch "/v1/webhooks/{id}" => webhooks::change, ADMIN;
+    delete "/v1/webhooks/{id}" => webhooks::delete, ADMIN;
+    post "/v1/webhooks/{id}/rotate" => webhooks::rotate, ADMIN;
+    get "/v1/webhooks/{id}/deliveries" => webhooks::deliveries, ADMIN;
+    post "/v1/webhooks/{id}/replay" => webhooks::replay, ADMIN;
 
     // Sealing keys: whoever holds the machine.
     get "/v1/seal-keys" => seal_keys::list, Who::Operator;

@@ -37,6 +37,7 @@ use crate::{
     site,
     token::LastUsed,
     upstream::{self, Upstream},
+    webhook,
 };
 
 /// How often last-used times are written.
@@ -46,6 +47,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How often we look whether a provider is to be asked if somebody signed in on another device. What comes earlier than the
 /// provider's interval is not asked.
 const ASK_DEVICES_EVERY: Duration = Duration::from_secs(1);
+/// How often old messages to webhooks are swept out.
+const SWEEP_WEBHOOKS_EVERY: Duration = Duration::from_secs(3600);
 /// How often we look for connections that will end of age.
 const AGE_EVERY: Duration = Duration::from_secs(10 * 60);
 /// How often we look whether somebody else wrote to an SQLite file.
@@ -330,6 +333,9 @@ impl Broker {
             "sweeping out what is over",
             |broker| async move { connect::sweep(broker.base()).await.map(|_| ()) },
         );
+        self.every(SWEEP_WEBHOOKS_EVERY, "sweeping out old messages to webhooks", |broker| async move {
+            webhook::sweep(broker.base()).await
+        });
         self.every(ASK_DEVICES_EVERY, "asking for sign-ins on other devices", |broker| async move {
             connect::device::poll(broker.outside(), broker.tasks()).await.map(|_| ())
         });
@@ -340,6 +346,8 @@ impl Broker {
         self.spawn(async move { refresher.keeper(stop).await });
         let (outside, stop) = (self.0.outside.clone(), self.0.stopping.clone());
         self.spawn(revoke::worker(outside, stop));
+        let (outside, stop) = (self.0.outside.clone(), self.0.stopping.clone());
+        self.spawn(webhook::worker(outside, stop));
         let (outside, stop) = (self.0.outside.clone(), self.0.stopping.clone());
         self.spawn(async move {
             if let Err(error) = calls::fix_open(&outside, &stop).await {

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Code, Error, Result},
+    id,
+};
 
 /// A moment: microseconds since the Unix epoch, UTC. Prints as RFC 3339.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,6 +110,21 @@ impl Clock {
             micros.fetch_add(i64::try_from(by.as_micros()).unwrap_or(0), Ordering::SeqCst);
         }
     }
+}
+
+/// How long to wait after so many failures in a row: doubling, at most `longest`, and by chance somewhere in the upper
+/// half, so that what failed together does not come back together.
+pub(crate) fn backoff(failures: i64, first: Duration, longest: Duration) -> Duration {
+    let doublings = u32::try_from(failures.saturating_sub(1).clamp(0, 16)).unwrap_or(0);
+    let pause = first.saturating_mul(1 << doublings).min(longest);
+    pause / 2 + fraction(pause / 2)
+}
+
+/// A part of `whole` by chance.
+pub(crate) fn fraction(whole: Duration) -> Duration {
+    // Without random bytes there is no jitter, and nothing else is lost.
+    let chance = id::random::<2>().map_or(u16::MAX, u16::from_le_bytes);
+    whole.mul_f64(f64::from(chance) / f64::from(u16::MAX))
 }
 
 #[cfg(test)]

@@ -137,6 +137,10 @@ our_ids! {
     RevocationId = "rev_",
     /// One audit event.
     EventId = "evt_",
+    /// One place outside that wants to be told what happened.
+    WebhookId = "whk_",
+    /// One message to webhooks; the same however often and to whomever it is sent.
+    MessageId = "msg_",
 }
 
 platform_ids! {

@@ -37,6 +37,7 @@ pub mod site;
 pub mod text;
 pub mod token;
 pub mod upstream;
+pub mod webhook;
 
 pub use broker::{Broker, Settings, Started};
 pub use error::{Code, Error, Result};

@@ -206,6 +206,7 @@ fn about(status: &Value, who: Option<String>, url_not_said: bool, findings: &mut
         ));
     }
     findings.extend(items(status, "ageing").iter().map(ageing));
+    findings.extend(items(status, "webhooks").iter().map(webhook));
     findings.push(clock(status));
     findings.push(audit(status));
 }
@@ -236,6 +237,24 @@ fn ageing(connection: &Value) -> Finding {
         format!("the account of {} at {} ends of age on {}", of("/owner"), of("/provider"), of("/ends_at")),
         format!("`valetkey connection reconnect {}` makes a link to connect it again", of("/connection")),
     )
+}
+
+/// A webhook that takes nothing, or was disabled for that.
+fn webhook(webhook: &Value) -> Finding {
+    let of = |at: &str| cell(webhook, at);
+    let id = of("/webhook");
+    match of("/disabled_at").as_str() {
+        "" => Finding::note(
+            "webhook",
+            format!("{id} of site {} has taken nothing since {}", of("/site"), of("/failing_since")),
+            format!("`valetkey webhook deliveries {id}` shows what it answers"),
+        ),
+        since => Finding::note(
+            "webhook",
+            format!("{id} of site {} was disabled on {since}, because it took nothing", of("/site")),
+            format!("mend it, then `valetkey webhook update {id} --enable` and `valetkey webhook replay {id} --since WHEN`"),
+        ),
+    }
 }
 
 fn clock(status: &Value) -> Finding {

@@ -21,6 +21,7 @@ mod scope_policies;
 pub(crate) mod serve;
 pub(crate) mod site;
 pub(crate) mod token;
+pub(crate) mod webhook;
 mod wordpress;
 
 use serde_json::Value;
@@ -98,5 +99,6 @@ pub(crate) async fn run(command: Command, session: Session) -> Result<()> {
         Command::Export(export) => Box::pin(export.run(&session)).await,
         Command::Person(person) => Box::pin(person.run(&session)).await,
         Command::Audit(audit) => Box::pin(audit.run(&session)).await,
+        Command::Webhook(webhook) => Box::pin(webhook.run(&session)).await,
     }
 }

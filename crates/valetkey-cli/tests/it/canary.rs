@@ -3,9 +3,10 @@
 //! answer that was asked for it, and nowhere else outside the sealed columns.
 //!
 //! Searched are: what the servers and the commands printed, at the log level `trace`; every HTTP answer with its headers;
-//! the audit; the metrics; and every byte of the database: the SQLite files with their write-ahead log, or a `pg_dump`.
+//! what was sent to a webhook; the audit; the metrics; and every byte of the database: the SQLite files with their write-ahead log, or a `pg_dump`.
 //! Each secret is looked for as it is, in hex, in base64 and as a part of a URL.
 
+mod hook;
 mod trap;
 
 use std::{fs, process::Command, time::Duration};
@@ -17,7 +18,10 @@ use reqwest::{
 };
 use serde_json::{Value, json};
 
-use self::trap::{Trap, random};
+use self::{
+    hook::Hook,
+    trap::{Trap, random},
+};
 use crate::{
     scene::{Answer, LabProvider, On, PATIENCE, Plan, Scene, Usable, client_id, client_secret, eventually, on_each, text},
     support::Server,
@@ -189,6 +193,8 @@ on_each! {
         let mut plan = Plan::new(on);
         plan.log = "trace";
         plan.providers = vec![LabProvider::usual()];
+        let hook = Hook::start();
+        plan.allowed.push(hook.address);
         let scene = Scene::start(plan).await;
         trap.secret("platform key", &scene.key.key, &[]);
         trap.secret("assertion secret", &scene.key.assertion_secret, &[]);
@@ -202,6 +208,7 @@ on_each! {
             trap.secret("password of the database", url.password().unwrap(), &[]);
         }
         let mut cage = Cage { scene, trap, turn: 0 };
+        let webhook = listening(&mut cage, &hook).await;
         connecting(&mut cage).await;
         let usable = refreshing(&mut cage).await;
         delivering(&mut cage, &usable).await;
@@ -214,6 +221,11 @@ on_each! {
         }
         every_route(&mut cage, &usable).await;
         revoking(&mut cage, &usable).await;
+
+        let told = told(&mut cage, &hook, &webhook).await;
+        assert!(told.iter().any(|body| body.contains(&usable.connection)), "nothing was told of the connection");
+        assert!(told.len() > 30, "only {} messages", told.len());
+        cage.trap.hear("the webhook", told.join("\n"));
 
         // What is known to be there is found there: the search looks at the right things.
         let events = cage.scene.audit().await;
@@ -250,6 +262,29 @@ async fn logged(server: &Server) -> String {
         async move { done.then_some(log) }
     })
     .await
+}
+
+/// An endpoint that is told everything, with a second secret from the start; its id.
+async fn listening(cage: &mut Cage, hook: &Hook) -> String {
+    let (made, at) = cage.platform(Method::POST, "/v1/webhooks", json!({ "url": format!("http://{}/", hook.address) })).await;
+    let id = text(&made.body, "id");
+    let (rotated, then) = cage.platform(Method::POST, &format!("/v1/webhooks/{id}/rotate"), json!({})).await;
+    for (answer, at) in [(made, at), (rotated, then)] {
+        cage.trap.secret("webhook secret", &text(&answer.body, "secret")["whsec_".len()..], &[at]);
+    }
+    id
+}
+
+/// Everything that was sent there, once nothing waits any more.
+async fn told(cage: &mut Cage, hook: &Hook, webhook: &str) -> Vec<String> {
+    let path = format!("/v1/webhooks/{webhook}/deliveries");
+    loop {
+        let (waiting, _) = cage.platform(Method::GET, &format!("{path}?status=pending"), Value::Null).await;
+        if waiting.body["deliveries"].as_array().unwrap().is_empty() {
+            return hook.heard();
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// Connecting: as it should be, and every way it fails.

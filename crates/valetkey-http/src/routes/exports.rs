@@ -1,18 +1,11 @@
 //! Moving out: everything that Data Machine could hold, as JSON documents, one a line, opened. The operator's only.
 
-use std::convert::Infallible;
-
-use axum::{
-    body::Body,
-    extract::State,
-    response::{IntoResponse as _, Response},
-};
-use bytes::Bytes;
-use http::header;
+use axum::{extract::State, response::Response};
 use serde_json::json;
 use tokio::sync::mpsc;
 use valetkey::{import::export, site};
 
+use super::lines;
 use crate::{
     caller::Caller,
     error::{Answer, Problem},
@@ -30,13 +23,13 @@ pub(crate) async fn data_machine(State(state): State<AppState>, caller: Caller) 
     let (site, actor) = (caller.site()?.clone(), caller.actor()?);
     site::require(&state.base().db, &site).await?;
     export::record(state.base(), &site, &actor).await?;
-    let (lines, reader) = mpsc::channel(WAITING);
+    let (send, reader) = mpsc::channel(WAITING);
     let task = state.clone();
     state.spawn(async move {
         let (given, mut taken) = mpsc::channel(WAITING);
         let pass_on = async {
             while let Some(line) = taken.recv().await {
-                if lines.send(text(&line)).await.is_err() {
+                if send.send(lines::line(&line)).await.is_err() {
                     // Whoever gives sees it, and stops.
                     taken.close();
                 }
@@ -45,18 +38,8 @@ pub(crate) async fn data_machine(State(state): State<AppState>, caller: Caller) 
         let (outcome, ()) = tokio::join!(export::run(task.base(), &site, given), pass_on);
         if let Err(error) = outcome {
             tracing::error!(error = ?error, "an export broke off");
-            let _ = lines.send(text(&json!({ "problem": Problem(error).document() }))).await;
+            let _ = send.send(lines::line(&json!({ "problem": Problem(error).document() }))).await;
         }
     });
-    let body = futures_util::stream::unfold(reader, |mut reader| async move {
-        reader.recv().await.map(|line| (Ok::<_, Infallible>(line), reader))
-    });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response())
-}
-
-/// A line as it travels. These are plain values, so writing them does not fail; what would is no line, and so no end.
-fn text(line: &impl serde::Serialize) -> Bytes {
-    let mut text = serde_json::to_vec(line).unwrap_or_default();
-    text.push(b'\n');
-    Bytes::from(text)
+    Ok(lines::answer(reader))
 }

@@ -13,6 +13,7 @@ pub(crate) mod grants;
 pub(crate) mod health;
 pub(crate) mod imports;
 pub(crate) mod keys;
+mod lines;
 pub(crate) mod people;
 pub(crate) mod providers;
 pub(crate) mod revocations;
@@ -21,6 +22,7 @@ pub(crate) mod seal_keys;
 pub(crate) mod sites;
 pub(crate) mod status;
 pub(crate) mod tokens;
+pub(crate) mod webhooks;
 
 use valetkey::clock::Timestamp;
 

@@ -4,15 +4,10 @@
 //! `{"result": ...}` or `{"problem": ...}`. It goes on when the caller leaves; cut off by a shutdown, it goes on where it
 //! was when it is asked for again.
 
-use std::{convert::Infallible, future::Future, time::Duration, time::Instant};
+use std::{future::Future, time::Duration, time::Instant};
 
-use axum::{
-    body::Body as HttpBody,
-    extract::State,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::State, response::Response};
 use bytes::Bytes;
-use http::header;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -26,7 +21,7 @@ use valetkey::{
     site,
 };
 
-use super::moment;
+use super::{lines, moment};
 use crate::{
     caller::Caller,
     error::{Answer, Problem},
@@ -206,7 +201,7 @@ impl Teller {
         if last.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
             *last = Some(Instant::now());
             // A reader who is slow, or gone, misses some of it.
-            let _ = self.lines.try_send(line(&json!({ "progress": progress })));
+            let _ = self.lines.try_send(lines::line(&json!({ "progress": progress })));
         }
     }
 }
@@ -218,8 +213,8 @@ where
     F: Future<Output = Result<Value>> + Send,
 {
     let place = one_at_a_time(state)?;
-    let (lines, reader) = mpsc::channel(64);
-    let teller = std::sync::Arc::new(Teller { lines: lines.clone(), last: std::sync::Mutex::new(None) });
+    let (send, reader) = mpsc::channel(64);
+    let teller = std::sync::Arc::new(Teller { lines: send.clone(), last: std::sync::Mutex::new(None) });
     let (task_state, stopping) = (state.clone(), state.stopping().clone());
     state.spawn(async move {
         let outcome = tokio::select! {
@@ -233,17 +228,10 @@ where
                 json!({ "problem": Problem(error).document() })
             }
         };
-        let _ = lines.send(line(&last)).await;
+        let _ = send.send(lines::line(&last)).await;
         drop(place);
     });
-    let body = futures_util::stream::unfold(reader, |mut reader| async move {
-        reader.recv().await.map(|line| (Ok::<_, Infallible>(line), reader))
-    });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], HttpBody::from_stream(body)).into_response())
-}
-
-fn line(value: &Value) -> Bytes {
-    Bytes::from(format!("{value}\n"))
+    Ok(lines::answer(reader))
 }
 
 fn one_at_a_time(state: &AppState) -> Result<tokio::sync::OwnedSemaphorePermit> {

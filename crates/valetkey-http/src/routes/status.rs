@@ -3,7 +3,7 @@
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
-use valetkey::{Code, Error, audit::Mode, connection, provider::Trust};
+use valetkey::{Code, Error, audit::Mode, connection, id::SiteId, provider::Trust, webhook};
 
 use super::{maybe, moment};
 use crate::{error::Answer, extract::Json, state::AppState};
@@ -33,6 +33,8 @@ pub(crate) struct Status {
     audit: AuditStatus,
     /// Connections that will end of age unless they are connected again, the first to end first; at most 50.
     ageing: Vec<Ageing>,
+    /// Webhooks that take nothing, or were disabled for that; at most 50.
+    webhooks: Vec<TroubledWebhook>,
     /// What time it is here.
     now: String,
     /// How far the clock of PostgreSQL's machine is from ours, in milliseconds; absent on SQLite.
@@ -66,8 +68,32 @@ impl From<connection::Connection> for Ageing {
     }
 }
 
-/// How many ageing connections are told of.
-const MOST_AGEING: u32 = 50;
+/// A webhook that takes nothing.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct TroubledWebhook {
+    /// The site it belongs to.
+    site: String,
+    /// Its id.
+    webhook: String,
+    /// Since when no attempt was answered with a yes.
+    failing_since: Option<String>,
+    /// Since when it is disabled.
+    disabled_at: Option<String>,
+}
+
+impl From<(SiteId, webhook::Webhook)> for TroubledWebhook {
+    fn from((site, webhook): (SiteId, webhook::Webhook)) -> Self {
+        Self {
+            site: site.to_string(),
+            webhook: webhook.id.to_string(),
+            failing_since: maybe(webhook.failing_since),
+            disabled_at: maybe(webhook.disabled_at),
+        }
+    }
+}
+
+/// How many ageing connections, and how many webhooks, are told of.
+const MOST_TOLD: u32 = 50;
 
 /// How the audit stands.
 #[derive(Serialize, ToSchema)]
@@ -107,7 +133,8 @@ pub(crate) async fn show(State(state): State<AppState>) -> Answer<Json<Status>> 
             waiting,
             capacity,
         },
-        ageing: connection::ageing(&base.db, now, MOST_AGEING).await?.into_iter().map(Ageing::from).collect(),
+        ageing: connection::ageing(&base.db, now, MOST_TOLD).await?.into_iter().map(Ageing::from).collect(),
+        webhooks: webhook::troubled(&base.db, MOST_TOLD).await?.into_iter().map(TroubledWebhook::from).collect(),
         now: moment(now),
         clock_offset_ms: there.map(|there| there.0.saturating_sub(now.0) / 1000),
     }))

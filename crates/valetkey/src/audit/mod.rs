@@ -12,8 +12,14 @@
 //! everybody writes; each transaction borrows one writer until it ends. A transaction that does not commit
 //! retires its writer's id, because after a lost connection nobody knows whether the row is there.
 
+//!
+//! The ledger is read as a whole by [`Reader`] and held against its own links, and against heads that were kept, by
+//! [`Audit::verify`]. Some of what is recorded is told to the outside, too ([`EVENT_TYPES`]).
+
+mod ledger;
 mod queue;
 mod store;
+mod told;
 
 use std::{
     collections::HashMap,
@@ -34,8 +40,10 @@ use crate::{
     secret::SecretBytes,
 };
 
+pub use ledger::{ChainHead, Fault, FaultKind, Heads, Reader, Report};
 pub use queue::Mode;
 pub use store::{Row, list, page};
+pub use told::EVENT_TYPES;
 
 /// Which of a site's derived keys its chains are keyed with.
 pub const AUDIT_LABEL: &str = "audit chain";
@@ -228,7 +236,7 @@ impl Audit {
         founding: Option<&SecretBytes>,
     ) -> Result<()> {
         let mut keys: HashMap<&SiteId, hmac::Key> = HashMap::new();
-        let mut rows = Vec::new();
+        let (mut rows, mut messages) = (Vec::new(), Vec::new());
         let shared = self.borrow(tx).await;
         for (event, at) in events {
             let key = match keys.get(&event.site) {
@@ -263,9 +271,11 @@ impl Audit {
             };
             let chain = row.link(key, &before.chain);
             borrowed.heads.insert(event.site.clone(), Head { seq: row.seq, chain: chain.clone() });
+            messages.extend(told::messages(event, &row.id, at));
             rows.push(Row { chain, ..row });
         }
-        store::insert(tx, rows).await
+        store::insert(tx, rows).await?;
+        told::queue(tx, messages).await
     }
 
     /// The writer this transaction has, or a free one for it.

@@ -45,6 +45,11 @@ row! {
 }
 
 impl Row {
+    /// Its link, as it is shown and as heads hold it.
+    pub fn chain_hex(&self) -> String {
+        hex::encode(&self.chain)
+    }
+
     /// The keyed link of this row to the one before: every field with its length in front, so that nothing can
     /// move from one field to the next.
     pub fn link(&self, key: &hmac::Key, before: &[u8]) -> Vec<u8> {
@@ -122,6 +127,52 @@ pub(super) async fn insert(tx: &mut Tx, rows: Vec<Row>) -> Result<()> {
         });
     }
     Ok(())
+}
+
+row! {
+    /// The last row of a chain.
+    pub(super) struct Tip {
+        pub(super) writer: String,
+        pub(super) seq: i64,
+        pub(super) chain: Vec<u8>,
+    }
+}
+
+/// Where each chain of a site stands, by writer.
+///
+/// It steps from writer to writer along the primary key and reads one row of each, however long the chains are.
+pub(super) async fn tips(db: &Db, site: &SiteId) -> Result<Vec<Tip>> {
+    Ok(on!(db, |c| sqlx::query_as(
+        "WITH RECURSIVE writers (writer) AS (
+             SELECT MIN(writer) FROM audit WHERE site = $1
+             UNION ALL
+             SELECT (SELECT MIN(a.writer) FROM audit a WHERE a.site = $1 AND a.writer > w.writer)
+             FROM writers w WHERE w.writer IS NOT NULL
+         )
+         SELECT a.writer, a.seq, a.chain
+         FROM writers w JOIN audit a ON a.site = $1 AND a.writer = w.writer
+            AND a.seq = (SELECT MAX(b.seq) FROM audit b WHERE b.site = $1 AND b.writer = w.writer)
+         ORDER BY a.writer"
+    )
+    .bind(site.as_str())
+    .fetch_all(c)
+    .await?))
+}
+
+/// The rows of a chain after the place `after` up to the place `to`, in order; at most `limit`.
+pub(super) async fn between(db: &Db, site: &SiteId, writer: &str, after: i64, to: i64, limit: usize) -> Result<Vec<Row>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    Ok(on!(db, |c| sqlx::query_as(
+        "SELECT site, writer, seq, id, at, actor, action, outcome, agent, connection, facts, chain
+         FROM audit WHERE site = $1 AND writer = $2 AND seq > $3 AND seq <= $4 ORDER BY seq LIMIT $5"
+    )
+    .bind(site.as_str())
+    .bind(writer)
+    .bind(after)
+    .bind(to)
+    .bind(limit)
+    .fetch_all(c)
+    .await?))
 }
 
 /// The most events in one listing.

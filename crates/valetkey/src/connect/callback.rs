@@ -22,7 +22,7 @@ use super::{
     store::{self, Flow},
 };
 use crate::{
-    audit::{Event, Outcome as Audited},
+    audit::{AUDIT_LABEL, Event, Outcome as Audited},
     base::Outside,
     connection::{self, Connected, Connection, NewConnection, Status, Stored, UpstreamWish, accounts},
     db::Tx,
@@ -497,7 +497,7 @@ pub(super) async fn note_failure(outside: &Outside, definition: &Definition, flo
     );
     let facts = json!({
         "session": flow.session, "provider": flow.provider, "owner": flow.owner, "name": flow.name,
-        "code": fault.code.as_str(), "word": fault.word,
+        "code": fault.code.as_str(), "word": fault.word, "over": over,
     });
     let event = Event::new(&flow.site, &flow.created_by, "connection.connect").outcome(audited).facts(facts);
     let noted = async {
@@ -534,9 +534,16 @@ pub(super) async fn discard_late(
 
 /// Ends a flow that nobody can go on with: what asked for it is not there any more.
 pub(super) async fn forget(outside: &Outside, flow: &Flow, code: Code) -> Result<()> {
+    let facts = json!({
+        "session": flow.session, "provider": flow.provider, "owner": flow.owner, "name": flow.name,
+        "code": code.as_str(), "over": true,
+    });
+    let event = Event::new(&flow.site, &flow.created_by, "connection.connect").outcome(Audited::Failed).facts(facts);
+    outside.base.ring.derived(&outside.base.db, &flow.site, AUDIT_LABEL).await?;
     let mut tx = outside.base.db.begin_bookkeeping().await?;
     if store::end_flow(&mut tx, flow).await? {
         store::set_outcome(&mut tx, &flow.site, &flow.session, code.as_str(), None).await?;
+        outside.base.audit.record(&mut tx, event).await?;
     }
     tx.commit().await
 }

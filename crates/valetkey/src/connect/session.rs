@@ -383,7 +383,9 @@ pub async fn cancel(outside: &Outside, link: &Secret, visit: Option<&Secret>, cs
     }
     store::set_outcome(&mut tx, &session.site, &session.id, Code::OauthDenied.as_str(), None).await?;
     let actor = person_or_maker(&session);
-    base.audit.record(&mut tx, event(&session, &actor, "connect.cancel")).await?;
+    let mut cancelled = event(&session, &actor, "connect.cancel");
+    cancelled.facts["code"] = Code::OauthDenied.as_str().into();
+    base.audit.record(&mut tx, cancelled).await?;
     tx.commit().await?;
     Ok(Ended {
         payload: payload::carried(base, &session).await,

@@ -42,6 +42,7 @@ const MIGRATIONS: &[Migration] = &[
     // Its number was free; it came after the others, and the order here is what a database remembers.
     migration!("0005_sealed_payloads", admits 1),
     migration!("0015_call_hosts", admits 1),
+    migration!("0013_webhooks", admits 1),
 ];
 
 /// "valetkey" as a number: the advisory lock that migrating processes take.

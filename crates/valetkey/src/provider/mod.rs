@@ -37,6 +37,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use answer::retry_after;
 pub use catalogue::{Catalogue, Problem, Trust};
 pub use credential_query::{BodyKind, CredentialQuery, kind as body_kind};
 pub use definition::{

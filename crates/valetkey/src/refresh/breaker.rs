@@ -14,26 +14,8 @@ use tokio::{
 };
 
 use super::lock;
-use crate::{
-    app_config::AppConfig,
-    clock::Timestamp,
-    id::{self, AppConfigId},
-};
-
-/// How long to wait after so many failures in a row: doubling, at most `longest`, and by chance somewhere in the upper
-/// half, so that many connections that failed together do not come back together.
-pub(super) fn backoff(failures: i64, first: Duration, longest: Duration) -> Duration {
-    let doublings = u32::try_from(failures.saturating_sub(1).clamp(0, 16)).unwrap_or(0);
-    let pause = first.saturating_mul(1 << doublings).min(longest);
-    pause / 2 + fraction(pause / 2)
-}
-
-/// A part of `whole` by chance.
-pub(super) fn fraction(whole: Duration) -> Duration {
-    // Without random bytes there is no jitter, and nothing else is lost.
-    let chance = id::random::<2>().map_or(u16::MAX, u16::from_le_bytes);
-    whole.mul_f64(f64::from(chance) / f64::from(u16::MAX))
-}
+pub(super) use crate::clock::{backoff, fraction};
+use crate::{app_config::AppConfig, clock::Timestamp, id::AppConfigId};
 
 /// Providers that fail for everybody are left alone for a while. A provider is its token endpoint's host and port: each
 /// instance of a self-hosted service is one of its own.

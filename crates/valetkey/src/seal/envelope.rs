@@ -22,7 +22,7 @@ use crate::{
     error::{Code, Error, Result},
     id::{
         self, AccountName, AppConfigId, ConnectSessionId, ConnectionId, DataKeyId, FlowId, PlatformKeyId, ProviderName,
-        RevocationId, SiteId,
+        RevocationId, SiteId, WebhookId,
     },
     secret::SecretBytes,
 };
@@ -92,6 +92,11 @@ impl<'a> Place<'a> {
         id: &'a RevocationId,
     ) -> Self {
         Table::Revocations.place(site.as_str(), provider.as_str(), owner, name.as_stored(), id.as_str())
+    }
+
+    /// The secrets by which what is sent to a webhook is signed. Their data key is that of [`Place::PLATFORM`].
+    pub fn webhook(site: &'a SiteId, id: &'a WebhookId) -> Self {
+        Table::Webhooks.place(site.as_str(), Self::PLATFORM, "", "", id.as_str())
     }
 
     /// Stands for the provider where a sealed value belongs to none.

@@ -17,11 +17,19 @@ pub(super) enum Table {
     Flows,
     PlatformKeys,
     Revocations,
+    Webhooks,
 }
 
 impl Table {
-    pub(super) const ALL: [Table; 6] =
-        [Table::Connections, Table::AppConfigs, Table::ConnectSessions, Table::Flows, Table::PlatformKeys, Table::Revocations];
+    pub(super) const ALL: [Table; 7] = [
+        Table::Connections,
+        Table::AppConfigs,
+        Table::ConnectSessions,
+        Table::Flows,
+        Table::PlatformKeys,
+        Table::Revocations,
+        Table::Webhooks,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -31,6 +39,7 @@ impl Table {
             Table::Flows => "flows",
             Table::PlatformKeys => "platform_keys",
             Table::Revocations => "revocations",
+            Table::Webhooks => "webhooks",
         }
     }
 
@@ -43,6 +52,7 @@ impl Table {
             Table::Flows => "flow",
             Table::PlatformKeys => "assertion_secret",
             Table::Revocations => "revocation",
+            Table::Webhooks => "webhook_secret",
         };
         Place { site, provider, owner, name, table: self.name(), row, field }
     }
@@ -113,6 +123,12 @@ pub(super) async fn sealed_after(db: &Db, table: Table, scope: Scope<'_>, after:
              WHERE (site, id) > ($1, $2) AND ($3 = '' OR site = $3) AND ($4 = '' OR provider = $4) AND sealed IS NOT NULL
              ORDER BY site, id LIMIT 200"
         }
+        Table::Webhooks => {
+            "SELECT site, id, '_platform' AS provider, '' AS owner, '' AS name, sealed
+             FROM webhooks
+             WHERE (site, id) > ($1, $2) AND ($3 = '' OR site = $3) AND ($4 = '' OR $4 = '_platform')
+             ORDER BY site, id LIMIT 200"
+        }
     };
     Ok(on!(db, |c| sqlx::query_as(sql).bind(after.0).bind(after.1).bind(scope.site).bind(scope.provider).fetch_all(c).await?))
 }
@@ -140,6 +156,7 @@ pub(super) async fn count_sealed(db: &Db, table: Table, scope: Scope<'_>) -> Res
             "SELECT COUNT(*) FROM revocations
              WHERE ($1 = '' OR site = $1) AND ($2 = '' OR provider = $2) AND sealed IS NOT NULL"
         }
+        Table::Webhooks => "SELECT COUNT(*) FROM webhooks WHERE ($1 = '' OR site = $1) AND ($2 = '' OR $2 = '_platform')",
     };
     let (count,): (i64,) = on!(db, |c| sqlx::query_as(sql).bind(scope.site).bind(scope.provider).fetch_one(c).await?);
     Ok(count.cast_unsigned())
@@ -156,6 +173,7 @@ pub(super) async fn replace_sealed(tx: &mut Tx, table: Table, row: &SealedRow, n
         Table::Flows => "UPDATE flows SET sealed = $1 WHERE site = $2 AND id = $3 AND sealed = $4",
         Table::PlatformKeys => "UPDATE platform_keys SET sealed = $1 WHERE site = $2 AND id = $3 AND sealed = $4",
         Table::Revocations => "UPDATE revocations SET sealed = $1 WHERE site = $2 AND id = $3 AND sealed = $4",
+        Table::Webhooks => "UPDATE webhooks SET sealed = $1 WHERE site = $2 AND id = $3 AND sealed = $4",
     };
     Ok(on!(tx, |c| sqlx::query(sql).bind(new).bind(&row.site).bind(&row.id).bind(&row.sealed).execute(c).await?.rows_affected())
         == 1)
