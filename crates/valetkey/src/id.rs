@@ -137,6 +137,10 @@ our_ids! {
     RevocationId = "rev_",
     /// One audit event.
     EventId = "evt_",
+    /// One OAuth client of ours; the id is no secret.
+    ClientId = "vkc_",
+    /// One consent: a family of tokens.
+    FamilyId = "fam_",
 }
 
 platform_ids! {
