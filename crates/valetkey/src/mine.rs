@@ -95,11 +95,8 @@ pub async fn agents(outside: &Outside, session: &Session) -> Result<Vec<OwnAgent
     Ok(own)
 }
 
-/// One of the person's connected accounts.
-///
-/// # Errors
-/// `not_found` where there is none of that id that is theirs and not over.
-pub async fn account(outside: &Outside, session: &Session, id: &ConnectionId) -> Result<Connection> {
+/// One of the person's connected accounts, that is not over.
+async fn account(outside: &Outside, session: &Session, id: &ConnectionId) -> Result<Connection> {
     let found = connection::get(&outside.base.db, &session.site, id).await?;
     let own = found.filter(|connection| {
         connection.owner.user() == Some(&session.user) && !matches!(connection.status, Status::Revoked { .. })
@@ -126,7 +123,8 @@ pub async fn take_back(outside: &Outside, session: &Session, id: &GrantId) -> Re
 /// where that can be done.
 ///
 /// # Errors
-/// `fresh_proof_needed`; `not_found` as with [`account`]; what a resolver says that holds the account by now.
+/// `fresh_proof_needed`; `not_found` where there is none of that id that is theirs; what a resolver says that holds the account
+/// by now.
 pub async fn disconnect(outside: &Outside, session: &Session, id: &ConnectionId) -> Result<Ended> {
     session.require_fresh(outside.base.clock.now())?;
     let connection = account(outside, session, id).await?;

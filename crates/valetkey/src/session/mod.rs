@@ -215,6 +215,15 @@ pub async fn close_all_in(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor
     Ok(closed)
 }
 
+/// Records that a form was refused that came with somebody's session and not from our page.
+pub async fn note_refusal(base: &Base, session: &Session, why: &str) -> Result<()> {
+    let facts = json!({ "session": session.id, "why": why });
+    let denied = Event::new(&session.site, &session.actor(), "session.form").outcome(Outcome::Denied).facts(facts);
+    let mut tx = base.db.begin_bookkeeping().await?;
+    base.audit.record(&mut tx, denied).await?;
+    tx.commit().await
+}
+
 /// A person's sessions that have not reached their end, the newest first.
 pub async fn of_person(base: &Base, site: &SiteId, user: &UserId) -> Result<Vec<Session>> {
     store::of_person(&base.db, site, user, base.clock.now()).await
