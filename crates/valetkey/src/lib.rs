@@ -24,6 +24,7 @@ pub mod id;
 pub mod import;
 pub mod mail;
 pub mod mine;
+pub mod oauth;
 pub mod oauth1;
 pub mod platform;
 pub mod principal;

@@ -173,11 +173,12 @@ impl Server {
             Some(id) => store::live_client(&self.base().db, &id).await?,
             None => None,
         };
-        let client = client.ok_or_else(|| here("the program that sent you here is not known; its developer registers it first"))?;
+        let client =
+            client.ok_or_else(|| here("the program that sent you here is not known; its developer registers it first"))?;
         let sent_redirect = params.get("redirect_uri");
-        let redirect_uri = client.redirect(sent_redirect).ok_or_else(|| {
-            here("the program that sent you here wants you to return to an address that is not one of its own")
-        })?;
+        let redirect_uri = client
+            .redirect(sent_redirect)
+            .ok_or_else(|| here("the program that sent you here wants you to return to an address that is not one of its own"))?;
         let state = params.get("state").filter(|state| state.len() <= LONGEST_STATE);
         let fault = match self.rest(&client, params) {
             Ok((ceiling, audience, challenge)) => {

@@ -332,7 +332,8 @@ impl Presented {
     pub fn read(authorization: Option<&str>, params: &Params) -> Outcome<Self> {
         let id = params.get("client_id");
         let Some(header) = authorization else {
-            let id = id.ok_or_else(|| Fault::new(Word::InvalidClient, "say which client this is, by `client_id` or HTTP Basic"))?;
+            let id =
+                id.ok_or_else(|| Fault::new(Word::InvalidClient, "say which client this is, by `client_id` or HTTP Basic"))?;
             return Ok(Self::Client { id: id.to_owned(), secret: params.secret("client_secret").cloned(), by_header: false });
         };
         if params.get("client_secret").is_some() {
@@ -467,7 +468,8 @@ mod tests {
     /// R70: redirect URIs are compared as whole texts, except for the port on loopback.
     #[test]
     fn a_redirect_uri_is_compared_as_a_whole_but_for_the_port_on_loopback() {
-        let client = with(&["https://app.example/cb", "http://127.0.0.1/cb", "http://[::1]:1/cb", "http://localhost:8080/cb?a=1"]);
+        let client =
+            with(&["https://app.example/cb", "http://127.0.0.1/cb", "http://[::1]:1/cb", "http://localhost:8080/cb?a=1"]);
         for fine in [
             "https://app.example/cb",
             "http://127.0.0.1/cb",
@@ -512,7 +514,9 @@ mod tests {
     /// R74: https, or http on loopback; nothing that two parsers read in two ways.
     #[test]
     fn a_redirect_uri_that_is_not_safe_cannot_be_registered() {
-        for fine in ["https://app.example/cb", "https://app.example", "http://localhost:1/x", "http://[::1]/x", "http://127.0.0.1"] {
+        for fine in
+            ["https://app.example/cb", "https://app.example", "http://localhost:1/x", "http://[::1]/x", "http://127.0.0.1"]
+        {
             check_redirect(fine).unwrap();
         }
         for wrong in [

@@ -165,9 +165,11 @@ impl Server {
             return Ok(plain);
         }
         // One that was minted by hand is stored under its plain hash, and is taken everywhere.
-        let by_hand = self.authority.facts(&plain, &nowhere()?).await?.is_some_and(|facts| {
-            facts.token.as_ref().is_some_and(|token| token.origin.audience.is_none())
-        });
+        let by_hand = self
+            .authority
+            .facts(&plain, &nowhere()?)
+            .await?
+            .is_some_and(|facts| facts.token.as_ref().is_some_and(|token| token.origin.audience.is_none()));
         Ok(if by_hand { plain } else { plain.at(at) })
     }
 }

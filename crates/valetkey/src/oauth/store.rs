@@ -334,19 +334,22 @@ pub(super) async fn insert_device(tx: &mut Tx, device: &Device, user_code_hash: 
 }
 
 pub(super) async fn device(db: &Db, hash: &str) -> Result<Option<Device>> {
-    let row: Option<DeviceRow> = on!(db, |c| sqlx::query_as(
+    let row: Option<DeviceRow> = on!(db, |c| {
+        sqlx::query_as(
         "SELECT device_hash, site, client, ceiling, audience, poll_interval, poll_at, created_at, expires_at, family, refused_at, used_at
          FROM oauth_devices WHERE device_hash = $1"
     )
     .bind(hash)
     .fetch_optional(c)
-    .await?);
+    .await?
+    });
     row.map(Device::try_from).transpose()
 }
 
 /// A sign-in that waits for a person, by what they type.
 pub(super) async fn waiting_device(db: &Db, site: &SiteId, user_code_hash: &str, now: Timestamp) -> Result<Option<Device>> {
-    let row: Option<DeviceRow> = on!(db, |c| sqlx::query_as(
+    let row: Option<DeviceRow> = on!(db, |c| {
+        sqlx::query_as(
         "SELECT device_hash, site, client, ceiling, audience, poll_interval, poll_at, created_at, expires_at, family, refused_at, used_at
          FROM oauth_devices
          WHERE site = $1 AND user_code_hash = $2 AND expires_at > $3 AND family IS NULL AND refused_at IS NULL"
@@ -355,17 +358,13 @@ pub(super) async fn waiting_device(db: &Db, site: &SiteId, user_code_hash: &str,
     .bind(user_code_hash)
     .bind(now.0)
     .fetch_optional(c)
-    .await?);
+    .await?
+    });
     row.map(Device::try_from).transpose()
 }
 
 /// Notes a question and when the next may come. False where another question came between.
-pub(super) async fn asked_device(
-    tx: &mut Tx,
-    device: &Device,
-    interval: i64,
-    poll_at: Timestamp,
-) -> Result<bool> {
+pub(super) async fn asked_device(tx: &mut Tx, device: &Device, interval: i64, poll_at: Timestamp) -> Result<bool> {
     let changed = on!(tx, |c| sqlx::query(
         "UPDATE oauth_devices SET poll_interval = $3, poll_at = $4 WHERE device_hash = $1 AND poll_at = $2"
     )
@@ -446,12 +445,11 @@ pub(super) async fn insert_refresh(
 }
 
 pub(super) async fn refresh(db: &Db, hash: &str) -> Result<Option<Refresh>> {
-    let row: Option<RefreshRow> = on!(db, |c| sqlx::query_as(
-        "SELECT site, family, expires_at, used_at FROM oauth_refresh_tokens WHERE token_hash = $1"
-    )
-    .bind(hash)
-    .fetch_optional(c)
-    .await?);
+    let row: Option<RefreshRow> =
+        on!(db, |c| sqlx::query_as("SELECT site, family, expires_at, used_at FROM oauth_refresh_tokens WHERE token_hash = $1")
+            .bind(hash)
+            .fetch_optional(c)
+            .await?);
     let Some(row) = row else { return Ok(None) };
     Ok(Some(Refresh {
         site: row.site.parse()?,

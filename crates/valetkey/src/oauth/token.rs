@@ -14,8 +14,8 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::json;
 
 use super::{
-    ACCESS_LIFE, Client, GrantType, Outcome, Params, REFRESH_GRACE, REFRESH_IDLE, Scopes, Server, Word, fault::Fault, hash, not_good,
-    store,
+    ACCESS_LIFE, Client, GrantType, Outcome, Params, REFRESH_GRACE, REFRESH_IDLE, Scopes, Server, Word, fault::Fault, hash,
+    not_good, store,
 };
 use crate::{
     audit::{Event, Outcome as Audited},

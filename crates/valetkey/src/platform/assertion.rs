@@ -39,6 +39,8 @@ pub enum Purpose<'a> {
     Connect(&'a ConnectSessionId),
     /// To sign in.
     SignIn,
+    /// To get an agent a token that acts for the person (RFC 8693).
+    Exchange,
 }
 
 impl Purpose<'_> {
@@ -47,13 +49,14 @@ impl Purpose<'_> {
         match self {
             Purpose::Connect(_) => "valetkey:connect",
             Purpose::SignIn => "valetkey:signin",
+            Purpose::Exchange => "valetkey:exchange",
         }
     }
 
     fn session(self) -> Option<String> {
         match self {
             Purpose::Connect(session) => Some(session.to_string()),
-            Purpose::SignIn => None,
+            Purpose::SignIn | Purpose::Exchange => None,
         }
     }
 }
@@ -248,6 +251,10 @@ impl Signed {
         // A connect link is the platform's to make; who may sign people in is a right of its own.
         if purpose == Purpose::SignIn && !key.scopes.contains(&Scope::Signin) {
             return Err(refused("the key lacks the scope signin"));
+        }
+        // As to mint a token for the person by hand.
+        if purpose == Purpose::Exchange && !key.scopes.contains(&Scope::Agents) {
+            return Err(refused("the key lacks the scope agents"));
         }
         if claims.jti.len() < 16 {
             return Err(refused("jti"));
