@@ -27,6 +27,7 @@ use crate::{
     error::{Code, Error, Result},
     extend::Extensions,
     id::SiteId,
+    oauth,
     principal::{Actor, Delivery, Owner},
     provider::{Catalogue, Problem, Trust},
     refresh::{self, Refresher},
@@ -119,6 +120,7 @@ struct Inner {
     authority: Authority,
     refresher: Refresher,
     deliverer: Deliverer,
+    oauth: oauth::Server,
     last_used: LastUsed,
     tasks: TaskTracker,
     /// The task that writes the audit's queue down. It ends after all others.
@@ -172,12 +174,14 @@ impl Broker {
         let refresher = Refresher::new(outside.clone(), timing);
         let last_used = LastUsed::default();
         let deliverer = Deliverer::new(outside.clone(), authority.clone(), refresher.clone(), last_used.clone());
+        let oauth = oauth::Server::new(outside.clone(), authority.clone(), deliverer.clone());
         Self(Arc::new(Inner {
             settings,
             outside,
             authority,
             refresher,
             deliverer,
+            oauth,
             last_used,
             tasks: TaskTracker::new(),
             auditor: TaskTracker::new(),
@@ -259,6 +263,11 @@ impl Broker {
         &self.0.deliverer
     }
 
+    /// The authorization server, by which agents get tokens.
+    pub fn oauth(&self) -> &oauth::Server {
+        &self.0.oauth
+    }
+
     /// Where uses of agent tokens are noted.
     pub fn last_used(&self) -> &LastUsed {
         &self.0.last_used
@@ -323,6 +332,9 @@ impl Broker {
         self.0.auditor.spawn(async move { base.audit.run(audit_db).await });
         self.every(LAST_USED_EVERY, "last uses of tokens", |broker| async move {
             broker.last_used().flush(&broker.base().db, broker.base().clock.now()).await.map(|_| ())
+        });
+        self.every(SWEEP_EVERY, "sweeping out what is over of the authorization server", |broker| async move {
+            oauth::sweep(broker.base()).await.map(|_| ())
         });
         self.every(SWEEP_EVERY, "sweeping out what is over", |broker| async move {
             let base = broker.base();
