@@ -167,7 +167,7 @@ on_each_db! {
         }
     }
 
-    /// R4 for sessions: what holds one cannot be read by a script, set by another host, or sent by another site's form.
+    /// What a session is known by cannot be read by a script, set by another host, or sent by another site's form.
     async fn the_sessions_cookie_is_the_browsers_alone(pages: Pages) {
         let mut browser = pages.browser();
         let answer = browser.enter("alice", "/").await.expect(303);

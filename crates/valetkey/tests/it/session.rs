@@ -568,6 +568,23 @@ on_each_db! {
         signing.alice().await;
     }
 
+    /// What docs/platforms.md shows can be copied.
+    async fn the_python_of_the_documentation_signs_a_person_in(db: Db) {
+        let signing = Signing::new(&db).await;
+        let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/platforms.md")).unwrap();
+        let code = page.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
+        let secret = format!("\"{}\"", signing.platform.assertion_secret.expose());
+        let code = code.replace("pkey_...", signing.key().as_str()).replace("\"...\"", &secret);
+        let now = signing.world.house.base.clock.now().unix_seconds();
+        let script = format!("{code}\ntime.time = lambda: {now}\nprint(assertion('alice'), page('alice', '/\"'))");
+        let output = std::process::Command::new("python3").args(["-c", &script]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let (assertion, page) = said.split_once(' ').unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+        let (_, session) = signing.sign_in(&Secret::new(assertion)).await.unwrap();
+        assert_eq!(session.user.as_str(), "alice");
+        assert!(page.contains("/signin") && page.contains("name=\"return_to\" value=\"/&quot;\""), "{page}");
+    }
+
     /// Decisions 6: a link's assertion signs nobody in, and one for signing in opens no link.
     async fn an_assertion_is_for_one_thing(db: Db) {
         let signing = Signing::new(&db).await;
