@@ -69,7 +69,7 @@ impl IntoResponse for Problem {
 }
 
 /// Whole seconds, rounded up: trying again before is useless.
-fn seconds(wait: Duration) -> u64 {
+pub(crate) fn seconds(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 

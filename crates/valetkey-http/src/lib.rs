@@ -14,6 +14,7 @@ mod csrf;
 mod edge;
 mod error;
 mod extract;
+mod failures;
 mod lanes;
 mod openapi;
 pub mod pages;

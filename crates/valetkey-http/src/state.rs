@@ -37,6 +37,8 @@ struct Inner {
     metrics: PrometheusHandle,
     draining: AtomicBool,
     key_work: Arc<Semaphore>,
+    failures: Failures,
+    unknown_tokens: Failures,
 }
 
 impl AppState {
@@ -56,6 +58,8 @@ impl AppState {
             metrics: handle,
             draining: AtomicBool::new(false),
             key_work: Arc::new(Semaphore::new(1)),
+            failures: Failures::new(30, Duration::from_secs(2)),
+            unknown_tokens: Failures::new(1000, Duration::from_millis(20)),
         })))
     }
 
@@ -82,6 +86,16 @@ impl AppState {
     /// Whether it is on its way out.
     pub fn is_draining(&self) -> bool {
         self.0.draining.load(Ordering::Relaxed) || self.0.broker.stopping().is_cancelled()
+    }
+
+    /// Failed proofs: of clients, codes, refresh tokens, and codes that people type.
+    pub(crate) fn failures(&self) -> &Failures {
+        &self.0.failures
+    }
+
+    /// Tokens that were asked about and are not active. A busy resource server meets many.
+    pub(crate) fn unknown_tokens(&self) -> &Failures {
+        &self.0.unknown_tokens
     }
 
     /// Long work on the sealing keys takes this one place, so that there is one at a time.

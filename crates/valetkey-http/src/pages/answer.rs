@@ -52,7 +52,12 @@ pub(crate) fn page(status: StatusCode, template: &impl Template, forms: &Forms) 
 
 /// A page for somebody who is signed in, with forms that come back to us.
 pub(crate) fn own_page(status: StatusCode, template: &impl Template) -> Response {
-    let mut response = page(status, template, &Forms::To(Vec::new()));
+    own_page_to(status, template, Vec::new())
+}
+
+/// The same, where a form leads on to other origins.
+pub(crate) fn own_page_to(status: StatusCode, template: &impl Template, origins: Vec<String>) -> Response {
+    let mut response = page(status, template, &Forms::To(origins));
     // Without a referrer a browser says `Origin: null` of a form's sender (Fetch, "append a request `Origin` header").
     response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     response
@@ -76,7 +81,7 @@ pub(super) async fn style() -> Response {
 }
 
 /// The headers of everything here. What an answer says for itself stays.
-pub(super) fn secured(mut response: Response, forms: &Forms) -> Response {
+pub(crate) fn secured(mut response: Response, forms: &Forms) -> Response {
     let policy =
         format!("default-src 'none'; style-src 'self'; form-action {}; frame-ancestors 'none'; base-uri 'none'", forms.policy());
     // An origin that is no header value leads nowhere.

@@ -57,6 +57,8 @@ pub(crate) fn filled(pattern: &str, agent: &str) -> String {
         p if p.starts_with("/v1/connect-sessions/") => format!("cse_{hex}"),
         p if p.starts_with("/v1/tokens/") => format!("tok_{hex}"),
         p if p.starts_with("/v1/grants/") => format!("gra_{hex}"),
+        p if p.starts_with("/v1/clients/") => format!("vkc_{hex}"),
+        p if p.starts_with("/v1/consents/") => format!("fam_{hex}"),
         p if p.starts_with("/v1/keys/") => format!("pkey_{hex}"),
         _ => "default".to_owned(),
     };
@@ -83,6 +85,8 @@ pub(crate) fn body(method: &Method, pattern: &str) -> Option<Value> {
         "/v1/grants" => json!({ "agent": "nobody", "connection": format!("con_{hex}") }),
         "/v1/explain" => json!({ "agent": "nobody", "connection": format!("con_{hex}"), "delivery": "proxy" }),
         "/v1/keys" => json!({ "label": "", "scopes": [] }),
+        "/v1/clients" => json!({ "name": "" }),
+        "/v1/client-registration" => json!({ "open": false }),
         "/v1/keys/{id}" => json!({ "jwks_url": "" }),
         "/v1/people/{id}" => json!({ "disabled": false }),
         "/v1/agents/{agent}" => json!({ "disabled": false }),

@@ -63,6 +63,11 @@ impl GrantType {
     pub const ALL: [GrantType; 4] =
         [GrantType::AuthorizationCode, GrantType::DeviceCode, GrantType::RefreshToken, GrantType::TokenExchange];
 
+    /// What a client uses of which nothing is said: a browser where it has somewhere to return to, else another device.
+    pub fn usual(has_redirect: bool) -> BTreeSet<Self> {
+        BTreeSet::from([if has_redirect { Self::AuthorizationCode } else { Self::DeviceCode }, Self::RefreshToken])
+    }
+
     /// The word of the standards.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -312,8 +317,6 @@ pub enum Presented {
         id: String,
         /// Its secret.
         secret: Option<Secret>,
-        /// Whether both came in the `Authorization` header.
-        by_header: bool,
     },
     /// A platform key, as a bearer or as the password of its id.
     Key {
@@ -334,7 +337,7 @@ impl Presented {
         let Some(header) = authorization else {
             let id =
                 id.ok_or_else(|| Fault::new(Word::InvalidClient, "say which client this is, by `client_id` or HTTP Basic"))?;
-            return Ok(Self::Client { id: id.to_owned(), secret: params.secret("client_secret").cloned(), by_header: false });
+            return Ok(Self::Client { id: id.to_owned(), secret: params.secret("client_secret").cloned() });
         };
         if params.get("client_secret").is_some() {
             return Err(Fault::new(Word::InvalidRequest, "a client proves itself in one way only"));
@@ -354,13 +357,8 @@ impl Presented {
         }
         Ok(match password.expose().starts_with(platform::PREFIX) {
             true => Self::Key { id: Some(name), text: password },
-            false => Self::Client { id: name, secret: Some(password).filter(|secret| !secret.is_empty()), by_header: true },
+            false => Self::Client { id: name, secret: Some(password).filter(|secret| !secret.is_empty()) },
         })
-    }
-
-    /// Whether it came in the `Authorization` header, so that a refusal names the scheme (RFC 6749 section 5.2).
-    pub fn by_header(&self) -> bool {
-        matches!(self, Self::Client { by_header: true, .. } | Self::Key { .. })
     }
 
     /// The id of the client that it claims to be, to count its failures by.
@@ -543,8 +541,8 @@ mod tests {
     fn basic_credentials_are_form_encoded() {
         let header = |text: &str| format!("Basic {}", STANDARD.encode(text));
         let read = |header: &str| Presented::read(Some(header), &Params::default());
-        let Presented::Client { id, secret, by_header } = read(&header("a%3Ab:c+d%25")).unwrap() else { panic!("no client") };
-        assert_eq!((id.as_str(), secret.unwrap().expose(), by_header), ("a:b", "c d%", true));
+        let Presented::Client { id, secret } = read(&header("a%3Ab:c+d%25")).unwrap() else { panic!("no client") };
+        assert_eq!((id.as_str(), secret.unwrap().expose()), ("a:b", "c d%"));
         for odd in ["Basic", "Basic !", &header("no colon"), "Digest x", "Bearer vk_x"] {
             assert_eq!(read(odd).unwrap_err().word(), Some(Word::InvalidClient), "{odd}");
         }
