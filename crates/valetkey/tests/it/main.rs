@@ -31,6 +31,7 @@ mod import_tokens;
 mod lab_definition;
 mod mail;
 mod moving;
+mod oauth;
 mod ready_client;
 mod refresh;
 mod refresh_age;
