@@ -93,11 +93,12 @@ on_each_db! {
         let hall = Hall::new(&db).await;
         let (client, other) = (hall.public().await, hall.public().await);
         let code = hall.code(&client, &[]).await;
+        let another = VERIFIER.replace('d', "e");
         assert_eq!(word(hall.redeem(&other, &code).await), Word::InvalidGrant);
         for wrong in [
             ("redirect_uri", "https://app.example/other"),
             ("redirect_uri", ""),
-            ("code_verifier", &VERIFIER.replace('d', "e")),
+            ("code_verifier", another.as_str()),
             ("code_verifier", CHALLENGE),
             ("code_verifier", "short"),
             ("code", "unknown"),
@@ -115,6 +116,7 @@ on_each_db! {
         let new = NewClient { name: "C".into(), confidential: true, redirect_uris: vec![CALLBACK.into()],
             grant_types: BTreeSet::from([GrantType::AuthorizationCode]), ..NewClient::default() };
         let (confidential, _) = hall.client(new).await;
+        let strange = CHALLENGE.replace('E', "+");
         for client in [&public, &confidential] {
             for wrong in [
                 &[("code_challenge", ""), ("code_challenge_method", "")][..],
@@ -123,7 +125,7 @@ on_each_db! {
                 &[("code_challenge_method", "plain")],
                 &[("code_challenge", VERIFIER), ("code_challenge_method", "plain")],
                 &[("code_challenge", "short")],
-                &[("code_challenge", &CHALLENGE.replace('E', "+"))],
+                &[("code_challenge", strange.as_str())],
             ] {
                 let back = hall.sent_back(client, wrong).await;
                 assert_eq!(in_query(&back, "error").as_deref(), Some("invalid_request"), "{wrong:?}");

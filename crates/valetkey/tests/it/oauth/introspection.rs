@@ -86,12 +86,12 @@ on_each_db! {
 
         let refresh = live.refresh_token.as_ref().unwrap();
         let mistyped = live.access_token.expose().replace("vk_", "vk-");
-        let unknown = format!("datamachine_a_{}", "0".repeat(64));
+        let (unknown, huge) = (format!("datamachine_a_{}", "0".repeat(64)), "x".repeat(50_000));
         for (why, text) in [
             ("nonsense", "nonsense"),
             ("mistyped", mistyped.as_str()),
             ("unknown", unknown.as_str()),
-            ("huge", &"x".repeat(50_000)),
+            ("huge", huge.as_str()),
             ("revoked", revoked_text.expose()),
             ("its owner is disabled", of_disabled_owner.expose()),
             ("its agent is gone", of_gone_agent.expose()),
