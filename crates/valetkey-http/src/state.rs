@@ -59,7 +59,7 @@ impl AppState {
             draining: AtomicBool::new(false),
             key_work: Arc::new(Semaphore::new(1)),
             failures: Failures::new(30, Duration::from_secs(2)),
-            unknown_tokens: Failures::new(1000, Duration::from_millis(20)),
+            unknown_tokens: Failures::new(300, Duration::from_millis(50)),
         })))
     }
 

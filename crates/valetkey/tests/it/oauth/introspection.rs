@@ -163,7 +163,7 @@ on_each_db! {
         let hall = Hall::new(&db).await;
         let client = hall.public().await;
         let mcp = format!("{ISSUER}/mcp");
-        let for_mcp = hall.tokens(&client, &[("resource", &mcp)]).await.access_token;
+        let for_mcp = hall.tokens(&client, &[("resource", mcp.as_str())]).await.access_token;
         let for_api = hall.tokens(&client, &[("resource", ISSUER)]).await.access_token;
         assert!(!hall.is_taken(&for_mcp).await && hall.is_taken(&for_api).await);
         let (_, by_hand) = token::mint(&hall.house.base, hall.site(), &Actor::Operator, &hall.agent, NewToken::default()).await.unwrap();
