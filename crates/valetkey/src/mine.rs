@@ -1,4 +1,5 @@
-//! What is a signed-in person's own: their connected accounts, the agents that may use each, and the taking back.
+//! What is a signed-in person's own: their connected accounts, the agents that may use each, the programs that they let in, and
+//! the taking back.
 //!
 //! A session decides nothing about others: every call here is held to the person's own connections, and what is somebody
 //! else's is not there at all.
@@ -11,10 +12,12 @@ use crate::{
     connection::{self, Connection, Filter, Status},
     error::{Code, Error, Result},
     grant::{self, Grant},
-    id::{AgentId, ConnectionId, GrantId},
+    id::{AgentId, ConnectionId, FamilyId, GrantId},
+    oauth::client,
     principal::Owner,
     revoke::{self, Ended, UpstreamWish},
     session::Session,
+    token::family::{self, Family},
 };
 
 /// The most agents that are listed.
@@ -47,6 +50,17 @@ pub struct OwnAgent {
     pub agent: Agent,
     /// What the person may do with it.
     pub role: Role,
+}
+
+/// A program that the person let act through an agent.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The consent.
+    pub consent: Family,
+    /// What the program is called.
+    pub name: String,
+    /// What the agent is called.
+    pub agent: String,
 }
 
 /// The person's connected accounts, the oldest first.
@@ -130,4 +144,34 @@ pub async fn disconnect(outside: &Outside, session: &Session, id: &ConnectionId)
     let connection = account(outside, session, id).await?;
     let why = "disconnected by its owner";
     revoke::connection(outside, &session.site, &session.actor(), &connection.id, why, UpstreamWish::IfPossible).await
+}
+
+/// The programs that the person let act through an agent, the newest consent first.
+pub async fn programs(outside: &Outside, session: &Session) -> Result<Vec<Program>> {
+    let (db, site) = (&outside.base.db, &session.site);
+    let filter = family::Filter { person: Some(session.user.clone()), ..family::Filter::default() };
+    let mut programs = Vec::new();
+    for consent in family::list(db, site, &filter, outside.base.clock.now()).await? {
+        let client = client::get(db, site, &consent.client).await?;
+        let agent = agent::get(db, site, &consent.agent).await?;
+        programs.push(Program {
+            name: client.map_or_else(|| consent.client.to_string(), |client| client.name),
+            agent: agent.map_or_else(|| consent.agent.to_string(), |agent| agent.title),
+            consent,
+        });
+    }
+    Ok(programs)
+}
+
+/// Ends what the person consented to, with every token that came of it. Doing it again changes nothing.
+///
+/// # Errors
+/// `not_found` where there is no such consent of theirs.
+pub async fn end_program(outside: &Outside, session: &Session, id: &FamilyId) -> Result<()> {
+    let base = &outside.base;
+    let found = family::get(&base.db, &session.site, id).await?;
+    if found.is_none_or(|consent| consent.person != session.user) {
+        return Err(Error::new(Code::NotFound, "there is no such program of yours"));
+    }
+    family::end(base, &session.site, &session.actor(), id, "ended by the person").await.map(|_| ())
 }

@@ -10,8 +10,9 @@ use valetkey::{
     Code, Error, Result,
     clock::Timestamp,
     grant::ForWhom,
-    id::{ConnectionId, GrantId},
-    mine::{self, Account, OwnAgent, Permission},
+    id::{ConnectionId, FamilyId, GrantId},
+    mine::{self, Account, OwnAgent, Permission, Program},
+    oauth::Scopes,
     principal::Delivery,
     site,
 };
@@ -39,7 +40,17 @@ struct Own {
     site: String,
     csrf: String,
     accounts: Vec<Shown>,
+    programs: Vec<ShownProgram>,
     agents: Vec<OwnAgent>,
+}
+
+/// A program as the page tells of it.
+struct ShownProgram {
+    id: String,
+    name: String,
+    agent: String,
+    scope: String,
+    until: String,
 }
 
 /// An account as the page tells of it.
@@ -94,6 +105,7 @@ async fn own(deps: &Deps, who: &SignedIn) -> Result<Response> {
         site: site::require(&deps.outside.base.db, &who.session.site).await?.title,
         csrf: csrf::field(who),
         accounts: accounts.into_iter().map(|account| Shown::new(account, now)).collect(),
+        programs: mine::programs(&deps.outside, &who.session).await?.into_iter().map(ShownProgram::new).collect(),
         agents: mine::agents(&deps.outside, &who.session).await?,
     };
     Ok(own_page(StatusCode::OK, &own))
@@ -151,6 +163,24 @@ impl ShownGrant {
         }
         Self { id: grant.id.to_string(), agent: agent.title, off: agent.disabled_at.is_some(), words }
     }
+}
+
+impl ShownProgram {
+    fn new(program: Program) -> Self {
+        let Program { consent, name, agent } = program;
+        let scope = Scopes::of(&consent.ceiling).to_string();
+        Self { id: consent.id.to_string(), name, agent, scope, until: minute(consent.expires_at) }
+    }
+}
+
+/// `POST /account/programs/{consent}/end`
+pub(super) async fn end_program(State(deps): State<Deps>, Path(consent): Path<String>, form: SignedForm) -> Response {
+    let ended = async {
+        let consent: FamilyId = consent.parse().map_err(|_| nothing_there())?;
+        mine::end_program(&deps.outside, &form.signed_in.session, &consent).await?;
+        redirect("/")
+    };
+    ended.await.unwrap_or_else(failed)
 }
 
 /// `POST /account/grants/{grant}/revoke`

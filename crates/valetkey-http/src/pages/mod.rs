@@ -8,6 +8,7 @@
 //! | `POST /signin` | the platform's assertion for this browser, from the platform's page |
 //! | `POST /signout` | the end of the session, or of all of the person's |
 //! | `POST /account/grants/{grant}/revoke` | the owner takes a permission back |
+//! | `POST /account/programs/{consent}/end` | the person ends what they let a program do |
 //! | `GET /account/connections/{connection}/disconnect` | the question whether to end an account |
 //! | `POST /account/connections/{connection}/disconnect` | the owner ends it, with a fresh proof |
 //! | `GET /connect/{link}` | the page behind a link: who is linked to what, and the question |
@@ -91,6 +92,7 @@ pub fn router(deps: Deps) -> Router {
         .route("/signin", get(signin::show).post(signin::sign_in))
         .route("/signout", post(signin::sign_out))
         .route("/account/grants/{grant}/revoke", post(account::take_back))
+        .route("/account/programs/{consent}/end", post(account::end_program))
         .route("/account/connections/{connection}/disconnect", get(account::ask_disconnect).post(account::disconnect))
         .route("/assets/page.css", get(style))
         .route("/connect/done", get(outcome::done))

@@ -523,6 +523,23 @@ on_each_db! {
         refused(front.post("/oauth/revoke", &[("client_id", client.id.as_str())]).await, 400, "invalid_request");
     }
 
+    async fn a_person_sees_what_they_let_in_and_ends_it(front: Front) {
+        let issued = front.tokens(&front.public().await).await;
+        let access = issued["access_token"].as_str();
+        let (mut alices, mut bobs) = (front.browser("alice").await, front.browser("bob").await);
+        assert!(!text(&bobs.get("/").await.expect(200)).contains("Programs that act for you"));
+        let page = alices.get("/").await.expect(200);
+        assert!(text(&page).contains("Claude &#60;Code&#62;</strong> through Helper"), "{}", text(&page));
+        let path = text(&page).split("action=\"").find(|part| part.starts_with("/account/programs/")).unwrap().split('"').next().unwrap().to_owned();
+        let token = csrf(&bobs.get("/").await.expect(200));
+        bobs.post_with(&path, &[("csrf", &token)], OURS).await.expect(404);
+        front.get("/v1/me", access).await.expect(200);
+        let token = csrf(&page);
+        alices.post_with(&path, &[], OURS).await.expect(403);
+        alices.post_with(&path, &[("csrf", &token)], OURS).await.expect(303);
+        front.get("/v1/me", access).await.expect(401);
+    }
+
     async fn a_device_is_let_in_on_a_page(front: Front) {
         let client = front.public().await;
         let id = client.id.as_str();
