@@ -167,8 +167,9 @@ pub(super) async fn revoke_exchanged(tx: &mut Tx, site: &SiteId, actor: &Actor, 
     loop {
         let ended = on!(&mut *tx, |c| sqlx::query(
             "UPDATE agent_tokens SET revoked_at = $2, revoked_by = $3, revoke_reason = $4
-             WHERE site = $1 AND revoked_at IS NULL
-               AND parent IN (SELECT p.id FROM agent_tokens p WHERE p.site = $1 AND p.revoked_at IS NOT NULL)"
+             WHERE site = $1 AND revoked_at IS NULL AND parent IS NOT NULL
+               AND EXISTS (SELECT 1 FROM agent_tokens p
+                           WHERE p.site = agent_tokens.site AND p.id = agent_tokens.parent AND p.revoked_at IS NOT NULL)"
         )
         .bind(site.as_str())
         .bind(now.0)
