@@ -492,8 +492,10 @@ on_each_db! {
         front.post_from("192.0.2.201", "/oauth/introspect", &right).await.expect(200);
     }
 
-    /// R89: also who may ask cannot ask about any number of unknown tokens.
+    /// R89: also who may ask cannot ask about any number of unknown tokens. The right ones are told of all the same: otherwise
+    /// whoever brings a resource server false tokens would shut the others out.
     async fn who_asks_about_unknown_tokens_without_end_waits(front: Front) {
+        let issued = front.tokens(&front.public().await).await;
         let key = format!("Bearer {}", front.key().await);
         let by_key = [("authorization", key.as_str())];
         let mut last = StatusCode::OK;
@@ -504,6 +506,9 @@ on_each_db! {
             }
         }
         assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
+        let token = [("token", issued["access_token"].as_str().unwrap())];
+        let told = front.post_with("/oauth/introspect", &token, &by_key).await.expect(200).json();
+        assert_eq!(told["active"], true);
     }
 
     /// R101, R103: revocation answers 200 with nothing in it, whatever the token was.

@@ -127,12 +127,12 @@ pub(super) async fn introspect(State(state): State<AppState>, asked: Asked) -> R
             Asker::Platform(key) => key.id.to_string(),
             Asker::Client(client) => client.id.to_string(),
         };
-        if let Some(wait) = state.unknown_tokens().wait(&key) {
-            return Ok(Told::TooMany(wait));
-        }
         let inspected = state.oauth().introspect(&asker, &asked.params).await?;
-        if !inspected.is_active() {
-            state.unknown_tokens().note(&key);
+        // Whoever brings a resource server any number of false tokens must not have it refuse the right ones.
+        if !inspected.is_active()
+            && let Some(wait) = state.unknown_tokens().note(&key)
+        {
+            return Ok(Told::TooMany(wait));
         }
         serde_json::to_value(inspected).map(Told::Json).map_err(|error| Fault::Failed(Error::internal(error)))
     };
