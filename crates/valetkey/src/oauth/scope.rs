@@ -165,7 +165,6 @@ pub(super) fn under(most: &Ceiling, client: Option<&Ceiling>) -> Option<Ceiling>
 }
 
 /// What is in both sets, where an empty first one asks for nothing in particular. Nothing where they have nothing in common.
-#[expect(clippy::option_option, reason = "the outer one is failure; the inner one is the part of a ceiling that it becomes")]
 fn cut<T: Ord + Clone>(asked: BTreeSet<T>, most: Option<&BTreeSet<T>>) -> Option<Option<BTreeSet<T>>> {
     match (asked.is_empty(), most) {
         (true, most) => Some(most.cloned()),
