@@ -288,7 +288,7 @@ pub struct Hashed {
     pub ceiling: Option<String>,
 }
 
-/// An agent's tokens as they move out, oldest first.
+/// An agent's tokens as they move out, oldest first. Those that were issued to an OAuth client stay: they live for minutes.
 pub async fn list_hashed(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Hashed>> {
     store::hashed(db, site, agent).await
 }

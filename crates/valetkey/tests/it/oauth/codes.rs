@@ -31,6 +31,7 @@ on_each_db! {
         let listed = token::list(&db, hall.site(), &hall.agent).await.unwrap();
         assert_eq!((listed.len(), listed[0].person.as_ref(), listed[0].label.as_str()), (1, Some(&alice()), "App"));
         assert_eq!(listed[0].ceiling.as_ref().map(Scopes::of).unwrap().to_string(), "proxy provider:reddit");
+        assert!(token::list_hashed(&db, hall.site(), &hall.agent).await.unwrap().is_empty(), "it does not move to another system");
     }
 
     /// R66: tokens and codes have 256 random bits, and only their SHA-256 is stored.
