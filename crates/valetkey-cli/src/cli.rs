@@ -52,6 +52,9 @@ pub(crate) enum Command {
     /// Agents, their roles and their tokens
     #[command(subcommand)]
     Agent(commands::agent::Agent),
+    /// OAuth clients: programs by which people let agents act
+    #[command(subcommand)]
+    Client(commands::client::Client),
     /// Permissions of agents to use connections
     #[command(subcommand)]
     Grant(commands::grant::Grant),

@@ -20,9 +20,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use ipnet::IpNet;
-use valetkey::Error;
+use valetkey::{Error, token::Audience};
 
 use crate::{
     error::{Logged, Problem},
@@ -47,6 +47,10 @@ pub enum Peer {
 #[derive(Clone, Copy, Debug)]
 pub struct LocalOperator;
 
+/// The address that a request came from, as far as the proxies in front of us can be believed; absent on the local socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientIp(pub(crate) Option<IpAddr>);
+
 /// Where whoever finds out who calls writes it down for the log.
 #[derive(Clone, Default)]
 pub(crate) struct CallerName(pub(crate) Arc<OnceLock<String>>);
@@ -63,6 +67,7 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     request.extensions_mut().insert(name.clone());
+    request.extensions_mut().insert(ClientIp(ip));
 
     let mut response = match AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
@@ -78,6 +83,11 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
         response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
     let status = response.status();
+    if status == StatusCode::UNAUTHORIZED
+        && response.headers().get(header::WWW_AUTHENTICATE).is_some_and(|value| value == "Bearer")
+    {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge(&state));
+    }
     if let Some(Logged(error)) = response.extensions_mut().remove::<Logged>() {
         let (code, detail) = (error.code().as_str(), error.detail().unwrap_or_default());
         if status.is_server_error() {
@@ -97,6 +107,13 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
     metrics::counter!("valetkey_http_requests_total", &labels).increment(1);
     metrics::histogram!("valetkey_http_request_seconds", "route" => route.to_owned()).record(took.as_secs_f64());
     response
+}
+
+/// What a 401 says of where tokens come from (RFC 9728 section 5.1). The same for every reason.
+fn challenge(state: &AppState) -> HeaderValue {
+    let metadata = state.oauth().resource_metadata_url(Audience::Api);
+    HeaderValue::from_str(&format!("Bearer resource_metadata=\"{metadata}\", scope=\"proxy\""))
+        .unwrap_or(HeaderValue::from_static("Bearer"))
 }
 
 /// The method as a label: a caller may invent any number of methods, and each label value costs memory for good.

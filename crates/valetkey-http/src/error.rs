@@ -69,7 +69,7 @@ impl IntoResponse for Problem {
 }
 
 /// Whole seconds, rounded up: trying again before is useless.
-fn seconds(wait: Duration) -> u64 {
+pub(crate) fn seconds(wait: Duration) -> u64 {
     (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
 }
 
@@ -79,6 +79,7 @@ pub fn status(code: Code) -> StatusCode {
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::Forbidden
         | Code::MissingScope
+        | Code::FreshProofNeeded
         | Code::GrantDenied
         | Code::IdentityUnverified
         | Code::CredentialPath

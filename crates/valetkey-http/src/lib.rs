@@ -10,15 +10,18 @@
 //! 6. Whatever goes wrong becomes a problem document (RFC 9457) in `error`, the only place where a status is chosen.
 
 mod caller;
+mod csrf;
 mod edge;
 mod error;
 mod extract;
+mod failures;
 mod lanes;
 mod openapi;
 pub mod pages;
 mod router;
 mod routes;
 mod serve;
+mod signed_in;
 mod state;
 
 pub use caller::{Caller, Who};

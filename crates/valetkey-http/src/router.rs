@@ -2,7 +2,8 @@
 //! here is not served, and a caller whom its line does not name is refused before the handler sees anything. Beyond that a
 //! handler asks only whose things are meant: a key reaches a person's things if it may speak for them.
 //!
-//! The pages have a router of their own: nobody calls them with a credential, they are for browsers.
+//! The pages have a router of their own: nobody calls them with a credential, they are for browsers. So have the endpoints of the
+//! authorization server ([`routes::oauth`]): their callers prove themselves as the standards say, and their errors are the standards'.
 
 use std::{collections::HashMap, sync::OnceLock};
 
@@ -37,6 +38,7 @@ const CONNECT: Who = Who::Scope(&[Scope::Connect]);
 const GRANTS: Who = Who::Scope(&[Scope::Grants]);
 const SHOW: Who = Who::Scope(&[Scope::AccountsRead, Scope::AccountsReveal]);
 const READ: Who = Who::Scope(&[Scope::AccountsRead]);
+const SIGNIN: Who = Who::Scope(&[Scope::Signin, Scope::Admin]);
 const WRITE: Who = Who::Scope(&[Scope::AccountsWrite]);
 
 macro_rules! page {
@@ -161,11 +163,26 @@ page! {
     delete "/v1/grants/{id}" => grants::revoke, GRANTS;
     post "/v1/explain" => decisions::explain, GRANTS;
 
+    // Clients of the authorization server, and what people consented to. In a call for a person: that person's own consents, and
+    // those for the agents that they administer.
+    get "/v1/clients" => clients::list, ADMIN;
+    post "/v1/clients" => clients::create, ADMIN;
+    get "/v1/clients/{id}" => clients::show, ADMIN;
+    delete "/v1/clients/{id}" => clients::revoke, ADMIN;
+    get "/v1/client-registration" => clients::registration, ADMIN;
+    put "/v1/client-registration" => clients::set_registration, ADMIN;
+    get "/v1/consents" => consents::list, AGENTS;
+    delete "/v1/consents/{id}" => consents::end, AGENTS;
+
     // Platform keys, people, the audit.
     get "/v1/keys" => keys::list, ADMIN;
     post "/v1/keys" => keys::create, Who::Operator;
+    patch "/v1/keys/{id}" => keys::change, Who::Operator;
     delete "/v1/keys/{id}" => keys::revoke, Who::Operator;
     patch "/v1/people/{id}" => people::change, ADMIN;
+    // Who is signed in, and the signing out: also by a key that signs in the people it may speak for.
+    get "/v1/people/{id}/sessions" => people::sessions, SIGNIN;
+    delete "/v1/people/{id}/sessions" => people::sign_out, SIGNIN;
     get "/v1/audit" => audit::list, ADMIN;
     get "/v1/audit/head" => audit::head, ADMIN;
     post "/v1/audit/export" => audit::export, ADMIN;
@@ -209,6 +226,7 @@ pub fn router(state: AppState) -> Router {
     let api = api().layer(from_fn_with_state(state.clone(), gate)).with_state(state.clone());
     Router::new()
         .merge(api)
+        .merge(routes::oauth::router(state.clone()))
         .merge(pages)
         .fallback(|| async { Problem(Error::new(Code::NotFound, "there is nothing at this path")) })
         .layer(from_fn_with_state(state, edge))

@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
+use axum::extract::FromRef;
 use ipnet::IpNet;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Semaphore;
-use valetkey::{Broker, Error, Result};
+use valetkey::{Broker, Error, Result, base::Outside};
 
 /// How often samples are folded into histograms.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -36,6 +37,8 @@ struct Inner {
     metrics: PrometheusHandle,
     draining: AtomicBool,
     key_work: Arc<Semaphore>,
+    failures: Failures,
+    unknown_tokens: Failures,
 }
 
 impl AppState {
@@ -55,6 +58,8 @@ impl AppState {
             metrics: handle,
             draining: AtomicBool::new(false),
             key_work: Arc::new(Semaphore::new(1)),
+            failures: Failures::new(30, Duration::from_secs(2)),
+            unknown_tokens: Failures::new(300, Duration::from_millis(50)),
         })))
     }
 
@@ -83,6 +88,16 @@ impl AppState {
         self.0.draining.load(Ordering::Relaxed) || self.0.broker.stopping().is_cancelled()
     }
 
+    /// Failed proofs: of clients, codes, refresh tokens, and codes that people type.
+    pub(crate) fn failures(&self) -> &Failures {
+        &self.0.failures
+    }
+
+    /// Tokens that were asked about and are not active. A busy resource server meets many.
+    pub(crate) fn unknown_tokens(&self) -> &Failures {
+        &self.0.unknown_tokens
+    }
+
     /// Long work on the sealing keys takes this one place, so that there is one at a time.
     pub(crate) fn key_work(&self) -> Arc<Semaphore> {
         Arc::clone(&self.0.key_work)
@@ -94,6 +109,12 @@ impl Deref for AppState {
 
     fn deref(&self) -> &Broker {
         &self.0.broker
+    }
+}
+
+impl FromRef<AppState> for Outside {
+    fn from_ref(state: &AppState) -> Self {
+        state.outside().clone()
     }
 }
 

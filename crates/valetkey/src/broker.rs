@@ -28,13 +28,14 @@ use crate::{
     error::{Code, Error, Result},
     extend::Extensions,
     id::SiteId,
+    oauth,
     principal::{Actor, Delivery, Owner},
     provider::{Catalogue, Problem, Trust},
     refresh::{self, Refresher},
     revoke,
     scope::{self, Found},
     seal::{self, KeyRing, RootSource},
-    site,
+    session, site,
     token::LastUsed,
     upstream::{self, Upstream},
     webhook,
@@ -42,7 +43,7 @@ use crate::{
 
 /// How often last-used times are written.
 const LAST_USED_EVERY: Duration = Duration::from_secs(30);
-/// How often what is over is swept out: flows, links, used assertions.
+/// How often what is over is swept out: flows, links, used assertions, sessions.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How often we look whether a provider is to be asked if somebody signed in on another device. What comes earlier than the
 /// provider's interval is not asked.
@@ -123,6 +124,7 @@ struct Inner {
     authority: Authority,
     refresher: Refresher,
     deliverer: Deliverer,
+    oauth: oauth::Server,
     last_used: LastUsed,
     tasks: TaskTracker,
     /// The task that writes the audit's queue down. It ends after all others.
@@ -176,12 +178,14 @@ impl Broker {
         let refresher = Refresher::new(outside.clone(), timing);
         let last_used = LastUsed::default();
         let deliverer = Deliverer::new(outside.clone(), authority.clone(), refresher.clone(), last_used.clone());
+        let oauth = oauth::Server::new(outside.clone(), authority.clone(), deliverer.clone());
         Self(Arc::new(Inner {
             settings,
             outside,
             authority,
             refresher,
             deliverer,
+            oauth,
             last_used,
             tasks: TaskTracker::new(),
             auditor: TaskTracker::new(),
@@ -263,6 +267,11 @@ impl Broker {
         &self.0.deliverer
     }
 
+    /// The authorization server, by which agents get tokens.
+    pub fn oauth(&self) -> &oauth::Server {
+        &self.0.oauth
+    }
+
     /// Where uses of agent tokens are noted.
     pub fn last_used(&self) -> &LastUsed {
         &self.0.last_used
@@ -328,13 +337,16 @@ impl Broker {
         self.every(LAST_USED_EVERY, "last uses of tokens", |broker| async move {
             broker.last_used().flush(&broker.base().db, broker.base().clock.now()).await.map(|_| ())
         });
-        self.every(
-            SWEEP_EVERY,
-            "sweeping out what is over",
-            |broker| async move { connect::sweep(broker.base()).await.map(|_| ()) },
-        );
         self.every(SWEEP_WEBHOOKS_EVERY, "sweeping out old messages to webhooks", |broker| async move {
             webhook::sweep(broker.base()).await
+        });
+        self.every(SWEEP_EVERY, "sweeping out what is over of the authorization server", |broker| async move {
+            oauth::sweep(broker.base()).await.map(|_| ())
+        });
+        self.every(SWEEP_EVERY, "sweeping out what is over", |broker| async move {
+            let base = broker.base();
+            connect::sweep(base).await?;
+            session::sweep(&base.db, base.clock.now()).await.map(|_| ())
         });
         self.every(ASK_DEVICES_EVERY, "asking for sign-ins on other devices", |broker| async move {
             connect::device::poll(broker.outside(), broker.tasks()).await.map(|_| ())

@@ -127,6 +127,8 @@ our_ids! {
     FlowId = "flo_",
     /// One connect session: a link a person opens.
     ConnectSessionId = "cse_",
+    /// One session of a person; the id is no secret.
+    SessionId = "ses_",
     /// One app configuration.
     AppConfigId = "app_",
     /// One platform key; the id is no secret.
@@ -141,6 +143,10 @@ our_ids! {
     WebhookId = "whk_",
     /// One message to webhooks; the same however often and to whomever it is sent.
     MessageId = "msg_",
+    /// One OAuth client of ours; the id is no secret.
+    ClientId = "vkc_",
+    /// One consent: a family of tokens.
+    FamilyId = "fam_",
 }
 
 platform_ids! {

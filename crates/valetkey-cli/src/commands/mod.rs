@@ -4,6 +4,7 @@ pub(crate) mod account;
 pub(crate) mod agent;
 pub(crate) mod audit;
 pub(crate) mod auth;
+pub(crate) mod client;
 pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod dev;
@@ -93,6 +94,7 @@ pub(crate) async fn run(command: Command, session: Session) -> Result<()> {
         Command::Connection(connection) => Box::pin(connection.run(&session)).await,
         Command::Account(account) => Box::pin(account.run(&session)).await,
         Command::Agent(agent) => Box::pin(agent.run(&session)).await,
+        Command::Client(client) => Box::pin(client.run(&session)).await,
         Command::Grant(grant) => Box::pin(grant.run(&session)).await,
         Command::Explain(explain) => Box::pin(explain.run(&session)).await,
         Command::Import(import) => Box::pin(import.run(&session)).await,

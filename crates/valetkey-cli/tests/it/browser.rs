@@ -1,15 +1,22 @@
 //! Connecting in a real browser, at an authorization server that none of us wrote: headless Chromium, driven by WebDriver,
 //! and npm's oidc-provider, where a client is registered for each test.
 
-use axum::{Router, response::Html, routing::get};
+use axum::{Router, extract::RawQuery, response::Html, routing::get};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use thirtyfour::{By, ChromiumLikeCapabilities as _, DesiredCapabilities, WebDriver, WebElement};
 use tokio::net::TcpListener;
+use url::form_urlencoded;
+use valetkey::{
+    clock::Clock,
+    id::PlatformKeyId,
+    platform::{self, Purpose},
+    secret::Secret,
+};
 
 use crate::{
     dev::curl,
-    scene::{On, Plan, Scene, Usable, eventually, on_each, text},
+    scene::{On, Plan, PlatformKey, Scene, Usable, eventually, on_each, text},
     support::{Home, Server},
 };
 
@@ -330,6 +337,11 @@ on_each! {
     }
 }
 
+/// Waits until the page says this.
+async fn says(browser: &Chromium, words: &str) {
+    eventually(|| async { browser.words().await.contains(words).then_some(()) }).await;
+}
+
 /// `valetkey dev` as a new user has it: one URL, three pages of three servers, and a command that works.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dev_leads_a_person_in_a_browser_to_a_proxied_call() {
@@ -352,6 +364,106 @@ async fn dev_leads_a_person_in_a_browser_to_a_proxied_call() {
     assert_eq!(browser.url().await, url);
     let (status, me) = curl(&command);
     assert_eq!((status, me["username"].as_str()), (200, Some("alice")), "{me}");
+
+    // She signs in at the broker, where what a real browser says of its forms counts, and ends it all herself.
+    browser.open(server.said["broker"].as_str().unwrap()).await;
+    browser.press("a.main").await;
+    browser.press("input[name=return_to] + button").await;
+    browser.press(".grants button").await;
+    says(&browser, "No agent may use it").await;
+    assert_eq!(curl(&command).0, 404);
+    browser.press("section.account a").await;
+    browser.press("button.main").await;
+    says(&browser, "You have connected no account yet").await;
+    browser.press("form[action='/signout'] button").await;
+    says(&browser, "Sign in to see your accounts").await;
     browser.quit().await;
     assert_eq!(server.end().await, Some(0));
+}
+
+/// The page of a platform that signs alice in: its form posts the platform's word to the broker, and says where to go on.
+async fn signin_page(broker: &str, key: &PlatformKey) -> String {
+    let id: PlatformKeyId = key.id.parse().unwrap();
+    let (broker, secret) = (broker.to_owned(), Secret::new(key.assertion_secret.as_str()));
+    let page = move |RawQuery(query): RawQuery| {
+        let query = query.unwrap_or_default();
+        let (_, back) = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "return_to").unwrap();
+        let signed = platform::sign_for(&id, &secret, &"alice".parse().unwrap(), Purpose::SignIn, Clock::System.now()).unwrap();
+        let html = format!(
+            r#"<!doctype html><title>A platform</title><form method="post" action="{broker}/signin">
+<input type="hidden" name="assertion" value="{}"><input type="hidden" name="return_to" value="{}"><button>Go on</button></form>"#,
+            signed.expose(),
+            back.replace('&', "&amp;")
+        );
+        async move { Html(html) }
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async { axum::serve(listener, Router::new().route("/", get(page))).await.unwrap() });
+    format!("http://{address}/")
+}
+
+/// A program on a person's machine gets a token for an agent: what a real browser makes of our pages, forms and policies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_lets_a_program_act_through_an_agent() {
+    const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+    const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+    let scene = Scene::usual(On::Sqlite).await;
+    let broker = scene.public_url().to_owned();
+    let platform = signin_page(&broker, &scene.platform_key("signin", "any")).await;
+    scene.home.cli(&["site", "set", "--signin-url", &platform]).ok();
+    scene.platform(Method::POST, "/v1/agents", Some(json!({ "slug": "helper", "owner": "alice" }))).await;
+    let client = scene.home.json(&["client", "create", "My program", "--redirect-uri", "http://127.0.0.1/cb"]);
+    let client = client["id"].as_str().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let callback = format!("http://{}/cb", listener.local_addr().unwrap());
+    let program = Router::new().route("/cb", get(|| async { Html("Back at the program") }));
+    tokio::spawn(async { axum::serve(listener, program).await.unwrap() });
+
+    let asked = [
+        ("client_id", client),
+        ("redirect_uri", callback.as_str()),
+        ("response_type", "code"),
+        ("state", "the state"),
+        ("scope", "proxy reveal"),
+        ("code_challenge", CHALLENGE),
+        ("code_challenge_method", "S256"),
+    ];
+    let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(asked).finish();
+    let browser = Chromium::start().await;
+    browser.open(&format!("{broker}/oauth/authorize?{query}")).await;
+    browser.press("a.main").await;
+    // The platform's page.
+    browser.press("input[name=return_to] + button").await;
+    browser.one("button[value=allow]").await;
+    let words = browser.words().await;
+    for expected in ["My program", "alice", "helper", "127.0.0.1"] {
+        assert!(words.contains(expected), "{expected:?} is not among: {words}");
+    }
+    browser.press("input[value=reveal]").await;
+    browser.press("button[value=allow]").await;
+    let url = browser.arrive("/cb?").await;
+    says(&browser, "Back at the program").await;
+    let code = form_urlencoded::parse(url.split_once('?').unwrap().1.as_bytes()).find(|(name, _)| name == "code").unwrap().1;
+
+    let form = [
+        ("grant_type", "authorization_code"),
+        ("client_id", client),
+        ("code", code.as_ref()),
+        ("redirect_uri", callback.as_str()),
+        ("code_verifier", VERIFIER),
+    ];
+    let issued = scene.http.post(format!("{broker}/oauth/token")).form(&form).send().await.unwrap();
+    let issued: Value = issued.json().await.unwrap();
+    assert_eq!(issued["scope"], "proxy", "{issued}");
+    let me = scene.call(0, issued["access_token"].as_str().unwrap(), Method::GET, "/v1/me", None).await;
+    assert_eq!(me.status, StatusCode::OK, "{me:?}");
+
+    // On the home page she ends it.
+    browser.open(&broker).await;
+    browser.press("form[action^='/account/programs/'] button").await;
+    eventually(|| async { (!browser.words().await.contains("My program")).then_some(()) }).await;
+    let me = scene.call(0, issued["access_token"].as_str().unwrap(), Method::GET, "/v1/me", None).await;
+    assert_eq!(me.status, StatusCode::UNAUTHORIZED, "{me:?}");
+    browser.quit().await;
 }

@@ -5,6 +5,7 @@
 mod auth;
 mod browser;
 mod canary;
+mod clients;
 mod dev;
 mod device;
 mod doctor;

@@ -133,6 +133,7 @@ async fn refused_from_then_on(on: On, what: What, rounds: usize) {
 }
 
 on_each! {
+    /// R106: by every replica, with streams that run; a client that gives a token back (RFC 7009) ends it by the same call.
     async fn a_revoked_token_is_refused_from_then_on(on: On) {
         refused_from_then_on(on, What::Token, 20).await;
     }

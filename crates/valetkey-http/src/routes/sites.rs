@@ -25,6 +25,8 @@ pub(crate) struct Site {
     return_to: Vec<String>,
     /// Whether a link to a person's account works without proof of who opened it.
     unproven_links: bool,
+    /// The platform's page that signs people in; absent where nobody can sign in.
+    signin_url: Option<String>,
     /// Since when.
     created_at: String,
     /// Since when it is disabled: its tokens and keys are refused, and nothing of it is renewed.
@@ -38,6 +40,7 @@ impl From<site::Site> for Site {
             title: site.title,
             return_to: site.return_to,
             unproven_links: site.unproven_links,
+            signin_url: site.signin_url,
             created_at: site.created_at.to_string(),
             disabled_at: site.disabled_at.map(|at| at.to_string()),
         }
@@ -101,6 +104,8 @@ pub(crate) struct SiteChange {
     /// Whether the site is disabled: its tokens and keys are refused at once, nothing is connected to it, and nothing of it is
     /// renewed. Nothing is lost by it. The operator only, and with no other change.
     disabled: Option<bool>,
+    /// The platform's page that signs people in; an empty text takes it away. The operator only.
+    signin_url: Option<String>,
 }
 
 /// Changes a site.
@@ -113,7 +118,7 @@ pub(crate) async fn change(
     Body(change): Body<SiteChange>,
 ) -> Answer<Json<Site>> {
     own(&caller, &id)?;
-    let others = change.title.is_some() || change.unproven_links.is_some();
+    let others = change.title.is_some() || change.unproven_links.is_some() || change.signin_url.is_some();
     if matches!(caller, Caller::Platform { .. }) && (others || change.disabled.is_some()) {
         return Err(Error::new(Code::Forbidden, "a platform changes return_to only; the rest is the operator's").into());
     }
@@ -125,7 +130,8 @@ pub(crate) async fn change(
         }
         return Ok(Json(site::set_disabled(state.base(), &caller.actor()?, &id, disabled).await?.into()));
     }
-    let change = site::SiteChange { title: change.title, return_to: change.return_to, unproven_links: change.unproven_links };
+    let SiteChange { title, return_to, unproven_links, signin_url, disabled: _ } = change;
+    let change = site::SiteChange { title, return_to, unproven_links, signin_url };
     Ok(Json(site::change(state.base(), &caller.actor()?, &id, change).await?.into()))
 }
 

@@ -22,6 +22,7 @@ async fn told(app: &App, who: &As, method: Method, path: &str) -> (StatusCode, V
 }
 
 on_each_db! {
+    /// R79: and every 401 says where the metadata are, whatever was wrong.
     async fn unknown_revoked_expired_gone_and_unreadable_are_byte_for_byte_the_same(app: App) {
         let connection = app.account("users/alice", "").await;
         let live_agent = app.agent("live", "alice").await;
@@ -76,7 +77,9 @@ on_each_db! {
         for (method, path) in &routes {
             let first = told(&app, &As::Stranger, method.clone(), path).await;
             assert_eq!(first.0, StatusCode::UNAUTHORIZED);
-            assert!(first.1.contains(&("www-authenticate".to_owned(), "Bearer".to_owned())));
+            let metadata = "https://keys.example.test/.well-known/oauth-protected-resource";
+            let challenge = format!("Bearer resource_metadata=\"{metadata}\", scope=\"proxy\"");
+            assert!(first.1.contains(&("www-authenticate".to_owned(), challenge)));
             for (why, who) in &dead {
                 assert_eq!(told(&app, who, method.clone(), path).await, first, "{why}: {method} {path}");
             }

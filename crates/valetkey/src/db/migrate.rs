@@ -43,6 +43,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!("0005_sealed_payloads", admits 1),
     migration!("0015_call_hosts", admits 1),
     migration!("0013_webhooks", admits 1),
+    migration!("0009_sessions", admits 1),
+    migration!("0010_oauth_server", admits 1),
 ];
 
 /// "valetkey" as a number: the advisory lock that migrating processes take.

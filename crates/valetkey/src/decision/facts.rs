@@ -14,12 +14,12 @@ use crate::{
     db::Db,
     error::{Error, Result},
     grant::ForWhom,
-    id::{AgentId, ConnectionId, GrantId, SiteId, TokenId, UserId},
+    id::{AgentId, ClientId, ConnectionId, FamilyId, GrantId, SiteId, TokenId, UserId},
     on,
     principal::{Ceiling, Delivery},
     provider::pattern::PathPattern,
     row,
-    token::TokenHash,
+    token::{Audience, TokenHash},
 };
 
 /// Something stored as text that may not be readable; unreadable denies (promise 4).
@@ -63,6 +63,23 @@ pub struct TokenFacts {
     pub ceiling: Option<Parsed<Ceiling>>,
     /// The person who minted it, with their live role: its authority includes theirs (decisions 3).
     pub minter: Option<PersonFacts>,
+    /// Where it comes from. Nothing is decided by this; introspection tells it.
+    pub origin: Origin,
+}
+
+/// Where a token comes from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Since when there is such a token.
+    pub created_at: Timestamp,
+    /// The OAuth client that it was issued to; absent where it was minted by hand.
+    pub client: Option<ClientId>,
+    /// The consent that it comes of.
+    pub family: Option<FamilyId>,
+    /// The token that it was exchanged for.
+    pub parent: Option<TokenId>,
+    /// Where it is taken; absent for everywhere.
+    pub audience: Option<Audience>,
 }
 
 /// What a decision needs of an agent.
@@ -128,6 +145,11 @@ row! {
         t_revoked: Option<i64>,
         t_ceiling: Option<String>,
         t_minter: Option<String>,
+        t_created: Option<i64>,
+        t_client: Option<String>,
+        t_family: Option<String>,
+        t_parent: Option<String>,
+        t_audience: Option<String>,
         minter_disabled: Option<i64>,
         minter_role: Option<String>,
         t_person: Option<String>,
@@ -158,6 +180,7 @@ macro_rules! fact_columns {
     () => {
         "t.site AS t_site, s.disabled_at AS s_disabled, t.id AS t_id, t.expires_at AS t_expires, t.revoked_at AS t_revoked,
          t.ceiling AS t_ceiling, t.minter AS t_minter, pm.disabled_at AS minter_disabled, rm.role AS minter_role,
+         t.created_at AS t_created, t.client AS t_client, t.family AS t_family, t.parent AS t_parent, t.audience AS t_audience,
          t.person AS t_person, pp.disabled_at AS person_disabled, rp.role AS person_role,
          a.id AS a_id, a.owner_user AS a_owner, a.disabled_at AS a_disabled, a.deleted_at AS a_deleted,
          po.disabled_at AS a_owner_disabled, pc.disabled_at AS c_owner_disabled,
@@ -297,7 +320,9 @@ pub async fn for_agent(
         "SELECT ",
         fact_columns!(),
         " FROM (SELECT x.site AS site, x.id AS agent, $4 AS person, CAST(NULL AS TEXT) AS id, CAST(NULL AS BIGINT) AS expires_at,
-                       CAST(NULL AS BIGINT) AS revoked_at, CAST(NULL AS TEXT) AS ceiling, CAST(NULL AS TEXT) AS minter
+                       CAST(NULL AS BIGINT) AS revoked_at, CAST(NULL AS TEXT) AS ceiling, CAST(NULL AS TEXT) AS minter,
+                       CAST(NULL AS BIGINT) AS created_at, CAST(NULL AS TEXT) AS client, CAST(NULL AS TEXT) AS family,
+                       CAST(NULL AS TEXT) AS parent, CAST(NULL AS TEXT) AS audience
                 FROM agents x WHERE x.site = $1 AND x.id = $3) t ",
         fact_joins!(),
         " ORDER BY g.created_at, g.id"
@@ -390,6 +415,13 @@ fn assemble(rows: Vec<Both>) -> Result<Option<Facts>> {
             revoked: fact.t_revoked.is_some(),
             ceiling: fact.t_ceiling.as_deref().map(parsed),
             minter: person(&fact.t_minter, fact.minter_disabled, &fact.minter_role).transpose()?,
+            origin: Origin {
+                created_at: Timestamp(fact.t_created.unwrap_or_default()),
+                client: fact.t_client.as_deref().map(str::parse).transpose()?,
+                family: fact.t_family.as_deref().map(str::parse).transpose()?,
+                parent: fact.t_parent.as_deref().map(str::parse).transpose()?,
+                audience: fact.t_audience.as_deref().map(str::parse).transpose()?,
+            },
         }),
     };
     let connection = match first.connection {

@@ -16,5 +16,6 @@ mod together;
 pub use cache::{Authority, Candidates, usable_at};
 pub use decide::{Decision, Effect, Reason, Request, decide, decide_running, principal, unauthenticated};
 pub use facts::{
-    AgentFacts, ConnectionFacts, Facts, GrantFacts, Parsed, TokenFacts, for_agent, for_token, for_token_all, for_token_alone,
+    AgentFacts, ConnectionFacts, Facts, GrantFacts, Origin, Parsed, TokenFacts, for_agent, for_token, for_token_all,
+    for_token_alone,
 };

@@ -4,15 +4,23 @@
 //! rest, so that a mistyped token is refused before the database is asked. Imported ones keep the form
 //! `datamachine_<slug>_<64 hex>`; the slug in them is not an identity. Who a token acts for is decided in
 //! `decision`, by one look-up on the hash.
+//!
+//! A token is minted by hand, or issued by the authorization server (the room `oauth`): then it comes of a consent
+//! ([`family`]), or was exchanged for another token, its parent. It ends with either. An issued token is taken at one place
+//! only ([`Audience`]).
 
+pub mod family;
+mod issue;
 mod last_used;
 mod store;
 
+pub use issue::{Issue, Standing, depth, hold, issue, newest_revocation, standing, sweep};
 pub use last_used::LastUsed;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, str::FromStr};
 
-use serde::Serialize;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
@@ -39,12 +47,7 @@ pub struct TokenHash(String);
 impl TokenHash {
     /// The hash of a presented token, or nothing when its form alone shows that it cannot be one.
     pub fn of_presented(text: &str) -> Option<Self> {
-        let ours = || {
-            let rest = text.strip_prefix(PREFIX)?;
-            (rest.is_ascii() && rest.len() == BODY + 1 + CHECK && rest.as_bytes()[BODY] == b'_').then_some(())?;
-            let (body, check) = (&text[..PREFIX.len() + BODY], &rest[BODY + 1..]);
-            (sha256_hex(body.as_bytes())[..CHECK] == *check).then_some(())
-        };
+        let ours = || is_checked(PREFIX, text).then_some(());
         let imported = || {
             let rest = text.strip_prefix("datamachine_")?;
             let (slug, secret) = rest.rsplit_once('_')?;
@@ -53,6 +56,16 @@ impl TokenHash {
         };
         ours().or_else(imported)?;
         Some(Self(sha256_hex(text.as_bytes())))
+    }
+
+    /// The hash by which a token for one place is stored (RFC 8707): another place looks for another hash, and so cannot find
+    /// it. That of the API is the plain one.
+    #[must_use]
+    pub fn at(&self, audience: Audience) -> Self {
+        match audience {
+            Audience::Api => self.clone(),
+            Audience::Mcp => Self(sha256_hex(format!("valetkey token at mcp\n{}", self.0).as_bytes())),
+        }
     }
 
     /// A hash that another system stored: 64 hex digits.
@@ -64,6 +77,59 @@ impl TokenHash {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Where an issued token is taken. One that was minted by hand is taken everywhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Audience {
+    /// The HTTP API.
+    Api,
+    /// The MCP server.
+    Mcp,
+}
+
+impl Audience {
+    /// Every place.
+    pub const ALL: [Audience; 2] = [Audience::Api, Audience::Mcp];
+
+    /// The stored word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Audience::Api => "api",
+            Audience::Mcp => "mcp",
+        }
+    }
+}
+
+impl FromStr for Audience {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|audience| audience.as_str() == text);
+        found.ok_or_else(|| Error::new(Code::InvalidRequest, "an audience is api or mcp"))
+    }
+}
+
+/// The text of a token made of 32 secret bytes.
+pub(crate) fn compose(bytes: &[u8; 32]) -> Secret {
+    Secret::new(checked(PREFIX, bytes))
+}
+
+/// A bearer of ours: prefix, 43 characters, and the digits that check both.
+pub(crate) fn checked(prefix: &str, bytes: &[u8; 32]) -> String {
+    let body = format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes));
+    let check = &sha256_hex(body.as_bytes())[..CHECK];
+    format!("{body}_{check}")
+}
+
+/// Whether a text has the form of [`checked`].
+pub(crate) fn is_checked(prefix: &str, text: &str) -> bool {
+    let Some(rest) = text.strip_prefix(prefix) else { return false };
+    if !rest.is_ascii() || rest.len() != BODY + 1 + CHECK || rest.as_bytes()[BODY] != b'_' {
+        return false;
+    }
+    sha256_hex(text[..prefix.len() + BODY].as_bytes())[..CHECK] == rest[BODY + 1..]
 }
 
 /// A token as it is listed: never its text, never its hash.
@@ -136,8 +202,7 @@ pub async fn mint(base: &Base, site: &SiteId, actor: &Actor, agent: &AgentId, ne
     if new.expires_at.is_some_and(|at| at <= now) {
         return Err(Error::new(Code::InvalidRequest, "expires_at is in the past"));
     }
-    let body = format!("{PREFIX}{}", id::random_text::<32>()?);
-    let text = Secret::new(format!("{body}_{}", &sha256_hex(body.as_bytes())[..CHECK]));
+    let text = compose(&id::random::<32>()?);
     let hash = TokenHash(sha256_hex(text.expose().as_bytes()));
     let token = Token {
         id: TokenId::new(),
@@ -223,7 +288,7 @@ pub struct Hashed {
     pub ceiling: Option<String>,
 }
 
-/// An agent's tokens as they move out, oldest first.
+/// An agent's tokens as they move out, oldest first. Those that were issued to an OAuth client stay: they live for minutes.
 pub async fn list_hashed(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Hashed>> {
     store::hashed(db, site, agent).await
 }
@@ -234,24 +299,40 @@ pub async fn agent_of(db: &Db, site: &SiteId, id: &TokenId) -> Result<Option<Age
 }
 
 /// Revokes a token: no request that arrives after this returned is served. Doing it again changes nothing.
+///
+/// A token that comes of a consent takes the consent along, or its holder would fetch the next one; whatever was exchanged for
+/// it ends with it.
 pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &TokenId, reason: &str) -> Result<()> {
     text::check("reason", reason, text::NOTE)?;
+    let now = base.clock.now();
     let mut tx = base.db.begin().await?;
     let Some(agent) = store::agent_of(&mut tx, site, id).await? else {
         return Err(Error::new(Code::NotFound, format!("there is no token `{id}`")));
     };
-    if store::revoke(&mut tx, site, id, actor, reason, base.clock.now()).await? {
-        let facts = json!({ "token": id, "reason": reason });
+    // The family before the token, as everybody does: two that end tokens of one family must not wait for each other.
+    let family = family::of_token(&mut tx, site, id).await?;
+    if let Some(family) = &family {
+        family::close(&mut tx, site, family, actor, reason, now).await?;
+    }
+    if store::revoke(&mut tx, site, id, actor, reason, now).await? {
+        let facts = json!({ "token": id, "reason": reason, "family": family });
         base.audit.record(&mut tx, Event::new(site, actor, "token.revoke").agent(&agent).facts(facts)).await?;
     }
+    if let Some(family) = &family {
+        family::revoke_tokens(&mut tx, site, family, actor, reason, now).await?;
+    }
+    issue::revoke_exchanged(&mut tx, site, actor, reason, now).await?;
     tx.commit().await
 }
 
-/// Revokes every token of an agent and says how many lived.
+/// Revokes every token of an agent and says how many lived. What people consented to for it ends, too.
 pub async fn revoke_all(base: &Base, site: &SiteId, actor: &Actor, agent: &AgentId, reason: &str) -> Result<u64> {
     text::check("reason", reason, text::NOTE)?;
+    let now = base.clock.now();
     let mut tx = base.db.begin().await?;
-    let ended = store::revoke_all(&mut tx, site, agent, actor, reason, base.clock.now()).await?;
+    family::close_of_agent(&mut tx, site, agent, actor, reason, now).await?;
+    let ended = store::revoke_all(&mut tx, site, agent, actor, reason, now).await?;
+    let ended = ended + issue::revoke_exchanged(&mut tx, site, actor, reason, now).await?;
     let facts = json!({ "tokens": ended, "reason": reason });
     base.audit.record(&mut tx, Event::new(site, actor, "token.revoke_all").agent(agent).facts(facts)).await?;
     tx.commit().await?;
@@ -275,8 +356,15 @@ mod tests {
     use super::*;
 
     fn ours() -> String {
-        let body = format!("{PREFIX}{}", id::random_text::<32>().unwrap());
-        format!("{body}_{}", &sha256_hex(body.as_bytes())[..CHECK])
+        compose(&id::random::<32>().unwrap()).expose().to_owned()
+    }
+
+    /// R83: what is stored for one place is not what another looks for.
+    #[test]
+    fn a_token_for_one_place_has_another_hash_at_another() {
+        let hash = TokenHash::of_presented(&ours()).unwrap();
+        assert_eq!(hash.at(Audience::Api), hash);
+        assert_ne!(hash.at(Audience::Mcp), hash);
     }
 
     #[test]

@@ -258,7 +258,7 @@ pub(super) async fn hashed(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Ve
     let rows: Vec<Both> = on!(db, |c| {
         sqlx::query_as(
         "SELECT id, agent, prefix, label, person, ceiling, created_at, expires_at, last_used_at, revoked_at, token_hash, minter
-         FROM agent_tokens WHERE site = $1 AND agent = $2 ORDER BY created_at, id"
+         FROM agent_tokens WHERE site = $1 AND agent = $2 AND client IS NULL ORDER BY created_at, id"
     )
     .bind(site.as_str())
     .bind(agent.as_str())

@@ -17,18 +17,24 @@ struct Page {
     file: &'static str,
     /// What stands before a number in a doc comment.
     mark: &'static str,
-    /// How many lines there are, and those that came after them.
+    /// How many lines there are, and those that came between them.
     lines: u32,
     more: &'static [&'static str],
 }
 
-const OAUTH: Page = Page { file: "oauth.md", mark: "R", lines: 65, more: &["65a", "65b"] };
+const OAUTH: Page = Page { file: "oauth.md", mark: "R", lines: 118, more: &["65a", "65b"] };
 const ACCOUNTS: Page = Page { file: "accounts.md", mark: "A-", lines: 256, more: &[] };
 
 impl Page {
-    /// The numbers of all its lines, in order.
+    /// The numbers of all its lines, in order: those with a letter follow the one that they belong to.
     fn numbers(&self) -> Vec<String> {
-        (1..=self.lines).map(|line| line.to_string()).chain(self.more.iter().map(|line| (*line).to_owned())).collect()
+        let with_letters = |line: u32| {
+            let line = line.to_string();
+            let belongs = |more: &&&str| more.trim_end_matches(|c: char| c.is_ascii_lowercase()) == line;
+            let more: Vec<String> = self.more.iter().filter(belongs).map(|more| (*more).to_owned()).collect();
+            std::iter::once(line.clone()).chain(more).collect::<Vec<_>>()
+        };
+        (1..=self.lines).flat_map(with_letters).collect()
     }
 }
 

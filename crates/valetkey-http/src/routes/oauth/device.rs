@@ -1,0 +1,97 @@
+//! The page where a person types the code that another device shows (RFC 8628 section 3.3).
+
+use askama::Template;
+use axum::{
+    extract::{RawQuery, State},
+    response::Response,
+};
+use http::StatusCode;
+use url::form_urlencoded;
+use valetkey::{Code, Error, Result, oauth::metadata::path, secret::Secret};
+
+use super::authorize::{Page, choice, says_yes};
+use crate::{
+    csrf,
+    pages::{answer::own_page, failed},
+    signed_in::{self, SignedForm, SignedIn},
+    state::AppState,
+};
+
+#[derive(Template)]
+#[template(path = "oauth_device.html")]
+struct Ask {
+    action: &'static str,
+    csrf: String,
+}
+
+#[derive(Template)]
+#[template(path = "oauth_done.html")]
+struct Done {
+    allowed: bool,
+}
+
+/// `GET /oauth/device`, perhaps with `user_code`.
+pub(super) async fn show(State(state): State<AppState>, RawQuery(query): RawQuery, who: SignedIn) -> Response {
+    let mut pairs = form_urlencoded::parse(query.as_deref().unwrap_or_default().as_bytes());
+    let code = pairs.find(|(name, _)| name == "user_code").map(|(_, value)| Secret::new(value.into_owned()));
+    let shown = async {
+        who.session.require_fresh(state.base().clock.now())?;
+        match code.filter(|code| !code.is_empty()) {
+            Some(code) => look(&state, &who, code.expose()).await,
+            None => Ok(own_page(StatusCode::OK, &Ask { action: path::DEVICE, csrf: csrf::field(&who) })),
+        }
+    };
+    finish(&state, &who, shown.await).await
+}
+
+/// `POST /oauth/device`: the code, and what the person says once they have seen what it is about.
+pub(super) async fn answer(State(state): State<AppState>, form: SignedForm) -> Response {
+    let SignedForm { signed_in: who, fields } = form;
+    let answered = async {
+        let session = &who.session;
+        session.require_fresh(state.base().clock.now())?;
+        let missing = || Error::new(Code::InvalidRequest, "type the code that your device shows");
+        let code = fields.one("user_code")?.filter(|code| !code.is_empty()).ok_or_else(missing)?.expose();
+        if fields.one("decision")?.is_none() {
+            return look(&state, &who, code).await;
+        }
+        let allowed = says_yes(&fields)?;
+        match allowed {
+            true => state.oauth().approve_device(&session.site, &session.user, code, &choice(&fields)?).await?,
+            false => state.oauth().refuse_device(&session.site, &session.user, code).await?,
+        }
+        Ok(own_page(StatusCode::OK, &Done { allowed }))
+    };
+    finish(&state, &who, answered.await).await
+}
+
+/// Shows what a code is about. Who types wrong ones waits: there are few enough of them to be guessed at.
+async fn look(state: &AppState, who: &SignedIn, code: &str) -> Result<Response> {
+    let session = &who.session;
+    let key = format!("codes {} {}", session.site, session.user);
+    let tired = |wait| Error::new(Code::RateLimited, "too many codes were wrong; wait, then try again").with_retry_after(wait);
+    if let Some(wait) = state.failures().wait(&key) {
+        return Err(tired(wait));
+    }
+    match state.oauth().device_consent(&session.site, &session.user, code).await? {
+        Some(consent) => {
+            let mut page = Page::new(consent, who, path::DEVICE.to_owned());
+            page.user_code = Some(code.to_owned());
+            Ok(own_page(StatusCode::OK, &page))
+        }
+        None => {
+            state.failures().note(&key);
+            Err(Error::new(Code::NotFound, "this code is unknown, used or expired; look at your device for the present one"))
+        }
+    }
+}
+
+async fn finish(state: &AppState, who: &SignedIn, done: Result<Response>) -> Response {
+    match done {
+        Ok(response) => response,
+        Err(error) if error.code() == Code::FreshProofNeeded => {
+            signed_in::refused(state.outside(), who, error, path::DEVICE).await
+        }
+        Err(error) => failed(error),
+    }
+}

@@ -1,0 +1,165 @@
+//! Clients: who they prove to be, how they are made, registered and revoked.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use valetkey::{
+    Code,
+    db::{Db, testing},
+    oauth::{Asker, GrantType, NewClient, Presented, Word, client, register},
+    on_each_db,
+    principal::Actor,
+    secret::Secret,
+};
+
+use super::world::{CALLBACK, Hall, form, named, word};
+
+/// What a client says in a form.
+fn said(id: &str, secret: Option<&str>) -> Presented {
+    let mut pairs = vec![("client_id", id)];
+    pairs.extend(secret.map(|secret| ("client_secret", secret)));
+    Presented::read(None, &form(&pairs)).unwrap()
+}
+
+on_each_db! {
+    async fn a_client_proves_itself_by_its_secret_and_one_without_has_none(db: Db) {
+        let hall = Hall::new(&db).await;
+        let public = hall.public().await;
+        let new = NewClient { name: "C".into(), confidential: true, grant_types: BTreeSet::from([GrantType::TokenExchange]), ..NewClient::default() };
+        let (confidential, secret) = hall.client(new).await;
+        let (id, secret) = (confidential.id.to_string(), secret.unwrap());
+        assert!(secret.expose().starts_with("vkcs_") && secret.expose().len() == 48);
+        assert_eq!(hall.oauth.client(&said(&id, Some(secret.expose()))).await.unwrap().id, confidential.id);
+        assert_eq!(hall.oauth.client(&named(&public)).await.unwrap().id, public.id);
+        for wrong in [
+            said(&id, None),
+            said(&id, Some("vkcs_wrong")),
+            said(public.id.as_str(), Some("anything")),
+            said("vkc_00000000000000000000000000000000", None),
+            said("nonsense", Some(secret.expose())),
+        ] {
+            assert_eq!(word(hall.oauth.client(&wrong).await), Word::InvalidClient, "{wrong:?}");
+        }
+    }
+
+    /// R89: who asks about tokens proves to be somebody: a platform key or a client with a secret.
+    async fn nobody_asks_about_tokens_without_a_proof(db: Db) {
+        let hall = Hall::new(&db).await;
+        let public = hall.public().await;
+        assert_eq!(word(hall.oauth.asker(&named(&public)).await), Word::InvalidClient);
+        let key = hall.platform().await;
+        let shown = |id: Option<&str>, text: &str| Presented::Key { id: id.map(str::to_owned), text: Secret::new(text) };
+        for fine in [shown(None, key.text.expose()), shown(Some(key.key.id.as_str()), key.text.expose())] {
+            assert!(matches!(hall.oauth.asker(&fine).await.unwrap(), Asker::Platform(found) if found.id == key.key.id));
+        }
+        for wrong in [shown(Some("pkey_00000000000000000000000000000000"), key.text.expose()), shown(None, "vkp_wrong")] {
+            assert_eq!(word(hall.oauth.asker(&wrong).await), Word::InvalidClient);
+        }
+    }
+
+    async fn a_revoked_client_ends_with_everything_that_was_issued_to_it(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (client, other) = (hall.public().await, hall.public().await);
+        let (mine, theirs) = (hall.tokens(&client, &[]).await, hall.tokens(&other, &[]).await);
+        let pending = hall.code(&client, &[]).await;
+        let ended = client::revoke(&hall.house.base, hall.site(), &Actor::Operator, &client.id).await.unwrap();
+        assert_eq!(ended, 1);
+        assert!(!hall.is_taken(&mine.access_token).await && hall.is_taken(&theirs.access_token).await);
+        assert_eq!(word(hall.oauth.client(&named(&client)).await), Word::InvalidClient);
+        // Also for whoever was let in just before.
+        assert_eq!(word(hall.refresh(&client, &mine.refresh_token.unwrap()).await), Word::InvalidGrant);
+        assert_eq!(word(hall.redeem(&client, &pending).await), Word::InvalidGrant);
+        assert_eq!(client::revoke(&hall.house.base, hall.site(), &Actor::Operator, &client.id).await.unwrap(), 0);
+    }
+
+    async fn a_client_of_a_disabled_site_is_no_client(db: Db) {
+        let hall = Hall::new(&db).await;
+        let client = hall.public().await;
+        testing::execute(&db, "UPDATE sites SET disabled_at = 1").await;
+        assert_eq!(word(hall.oauth.client(&named(&client)).await), Word::InvalidClient);
+    }
+
+    async fn a_client_that_contradicts_itself_is_not_made(db: Db) {
+        let hall = Hall::new(&db).await;
+        let fine = || NewClient { name: "N".into(), redirect_uris: vec![CALLBACK.into()], grant_types: BTreeSet::from([GrantType::AuthorizationCode]), ..NewClient::default() };
+        let grants = |all: &[GrantType]| all.iter().copied().collect::<BTreeSet<_>>();
+        for (why, new) in [
+            ("no name", NewClient { name: " ".into(), ..fine() }),
+            ("two lines", NewClient { name: "a\nb".into(), ..fine() }),
+            ("a name that turns around", NewClient { name: "a\u{202e}b".into(), ..fine() }),
+            ("no way back", NewClient { redirect_uris: vec![], ..fine() }),
+            ("a way back that leads nowhere", NewClient { grant_types: grants(&[GrantType::DeviceCode]), ..fine() }),
+            ("plain http", NewClient { redirect_uris: vec!["http://app.example/cb".into()], ..fine() }),
+            ("no grant", NewClient { grant_types: grants(&[]), redirect_uris: vec![], ..fine() }),
+            ("nothing to refresh", NewClient { grant_types: grants(&[GrantType::RefreshToken]), redirect_uris: vec![], ..fine() }),
+            ("an exchange without a secret", NewClient { grant_types: grants(&[GrantType::TokenExchange]), redirect_uris: vec![], ..fine() }),
+        ] {
+            let made = client::create(&hall.house.base, hall.site(), &Actor::Operator, new).await;
+            assert_eq!(made.unwrap_err().code(), Code::InvalidRequest, "{why}");
+        }
+        let agent = Some("nobody".parse().unwrap());
+        let made = client::create(&hall.house.base, hall.site(), &Actor::Operator, NewClient { agent, ..fine() }).await;
+        assert_eq!(made.unwrap_err().code(), Code::NotFound);
+    }
+
+    async fn a_client_registers_itself_only_where_the_site_lets_it(db: Db) {
+        let hall = Hall::new(&db).await;
+        let base = &hall.house.base;
+        let ask = |more: serde_json::Value| {
+            let mut all = json!({ "client_name": "Self-made", "redirect_uris": [CALLBACK], "token_endpoint_auth_method": "none" });
+            all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value(all).unwrap()
+        };
+        assert_eq!(word(hall.oauth.register(None, ask(json!({}))).await), Word::AccessDenied);
+        assert!(hall.oauth.metadata().await.unwrap().get("registration_endpoint").is_none());
+        register::set_open(base, hall.site(), &Actor::Operator, true).await.unwrap();
+        assert_eq!(hall.oauth.metadata().await.unwrap()["registration_endpoint"], "https://keys.example.test/oauth/register");
+        let told = hall.oauth.register(None, ask(json!({
+            "grant_types": ["authorization_code", "refresh_token", GrantType::TokenExchange.as_str()], "logo_uri": "https://a.example/x",
+        }))).await.unwrap();
+        assert_eq!(told["grant_types"], json!(["authorization_code", "refresh_token"]), "no exchange for whom nobody knows");
+        assert!(told.get("client_secret").is_none());
+        let secret = hall.oauth.register(None, ask(json!({ "token_endpoint_auth_method": "client_secret_post" }))).await.unwrap();
+        let proven = said(secret["client_id"].as_str().unwrap(), secret["client_secret"].as_str());
+        assert!(hall.oauth.client(&proven).await.unwrap().registered_at.is_some());
+        for (more, refusal) in [
+            (json!({ "redirect_uris": ["http://app.example/cb"] }), Word::InvalidRedirectUri),
+            (json!({ "redirect_uris": [] }), Word::InvalidClientMetadata),
+            (json!({ "token_endpoint_auth_method": "private_key_jwt" }), Word::InvalidClientMetadata),
+            (json!({ "response_types": ["token"] }), Word::InvalidClientMetadata),
+            (json!({ "grant_types": ["implicit"] }), Word::InvalidClientMetadata),
+            (json!({ "scope": "openid" }), Word::InvalidClientMetadata),
+            (json!({ "client_name": "a\u{202e}b" }), Word::InvalidClientMetadata),
+        ] {
+            assert_eq!(word(hall.oauth.register(None, ask(more.clone())).await), refusal, "{more}");
+        }
+        // With two sites that let it, one has to be named.
+        let other = "other".parse().unwrap();
+        valetkey::site::create(base, &Actor::Operator, &other, "Other").await.unwrap();
+        register::set_open(base, &other, &Actor::Operator, true).await.unwrap();
+        assert_eq!(word(hall.oauth.register(None, ask(json!({}))).await), Word::AccessDenied);
+        let there = hall.oauth.register(Some(&other), ask(json!({}))).await.unwrap();
+        let id = there["client_id"].as_str().unwrap().parse().unwrap();
+        assert_eq!(client::get(&db, &other, &id).await.unwrap().unwrap().site, other);
+        register::set_open(base, &other, &Actor::Operator, false).await.unwrap();
+        assert_eq!(word(hall.oauth.register(Some(&other), ask(json!({}))).await), Word::AccessDenied);
+    }
+
+    async fn a_client_that_registered_itself_and_was_never_used_is_swept_out(db: Db) {
+        let hall = Hall::new(&db).await;
+        let base = &hall.house.base;
+        register::set_open(base, hall.site(), &Actor::Operator, true).await.unwrap();
+        let made = hall.public().await;
+        let request = || serde_json::from_value(json!({ "redirect_uris": [CALLBACK], "token_endpoint_auth_method": "none" })).unwrap();
+        let told = [hall.oauth.register(None, request()).await.unwrap(), hall.oauth.register(None, request()).await.unwrap()];
+        let [used, unused] = told.map(|told| told["client_id"].as_str().unwrap().parse().unwrap());
+        let client = client::get(&db, hall.site(), &used).await.unwrap().unwrap();
+        hall.tokens(&client, &[]).await;
+        base.clock.advance(std::time::Duration::from_secs(86_401));
+        valetkey::oauth::sweep(base).await.unwrap();
+        assert!(client::get(&db, hall.site(), &unused).await.unwrap().is_none());
+        for kept in [&used, &made.id] {
+            assert!(client::get(&db, hall.site(), kept).await.unwrap().is_some());
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Token exchange: less for more, a person for an agent, and an upstream token where a grant says so.
+
+use std::time::Duration;
+
+use valetkey::{
+    agent::{self, Role},
+    db::Db,
+    decision::{Parsed, for_token_alone},
+    grant::ForWhom,
+    oauth::{Client, Issued, Outcome, Word},
+    on_each_db,
+    platform::{self, Minted, Purpose, Scope},
+    principal::{Actor, Ceiling},
+    secret::Secret,
+    token::{self, NewToken, TokenHash},
+};
+
+use super::world::{ACCESS_TOKEN, Hall, ISSUER, JWT, word};
+use crate::support::ceiling;
+
+impl Hall {
+    /// A token that was minted by hand.
+    async fn minted(&self, person: Option<&str>, most: Option<Ceiling>) -> Secret {
+        let new = NewToken { person: person.map(|p| p.parse().unwrap()), ceiling: most, ..NewToken::default() };
+        token::mint(&self.house.base, self.site(), &Actor::Operator, &self.agent, new).await.unwrap().1
+    }
+
+    /// Trades a token, with more parameters.
+    async fn trade(&self, client: &Client, token: &Secret, more: &[(&str, &str)]) -> Outcome<Issued> {
+        let mut all = vec![("subject_token", token.expose()), ("subject_token_type", ACCESS_TOKEN)];
+        all.extend(more);
+        self.exchange(client, &all).await
+    }
+
+    /// Has an agent act for a person whom a platform proves.
+    async fn delegate(&self, client: &Client, token: &Secret, assertion: &str) -> Outcome<Issued> {
+        let asked = [
+            ("subject_token", assertion),
+            ("subject_token_type", JWT),
+            ("actor_token", token.expose()),
+            ("actor_token_type", ACCESS_TOKEN),
+        ];
+        self.exchange(client, &asked).await
+    }
+
+    fn assertion(&self, key: &Minted, user: &str, purpose: Purpose<'_>) -> String {
+        let now = self.house.base.clock.now();
+        let signed = platform::sign_for(&key.key.id, &key.assertion_secret, &user.parse().unwrap(), purpose, now);
+        signed.unwrap().expose().to_owned()
+    }
+
+    /// The ceiling that stands on a token.
+    async fn ceiling_of(&self, token: &Secret) -> Option<Ceiling> {
+        let hash = TokenHash::of_presented(token.expose()).unwrap();
+        let facts = for_token_alone(&self.house.base.db, &hash).await.unwrap().unwrap();
+        facts.token.unwrap().ceiling.map(|ceiling| match ceiling {
+            Parsed::Read(ceiling) => ceiling,
+            Parsed::Unreadable => panic!("unreadable"),
+        })
+    }
+}
+
+on_each_db! {
+    /// R112, R113: a token for less, of the same agent and person, that lives no longer than what it was exchanged for.
+    async fn a_token_is_exchanged_for_one_that_may_less(db: Db) {
+        let hall = Hall::new(&db).await;
+        let client = hall.exchanger(None).await;
+        let own = hall.minted(Some("alice"), Some(ceiling(r#"{"operations":["GET /v1/**"]}"#))).await;
+        let issued = hall.trade(&client, &own, &[("scope", "proxy provider:reddit")]).await.unwrap();
+        assert_eq!((issued.token_type, issued.issued_token_type, issued.expires_in), ("Bearer", Some(ACCESS_TOKEN), Some(900)));
+        assert_eq!(issued.scope.as_deref(), Some("proxy provider:reddit"));
+        assert!(issued.refresh_token.is_none());
+        let expected = ceiling(r#"{"delivery":["proxy"],"providers":["reddit"],"operations":["GET /v1/**"]}"#);
+        assert_eq!(hall.ceiling_of(&issued.access_token).await, Some(expected));
+        let told = hall.introspect(&hall.asker().await, issued.access_token.expose()).await;
+        assert_eq!((told["sub"].as_str(), told["client_id"].as_str()), (Some("user:alice"), Some(client.id.as_str())));
+        // The next one lies under this one, in scope and in time.
+        hall.house.base.clock.advance(Duration::from_secs(600));
+        let next = hall.trade(&client, &issued.access_token, &[]).await.unwrap();
+        assert_eq!((next.expires_in, next.scope.as_deref()), (Some(300), Some("proxy provider:reddit")));
+        for wider in ["reveal", "proxy provider:youtube"] {
+            assert_eq!(word(hall.trade(&client, &issued.access_token, &[("scope", wider)]).await), Word::InvalidScope, "{wider}");
+        }
+    }
+
+    /// R113: a client's own ceiling narrows whatever it exchanges.
+    async fn a_client_gets_no_more_than_it_may_have(db: Db) {
+        let hall = Hall::new(&db).await;
+        let client = hall.exchanger(Some("proxy provider:reddit")).await;
+        let own = hall.minted(Some("alice"), None).await;
+        let issued = hall.trade(&client, &own, &[]).await.unwrap();
+        assert_eq!(issued.scope.as_deref(), Some("proxy provider:reddit"));
+        assert_eq!(word(hall.trade(&client, &own, &[("scope", "reveal")]).await), Word::InvalidScope);
+        let elsewhere = hall.minted(Some("alice"), Some(ceiling(r#"{"providers":["youtube"]}"#))).await;
+        assert_eq!(word(hall.trade(&client, &elsewhere, &[]).await), Word::InvalidScope, "nothing is left");
+    }
+
+    /// R107: what has to come together comes together.
+    async fn tokens_and_their_types_come_together(db: Db) {
+        let hall = Hall::new(&db).await;
+        let client = hall.exchanger(None).await;
+        let own = hall.minted(Some("alice"), None).await;
+        let own = own.expose();
+        for wrong in [
+            &[][..],
+            &[("subject_token", own)],
+            &[("subject_token_type", ACCESS_TOKEN)],
+            &[("subject_token", own), ("subject_token_type", ACCESS_TOKEN), ("actor_token", own)],
+            &[("subject_token", own), ("subject_token_type", ACCESS_TOKEN), ("actor_token_type", ACCESS_TOKEN)],
+            &[("subject_token", own), ("subject_token_type", ACCESS_TOKEN), ("actor_token", own), ("actor_token_type", ACCESS_TOKEN)],
+            &[("subject_token", own), ("subject_token_type", "urn:ietf:params:oauth:token-type:saml2")],
+            &[("subject_token", own), ("subject_token_type", JWT)],
+            &[("subject_token", own), ("subject_token_type", ACCESS_TOKEN), ("requested_token_type", JWT)],
+        ] {
+            assert_eq!(word(hall.exchange(&client, wrong).await), Word::InvalidRequest, "{wrong:?}");
+        }
+    }
+
+    /// R108, R109, R118: a subject or actor that is not good is an invalid request, whatever is wrong with it; a refresh token is
+    /// never one.
+    async fn a_subject_that_is_not_good_is_an_invalid_request(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (base, client) = (&hall.house.base, hall.exchanger(None).await);
+        let app = hall.public().await;
+        let refresh = hall.tokens(&app, &[]).await.refresh_token.unwrap();
+        let revoked = hall.minted(None, None).await;
+        let id = token::list(&db, hall.site(), &hall.agent).await.unwrap()[0].id.clone();
+        token::revoke(base, hall.site(), &Actor::Operator, &id, "over").await.unwrap();
+        let other = "other".parse().unwrap();
+        valetkey::site::create(base, &Actor::Operator, &other, "Other").await.unwrap();
+        let new = agent::NewAgent { id: None, slug: "x".into(), title: String::new(), owner: None };
+        let there = agent::create(base, &other, &Actor::Operator, new).await.unwrap();
+        let (_, elsewhere) = token::mint(base, &other, &Actor::Operator, &there.id, NewToken::default()).await.unwrap();
+        for (why, bad) in [("a refresh token", &refresh), ("revoked", &revoked), ("another site's", &elsewhere), ("nonsense", &Secret::new("x"))] {
+            assert_eq!(word(hall.trade(&client, bad, &[]).await), Word::InvalidRequest, "{why}");
+            let assertion = hall.assertion(&hall.platform().await, "alice", Purpose::Exchange);
+            assert_eq!(word(hall.delegate(&client, bad, &assertion).await), Word::InvalidRequest, "{why} as an actor");
+        }
+        let kind = "urn:ietf:params:oauth:token-type:refresh_token";
+        let asked = [("subject_token", refresh.expose()), ("subject_token_type", kind)];
+        assert_eq!(word(hall.exchange(&client, &asked).await), Word::InvalidRequest);
+    }
+
+    /// R110, R111: a target is one of our resources, a connection or a provider; anything else is an invalid target, and so are two.
+    async fn an_unknown_target_is_an_invalid_target(db: Db) {
+        let hall = Hall::new(&db).await;
+        let client = hall.exchanger(None).await;
+        let own = hall.minted(Some("alice"), None).await;
+        let mcp = format!("{ISSUER}/mcp");
+        for wrong in [
+            &[("resource", "https://api.example")][..],
+            &[("resource", "nonsense")],
+            &[("resource", "https://keys.example.test/#fragment")],
+            &[("resource", ISSUER), ("resource", mcp.as_str())],
+            &[("resource", ISSUER), ("audience", mcp.as_str())],
+            &[("audience", "no_such_provider")],
+            &[("audience", "connection:nonsense")],
+            &[("audience", "reddit"), ("audience", "youtube")],
+            &[("audience", "reddit"), ("resource", ISSUER)],
+        ] {
+            assert_eq!(word(hall.trade(&client, &own, wrong).await), Word::InvalidTarget, "{wrong:?}");
+        }
+        // The same one twice is one.
+        let same = [("resource", mcp.as_str()), ("audience", mcp.as_str())];
+        let issued = hall.trade(&client, &own, &same).await.unwrap();
+        assert_eq!(hall.introspect(&hall.asker().await, issued.access_token.expose()).await["aud"], serde_json::json!([mcp]));
+    }
+
+    /// R115: exchanges do not go on for ever, and who acts is the agent whose token it is, however it came about.
+    async fn a_token_is_exchanged_sixteen_times_and_not_once_more(db: Db) {
+        let hall = Hall::new(&db).await;
+        let client = hall.exchanger(None).await;
+        let mut token = hall.minted(Some("alice"), None).await;
+        for _ in 0..16 {
+            token = hall.trade(&client, &token, &[]).await.unwrap().access_token;
+        }
+        let told = hall.introspect(&hall.asker().await, token.expose()).await;
+        assert_eq!(told["act"], serde_json::json!({ "sub": format!("agent:{}", hall.agent) }), "one actor, and none inside it");
+        assert_eq!(word(hall.trade(&client, &token, &[]).await), Word::InvalidRequest);
+    }
+
+    /// R116: whoever proves to be nobody exchanges nothing, and neither does a client that may not.
+    async fn only_a_client_with_a_secret_exchanges(db: Db) {
+        let hall = Hall::new(&db).await;
+        let own = hall.minted(Some("alice"), None).await;
+        assert_eq!(word(hall.trade(&hall.public().await, &own, &[]).await), Word::UnauthorizedClient);
+        // One that has the grant and lost its secret.
+        let client = hall.exchanger(None).await;
+        valetkey::db::testing::execute(&db, "UPDATE oauth_clients SET secret_hash = NULL").await;
+        let client = valetkey::oauth::client::get(&db, hall.site(), &client.id).await.unwrap().unwrap();
+        assert_eq!(word(hall.trade(&client, &own, &[]).await), Word::InvalidClient);
+    }
+
+    /// A person whom their platform proves has an agent act for them: `sub` is the person, `act` the agent.
+    async fn an_agent_acts_for_a_person_whom_a_platform_proves(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (client, key) = (hall.exchanger(None).await, hall.platform().await);
+        hall.role("bob", Role::Operator).await;
+        let unattended = hall.minted(None, Some(ceiling(r#"{"delivery":["proxy"]}"#))).await;
+        let assertion = hall.assertion(&key, "bob", Purpose::Exchange);
+        let issued = hall.delegate(&client, &unattended, &assertion).await.unwrap();
+        assert_eq!(issued.scope.as_deref(), Some("proxy"), "what the agent's own token may");
+        let told = hall.introspect(&hall.asker().await, issued.access_token.expose()).await;
+        assert_eq!((told["sub"].as_str(), told["act"]["sub"].as_str()), (Some("user:bob"), Some(format!("agent:{}", hall.agent).as_str())));
+        assert_eq!(word(hall.delegate(&client, &unattended, &assertion).await), Word::InvalidRequest, "an assertion works once");
+        for (why, wrong) in [
+            ("for signing in", hall.assertion(&key, "bob", Purpose::SignIn)),
+            ("no role on the agent", hall.assertion(&key, "carol", Purpose::Exchange)),
+            ("nonsense", "nonsense".to_owned()),
+        ] {
+            assert_eq!(word(hall.delegate(&client, &unattended, &wrong).await), Word::InvalidRequest, "{why}");
+        }
+        let new = platform::NewKey { label: String::new(), scopes: [Scope::Connect].into(), asserts: platform::Asserts::Any, expires_at: None };
+        let weak = platform::create(&hall.house.base, hall.site(), &Actor::Operator, new).await.unwrap();
+        let by_weak = hall.assertion(&weak, "bob", Purpose::Exchange);
+        assert_eq!(word(hall.delegate(&client, &unattended, &by_weak).await), Word::InvalidRequest, "a key that may not mint");
+        // The person's role counts at each request.
+        agent::remove_role(&hall.house.base, hall.site(), &Actor::Operator, &hall.agent, &"bob".parse().unwrap()).await.unwrap();
+        let connection = hall.account().await;
+        let hash = TokenHash::of_presented(issued.access_token.expose()).unwrap();
+        assert!(!hall.house.ask(&hash, &connection).await.unwrap().allowed());
+    }
+
+    /// R117: an upstream token is handed out where a grant says `reveal`, and neither the token nor the client forbids it.
+    async fn an_upstream_token_needs_a_grant_that_reveals(db: Db) {
+        let hall = Hall::new(&db).await;
+        let client = hall.exchanger(None).await;
+        let connection = hall.account().await;
+        let named = format!("connection:{connection}");
+        let own = hall.minted(Some("alice"), None).await;
+        for audience in [named.as_str(), "reddit"] {
+            let issued = hall.trade(&client, &own, &[("audience", audience)]).await.unwrap();
+            assert_eq!(issued.access_token.expose(), "at-user:alice-");
+            assert_eq!((issued.issued_token_type, issued.expires_in, issued.scope.as_deref()), (Some(ACCESS_TOKEN), Some(3600), Some("read write")));
+        }
+        // An agent that could only have calls made.
+        let careful = hall.house.agent("b", Some("alice")).await;
+        hall.house.grant(&careful, &connection, ForWhom::Owner).await;
+        let new = NewToken { person: Some("alice".parse().unwrap()), ..NewToken::default() };
+        let (_, by_proxy) = token::mint(&hall.house.base, hall.site(), &Actor::Operator, &careful, new).await.unwrap();
+        let held = hall.minted(Some("alice"), Some(ceiling(r#"{"delivery":["proxy"]}"#))).await;
+        let unattended = hall.minted(None, None).await;
+        for (why, token) in [("the grant", &by_proxy), ("the token's ceiling", &held), ("no person", &unattended)] {
+            for audience in [named.as_str(), "reddit"] {
+                assert_eq!(word(hall.trade(&client, token, &[("audience", audience)]).await), Word::InvalidTarget, "{why}");
+            }
+        }
+        let weak = hall.exchanger(Some("proxy")).await;
+        assert_eq!(word(hall.trade(&weak, &own, &[("audience", "reddit")]).await), Word::InvalidTarget, "the client's ceiling");
+        assert_eq!(word(hall.trade(&client, &own, &[("audience", "reddit"), ("scope", "proxy")]).await), Word::InvalidScope);
+        let unknown = format!("connection:con_{}", "0".repeat(32));
+        assert_eq!(word(hall.trade(&client, &own, &[("audience", unknown.as_str())]).await), Word::InvalidTarget);
+    }
+
+    /// R117: for a person whom a platform proves, in one request.
+    async fn an_upstream_token_for_a_proven_person(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (client, key) = (hall.exchanger(None).await, hall.platform().await);
+        hall.account().await;
+        let unattended = hall.minted(None, None).await;
+        let assertion = hall.assertion(&key, "alice", Purpose::Exchange);
+        let asked = [("subject_token", assertion.as_str()), ("subject_token_type", JWT), ("actor_token", unattended.expose()),
+            ("actor_token_type", ACCESS_TOKEN), ("audience", "reddit")];
+        let issued = hall.exchange(&client, &asked).await.unwrap();
+        assert_eq!(issued.access_token.expose(), "at-user:alice-");
+    }
+
+    async fn a_token_of_a_consent_is_exchanged_within_that_consent(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (app, client) = (hall.public().await, hall.exchanger(None).await);
+        let first = hall.tokens(&app, &[("scope", "proxy")]).await;
+        let child = hall.trade(&client, &first.access_token, &[]).await.unwrap().access_token;
+        let told = hall.introspect(&hall.asker().await, child.expose()).await;
+        assert!(told["grant_id"].as_str().unwrap().starts_with("fam_"));
+        let id = told["grant_id"].as_str().unwrap().parse().unwrap();
+        token::family::end(&hall.house.base, hall.site(), &Actor::Operator, &id, "over").await.unwrap();
+        assert!(!hall.is_taken(&child).await);
+        assert_eq!(word(hall.trade(&client, &child, &[]).await), Word::InvalidRequest);
+    }
+}
