@@ -137,6 +137,10 @@ our_ids! {
     RevocationId = "rev_",
     /// One audit event.
     EventId = "evt_",
+    /// One call that waits, or waited, for a person's word.
+    ApprovalId = "apr_",
+    /// One wish of an agent to be granted something.
+    ProposalId = "pro_",
 }
 
 platform_ids! {

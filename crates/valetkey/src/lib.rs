@@ -6,6 +6,7 @@
 pub mod account;
 pub mod agent;
 pub mod app_config;
+pub mod approval;
 pub mod audit;
 pub mod base;
 mod broker;
@@ -26,6 +27,7 @@ pub mod mail;
 pub mod oauth1;
 pub mod platform;
 pub mod principal;
+pub mod proposal;
 pub mod provider;
 pub mod refresh;
 pub mod resource;
