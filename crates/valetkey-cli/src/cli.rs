@@ -55,6 +55,12 @@ pub(crate) enum Command {
     /// Permissions of agents to use connections
     #[command(subcommand)]
     Grant(commands::grant::Grant),
+    /// Calls that wait for a person's word: list, show, approve, refuse
+    #[command(subcommand)]
+    Approval(commands::approval::Approval),
+    /// What agents ask to be granted: list, show, accept, refuse
+    #[command(subcommand)]
+    Proposal(commands::proposal::Proposal),
     /// Whether an agent may do something with a connection, and why
     Explain(commands::explain::Explain),
     /// Move in from another system

@@ -95,7 +95,7 @@ impl Grant {
     }
 }
 
-fn for_whom(text: &str) -> Result<Value, String> {
+pub(super) fn for_whom(text: &str) -> Result<Value, String> {
     match (text, text.strip_prefix("users:")) {
         ("owner" | "unattended" | "operators", _) => Ok(text.into()),
         (_, Some(list)) if !list.is_empty() => Ok(list.split(',').map(str::trim).collect()),
@@ -110,7 +110,7 @@ fn list(answer: &Value) -> String {
     table(&heads, items(answer, "grants").iter().map(row).collect(), "nothing is granted")
 }
 
-fn show(grant: &Value) -> String {
+pub(super) fn show(grant: &Value) -> String {
     facts(&[
         ("id", cell(grant, "/id")),
         ("agent", cell(grant, "/agent")),

@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 pub(crate) mod agent;
+pub(crate) mod approval;
 pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod connect;
@@ -16,6 +17,7 @@ pub(crate) mod key;
 pub(crate) mod keys;
 mod owner;
 pub(crate) mod person;
+pub(crate) mod proposal;
 pub(crate) mod provider;
 mod scope_policies;
 pub(crate) mod serve;
@@ -93,6 +95,8 @@ pub(crate) async fn run(command: Command, session: Session) -> Result<()> {
         Command::Account(account) => Box::pin(account.run(&session)).await,
         Command::Agent(agent) => Box::pin(agent.run(&session)).await,
         Command::Grant(grant) => Box::pin(grant.run(&session)).await,
+        Command::Approval(approval) => Box::pin(approval.run(&session)).await,
+        Command::Proposal(proposal) => Box::pin(proposal.run(&session)).await,
         Command::Explain(explain) => Box::pin(explain.run(&session)).await,
         Command::Import(import) => Box::pin(import.run(&session)).await,
         Command::Export(export) => Box::pin(export.run(&session)).await,

@@ -3,6 +3,7 @@
 pub(crate) mod accounts;
 pub(crate) mod agents;
 pub(crate) mod app_config;
+pub(crate) mod approvals;
 pub(crate) mod audit;
 pub(crate) mod connect_sessions;
 pub(crate) mod connections;
@@ -14,6 +15,7 @@ pub(crate) mod health;
 pub(crate) mod imports;
 pub(crate) mod keys;
 pub(crate) mod people;
+pub(crate) mod proposals;
 pub(crate) mod providers;
 pub(crate) mod revocations;
 pub(crate) mod scope_policies;

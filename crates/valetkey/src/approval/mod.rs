@@ -399,10 +399,12 @@ pub async fn examine(base: &Base, site: &SiteId, id: &ApprovalId, agent: &AgentI
 /// # Errors
 /// As [`examine`].
 pub async fn take(base: &Base, site: &SiteId, actor: &Actor, approval: &Approval) -> Result<()> {
+    // A token may have been waited for since the call came: whoever said yes must still be allowed to.
+    examine(base, site, &approval.id, &approval.agent, &approval.digest).await?;
     let now = base.clock.now();
     base.ring.derived(&base.db, site, AUDIT_LABEL).await?;
     let mut tx = base.db.begin_bookkeeping().await?;
-    if !store::take(&mut tx, site, &approval.id, &approval.agent, &approval.digest, now).await? {
+    if !store::take(&mut tx, site, approval, now).await? {
         drop(tx);
         let found = get(&base.db, site, &approval.id).await?.ok_or_else(|| unknown(&approval.id))?;
         return Err(ended(&found, found.status(now)));
@@ -439,7 +441,7 @@ pub(crate) fn ended(approval: &Approval, status: Status) -> Error {
         // Somebody moved it on at this very moment.
         Status::Pending | Status::Approved => (Code::Conflict, "the approval changed at this moment; try again".to_owned()),
     };
-    Error::new(code, text).with_extra(json!({ "approval": approval.id, "status": status }))
+    Error::new(code, text).with_extra(json!({ "approval": approval.id, "state": status }))
 }
 
 fn unknown(id: &ApprovalId) -> Error {

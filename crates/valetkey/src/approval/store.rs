@@ -210,23 +210,16 @@ pub(super) async fn decide(
 }
 
 /// Takes an approval for the call that has its digest. False where it was not there to be taken.
-pub(super) async fn take(
-    tx: &mut Tx,
-    site: &SiteId,
-    id: &ApprovalId,
-    agent: &AgentId,
-    digest: &Digest,
-    now: Timestamp,
-) -> Result<bool> {
+pub(super) async fn take(tx: &mut Tx, site: &SiteId, approval: &Approval, now: Timestamp) -> Result<bool> {
     let changed = on!(tx, |c| sqlx::query(
         "UPDATE approvals SET status = 'used', used_at = $5, closed_at = $5
          WHERE site = $1 AND id = $2 AND agent = $3 AND digest = $4 AND status = 'approved' AND closed_at IS NULL
            AND expires_at > $5"
     )
     .bind(site.as_str())
-    .bind(id.as_str())
-    .bind(agent.as_str())
-    .bind(digest.as_str())
+    .bind(approval.id.as_str())
+    .bind(approval.agent.as_str())
+    .bind(approval.digest.as_str())
     .bind(now.0)
     .execute(c)
     .await?

@@ -444,7 +444,7 @@ async fn chosen(base: &Base, site: &SiteId, proposal: &Proposal, named: Option<&
 
 fn narrowed_delivery(wanted: &Wanted, said: Option<BTreeSet<Delivery>>) -> Result<BTreeSet<Delivery>> {
     let Some(said) = said.filter(|said| !said.is_empty()) else { return Ok(wanted.delivery.clone()) };
-    match said.iter().find(|delivery| !wanted.delivery.contains(delivery)) {
+    match said.iter().find(|delivery| !wanted.delivery.contains(*delivery)) {
         None => Ok(said),
         Some(beyond) => Err(wider("delivery", &beyond.to_string())),
     }
