@@ -16,6 +16,7 @@ use url::Url;
 
 use crate::{
     account::{Accounts, Kept},
+    approval,
     audit::{self, Audit},
     base::{Base, Outside},
     clock::Clock,
@@ -28,6 +29,7 @@ use crate::{
     extend::Extensions,
     id::SiteId,
     principal::{Actor, Delivery, Owner},
+    proposal,
     provider::{Catalogue, Problem, Trust},
     refresh::{self, Refresher},
     revoke,
@@ -40,7 +42,7 @@ use crate::{
 
 /// How often last-used times are written.
 const LAST_USED_EVERY: Duration = Duration::from_secs(30);
-/// How often what is over is swept out: flows, links, used assertions.
+/// How often what is over is swept out: flows, links, used assertions, answered questions.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How often we look whether a provider is to be asked if somebody signed in on another device. What comes earlier than the
 /// provider's interval is not asked.
@@ -327,7 +329,11 @@ impl Broker {
         self.every(
             SWEEP_EVERY,
             "sweeping out what is over",
-            |broker| async move { connect::sweep(broker.base()).await.map(|_| ()) },
+            |broker| async move {
+                connect::sweep(broker.base()).await?;
+                approval::sweep(broker.base()).await?;
+                proposal::sweep(broker.base()).await.map(|_| ())
+            },
         );
         self.every(ASK_DEVICES_EVERY, "asking for sign-ins on other devices", |broker| async move {
             connect::device::poll(broker.outside(), broker.tasks()).await.map(|_| ())
