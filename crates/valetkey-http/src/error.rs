@@ -102,6 +102,7 @@ pub fn status(code: Code) -> StatusCode {
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::Forbidden
         | Code::MissingScope
+        | Code::FreshProofNeeded
         | Code::GrantDenied
         | Code::ApprovalRefused
         | Code::IdentityUnverified

@@ -10,6 +10,7 @@
 //! 6. Whatever goes wrong becomes a problem document (RFC 9457) in `error`, the only place where a status is chosen.
 
 mod caller;
+mod csrf;
 mod edge;
 mod error;
 mod extract;
@@ -19,6 +20,7 @@ pub mod pages;
 mod router;
 mod routes;
 mod serve;
+mod signed_in;
 mod state;
 
 pub use caller::{Caller, Who};

@@ -38,6 +38,7 @@ const GRANTS: Who = Who::Scope(&[Scope::Grants]);
 const GRANTS_OR_AGENT: Who = Who::ScopeOrAgent(&[Scope::Grants]);
 const SHOW: Who = Who::Scope(&[Scope::AccountsRead, Scope::AccountsReveal]);
 const READ: Who = Who::Scope(&[Scope::AccountsRead]);
+const SIGNIN: Who = Who::Scope(&[Scope::Signin, Scope::Admin]);
 const WRITE: Who = Who::Scope(&[Scope::AccountsWrite]);
 
 macro_rules! page {
@@ -177,8 +178,12 @@ page! {
     // Platform keys, people, the audit.
     get "/v1/keys" => keys::list, ADMIN;
     post "/v1/keys" => keys::create, Who::Operator;
+    patch "/v1/keys/{id}" => keys::change, Who::Operator;
     delete "/v1/keys/{id}" => keys::revoke, Who::Operator;
     patch "/v1/people/{id}" => people::change, ADMIN;
+    // Who is signed in, and the signing out: also by a key that signs in the people it may speak for.
+    get "/v1/people/{id}/sessions" => people::sessions, SIGNIN;
+    delete "/v1/people/{id}/sessions" => people::sign_out, SIGNIN;
     get "/v1/audit" => audit::list, ADMIN;
 
     // Sealing keys: whoever holds the machine.

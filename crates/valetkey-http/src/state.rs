@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
+use axum::extract::FromRef;
 use ipnet::IpNet;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Semaphore;
-use valetkey::{Broker, Error, Result};
+use valetkey::{Broker, Error, Result, base::Outside};
 
 /// How often samples are folded into histograms.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -94,6 +95,12 @@ impl Deref for AppState {
 
     fn deref(&self) -> &Broker {
         &self.0.broker
+    }
+}
+
+impl FromRef<AppState> for Outside {
+    fn from_ref(state: &AppState) -> Self {
+        state.outside().clone()
     }
 }
 

@@ -35,14 +35,14 @@ use crate::{
     revoke,
     scope::{self, Found},
     seal::{self, KeyRing, RootSource},
-    site,
+    session, site,
     token::LastUsed,
     upstream::{self, Upstream},
 };
 
 /// How often last-used times are written.
 const LAST_USED_EVERY: Duration = Duration::from_secs(30);
-/// How often what is over is swept out: flows, links, used assertions, answered questions.
+/// How often what is over is swept out: flows, links, used assertions, sessions, answered questions.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How often we look whether a provider is to be asked if somebody signed in on another device. What comes earlier than the
 /// provider's interval is not asked.
@@ -326,15 +326,13 @@ impl Broker {
         self.every(LAST_USED_EVERY, "last uses of tokens", |broker| async move {
             broker.last_used().flush(&broker.base().db, broker.base().clock.now()).await.map(|_| ())
         });
-        self.every(
-            SWEEP_EVERY,
-            "sweeping out what is over",
-            |broker| async move {
-                connect::sweep(broker.base()).await?;
-                approval::sweep(broker.base()).await?;
-                proposal::sweep(broker.base()).await.map(|_| ())
-            },
-        );
+        self.every(SWEEP_EVERY, "sweeping out what is over", |broker| async move {
+            let base = broker.base();
+            connect::sweep(base).await?;
+            approval::sweep(base).await?;
+            proposal::sweep(base).await?;
+            session::sweep(&base.db, base.clock.now()).await.map(|_| ())
+        });
         self.every(ASK_DEVICES_EVERY, "asking for sign-ins on other devices", |broker| async move {
             connect::device::poll(broker.outside(), broker.tasks()).await.map(|_| ())
         });

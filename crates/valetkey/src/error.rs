@@ -36,6 +36,8 @@ codes! {
     Forbidden = "forbidden",
     /// A platform key lacks the scope that the call needs.
     MissingScope = "missing_scope",
+    /// The person signed in too long ago for an act like this; they prove anew who they are.
+    FreshProofNeeded = "fresh_proof_needed",
     /// A grant, ceiling or role does not allow this use.
     GrantDenied = "grant_denied",
     /// The call waits for a person's word; nothing was sent. No failure: the answer says where to look.

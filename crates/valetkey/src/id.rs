@@ -127,6 +127,8 @@ our_ids! {
     FlowId = "flo_",
     /// One connect session: a link a person opens.
     ConnectSessionId = "cse_",
+    /// One session of a person; the id is no secret.
+    SessionId = "ses_",
     /// One app configuration.
     AppConfigId = "app_",
     /// One platform key; the id is no secret.

@@ -9,7 +9,7 @@ use http::{HeaderValue, StatusCode, header};
 use valetkey::{Error, Result};
 
 /// Where forms of a page may lead.
-pub(super) enum Forms {
+pub(crate) enum Forms {
     /// There is none.
     None,
     /// To us, and by redirect to these origins.
@@ -41,7 +41,7 @@ impl Forms {
 }
 
 /// A page.
-pub(super) fn page(status: StatusCode, template: &impl Template, forms: &Forms) -> Response {
+pub(crate) fn page(status: StatusCode, template: &impl Template, forms: &Forms) -> Response {
     let Ok(body) = template.render() else {
         tracing::error!("a page could not be made");
         return secured(StatusCode::INTERNAL_SERVER_ERROR.into_response(), &Forms::None);
@@ -50,8 +50,16 @@ pub(super) fn page(status: StatusCode, template: &impl Template, forms: &Forms) 
     secured((status, [(header::CONTENT_TYPE, html)], body).into_response(), forms)
 }
 
+/// A page for somebody who is signed in, with forms that come back to us.
+pub(crate) fn own_page(status: StatusCode, template: &impl Template) -> Response {
+    let mut response = page(status, template, &Forms::To(Vec::new()));
+    // Without a referrer a browser says `Origin: null` of a form's sender (Fetch, "append a request `Origin` header").
+    response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    response
+}
+
 /// A redirect after which the browser repeats nothing (RFC 9700 section 4.12).
-pub(super) fn redirect(location: &str) -> Result<Response> {
+pub(crate) fn redirect(location: &str) -> Result<Response> {
     let location = HeaderValue::from_str(location).map_err(|_| Error::internal("a redirect to what is no URL"))?;
     let response = (StatusCode::SEE_OTHER, [(header::LOCATION, location)], Body::empty()).into_response();
     Ok(secured(response, &Forms::None))

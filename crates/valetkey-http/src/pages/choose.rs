@@ -6,8 +6,7 @@ use axum::{
     extract::{Path, State},
     response::Response,
 };
-use http::{HeaderMap, StatusCode, header};
-use url::form_urlencoded;
+use http::{HeaderMap, StatusCode};
 use valetkey::{
     Code, Error, Result,
     connect::{
@@ -23,7 +22,7 @@ use super::{
     Deps,
     answer::{Forms, page, redirect},
     cookies::Cookies,
-    failed, outcome,
+    failed, form, outcome,
 };
 
 /// What a form's field begins with that names a chosen entry; then comes the list.
@@ -86,12 +85,8 @@ pub(super) fn session_of(site: &str, session: &str) -> Result<(SiteId, ConnectSe
 
 fn read(headers: &HeaderMap, body: &[u8]) -> Result<(Secret, Choice)> {
     let odd = |why: &'static str| Error::new(Code::InvalidRequest, why);
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        return Err(odd("a form is sent as application/x-www-form-urlencoded"));
-    }
     let (mut csrf, mut choice) = (None, Choice::new());
-    for (name, value) in form_urlencoded::parse(body) {
+    for (name, value) in form::pairs(headers, body)? {
         if let Some(list) = name.strip_prefix(CHOSEN) {
             let ids = choice.entry(list.to_owned()).or_default();
             if !ids.iter().any(|id| *id == value) {

@@ -1,23 +1,32 @@
-//! The two cookies of connecting: a *visit* binds the page to a browser, a *flow* binds the way back to it.
+//! The cookies. Two are of connecting: a *visit* binds the page to a browser, a *flow* binds the way back to it. One is a
+//! person's *session*.
 //!
 //! Over https their names begin with `__Host-`: no other host can set them, and they go to this host alone. On plain
 //! http, which is for loopback only, browsers refuse that prefix, so they go without. Nothing turns the binding off.
 
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, header};
-use valetkey::{base::Outside, connect::Binding, secret::Secret};
+use valetkey::{
+    base::Outside,
+    connect::Binding,
+    secret::Secret,
+    session::{self, SessionSecret},
+};
 
 /// How long a visit lasts, in seconds: as long as a link.
 const VISIT_AGE: u64 = 600;
 
+/// What the session's cookie is called.
+const SESSION: &str = "vk_session";
+
 /// The cookies of one request, and how ours are written.
-pub(super) struct Cookies {
+pub(crate) struct Cookies {
     secure: bool,
     sent: Vec<(String, Secret)>,
 }
 
 impl Cookies {
-    pub(super) fn new(outside: &Outside, headers: &HeaderMap) -> Self {
+    pub(crate) fn new(outside: &Outside, headers: &HeaderMap) -> Self {
         let pairs =
             headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok()).flat_map(|line| line.split(';'));
         let sent = pairs
@@ -53,6 +62,23 @@ impl Cookies {
         if self.find(&name).is_some() {
             self.set(response, &name, "", 0);
         }
+    }
+
+    /// The session that the browser says it has.
+    pub(crate) fn session(&self) -> Option<SessionSecret> {
+        SessionSecret::presented(self.find(&self.session_name())?)
+    }
+
+    pub(super) fn set_session(&self, response: &mut Response, secret: &SessionSecret) {
+        self.set(response, &self.session_name(), secret.expose(), session::LIFE.as_secs());
+    }
+
+    pub(super) fn clear_session(&self, response: &mut Response) {
+        self.set(response, &self.session_name(), "", 0);
+    }
+
+    fn session_name(&self) -> String {
+        format!("{}{SESSION}", self.prefix())
     }
 
     fn visit_name(&self, key: &str) -> String {

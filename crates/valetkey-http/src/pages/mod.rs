@@ -1,8 +1,15 @@
-//! The pages a person sees while connecting an account, and the callback that providers send browsers to.
+//! The pages: what a person sees while connecting an account, the callback that providers send browsers to, signing in, and
+//! what is a signed-in person's own.
 //!
 //! | route | |
 //! |---|---|
-//! | `GET /` | what this is |
+//! | `GET /` | what this is; a signed-in person's accounts and agents |
+//! | `GET /signin` | where to sign in |
+//! | `POST /signin` | the platform's assertion for this browser, from the platform's page |
+//! | `POST /signout` | the end of the session, or of all of the person's |
+//! | `POST /account/grants/{grant}/revoke` | the owner takes a permission back |
+//! | `GET /account/connections/{connection}/disconnect` | the question whether to end an account |
+//! | `POST /account/connections/{connection}/disconnect` | the owner ends it, with a fresh proof |
 //! | `GET /connect/{link}` | the page behind a link: who is linked to what, and the question |
 //! | `POST /connect/{link}` | the platform's assertion for this browser, or the person's answer: yes, no, or what they entered |
 //! | `GET /callback/{provider}` | the way back from the provider; always redirects, so that the code leaves the URL |
@@ -12,14 +19,17 @@
 //! | `GET /connect/done` | the outcome, where a session has no `return_to` |
 //!
 //! Pages are made on the server and hold no script. They are not framed, not cached, and send no referrer. Nothing here
-//! decides: each handler takes a request apart, asks one function of [`valetkey::connect`], and shows the answer.
+//! decides: each handler takes a request apart, asks one function of the library, and shows the answer.
 
-mod answer;
+mod account;
+pub(crate) mod answer;
 mod choose;
-mod cookies;
+pub(crate) mod cookies;
 mod device;
 mod enter;
+pub(crate) mod form;
 mod outcome;
+pub(crate) mod signin;
 
 use std::sync::Arc;
 
@@ -27,14 +37,14 @@ use askama::Template;
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, RawQuery, State},
+    extract::{DefaultBodyLimit, FromRef, Path, RawQuery, State},
     middleware::map_response,
     response::Response,
-    routing::get,
+    routing::{get, post},
 };
 use http::{HeaderMap, StatusCode, header};
 use tokio_util::task::TaskTracker;
-use url::{Url, form_urlencoded};
+use url::Url;
 use valetkey::{
     Code, Error, Result,
     base::Outside,
@@ -49,7 +59,10 @@ use self::{
     answer::{Forms, page, redirect, secured, style},
     cookies::Cookies,
 };
-use crate::error::{Logged, status};
+use crate::{
+    error::{Logged, status},
+    signed_in,
+};
 
 /// The largest form, in bytes: a field is at most 32 KiB, and encoding may make a key file half as long again.
 const MAX_FORM: usize = 64 * 1024;
@@ -65,10 +78,20 @@ pub struct Deps {
     pub tasks: TaskTracker,
 }
 
+impl FromRef<Deps> for Outside {
+    fn from_ref(deps: &Deps) -> Self {
+        deps.outside.clone()
+    }
+}
+
 /// The pages and the callback.
 pub fn router(deps: Deps) -> Router {
     Router::new()
-        .route("/", get(home))
+        .route("/", get(account::home))
+        .route("/signin", get(signin::show).post(signin::sign_in))
+        .route("/signout", post(signin::sign_out))
+        .route("/account/grants/{grant}/revoke", post(account::take_back))
+        .route("/account/connections/{connection}/disconnect", get(account::ask_disconnect).post(account::disconnect))
         .route("/assets/page.css", get(style))
         .route("/connect/done", get(outcome::done))
         .route("/connect/device/{site}/{session}", get(device::show))
@@ -87,14 +110,6 @@ async fn head_refused() -> Response {
 }
 
 #[derive(Template)]
-#[template(path = "home.html")]
-struct Home;
-
-async fn home() -> Response {
-    page(StatusCode::OK, &Home, &Forms::None)
-}
-
-#[derive(Template)]
 #[template(path = "consent.html")]
 struct Consent {
     view: View,
@@ -110,6 +125,7 @@ struct Consent {
 #[template(path = "proof.html")]
 struct NeedsProof {
     view: View,
+    sign_in: Option<String>,
 }
 
 #[derive(Template)]
@@ -124,12 +140,18 @@ async fn open(State(deps): State<Deps>, Path(link): Path<String>, headers: Heade
     let link = Secret::new(link);
     let cookies = Cookies::new(&deps.outside, &headers);
     let known = cookies.visit(&session::visit_key(&link));
-    match session::visit(&deps.outside, &link, known.as_ref()).await {
+    let visited = async {
+        match signed_in::current(&deps.outside, &headers).await? {
+            Some(who) => session::visit_signed_in(&deps.outside, &link, known.as_ref(), &who.session).await,
+            None => session::visit(&deps.outside, &link, known.as_ref()).await,
+        }
+    };
+    match visited.await {
         Ok(visit) if visit.csrf.is_some() && visit.view.inputs.is_some() => {
             enter::show(&link, visit, &cookies).unwrap_or_else(|| failed(Error::internal("a form without fields")))
         }
         Ok(visit) => {
-            let Some(csrf) = visit.csrf else { return page(StatusCode::OK, &NeedsProof { view: visit.view }, &Forms::None) };
+            let Some(csrf) = visit.csrf else { return needs_proof(&deps, &link, visit.view).await };
             let forms = forms_of(&visit.view);
             let consent = Consent {
                 action: format!("/connect/{}", link.expose()),
@@ -146,6 +168,15 @@ async fn open(State(deps): State<Deps>, Path(link): Path<String>, headers: Heade
             }
             response
         }
+        Err(error) => failed(error),
+    }
+}
+
+/// The page of a link that asks who is looking: signing in answers that, too.
+async fn needs_proof(deps: &Deps, link: &Secret, view: View) -> Response {
+    let path = format!("/connect/{}", link.expose());
+    match signed_in::link(&deps.outside, Some(&view.site), &path, false).await {
+        Ok(sign_in) => page(StatusCode::OK, &NeedsProof { view, sign_in }, &Forms::None),
         Err(error) => failed(error),
     }
 }
@@ -236,7 +267,7 @@ async fn callback(
 }
 
 /// A fault as a page. What only the log may know goes there.
-fn failed(error: Error) -> Response {
+pub(crate) fn failed(error: Error) -> Response {
     let page_of = Failed { message: error.message(), code: error.code().as_str() };
     let mut response = page(status(error.code()), &page_of, &Forms::None);
     response.extensions_mut().insert(Logged(Arc::new(error)));
@@ -262,13 +293,8 @@ struct Form {
 impl Form {
     fn read(headers: &HeaderMap, body: &[u8]) -> Result<Self> {
         let odd = |why: &'static str| Error::new(Code::InvalidRequest, why);
-        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let essence = content_type.split(';').next().unwrap_or_default().trim();
-        if !essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-            return Err(odd("a form is sent as application/x-www-form-urlencoded"));
-        }
         let mut form = Self::default();
-        for (name, value) in form_urlencoded::parse(body) {
+        for (name, value) in form::pairs(headers, body)? {
             let twice = match &*name {
                 "assertion" => form.assertion.replace(Secret::new(value.into_owned())).is_some(),
                 "csrf" => form.csrf.replace(Secret::new(value.into_owned())).is_some(),

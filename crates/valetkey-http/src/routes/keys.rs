@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 use valetkey::{
+    Code, Error,
     clock::Timestamp,
     id::PlatformKeyId,
     platform::{self, Asserts, NewKey, PlatformKey, Scope},
@@ -35,6 +36,8 @@ pub(crate) struct Key {
     /// For whom it may speak: `none`, `any`, or a list of people.
     #[schema(value_type = Object)]
     asserts: Value,
+    /// Where its platform publishes the keys by which it signs assertions; absent where it signs with the assertion secret.
+    jwks_url: Option<String>,
     /// Since when.
     created_at: String,
     /// Until when.
@@ -51,6 +54,7 @@ impl From<PlatformKey> for Key {
             label: key.label,
             scopes: key.scopes.iter().map(|scope| scope.as_str().to_owned()).collect(),
             asserts: json_or_null(&key.asserts),
+            jwks_url: key.jwks_url,
             created_at: moment(key.created_at),
             expires_at: maybe(key.expires_at),
             revoked_at: maybe(key.revoked_at),
@@ -117,6 +121,31 @@ pub(crate) async fn create(
         assertion_secret: minted.assertion_secret.expose().to_owned(),
     };
     Ok((StatusCode::CREATED, Json(made)))
+}
+
+/// What changes about a key.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KeyChange {
+    /// Where its platform publishes its public keys (a JWK set): from now on only what one of them signed is an assertion. An
+    /// empty text goes back to the assertion secret.
+    jwks_url: String,
+}
+
+/// Changes how assertions of a key are verified. The published keys are read at once.
+#[utoipa::path(patch, path = "/v1/keys/{id}", tag = "keys", params(("id" = String, Path)), request_body = KeyChange,
+    responses((status = 200, body = Key)))]
+pub(crate) async fn change(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<PlatformKeyId>,
+    Body(change): Body<KeyChange>,
+) -> Answer<Json<Key>> {
+    let (site, url) = (caller.site()?, Some(change.jwks_url.as_str()).filter(|url| !url.is_empty()));
+    platform::set_jwks_url(state.outside(), site, &caller.actor()?, &id, url).await?;
+    let key = platform::get(&state.base().db, site, &id).await?;
+    let key = key.ok_or_else(|| Error::new(Code::NotFound, format!("there is no platform key `{id}`")))?;
+    Ok(Json(key.into()))
 }
 
 /// Revokes a key: no request that comes after this is served by it. Doing it again changes nothing.

@@ -3,8 +3,9 @@
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use valetkey::{id::UserId, platform};
+use valetkey::{id::UserId, platform, principal::Owner, session};
 
+use super::moment;
 use crate::{
     caller::Caller,
     error::Answer,
@@ -40,4 +41,59 @@ pub(crate) async fn change(
 ) -> Answer<Json<Person>> {
     platform::set_person_disabled(state.base(), caller.site()?, &caller.actor()?, &id, change.disabled).await?;
     Ok(Json(Person { id: id.to_string(), disabled: change.disabled }))
+}
+
+/// A person signed in, in one browser.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PersonSession {
+    /// Its id, which is no secret.
+    id: String,
+    /// The platform key that vouched for the person. The session ends with it.
+    key: Option<String>,
+    /// Since when.
+    opened_at: String,
+    /// Until when.
+    expires_at: String,
+}
+
+/// A person's sessions.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PersonSessions {
+    /// The sessions whose time is not over, the newest first.
+    sessions: Vec<PersonSession>,
+}
+
+/// Lists the browsers in which a person is signed in.
+#[utoipa::path(get, path = "/v1/people/{id}/sessions", tag = "people", params(("id" = String, Path)),
+    responses((status = 200, body = PersonSessions)))]
+pub(crate) async fn sessions(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<UserId>,
+) -> Answer<Json<PersonSessions>> {
+    caller.require_reaches(&Owner::User(id.clone()))?;
+    let sessions = session::of_person(state.base(), caller.site()?, &id).await?;
+    let shown = sessions.into_iter().map(|session| PersonSession {
+        id: session.id.to_string(),
+        key: session.platform_key.map(|key| key.to_string()),
+        opened_at: moment(session.opened_at),
+        expires_at: moment(session.expires_at),
+    });
+    Ok(Json(PersonSessions { sessions: shown.collect() }))
+}
+
+/// How many sessions ended.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct SignedOut {
+    /// The number.
+    ended: u64,
+}
+
+/// Signs a person out everywhere, as a platform does when they sign out there. Doing it again changes nothing.
+#[utoipa::path(delete, path = "/v1/people/{id}/sessions", tag = "people", params(("id" = String, Path)),
+    responses((status = 200, body = SignedOut)))]
+pub(crate) async fn sign_out(State(state): State<AppState>, caller: Caller, Path(id): Path<UserId>) -> Answer<Json<SignedOut>> {
+    caller.require_reaches(&Owner::User(id.clone()))?;
+    let ended = session::close_all(state.base(), caller.site()?, &caller.actor()?, &id).await?;
+    Ok(Json(SignedOut { ended }))
 }

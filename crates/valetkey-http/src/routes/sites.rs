@@ -25,6 +25,8 @@ pub(crate) struct Site {
     return_to: Vec<String>,
     /// Whether a link to a person's account works without proof of who opened it.
     unproven_links: bool,
+    /// The platform's page that signs people in; absent where nobody can sign in.
+    signin_url: Option<String>,
     /// Since when.
     created_at: String,
 }
@@ -36,6 +38,7 @@ impl From<site::Site> for Site {
             title: site.title,
             return_to: site.return_to,
             unproven_links: site.unproven_links,
+            signin_url: site.signin_url,
             created_at: site.created_at.to_string(),
         }
     }
@@ -95,6 +98,8 @@ pub(crate) struct SiteChange {
     return_to: Option<Vec<String>>,
     /// Whether links work without proof of who opened them. The operator only.
     unproven_links: Option<bool>,
+    /// The platform's page that signs people in; an empty text takes it away. The operator only.
+    signin_url: Option<String>,
 }
 
 /// Changes a site.
@@ -107,10 +112,12 @@ pub(crate) async fn change(
     Body(change): Body<SiteChange>,
 ) -> Answer<Json<Site>> {
     own(&caller, &id)?;
-    if matches!(caller, Caller::Platform { .. }) && (change.title.is_some() || change.unproven_links.is_some()) {
+    let others = change.title.is_some() || change.unproven_links.is_some() || change.signin_url.is_some();
+    if matches!(caller, Caller::Platform { .. }) && others {
         return Err(Error::new(Code::Forbidden, "a platform changes return_to only; the rest is the operator's").into());
     }
-    let change = site::SiteChange { title: change.title, return_to: change.return_to, unproven_links: change.unproven_links };
+    let SiteChange { title, return_to, unproven_links, signin_url } = change;
+    let change = site::SiteChange { title, return_to, unproven_links, signin_url };
     Ok(Json(site::change(state.base(), &caller.actor()?, &id, change).await?.into()))
 }
 

@@ -85,6 +85,7 @@ pub(crate) fn body(method: &Method, pattern: &str) -> Option<Value> {
         "/v1/grants" => json!({ "agent": "nobody", "connection": format!("con_{hex}") }),
         "/v1/explain" => json!({ "agent": "nobody", "connection": format!("con_{hex}"), "delivery": "proxy" }),
         "/v1/keys" => json!({ "label": "", "scopes": [] }),
+        "/v1/keys/{id}" => json!({ "jwks_url": "" }),
         "/v1/people/{id}" => json!({ "disabled": false }),
         "/v1/agents/{agent}" => json!({ "disabled": false }),
         "/v1/agents/{agent}/roles/{user}" => json!({ "role": "viewer" }),

@@ -29,7 +29,7 @@ use crate::{
     principal::{Actor, Owner, Slot},
     provider, resource,
     secret::{Secret, SecretMap},
-    site,
+    session, site,
 };
 
 /// The largest payload, in bytes (mission document 001).
@@ -305,7 +305,7 @@ pub async fn prove(outside: &Outside, link: &Secret, assertion: &Secret) -> Resu
     let Owner::User(owner) = &session.owner else {
         return Err(Error::new(Code::InvalidRequest, "this link needs no assertion; open it as it is"));
     };
-    let (key, user) = match platform::verify(base, &session.site, &session.id, assertion).await {
+    let (key, user) = match platform::verify(outside, &session.site, &session.id, assertion).await {
         Ok(proven) => proven,
         Err(error) => {
             if error.code() == Code::Unauthenticated {
@@ -326,13 +326,32 @@ pub async fn prove(outside: &Outside, link: &Secret, assertion: &Secret) -> Resu
             "this link is for another person than the one signed in at the platform; sign in there as the right one",
         ));
     }
+    let actor = Actor::Platform { key, user: Some(user) };
+    bind(base, link, &session, owner, &actor).await
+}
+
+/// Opens the page as [`visit`] does, in a browser where somebody is signed in: a session of the owner's at the same site proves
+/// whose browser it is, and the link is bound to it (decisions 6).
+pub async fn visit_signed_in(outside: &Outside, link: &Secret, known: Option<&Secret>, who: &session::Session) -> Result<Visit> {
+    let found = open(outside, link).await?;
+    let is_owner = found.site == who.site && found.owner.user() == Some(&who.user);
+    let is_proven = known.is_some_and(|visit| is_bound_to(&found, visit)) && found.proven_user.as_ref() == Some(&who.user);
+    if !is_owner || is_proven {
+        return visit(outside, link, known).await;
+    }
+    let fresh = bind(&outside.base, link, &found, &who.user, &who.actor()).await?;
+    let visit = visit(outside, link, Some(&fresh.value)).await?;
+    Ok(Visit { fresh: Some(fresh), ..visit })
+}
+
+/// Binds a session to a browser that is proven to be its owner's.
+async fn bind(base: &Base, link: &Secret, session: &Session, user: &UserId, actor: &Actor) -> Result<Binding> {
     let fresh = Secret::new(id::random_text::<32>()?);
     let mut tx = base.db.begin_bookkeeping().await?;
-    if !store::bind_proven(&mut tx, &session, &hash(&fresh), &user, base.clock.now()).await? {
+    if !store::bind_proven(&mut tx, session, &hash(&fresh), user, base.clock.now()).await? {
         return Err(gone());
     }
-    let actor = Actor::Platform { key, user: Some(user) };
-    base.audit.record(&mut tx, event(&session, &actor, "connect.prove")).await?;
+    base.audit.record(&mut tx, event(session, actor, "connect.prove")).await?;
     tx.commit().await?;
     Ok(Binding { key: visit_key(link), value: fresh })
 }

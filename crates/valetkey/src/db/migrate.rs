@@ -38,6 +38,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!("0004_scope_policies", admits 1),
     migration!("0006_attempts", admits 1),
     migration!("0007_device_choices", admits 1),
+    migration!("0009_sessions", admits 1),
     migration!("0012_approvals", admits 1),
 ];
 

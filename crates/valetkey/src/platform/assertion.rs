@@ -1,16 +1,23 @@
 //! Signed assertions: how a platform proves that a browser is a certain person's (decisions 6).
 //!
-//! A JSON Web Token signed HS256 with the platform key's assertion secret:
-//! `kid` = the key's id, `sub` = the user id, `aud` = `valetkey:connect`, `sid` = the connect session,
+//! A JSON Web Token: `sub` = the user id, `aud` = what it is for ([`Purpose`]), `sid` = the connect session where it is for one,
 //! `jti` = at least 16 random characters, `iat`, and `exp` at most sixty seconds after `iat`. It works once. An `nbf` counts
-//! where there is one; other claims (`iss` and whatever a library adds) are ignored (RFC 7519 section 4).
+//! where there is one; other claims (whatever a library adds) are ignored (RFC 7519 section 4).
+//!
+//! Either it is signed HS256 with the platform key's assertion secret, and `kid` is the key's id. Or the key has a JWKS URL: then
+//! it is signed RS256, ES256 or EdDSA by one of the keys published there, which `kid` names, and `iss` is the platform key's
+//! id. Which of the two it is the platform key says, and which algorithm the published key says: never the assertion's own
+//! header (RFC 8725 section 3.1).
+//!
+//! What is claimed becomes believed in two steps, each a type: [`Claimed`] names a key, [`Signed`] was signed by that key,
+//! [`Proven`] is for this very purpose, in time, and used up.
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, dangerous};
 use serde::{Deserialize, Serialize};
 
-use super::store;
+use super::{PlatformKey, Scope, jwks, store};
 use crate::{
-    base::Base,
+    base::{Base, Outside},
     clock::Timestamp,
     error::{Code, Error, Result},
     id::{self, ConnectSessionId, PlatformKeyId, SiteId, UserId, sha256_hex},
@@ -18,17 +25,45 @@ use crate::{
     secret::Secret,
 };
 
-const AUDIENCE: &str = "valetkey:connect";
 /// The longest life of an assertion, in seconds.
 const LIFE: i64 = 60;
 /// How far a platform's clock may be off, in seconds.
 const SKEW: i64 = 5;
+/// The longest assertion, in bytes.
+const LONGEST: usize = 4096;
+
+/// What an assertion is for. One that is for something else is worth nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose<'a> {
+    /// To open a link, which it names.
+    Connect(&'a ConnectSessionId),
+    /// To sign in.
+    SignIn,
+}
+
+impl Purpose<'_> {
+    /// The audience (RFC 7519 section 4.1.3).
+    pub fn audience(self) -> &'static str {
+        match self {
+            Purpose::Connect(_) => "valetkey:connect",
+            Purpose::SignIn => "valetkey:signin",
+        }
+    }
+
+    fn session(self) -> Option<String> {
+        match self {
+            Purpose::Connect(session) => Some(session.to_string()),
+            Purpose::SignIn => None,
+        }
+    }
+}
 
 #[derive(Serialize, Deserialize)]
 struct Claims {
     sub: String,
     aud: Audience,
-    sid: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sid: Option<String>,
     jti: String,
     iat: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,21 +80,33 @@ enum Audience {
 }
 
 impl Audience {
-    fn is_ours(&self) -> bool {
+    fn name(&self) -> &str {
         let (Audience::One(name) | Audience::List([name])) = self;
-        name == AUDIENCE
+        name
     }
 }
 
-/// Signs an assertion, as a platform does. `dev` and the tests use it; platforms use any JWT library.
+/// Who signed, before anybody looked.
+#[derive(Deserialize)]
+struct Issuer {
+    #[serde(default)]
+    iss: Option<String>,
+}
+
+/// Signs an assertion for a link, as a platform does. `dev` and the tests use it; platforms use any JWT library.
 pub fn sign(key: &PlatformKeyId, secret: &Secret, user: &UserId, session: &ConnectSessionId, now: Timestamp) -> Result<Secret> {
+    sign_for(key, secret, user, Purpose::Connect(session), now)
+}
+
+/// Signs an assertion for any purpose.
+pub fn sign_for(key: &PlatformKeyId, secret: &Secret, user: &UserId, purpose: Purpose<'_>, now: Timestamp) -> Result<Secret> {
     let mut header = Header::new(Algorithm::HS256);
     header.kid = Some(key.to_string());
     let iat = now.unix_seconds();
     let claims = Claims {
         sub: user.to_string(),
-        aud: Audience::One(AUDIENCE.to_owned()),
-        sid: session.to_string(),
+        aud: Audience::One(purpose.audience().to_owned()),
+        sid: purpose.session(),
         jti: id::random_text::<18>()?,
         iat,
         nbf: None,
@@ -69,66 +116,162 @@ pub fn sign(key: &PlatformKeyId, secret: &Secret, user: &UserId, session: &Conne
     jsonwebtoken::encode(&header, &claims, &key).map(Secret::new).map_err(|_| Error::internal("an assertion could not be signed"))
 }
 
-/// The person that an assertion proves, for one connect session; it is used up by this.
+/// The person that an assertion proves to a site, for one connect session; it is used up by this.
 ///
 /// Every fault gives the same answer: which part was wrong is nobody's business but the log's.
+///
+/// # Errors
+/// `unauthenticated`; where the platform's published keys had to be read and could not be, what that failed of.
 pub async fn verify(
-    base: &Base,
+    outside: &Outside,
     site: &SiteId,
     session: &ConnectSessionId,
     presented: &Secret,
 ) -> Result<(PlatformKeyId, UserId)> {
-    let refused = |why: &str| {
-        Error::new(
-            Code::Unauthenticated,
-            "the platform's assertion is not valid; go back to the platform and follow its link again",
-        )
-        .with_detail(why)
-    };
-    let now = base.clock.now();
-    if presented.expose().len() > 4096 {
+    let claimed = read(&outside.base, presented).await?;
+    if &claimed.key.site != site {
+        return Err(refused("a key of another site"));
+    }
+    let proven = claimed.check(outside).await?.accept(&outside.base, Purpose::Connect(session)).await?;
+    Ok((proven.key, proven.user))
+}
+
+/// An assertion as it was presented, and the live key that it says signed it. Nothing of it is believed yet.
+pub struct Claimed {
+    presented: Secret,
+    kid: Option<String>,
+    key: PlatformKey,
+    sealed: Vec<u8>,
+}
+
+/// Reads which key an assertion names.
+///
+/// # Errors
+/// `unauthenticated`.
+pub async fn read(base: &Base, presented: &Secret) -> Result<Claimed> {
+    if presented.expose().len() > LONGEST {
         return Err(refused("too long"));
     }
-    let header = jsonwebtoken::decode_header(presented.expose().as_bytes()).map_err(|_| refused("no JWT"))?;
-    let key_id: PlatformKeyId = header.kid.as_deref().unwrap_or_default().parse().map_err(|_| refused("kid"))?;
-    let (key, sealed) = store::by_id(&base.db, site, &key_id).await?.ok_or_else(|| refused("unknown key"))?;
-    if key.has_ended(now) {
+    let bytes = presented.expose().as_bytes();
+    let header = jsonwebtoken::decode_header(bytes).map_err(|_| refused("no JWT"))?;
+    // What must be understood and is not (RFC 7515 section 4.1.11).
+    if header.crit.is_some() {
+        return Err(refused("crit"));
+    }
+    let named: Option<PlatformKeyId> = header.kid.as_deref().and_then(|kid| kid.parse().ok());
+    let id = match named {
+        Some(id) => id,
+        None => {
+            let unverified: Issuer = dangerous::insecure_decode_claims(bytes).map_err(|_| refused("no claims"))?;
+            unverified.iss.as_deref().unwrap_or_default().parse().map_err(|_| refused("neither kid nor iss names a key"))?
+        }
+    };
+    let (key, sealed) = store::anywhere(&base.db, &id).await?.ok_or_else(|| refused("unknown key"))?;
+    if key.has_ended(base.clock.now()) {
         return Err(refused("ended key"));
     }
-    let secret = base.ring.open(&base.db, &Place::platform_key(site, &key_id), &sealed).await?;
-    let mut validation = Validation::new(Algorithm::HS256);
-    validation.set_audience(&[AUDIENCE]);
-    // The times are checked below, by the broker's own clock.
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation.required_spec_claims.clear();
-    let data =
-        jsonwebtoken::decode::<Claims>(presented.expose().as_bytes(), &DecodingKey::from_secret(secret.expose()), &validation)
-            .map_err(|_| refused("signature or claims"))?;
-    let claims = data.claims;
-    if !claims.aud.is_ours() {
-        return Err(refused("aud"));
+    Ok(Claimed { presented: presented.clone(), kid: header.kid, key, sealed })
+}
+
+impl Claimed {
+    /// The site of the key.
+    pub fn site(&self) -> &SiteId {
+        &self.key.site
     }
-    let seconds = now.unix_seconds();
-    let begun = claims.nbf.is_none_or(|nbf| nbf <= seconds.saturating_add(SKEW));
-    if !begun || !is_in_time(claims.iat, claims.exp, seconds) {
-        return Err(refused("time"));
+
+    /// Checks the signature.
+    ///
+    /// # Errors
+    /// As [`verify`].
+    pub async fn check(self, outside: &Outside) -> Result<Signed> {
+        let base = &outside.base;
+        let (algorithm, by) = match &self.key.jwks_url {
+            None => {
+                let secret = base.ring.open(&base.db, &Place::platform_key(&self.key.site, &self.key.id), &self.sealed).await?;
+                (Algorithm::HS256, DecodingKey::from_secret(secret.expose()))
+            }
+            Some(_) => {
+                let kid = self.kid.as_deref().ok_or_else(|| refused("kid"))?;
+                jwks::find(outside, &self.key, kid).await?.ok_or_else(|| refused("no such key is published"))?
+            }
+        };
+        // One algorithm, which the key says: with another one the signature is not even looked at.
+        let mut validation = Validation::new(algorithm);
+        // The audience and the times are checked by `accept`, the times by the broker's own clock.
+        validation.validate_aud = false;
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        validation.required_spec_claims.clear();
+        let data = jsonwebtoken::decode::<Claims>(self.presented.expose().as_bytes(), &by, &validation);
+        let claims = data.map_err(|_| refused("signature or claims"))?.claims;
+        Ok(Signed { key: self.key, claims })
     }
-    if claims.sid != session.as_str() {
-        return Err(refused("another session"));
+}
+
+/// An assertion that the platform really signed.
+pub struct Signed {
+    key: PlatformKey,
+    claims: Claims,
+}
+
+/// What an assertion proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proven {
+    /// The site.
+    pub site: SiteId,
+    /// The key by which the platform vouches.
+    pub key: PlatformKeyId,
+    /// The person.
+    pub user: UserId,
+}
+
+impl Signed {
+    /// The platform's key.
+    pub fn key(&self) -> &PlatformKey {
+        &self.key
     }
-    if claims.jti.len() < 16 {
-        return Err(refused("jti"));
+
+    /// Takes the assertion for a purpose, and uses it up.
+    ///
+    /// # Errors
+    /// `unauthenticated`.
+    pub async fn accept(self, base: &Base, purpose: Purpose<'_>) -> Result<Proven> {
+        let (now, Self { key, claims }) = (base.clock.now(), self);
+        if claims.aud.name() != purpose.audience() {
+            return Err(refused("aud"));
+        }
+        let seconds = now.unix_seconds();
+        let begun = claims.nbf.is_none_or(|nbf| nbf <= seconds.saturating_add(SKEW));
+        if !begun || !is_in_time(claims.iat, claims.exp, seconds) {
+            return Err(refused("time"));
+        }
+        if let Purpose::Connect(session) = purpose
+            && claims.sid.as_deref() != Some(session.as_str())
+        {
+            return Err(refused("another session"));
+        }
+        // A connect link is the platform's to make; who may sign people in is a right of its own.
+        if purpose == Purpose::SignIn && !key.scopes.contains(&Scope::Signin) {
+            return Err(refused("the key lacks the scope signin"));
+        }
+        if claims.jti.len() < 16 {
+            return Err(refused("jti"));
+        }
+        let user: UserId = claims.sub.parse().map_err(|_| refused("sub"))?;
+        if !key.asserts.allows(&user) {
+            return Err(refused("the key may not speak for this person"));
+        }
+        let until = Timestamp::from_unix_seconds(claims.exp);
+        if !store::use_assertion(&base.db, &key.site, &sha256_hex(claims.jti.as_bytes()), until, now).await? {
+            return Err(refused("used before"));
+        }
+        Ok(Proven { site: key.site, key: key.id, user })
     }
-    let user: UserId = claims.sub.parse().map_err(|_| refused("sub"))?;
-    if !key.asserts.allows(&user) {
-        return Err(refused("the key may not speak for this person"));
-    }
-    let until = Timestamp::from_unix_seconds(claims.exp);
-    if !store::use_assertion(&base.db, site, &sha256_hex(claims.jti.as_bytes()), until, now).await? {
-        return Err(refused("used before"));
-    }
-    Ok((key_id, user))
+}
+
+fn refused(why: &'static str) -> Error {
+    Error::new(Code::Unauthenticated, "the platform's assertion is not valid; go back to the platform and follow its link again")
+        .with_detail(why)
 }
 
 /// Whether an assertion counts at `now`, all in seconds. Whoever signs chooses the numbers: none may overflow.

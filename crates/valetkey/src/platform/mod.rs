@@ -1,10 +1,11 @@
 //! Platform keys: how a site's own backend calls us, what it may do, and which people it may speak for.
 //!
 //! A key is shown once, together with the secret by which its platform signs *assertions*: short JSON Web
-//! Tokens (HS256) that say "the browser showing this is user 42", for one connect session, once, for at most
-//! sixty seconds (decisions 6).
+//! Tokens that say "the browser showing this is user 42", for one connect session or for signing in, once, for at most
+//! sixty seconds (decisions 6). A platform that has keys of its own publishes them instead ([`set_jwks_url`]).
 
 mod assertion;
+mod jwks;
 mod store;
 
 use std::collections::BTreeSet;
@@ -14,7 +15,7 @@ use serde_json::json;
 
 use crate::{
     audit::Event,
-    base::Base,
+    base::{Base, Outside},
     clock::Timestamp,
     db::{Db, Tx},
     error::{Code, Error, Result},
@@ -25,7 +26,7 @@ use crate::{
     text,
 };
 
-pub use assertion::{sign, verify};
+pub use assertion::{Claimed, Proven, Purpose, Signed, read, sign, sign_for, verify};
 
 /// What the text of every platform key begins with.
 pub const PREFIX: &str = "vkp_";
@@ -45,6 +46,9 @@ pub enum Scope {
     /// Make connect sessions for the people it may assert.
     #[serde(rename = "connect")]
     Connect,
+    /// Sign in the people it may assert, and out.
+    #[serde(rename = "signin")]
+    Signin,
     /// Manage agents, roles and their tokens.
     #[serde(rename = "agents")]
     Agents,
@@ -58,11 +62,12 @@ pub enum Scope {
 
 impl Scope {
     /// Every scope.
-    pub const ALL: [Scope; 7] = [
+    pub const ALL: [Scope; 8] = [
         Scope::AccountsRead,
         Scope::AccountsReveal,
         Scope::AccountsWrite,
         Scope::Connect,
+        Scope::Signin,
         Scope::Agents,
         Scope::Grants,
         Scope::Admin,
@@ -75,6 +80,7 @@ impl Scope {
             Scope::AccountsReveal => "accounts:reveal",
             Scope::AccountsWrite => "accounts:write",
             Scope::Connect => "connect",
+            Scope::Signin => "signin",
             Scope::Agents => "agents",
             Scope::Grants => "grants",
             Scope::Admin => "admin",
@@ -133,6 +139,8 @@ pub struct PlatformKey {
     pub scopes: BTreeSet<Scope>,
     /// For whom it may speak.
     pub asserts: Asserts,
+    /// Where its platform publishes the keys by which it signs assertions; absent where it signs with the key's own secret.
+    pub jwks_url: Option<String>,
     /// Since when.
     pub created_at: Timestamp,
     /// Until when.
@@ -194,6 +202,7 @@ pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewKey) -> R
         label: new.label,
         scopes: new.scopes,
         asserts: new.asserts,
+        jwks_url: None,
         created_at: now,
         expires_at: new.expires_at,
         revoked_at: None,
@@ -229,6 +238,33 @@ pub async fn is_live(db: &Db, site: &SiteId, id: &PlatformKeyId, now: Timestamp)
 /// A site's keys, newest first.
 pub async fn list(db: &Db, site: &SiteId) -> Result<Vec<PlatformKey>> {
     store::of_site(db, site).await
+}
+
+/// Has assertions of a key verified by the public keys that its platform publishes at `url` (RFC 7517), and by its own secret no
+/// more; `None` goes back to the secret. The keys are read at once, so that what is wrong with them is said now.
+///
+/// # Errors
+/// `invalid_request` where the URL is no https one or there is no key of a kind we use; `address_refused` where it leads
+/// inward; `upstream_unreachable`, `upstream_timeout`, `upstream_invalid`; `not_found` where there is no such key, or it is
+/// revoked.
+pub async fn set_jwks_url(outside: &Outside, site: &SiteId, actor: &Actor, id: &PlatformKeyId, url: Option<&str>) -> Result<()> {
+    let base = &outside.base;
+    let read = match url {
+        Some(url) => Some((url, jwks::first(outside, url).await?)),
+        None => None,
+    };
+    let mut tx = base.db.begin_bookkeeping().await?;
+    let kept = read.as_ref().map(|(url, text)| (*url, text.as_str()));
+    if !store::set_jwks(&mut tx, site, id, kept, base.clock.now()).await? {
+        return Err(Error::new(Code::NotFound, format!("there is no live platform key `{id}`")));
+    }
+    base.audit.record(&mut tx, Event::new(site, actor, "key.change").facts(json!({ "key": id, "jwks_url": url }))).await?;
+    tx.commit().await
+}
+
+/// One key of a site.
+pub async fn get(db: &Db, site: &SiteId, id: &PlatformKeyId) -> Result<Option<PlatformKey>> {
+    Ok(store::by_id(db, site, id).await?.map(|(key, _)| key))
 }
 
 /// Revokes a key. Doing it again changes nothing.

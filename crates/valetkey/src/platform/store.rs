@@ -19,6 +19,7 @@ row! {
         label: String,
         scopes: String,
         asserts: String,
+        jwks_url: Option<String>,
         sealed: Vec<u8>,
         created_at: i64,
         expires_at: Option<i64>,
@@ -35,6 +36,7 @@ impl KeyRow {
             label: self.label,
             scopes: serde_json::from_str(&self.scopes).map_err(Error::internal)?,
             asserts: serde_json::from_str(&self.asserts).map_err(Error::internal)?,
+            jwks_url: self.jwks_url,
             created_at: Timestamp(self.created_at),
             expires_at: self.expires_at.map(Timestamp),
             revoked_at: self.revoked_at.map(Timestamp),
@@ -71,7 +73,7 @@ pub(super) async fn insert(tx: &mut Tx, key: &PlatformKey, hash: &str, sealed: &
 
 pub(super) async fn by_hash(db: &Db, hash: &str) -> Result<Option<PlatformKey>> {
     let row: Option<KeyRow> = on!(db, |c| sqlx::query_as(
-        "SELECT site, id, prefix, label, scopes, asserts, sealed, created_at, expires_at, revoked_at
+        "SELECT site, id, prefix, label, scopes, asserts, jwks_url, sealed, created_at, expires_at, revoked_at
          FROM platform_keys k WHERE key_hash = $1
             AND NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = k.site AND s.disabled_at IS NOT NULL)"
     )
@@ -83,7 +85,7 @@ pub(super) async fn by_hash(db: &Db, hash: &str) -> Result<Option<PlatformKey>> 
 
 pub(super) async fn by_id(db: &Db, site: &SiteId, id: &PlatformKeyId) -> Result<Option<(PlatformKey, Vec<u8>)>> {
     let row: Option<KeyRow> = on!(db, |c| sqlx::query_as(
-        "SELECT site, id, prefix, label, scopes, asserts, sealed, created_at, expires_at, revoked_at
+        "SELECT site, id, prefix, label, scopes, asserts, jwks_url, sealed, created_at, expires_at, revoked_at
          FROM platform_keys WHERE site = $1 AND id = $2"
     )
     .bind(site.as_str())
@@ -93,9 +95,110 @@ pub(super) async fn by_id(db: &Db, site: &SiteId, id: &PlatformKeyId) -> Result<
     row.map(KeyRow::read).transpose()
 }
 
+/// The key of this id, whatever its site: for an assertion that names nothing but the key. A disabled site has none.
+pub(super) async fn anywhere(db: &Db, id: &PlatformKeyId) -> Result<Option<(PlatformKey, Vec<u8>)>> {
+    let rows: Vec<KeyRow> = on!(db, |c| sqlx::query_as(
+        "SELECT site, id, prefix, label, scopes, asserts, jwks_url, sealed, created_at, expires_at, revoked_at
+         FROM platform_keys k WHERE id = $1
+            AND NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = k.site AND s.disabled_at IS NOT NULL) LIMIT 2"
+    )
+    .bind(id.as_str())
+    .fetch_all(c)
+    .await?);
+    // Ids are random, and unique only within a site: two that are alike name nobody.
+    match <[KeyRow; 1]>::try_from(rows) {
+        Ok([row]) => row.read().map(Some),
+        Err(_) => Ok(None),
+    }
+}
+
+row! {
+    /// What was read at a key's JWKS URL.
+    pub(super) struct Jwks {
+        /// The set.
+        pub(super) jwks: String,
+        /// When it was read.
+        pub(super) jwks_at: i64,
+        /// When somebody last set out to read it.
+        pub(super) jwks_asked_at: i64,
+    }
+}
+
+pub(super) async fn jwks(db: &Db, key: &PlatformKey) -> Result<Option<Jwks>> {
+    Ok(on!(db, |c| sqlx::query_as(
+        "SELECT jwks, jwks_at, jwks_asked_at FROM platform_keys WHERE site = $1 AND id = $2 AND jwks_url = $3"
+    )
+    .bind(key.site.as_str())
+    .bind(key.id.as_str())
+    .bind(&key.jwks_url)
+    .fetch_optional(c)
+    .await?))
+}
+
+/// Sets out to read a key's JWKS anew. False where somebody did since `before`; a moment that is still to come was written by
+/// a clock that was wrong, and holds nobody up.
+pub(super) async fn ask_jwks(db: &Db, key: &PlatformKey, before: Timestamp, now: Timestamp) -> Result<bool> {
+    let mut tx = db.begin_bookkeeping().await?;
+    let changed = on!(&mut tx, |c| sqlx::query(
+        "UPDATE platform_keys SET jwks_asked_at = $4
+         WHERE site = $1 AND id = $2 AND jwks_url = $5
+           AND (jwks_asked_at <= $3 OR jwks_asked_at > $4)"
+    )
+    .bind(key.site.as_str())
+    .bind(key.id.as_str())
+    .bind(before.0)
+    .bind(now.0)
+    .bind(&key.jwks_url)
+    .execute(c)
+    .await?
+    .rows_affected());
+    tx.commit().await?;
+    Ok(changed == 1)
+}
+
+/// Keeps what was read at a key's JWKS URL, unless it has another URL by now.
+pub(super) async fn keep_jwks(db: &Db, key: &PlatformKey, text: &str, now: Timestamp) -> Result<()> {
+    let mut tx = db.begin_bookkeeping().await?;
+    on!(&mut tx, |c| sqlx::query(
+        "UPDATE platform_keys SET jwks = $3, jwks_at = $4 WHERE site = $1 AND id = $2 AND jwks_url = $5"
+    )
+    .bind(key.site.as_str())
+    .bind(key.id.as_str())
+    .bind(text)
+    .bind(now.0)
+    .bind(&key.jwks_url)
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    tx.commit().await
+}
+
+/// Sets or clears a live key's JWKS URL, with what was read there. False where there is no such key.
+pub(super) async fn set_jwks(
+    tx: &mut Tx,
+    site: &SiteId,
+    id: &PlatformKeyId,
+    kept: Option<(&str, &str)>,
+    now: Timestamp,
+) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE platform_keys SET jwks_url = $3, jwks = $4, jwks_at = $5, jwks_asked_at = $5
+         WHERE site = $1 AND id = $2 AND revoked_at IS NULL"
+    )
+    .bind(site.as_str())
+    .bind(id.as_str())
+    .bind(kept.map(|(url, _)| url))
+    .bind(kept.map(|(_, text)| text))
+    .bind(kept.map(|_| now.0))
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
 pub(super) async fn of_site(db: &Db, site: &SiteId) -> Result<Vec<PlatformKey>> {
     let rows: Vec<KeyRow> = on!(db, |c| sqlx::query_as(
-        "SELECT site, id, prefix, label, scopes, asserts, sealed, created_at, expires_at, revoked_at
+        "SELECT site, id, prefix, label, scopes, asserts, jwks_url, sealed, created_at, expires_at, revoked_at
          FROM platform_keys WHERE site = $1 ORDER BY created_at DESC, id DESC"
     )
     .bind(site.as_str())

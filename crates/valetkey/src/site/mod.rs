@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use serde_json::json;
+use url::Url;
 
 use crate::{
     audit::{AUDIT_LABEL, Event},
@@ -28,6 +29,8 @@ pub struct Site {
     pub return_to: Vec<String>,
     /// Whether a link to a person's account works without proof of who opened it (decisions 6).
     pub unproven_links: bool,
+    /// The platform's page that signs people in; nobody can sign in where there is none.
+    pub signin_url: Option<String>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -38,6 +41,7 @@ row! {
         title: String,
         return_to: String,
         unproven_links_at: Option<i64>,
+        signin_url: Option<String>,
         created_at: i64,
     }
 }
@@ -51,6 +55,7 @@ impl TryFrom<SiteRow> for Site {
             title: row.title,
             return_to: serde_json::from_str(&row.return_to).map_err(Error::internal)?,
             unproven_links: row.unproven_links_at.is_some(),
+            signin_url: row.signin_url,
             created_at: Timestamp(row.created_at),
         })
     }
@@ -92,11 +97,12 @@ pub async fn prepare(base: &Base, id: &SiteId) -> Result<()> {
 
 /// One site, if there is one by that id.
 pub async fn get(db: &Db, id: &SiteId) -> Result<Option<Site>> {
-    let row: Option<SiteRow> =
-        on!(db, |c| sqlx::query_as("SELECT id, title, return_to, unproven_links_at, created_at FROM sites WHERE id = $1")
-            .bind(id.as_str())
-            .fetch_optional(c)
-            .await?);
+    let row: Option<SiteRow> = on!(db, |c| sqlx::query_as(
+        "SELECT id, title, return_to, unproven_links_at, signin_url, created_at FROM sites WHERE id = $1"
+    )
+    .bind(id.as_str())
+    .fetch_optional(c)
+    .await?);
     row.map(Site::try_from).transpose()
 }
 
@@ -120,11 +126,28 @@ fn not_there(id: &SiteId) -> Error {
 
 /// Every site, by id.
 pub async fn list(db: &Db) -> Result<Vec<Site>> {
-    let rows: Vec<SiteRow> =
-        on!(db, |c| sqlx::query_as("SELECT id, title, return_to, unproven_links_at, created_at FROM sites ORDER BY id")
-            .fetch_all(c)
-            .await?);
+    let rows: Vec<SiteRow> = on!(db, |c| sqlx::query_as(
+        "SELECT id, title, return_to, unproven_links_at, signin_url, created_at FROM sites ORDER BY id"
+    )
+    .fetch_all(c)
+    .await?);
     rows.into_iter().map(Site::try_from).collect()
+}
+
+/// Where somebody signs in of whom nothing is known: at the site that is named, else at the only one where people sign in.
+/// Absent where there is no such page, or more than one and nobody said which: tenants are not listed to strangers.
+pub async fn signin_url(db: &Db, named: Option<&SiteId>) -> Result<Option<Url>> {
+    let rows: Vec<(String,)> = on!(db, |c| sqlx::query_as(
+        "SELECT signin_url FROM sites
+         WHERE signin_url IS NOT NULL AND disabled_at IS NULL AND ($1 = '' OR id = $1) LIMIT 2"
+    )
+    .bind(named.map_or("", SiteId::as_str))
+    .fetch_all(c)
+    .await?);
+    match rows.as_slice() {
+        [(url,)] => Url::parse(url).map(Some).map_err(Error::internal),
+        _ => Ok(None),
+    }
 }
 
 /// What may be changed about a site; absent parts stay as they are.
@@ -136,6 +159,8 @@ pub struct SiteChange {
     pub return_to: Option<Vec<String>>,
     /// The operator's switch for links without proof.
     pub unproven_links: Option<bool>,
+    /// The platform's page that signs people in; empty takes it away.
+    pub signin_url: Option<String>,
 }
 
 /// Changes a site.
@@ -145,14 +170,18 @@ pub async fn change(base: &Base, actor: &Actor, id: &SiteId, change: SiteChange)
     }
     text::check_list("return_to", change.return_to.as_ref().map_or(0, Vec::len), MOST_RETURN_TO)?;
     for url in change.return_to.iter().flatten() {
-        check_return_to(url)?;
+        check_url("return_to", url)?;
+    }
+    if let Some(url) = change.signin_url.as_deref().filter(|url| !url.is_empty()) {
+        check_url("signin_url", url)?;
     }
     let mut tx = base.db.begin().await?;
     // Only what is given is written: a rename must not bring back a switch that somebody turns off meanwhile.
     let changed = on!(&mut tx, |c| sqlx::query(
         "UPDATE sites SET title = COALESCE($2, title), return_to = COALESCE($3, return_to),
             unproven_links_at = CASE WHEN $4 = 1 THEN COALESCE(unproven_links_at, $5) WHEN $4 = 0 THEN NULL
-                                     ELSE unproven_links_at END
+                                     ELSE unproven_links_at END,
+            signin_url = CASE WHEN $6 IS NULL THEN signin_url WHEN $6 = '' THEN NULL ELSE $6 END
          WHERE id = $1"
     )
     .bind(id.as_str())
@@ -160,13 +189,17 @@ pub async fn change(base: &Base, actor: &Actor, id: &SiteId, change: SiteChange)
     .bind(change.return_to.as_ref().map(|urls| json!(urls).to_string()))
     .bind(change.unproven_links.map(i64::from))
     .bind(base.clock.now().0)
+    .bind(&change.signin_url)
     .execute(c)
     .await?
     .rows_affected());
     if changed != 1 {
         return Err(not_there(id));
     }
-    let facts = json!({ "title": change.title, "return_to": change.return_to, "unproven_links": change.unproven_links });
+    let facts = json!({
+        "title": change.title, "return_to": change.return_to, "unproven_links": change.unproven_links,
+        "signin_url": change.signin_url,
+    });
     let event = Event::new(id, actor, "site.change").facts(facts);
     base.audit.record(&mut tx, event).await?;
     tx.commit().await?;
@@ -176,11 +209,11 @@ pub async fn change(base: &Base, actor: &Actor, id: &SiteId, change: SiteChange)
 /// The most places a site's flows may return to.
 const MOST_RETURN_TO: usize = 100;
 
-fn check_return_to(text: &str) -> Result<()> {
+fn check_url(what: &str, text: &str) -> Result<()> {
     // A parser drops line breaks and tabs; the text is what is compared and sent.
     let plain = text.len() <= 2_000 && text.bytes().all(|byte| byte.is_ascii_graphic());
     let fine = plain
-        && url::Url::parse(text).is_ok_and(|url| {
+        && Url::parse(text).is_ok_and(|url| {
             let loopback = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
             (url.scheme() == "https" || (url.scheme() == "http" && loopback))
                 && url.fragment().is_none()
@@ -190,6 +223,7 @@ fn check_return_to(text: &str) -> Result<()> {
     if fine {
         Ok(())
     } else {
-        Err(Error::new(Code::InvalidRequest, "return_to: a full https URL without fragment or user (http only on loopback)"))
+        let why = format!("{what}: a full https URL without fragment or user (http only on loopback)");
+        Err(Error::new(Code::InvalidRequest, why))
     }
 }

@@ -1,0 +1,207 @@
+//! A signed-in person's own page: their connected accounts, which agents may use each, and the taking back.
+
+use askama::Template;
+use axum::{
+    extract::{Path, State},
+    response::Response,
+};
+use http::{HeaderMap, StatusCode};
+use valetkey::{
+    Code, Error, Result,
+    clock::Timestamp,
+    grant::ForWhom,
+    id::{ConnectionId, GrantId},
+    mine::{self, Account, OwnAgent, Permission},
+    principal::Delivery,
+    site,
+};
+
+use super::{
+    Deps,
+    answer::{Forms, own_page, page, redirect},
+    failed, minute,
+};
+use crate::{
+    csrf,
+    signed_in::{self, SignedForm, SignedIn},
+};
+
+#[derive(Template)]
+#[template(path = "home.html")]
+struct Home {
+    sign_in: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "account.html")]
+struct Own {
+    user: String,
+    site: String,
+    csrf: String,
+    accounts: Vec<Shown>,
+    agents: Vec<OwnAgent>,
+}
+
+/// An account as the page tells of it.
+struct Shown {
+    id: String,
+    title: String,
+    name: Option<String>,
+    subject: Option<String>,
+    state: &'static str,
+    well: bool,
+    since: String,
+    grants: Vec<ShownGrant>,
+}
+
+/// A permission as the page tells of it.
+struct ShownGrant {
+    id: String,
+    agent: String,
+    off: bool,
+    words: String,
+}
+
+#[derive(Template)]
+#[template(path = "disconnect.html")]
+struct Disconnect {
+    action: String,
+    csrf: String,
+    title: String,
+    subject: Option<String>,
+    uses: usize,
+}
+
+/// `GET /`
+pub(super) async fn home(State(deps): State<Deps>, headers: HeaderMap) -> Response {
+    let shown = async {
+        match signed_in::current(&deps.outside, &headers).await? {
+            Some(who) => own(&deps, &who).await,
+            None => {
+                let sign_in = signed_in::link(&deps.outside, None, "/", false).await?;
+                Ok(page(StatusCode::OK, &Home { sign_in }, &Forms::None))
+            }
+        }
+    };
+    shown.await.unwrap_or_else(failed)
+}
+
+async fn own(deps: &Deps, who: &SignedIn) -> Result<Response> {
+    let now = deps.outside.base.clock.now();
+    let accounts = mine::accounts(&deps.outside, &who.session).await?;
+    let own = Own {
+        user: who.session.user.to_string(),
+        site: site::require(&deps.outside.base.db, &who.session.site).await?.title,
+        csrf: csrf::field(who),
+        accounts: accounts.into_iter().map(|account| Shown::new(account, now)).collect(),
+        agents: mine::agents(&deps.outside, &who.session).await?,
+    };
+    Ok(own_page(StatusCode::OK, &own))
+}
+
+impl Shown {
+    fn new(account: Account, now: Timestamp) -> Self {
+        let Account { connection, title, grants } = account;
+        let (state, well) = match connection.display_status(now) {
+            "active" => ("connected", true),
+            // An access token that ended is renewed when it is needed.
+            "expired" if connection.is_authenticated(now) => ("connected", true),
+            "expiring" => ("connected, and about to end unless it is connected again", false),
+            "expired" => ("ended by itself; connect it again", false),
+            _ => ("must be connected again", false),
+        };
+        Self {
+            id: connection.id.to_string(),
+            title,
+            name: (!connection.name.is_default()).then(|| connection.name.to_string()),
+            subject: connection.subject_name.or(connection.subject),
+            state,
+            well,
+            since: minute(connection.connected_at),
+            grants: grants.into_iter().map(ShownGrant::new).collect(),
+        }
+    }
+}
+
+impl ShownGrant {
+    fn new(permission: Permission) -> Self {
+        let Permission { grant, agent } = permission;
+        let mut words = match &grant.for_whom {
+            ForWhom::Owner => "for you".to_owned(),
+            ForWhom::Unattended => "while nobody is there".to_owned(),
+            ForWhom::Operators => "for everybody who may operate it".to_owned(),
+            ForWhom::People(people) => {
+                let people: Vec<_> = people.iter().map(ToString::to_string).collect();
+                format!("for {}", people.join(", "))
+            }
+        };
+        words += match grant.delivery.contains(&Delivery::Reveal) {
+            true => ", and it may be shown the account's token",
+            false => ", without seeing the account's token",
+        };
+        if let Some(operations) = &grant.operations {
+            let operations: Vec<_> = operations.iter().map(ToString::to_string).collect();
+            words += &format!("; only {}", operations.join(", "));
+        }
+        if let Some(most) = grant.max_uses {
+            words += &format!("; {} of {most} uses left", (most - grant.uses).max(0));
+        }
+        if let Some(until) = grant.expires_at {
+            words += &format!("; until {}", minute(until));
+        }
+        Self { id: grant.id.to_string(), agent: agent.title, off: agent.disabled_at.is_some(), words }
+    }
+}
+
+/// `POST /account/grants/{grant}/revoke`
+pub(super) async fn take_back(State(deps): State<Deps>, Path(grant): Path<String>, form: SignedForm) -> Response {
+    let taken = async {
+        let grant: GrantId = grant.parse().map_err(|_| nothing_there())?;
+        mine::take_back(&deps.outside, &form.signed_in.session, &grant).await?;
+        redirect("/")
+    };
+    taken.await.unwrap_or_else(failed)
+}
+
+/// `GET /account/connections/{connection}/disconnect`
+pub(super) async fn ask_disconnect(State(deps): State<Deps>, Path(connection): Path<String>, who: SignedIn) -> Response {
+    let asked = async {
+        who.session.require_fresh(deps.outside.base.clock.now())?;
+        let accounts = mine::accounts(&deps.outside, &who.session).await?;
+        let found = accounts.into_iter().find(|account| account.connection.id.as_str() == connection);
+        let account = found.ok_or_else(nothing_there)?;
+        let page = Disconnect {
+            action: disconnect_path(&connection),
+            csrf: csrf::field(&who),
+            title: account.title,
+            subject: account.connection.subject_name.or(account.connection.subject),
+            uses: account.grants.len(),
+        };
+        Ok::<_, Error>(own_page(StatusCode::OK, &page))
+    };
+    match asked.await {
+        Ok(response) => response,
+        Err(error) => signed_in::refused(&deps.outside, &who, error, &disconnect_path(&connection)).await,
+    }
+}
+
+/// `POST /account/connections/{connection}/disconnect`
+pub(super) async fn disconnect(State(deps): State<Deps>, Path(connection): Path<String>, form: SignedForm) -> Response {
+    let ended = async {
+        let id: ConnectionId = connection.parse().map_err(|_| nothing_there())?;
+        mine::disconnect(&deps.outside, &form.signed_in.session, &id).await?;
+        redirect("/")
+    };
+    match ended.await {
+        Ok(response) => response,
+        Err(error) => signed_in::refused(&deps.outside, &form.signed_in, error, &disconnect_path(&connection)).await,
+    }
+}
+
+fn disconnect_path(connection: &str) -> String {
+    format!("/account/connections/{connection}/disconnect")
+}
+
+fn nothing_there() -> Error {
+    Error::new(Code::NotFound, "there is nothing of yours by that name")
+}
