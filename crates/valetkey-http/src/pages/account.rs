@@ -126,15 +126,7 @@ impl Shown {
 impl ShownGrant {
     fn new(permission: Permission) -> Self {
         let Permission { grant, agent } = permission;
-        let mut words = match &grant.for_whom {
-            ForWhom::Owner => "for you".to_owned(),
-            ForWhom::Unattended => "while nobody is there".to_owned(),
-            ForWhom::Operators => "for everybody who may operate it".to_owned(),
-            ForWhom::People(people) => {
-                let people: Vec<_> = people.iter().map(ToString::to_string).collect();
-                format!("for {}", people.join(", "))
-            }
-        };
+        let mut words = whom(&grant.for_whom);
         words += match grant.delivery.contains(&Delivery::Reveal) {
             true => ", and it may be shown the account's token",
             false => ", without seeing the account's token",
@@ -150,6 +142,19 @@ impl ShownGrant {
             words += &format!("; until {}", minute(until));
         }
         Self { id: grant.id.to_string(), agent: agent.title, off: agent.disabled_at.is_some(), words }
+    }
+}
+
+/// For whom a permission is, in words for the account's owner.
+pub(super) fn whom(for_whom: &ForWhom) -> String {
+    match for_whom {
+        ForWhom::Owner => "for you".to_owned(),
+        ForWhom::Unattended => "while nobody is there".to_owned(),
+        ForWhom::Operators => "for everybody who may operate it".to_owned(),
+        ForWhom::People(people) => {
+            let people: Vec<_> = people.iter().map(ToString::to_string).collect();
+            format!("for {}", people.join(", "))
+        }
     }
 }
 

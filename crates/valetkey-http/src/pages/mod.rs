@@ -10,6 +10,11 @@
 //! | `POST /account/grants/{grant}/revoke` | the owner takes a permission back |
 //! | `GET /account/connections/{connection}/disconnect` | the question whether to end an account |
 //! | `POST /account/connections/{connection}/disconnect` | the owner ends it, with a fresh proof |
+//! | `GET /approvals` | what waits for the person's word |
+//! | `GET /approvals/{id}` | a call that waits for it |
+//! | `POST /approvals/{id}` | yes, with a fresh proof, or no |
+//! | `GET /proposals/{id}` | what an agent asks the person for |
+//! | `POST /proposals/{id}` | what the person made of it, with a fresh proof, or no |
 //! | `GET /connect/{link}` | the page behind a link: who is linked to what, and the question |
 //! | `POST /connect/{link}` | the platform's assertion for this browser, or the person's answer: yes, no, or what they entered |
 //! | `GET /callback/{provider}` | the way back from the provider; always redirects, so that the code leaves the URL |
@@ -23,6 +28,7 @@
 
 mod account;
 pub(crate) mod answer;
+mod approvals;
 mod choose;
 pub(crate) mod cookies;
 mod device;
@@ -92,6 +98,9 @@ pub fn router(deps: Deps) -> Router {
         .route("/signout", post(signin::sign_out))
         .route("/account/grants/{grant}/revoke", post(account::take_back))
         .route("/account/connections/{connection}/disconnect", get(account::ask_disconnect).post(account::disconnect))
+        .route("/approvals", get(approvals::list))
+        .route("/approvals/{id}", get(approvals::show).post(approvals::answer))
+        .route("/proposals/{id}", get(approvals::show_proposal).post(approvals::answer_proposal))
         .route("/assets/page.css", get(style))
         .route("/connect/done", get(outcome::done))
         .route("/connect/device/{site}/{session}", get(device::show))

@@ -12,7 +12,7 @@ use valetkey::{
     approval::Decider,
     clock::Timestamp,
     grant::ForWhom,
-    id::{ConnectionId, ProposalId, ProviderName},
+    id::{ConnectionId, ProposalId, ProviderName, SiteId},
     principal::Delivery,
     proposal::{self, Terms, Wish},
     provider::pattern::PathPattern,
@@ -76,14 +76,14 @@ pub(crate) struct Proposal {
 }
 
 impl Proposal {
-    fn new(state: &AppState, proposal: proposal::Proposal) -> Self {
+    fn new(state: &AppState, site: &SiteId, proposal: proposal::Proposal) -> Self {
         let status = proposal.status(state.base().clock.now());
         let (decided_at, decided_by, refusal) = match proposal.decided {
             Some(decided) => (Some(decided.at), Some(decided.by.to_string()), Some(decided.reason)),
             None => (None, None, None),
         };
         Self {
-            page: format!("{}/proposals/{}", state.outside().public_url.as_str().trim_end_matches('/'), proposal.id),
+            page: state.outside().page_url(&format!("/proposals/{}", proposal.id), site),
             id: proposal.id.to_string(),
             status: status.as_str().to_owned(),
             agent: proposal.agent.to_string(),
@@ -160,7 +160,7 @@ pub(crate) async fn create(
         reason: new.reason,
     };
     let made = proposal::propose(state.outside(), &asker, wish).await?;
-    Ok((StatusCode::CREATED, Json(Proposal::new(&state, made).for_agent())))
+    Ok((StatusCode::CREATED, Json(Proposal::new(&state, &asker.site, made).for_agent())))
 }
 
 /// Which proposals.
@@ -201,7 +201,8 @@ pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(wh
     let mut found = proposal::page(base, site, &filter, which.after.as_ref(), limit).await?;
     let next = next(&found, limit, |proposal| proposal.id.to_string());
     found.retain(|proposal| caller.reaches(&proposal.owner()));
-    Ok(Json(Proposals { proposals: found.into_iter().map(|proposal| Proposal::new(&state, proposal)).collect(), next }))
+    let proposals = found.into_iter().map(|proposal| Proposal::new(&state, site, proposal)).collect();
+    Ok(Json(Proposals { proposals, next }))
 }
 
 /// What one agent asked for, and where that stands. An agent sees its own.
@@ -219,10 +220,11 @@ pub(crate) async fn show(
         let asker = asker(&state, &caller, &headers).await?;
         let found = proposal::of_agent(db, &asker.site, &id, &asker.agent, asker.person.as_ref()).await?;
         let found = found.ok_or_else(|| unknown(&id))?;
-        return Ok(Json(Proposal::new(&state, found).for_agent()));
+        return Ok(Json(Proposal::new(&state, &asker.site, found).for_agent()));
     }
-    let found = proposal::get(db, caller.site()?, &id).await?.filter(|found| caller.reaches(&found.owner()));
-    Ok(Json(Proposal::new(&state, found.ok_or_else(|| unknown(&id))?)))
+    let site = caller.site()?;
+    let found = proposal::get(db, site, &id).await?.filter(|found| caller.reaches(&found.owner()));
+    Ok(Json(Proposal::new(&state, site, found.ok_or_else(|| unknown(&id))?)))
 }
 
 /// What a person makes of it. What is left out stays as it was asked for.
@@ -289,9 +291,9 @@ pub(crate) async fn refuse(
     Path(id): Path<ProposalId>,
     Body(refusal): Body<Refusal>,
 ) -> Answer<Json<Proposal>> {
-    let by = answering(&state, &caller, &id).await?;
-    let refused = proposal::refuse(state.base(), caller.site()?, &by, &id, &refusal.reason).await?;
-    Ok(Json(Proposal::new(&state, refused)))
+    let (by, site) = (answering(&state, &caller, &id).await?, caller.site()?);
+    let refused = proposal::refuse(state.base(), site, &by, &id, &refusal.reason).await?;
+    Ok(Json(Proposal::new(&state, site, refused)))
 }
 
 /// Who answers, where they may know that there is such a proposal.
