@@ -80,6 +80,7 @@ pub fn status(code: Code) -> StatusCode {
         Code::Forbidden
         | Code::MissingScope
         | Code::GrantDenied
+        | Code::ApprovalRequired
         | Code::IdentityUnverified
         | Code::CredentialPath
         | Code::HostRefused

@@ -38,6 +38,8 @@ codes! {
     MissingScope = "missing_scope",
     /// A grant, ceiling or role does not allow this use.
     GrantDenied = "grant_denied",
+    /// A person must approve this use first.
+    ApprovalRequired = "approval_required",
     /// The request cannot be understood.
     InvalidRequest = "invalid_request",
     /// It does not exist, or the caller may not know that it does.

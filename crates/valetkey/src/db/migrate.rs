@@ -38,6 +38,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!("0004_scope_policies", admits 1),
     migration!("0006_attempts", admits 1),
     migration!("0007_device_choices", admits 1),
+    // An older release does not know that a grant can deny. The number is this migration's own place in the list.
+    migration!("0011_grants", admits 7),
 ];
 
 /// "valetkey" as a number: the advisory lock that migrating processes take.
