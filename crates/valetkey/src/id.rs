@@ -152,6 +152,10 @@ platform_ids! {
     AgentId = "agent",
     /// A tenant.
     SiteId = "site",
+    /// A session of work that tokens are minted for, as whoever mints them calls it. A person's sign-in is something else.
+    SessionName = "session",
+    /// A single task that tokens are minted for.
+    TaskName = "task",
 }
 
 impl AgentId {

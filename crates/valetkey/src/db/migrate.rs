@@ -39,6 +39,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!("0006_attempts", admits 1),
     migration!("0007_device_choices", admits 1),
     migration!("0009_sessions", admits 1),
+    // An older release does not know that a grant can deny. The number is this migration's own place in the list.
+    migration!("0011_grants", admits 8),
     migration!("0012_approvals", admits 1),
 ];
 

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     db::Db,
     error::{Code, Error, Result},
-    id::{ConnectionId, ProviderName, SiteId},
+    id::{ConnectionId, ProviderName},
     on,
     token::TokenHash,
 };
@@ -107,44 +107,55 @@ const CANDIDATES: usize = 100;
 /// The connections at a provider on which a token's agent has a grant that might be for this token.
 #[derive(Debug)]
 pub struct Candidates {
-    /// The token's site.
-    pub site: SiteId,
-    /// Whether the token has a person.
-    pub person: bool,
     /// The facts of each.
     pub facts: Vec<Arc<Facts>>,
     /// There are more of them than are looked at.
     pub more: bool,
 }
 
-/// What a call that names only a provider could mean; nothing when there is no such token.
+/// The connections that may be meant by a provider's name, by id. `$who` is what stands for the token, as `t`: with columns
+/// `site`, `agent` and `person`; `$2` is the provider, `$3` the most to find.
 ///
-/// An agent may hold a grant of every person of a site. What is granted for its owner alone is left to the owner here,
-/// so that a call costs no look at everybody else's.
-pub async fn usable_at(db: &Db, authority: &Authority, token: &TokenHash, provider: &ProviderName) -> Result<Option<Candidates>> {
-    let rows: Vec<(String, Option<String>, Option<String>)> = on!(db, |c| sqlx::query_as(
-        "SELECT DISTINCT t.site, t.person, c.id
-         FROM agent_tokens t
-         LEFT JOIN grants g ON g.site = t.site AND g.agent = t.agent AND g.revoked_at IS NULL
-         LEFT JOIN connections c ON c.site = g.site AND c.id = g.connection AND c.provider = $2 AND c.status <> 'revoked'
-             AND (g.for_whom <> '\"owner\"' OR c.owner = 'user:' || t.person)
-         WHERE t.token_hash = $1 AND t.revoked_at IS NULL ORDER BY c.id LIMIT $3"
-    )
-    .bind(token.as_str())
-    .bind(provider.as_str())
-    // One more to know that there are more, and one for the row that stands for grants elsewhere.
-    .bind(i64::try_from(CANDIDATES + 2).map_err(Error::internal)?)
-    .fetch_all(c)
-    .await?);
-    let Some((site, person, _)) = rows.first() else { return Ok(None) };
-    let (site, person) = (site.parse()?, person.is_some());
+/// An agent may hold a grant of every person of a site, and many at each provider. What is granted for its owner alone is
+/// found by its owner, and the rest by the provider in the order of an index, so that no call costs a look at everything
+/// else that was granted.
+macro_rules! candidates {
+    ($who:literal) => {
+        concat!(
+            "SELECT found.id FROM (
+               SELECT any_caller.id FROM (
+                 SELECT DISTINCT g.connection AS id FROM grants g
+                 JOIN connections c ON c.site = g.site AND c.id = g.connection AND c.status <> 'revoked'
+                 WHERE g.site = (SELECT t.site FROM ", $who, ") AND g.agent = (SELECT t.agent FROM ", $who, ")
+                   AND g.provider = $2 AND g.revoked_at IS NULL AND g.effect <> 'deny' AND g.for_whom <> '\"owner\"'
+                 ORDER BY g.connection LIMIT $3) any_caller
+               UNION
+               SELECT c.id FROM (SELECT t.site, t.agent, t.person FROM ", $who, ") t
+               JOIN connections c ON c.site = t.site AND c.provider = $2 AND c.owner = 'user:' || t.person AND c.status <> 'revoked'
+               JOIN grants g ON g.site = t.site AND g.agent = t.agent AND g.connection = c.id
+                 AND g.revoked_at IS NULL AND g.effect <> 'deny' AND g.for_whom = '\"owner\"'
+             ) found ORDER BY found.id LIMIT $3"
+        )
+    };
+}
+
+/// What a call that names only a provider could mean; nothing for a token that there is not.
+pub async fn usable_at(db: &Db, authority: &Authority, token: &TokenHash, provider: &ProviderName) -> Result<Candidates> {
+    let rows: Vec<(String,)> =
+        on!(db, |c| sqlx::query_as(candidates!("agent_tokens t WHERE t.token_hash = $1 AND t.revoked_at IS NULL"))
+            .bind(token.as_str())
+            .bind(provider.as_str())
+            // One more, to know that there are more.
+            .bind(i64::try_from(CANDIDATES + 1).map_err(Error::internal)?)
+            .fetch_all(c)
+            .await?);
     let mut pairs = Vec::with_capacity(rows.len());
-    for id in rows.iter().filter_map(|(_, _, id)| id.as_deref()) {
+    for (id,) in &rows {
         pairs.push((token.clone(), id.parse()?));
     }
     let more = pairs.len() > CANDIDATES;
     pairs.truncate(CANDIDATES);
     let mut found = authority.facts_of_many(&pairs).await?;
     let facts = pairs.iter().filter_map(|pair| found.remove(pair)).collect();
-    Ok(Some(Candidates { site, person, facts, more }))
+    Ok(Candidates { facts, more })
 }

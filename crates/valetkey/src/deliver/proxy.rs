@@ -85,7 +85,7 @@ impl Deliverer {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<upstream::BoxError>,
     {
-        let allowed = self.allow(caller, connection, Delivery::Proxy, None).await?;
+        let allowed = self.allow(caller, connection, Delivery::Proxy, None, None).await?;
         self.call(allowed, target, parts, body).await
     }
 
