@@ -210,7 +210,7 @@ pub async fn asked(outside: &Outside, session: &Session, id: &ProposalId) -> Res
 pub async fn accept(outside: &Outside, session: &Session, id: &ProposalId, terms: Terms) -> Result<Grant> {
     session.require_fresh(outside.base.clock.now())?;
     asked(outside, session, id).await?;
-    Ok(proposal::accept(&outside.base, &session.site, &decider(session), id, terms).await?.1)
+    Ok(proposal::accept(outside, &session.site, &decider(session), id, terms).await?.1)
 }
 
 /// The person grants nothing.

@@ -36,18 +36,24 @@ pub(crate) enum Proposal {
         /// With which connection; needed where the agent names a provider only
         #[arg(long)]
         connection: Option<String>,
+        /// What it does: allow, or ask (a person approves each use first)
+        #[arg(long, default_value = "allow", value_parser = ["allow", "ask"])]
+        effect: String,
         /// For whom the agent may use it: owner, unattended, operators, or users:ID,ID; as asked for without this
         #[arg(long = "for", value_name = "WHOM", value_parser = grant::for_whom)]
         for_whom: Option<Value>,
         /// How: proxy, reveal; not more than is asked for
         #[arg(long, value_name = "HOW", value_delimiter = ',', value_parser = ["proxy", "reveal"])]
         deliver: Vec<String>,
-        /// Only these of the operations asked for; may be repeated
+        /// Only these of the operations asked for, as patterns or names; may be repeated
         #[arg(long, value_name = "OPERATION")]
         operation: Vec<String>,
         /// At most these scopes of the provider; may be repeated
         #[arg(long)]
         scope: Vec<String>,
+        /// How often at most in any stretch of time, such as 100/1h
+        #[arg(long, value_name = "N/TIME")]
+        rate: Option<String>,
         /// How often at most, in all
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
         max_uses: Option<i64>,
@@ -76,14 +82,16 @@ impl Proposal {
                 session.ask_all(&with_query("/v1/proposals", &filter), "proposals", list).await
             }
             Self::Show { id } => session.ask(Method::GET, &format!("/v1/proposals/{}", segment(&id)?), None, show).await,
-            Self::Accept { id, connection, for_whom, deliver, operation, scope, max_uses, expires, note } => {
+            Self::Accept { id, connection, effect, for_whom, deliver, operation, scope, rate, max_uses, expires, note } => {
                 let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
                 let body = json!({
                     "connection": connection,
+                    "effect": effect,
                     "for_whom": for_whom,
                     "delivery": some(deliver),
                     "operations": some(operation),
                     "scopes": some(scope),
+                    "rate": rate,
                     "max_uses": max_uses,
                     "expires_at": expires.map(|until| until.from(session.clock.now())),
                     "note": note,

@@ -9,7 +9,7 @@ use http::{HeaderMap, StatusCode};
 use valetkey::{
     Code, Error, Result,
     clock::Timestamp,
-    grant::ForWhom,
+    grant::{Effect, ForWhom},
     id::{ConnectionId, GrantId},
     mine::{self, Account, OwnAgent, Permission},
     principal::Delivery,
@@ -131,8 +131,13 @@ impl ShownGrant {
             true => ", and it may be shown the account's token",
             false => ", without seeing the account's token",
         };
+        words = match grant.effect {
+            Effect::Allow => words,
+            Effect::Ask => format!("{words}; it asks before each use"),
+            Effect::Deny => format!("may not use it {}", whom(&grant.for_whom)),
+        };
         if let Some(operations) = &grant.operations {
-            let operations: Vec<_> = operations.iter().map(ToString::to_string).collect();
+            let operations: Vec<_> = operations.patterns.iter().map(ToString::to_string).collect();
             words += &format!("; only {}", operations.join(", "));
         }
         if let Some(most) = grant.max_uses {
@@ -151,6 +156,7 @@ pub(super) fn whom(for_whom: &ForWhom) -> String {
         ForWhom::Owner => "for you".to_owned(),
         ForWhom::Unattended => "while nobody is there".to_owned(),
         ForWhom::Operators => "for everybody who may operate it".to_owned(),
+        ForWhom::Anyone => "for anyone".to_owned(),
         ForWhom::People(people) => {
             let people: Vec<_> = people.iter().map(ToString::to_string).collect();
             format!("for {}", people.join(", "))

@@ -14,12 +14,11 @@ use valetkey::{
     Code, Error, Result,
     approval::{self, Status},
     clock::Timestamp,
-    grant::ForWhom,
+    grant::{Effect, ForWhom},
     id::{ApprovalId, ConnectionId, ProposalId, ProviderName},
     mine,
     principal::Delivery,
     proposal::{self, Terms},
-    provider::pattern::PathPattern,
 };
 
 use super::{
@@ -249,7 +248,7 @@ fn terms(fields: &Fields, now: Timestamp) -> Result<Terms> {
     if delivery.is_empty() {
         return Err(nothing("say how the agent may use the account, or say no"));
     }
-    let operations: Vec<PathPattern> = fields.all("operation").map(|one| one.expose().parse()).collect::<Result<_>>()?;
+    let operations: Vec<String> = fields.all("operation").map(|one| one.expose().to_owned()).collect();
     // The page says when there were boxes for operations: with none ticked nothing is granted, and not everything.
     if operations.is_empty() && fields.one("operations")?.is_some() {
         return Err(nothing("tick at least one operation, or say no"));
@@ -270,6 +269,7 @@ fn terms(fields: &Fields, now: Timestamp) -> Result<Terms> {
     };
     Ok(Terms {
         connection,
+        effect: if fields.one("ask")?.is_some() { Effect::Ask } else { Effect::Allow },
         delivery: Some(delivery),
         for_whom: (text(fields, "for_whom")? == "owner").then_some(ForWhom::Owner),
         operations: (!operations.is_empty()).then_some(operations),

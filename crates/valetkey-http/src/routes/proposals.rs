@@ -11,11 +11,10 @@ use valetkey::{
     Code, Error, agent,
     approval::Decider,
     clock::Timestamp,
-    grant::ForWhom,
+    grant::{Effect, ForWhom, Rate},
     id::{ConnectionId, ProposalId, ProviderName, SiteId},
     principal::Delivery,
     proposal::{self, Terms, Wish},
-    provider::pattern::PathPattern,
 };
 
 use super::{
@@ -54,9 +53,10 @@ pub(crate) struct Proposal {
     /// For whom: `owner`, `unattended`, `operators`, or a list of people.
     #[schema(value_type = Object)]
     for_whom: Value,
-    /// Which operations; absent for all that the definition allows.
-    #[schema(value_type = Option<Vec<String>>)]
-    operations: Value,
+    /// Which operations, as patterns; absent for all that the definition allows.
+    operations: Option<Vec<String>>,
+    /// The provider's names of operations that some of the patterns came from.
+    operation_names: BTreeSet<String>,
     /// Why, in the agent's words, which nobody has checked.
     reason: String,
     /// The page on which a person answers.
@@ -94,7 +94,8 @@ impl Proposal {
             connection: proposal.connection.map(|connection| connection.to_string()),
             delivery: proposal.wanted.delivery.iter().map(ToString::to_string).collect(),
             for_whom: json_or_null(&proposal.wanted.for_whom),
-            operations: json_or_null(&proposal.wanted.operations),
+            operations: proposal.wanted.operations.map(|list| list.iter().map(ToString::to_string).collect()),
+            operation_names: proposal.wanted.operation_names,
             reason: proposal.reason,
             created_at: moment(proposal.created_at),
             expires_at: moment(proposal.expires_at),
@@ -130,9 +131,9 @@ pub(crate) struct NewProposal {
     /// the agent acts for.
     #[schema(value_type = Option<Object>)]
     for_whom: Option<ForWhom>,
-    /// Only these operations, such as `POST /api/submit`.
-    #[schema(value_type = Option<Vec<String>>)]
-    operations: Option<Vec<PathPattern>>,
+    /// Only these operations: patterns such as `POST /api/submit`, and names that the provider's definition has, such as
+    /// `issue.create`.
+    operations: Option<Vec<String>>,
     /// Why, for the person who decides.
     reason: String,
 }
@@ -234,17 +235,22 @@ pub(crate) struct Accepting {
     /// With which connection; needed where the agent names a provider only.
     #[schema(value_type = Option<String>)]
     connection: Option<ConnectionId>,
+    /// `allow`, or `ask`: a person approves each use first.
+    #[schema(value_type = Option<String>)]
+    effect: Effect,
     /// How; not more than was asked for.
     #[schema(value_type = Option<Vec<String>>)]
     delivery: Option<BTreeSet<Delivery>>,
     /// For whom.
     #[schema(value_type = Option<Object>)]
     for_whom: Option<ForWhom>,
-    /// Which operations; not more than were asked for.
-    #[schema(value_type = Option<Vec<String>>)]
-    operations: Option<Vec<PathPattern>>,
+    /// Which operations, as patterns or names; not more than were asked for.
+    operations: Option<Vec<String>>,
     /// The most scopes of the provider.
     scopes: Option<BTreeSet<String>>,
+    /// How often at most in any stretch of time, such as `100/1h`.
+    #[schema(value_type = Option<String>)]
+    rate: Option<Rate>,
     /// How often in all.
     max_uses: Option<i64>,
     /// Until when.
@@ -268,15 +274,17 @@ pub(crate) async fn accept(
     let by = answering(&state, &caller, &id).await?;
     let terms = Terms {
         connection: accepting.connection,
+        effect: accepting.effect,
         delivery: accepting.delivery,
         for_whom: accepting.for_whom,
         operations: accepting.operations,
         scopes: accepting.scopes,
+        rate: accepting.rate,
         max_uses: accepting.max_uses,
         expires_at: accepting.expires_at,
         note: accepting.note,
     };
-    let (_, granted) = proposal::accept(state.base(), caller.site()?, &by, &id, terms).await?;
+    let (_, granted) = proposal::accept(state.outside(), caller.site()?, &by, &id, terms).await?;
     Ok(Json(granted.into()))
 }
 

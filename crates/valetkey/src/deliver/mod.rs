@@ -1,9 +1,10 @@
 //! From an allowed decision to a credential in use: the only room that turns one into the other.
 //!
 //! 1. The facts are loaded and `decide` is asked ([`Deliverer`]). A refusal is recorded and told.
-//! 2. Only then is anything opened or refreshed.
-//! 3. The use is recorded; with an audit that cannot take it, nothing is handed out and nothing is sent.
-//! 4. *Reveal* hands out the access token, never the refresh token. *Proxy* makes the call (see [`proxy`]).
+//! 2. Where a grant asks, the use is held until a person approves exactly that ([`approved`]).
+//! 3. Only then is anything opened or refreshed.
+//! 4. The use is recorded; with an audit that cannot take it, nothing is handed out and nothing is sent.
+//! 5. *Reveal* hands out the access token, never the refresh token. *Proxy* makes the call (see [`proxy`]).
 //!
 //! A platform that embeds the library makes calls with an account of its people or agents in the same way, as their owner
 //! ([`AuthenticatedClient`]): the same rules of the proxy, and no grant.
@@ -17,6 +18,7 @@
 //! 5. [`slot`]: which of several tokens is meant.
 //! 6. [`echo`]: a credential that comes back in an answer's headers is taken out.
 
+pub mod approved;
 mod client;
 pub mod echo;
 mod explain;
@@ -35,11 +37,13 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderMap;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::{
     app_config,
+    approval::{self, Approval},
     audit::{Event, Outcome},
     base::Outside,
     connection::{Connection, Renewal, Status, Stored, elsewhere, load},
@@ -49,7 +53,7 @@ use crate::{
     },
     error::{Code, Error, Result},
     grant::{self, Limits},
-    id::{ConnectionId, GrantId, ProviderName, SiteId, UserId},
+    id::{ApprovalId, ConnectionId, GrantId, ProviderName, SiteId, UserId},
     mail,
     principal::{Actor, Delivery, Slot},
     provider::{Definition, FieldLevel, TOKEN_SECRET, pattern::MAIL_METHOD},
@@ -178,8 +182,32 @@ impl Deliverer {
         min_life: Option<Duration>,
         named: Option<&slot::Named>,
     ) -> Result<Revealed> {
+        self.reveal_approved(caller, connection, min_life, named, None).await
+    }
+
+    /// The same with the approval that carries it, where a grant asks.
+    pub async fn reveal_approved(
+        &self,
+        caller: &Caller,
+        connection: &ConnectionId,
+        min_life: Option<Duration>,
+        named: Option<&slot::Named>,
+        approval: Option<&ApprovalId>,
+    ) -> Result<Revealed> {
         let allowed = self.allow(caller, connection, Delivery::Reveal, None, None).await?;
         let definition = self.outside.definition(&allowed.stored.connection.provider)?;
+        let slot = named.map(ToString::to_string);
+        let used = approved::Use {
+            delivery: Delivery::Reveal,
+            operation: None,
+            url: "",
+            path: "",
+            query: None,
+            slot,
+            headers: &HeaderMap::new(),
+            body: &[],
+        };
+        let (allowed, approval) = self.approved(allowed, &used, approval).await?;
         let wish = Wish { min_life, rejected_version: None };
         let (allowed, served) = self.serve(allowed, Delivery::Reveal, None, wish).await?;
         let now = self.outside.base.clock.now();
@@ -189,8 +217,11 @@ impl Deliverer {
             (None, Some(token)) => (token.account.clone(), Some("Bearer".to_owned())),
             (None, None) => revealable(&definition, served.connection.renewal, &served.account)?,
         };
-        self.take_use(&allowed).await?;
+        self.take_use(&allowed, approval.as_ref()).await?;
         let mut facts = json!({ "grant": allowed.grant() });
+        if let Some(approval) = &approval {
+            facts["approval"] = json!(approval.id);
+        }
         if let Some(named) = named {
             facts["slot"] = named.to_string().into();
         }
@@ -221,7 +252,10 @@ impl Deliverer {
                 let path = format!("/{operation}");
                 let operation = Some((&method, "", path.as_bytes()));
                 let request = Request { delivery: Delivery::Reveal, operation, unattended: caller.unattended };
-                let found = decide(facts, &request, now);
+                let found = match decision.grant.as_ref().filter(|_| decision.approved) {
+                    Some(grant) => decide_approved(facts, &request, grant, now),
+                    None => decide(facts, &request, now),
+                };
                 // Another grant that counts its uses is not drawn on beside the one that is.
                 found.allowed() && (!found.counted || found.grant == decision.grant)
             }
@@ -313,7 +347,8 @@ impl Deliverer {
 
     /// Loads the facts, decides, and records a refusal. `approved` is the grant under which a person approved this very call.
     ///
-    /// A proxied call in general may go on where a person must approve: it is asked about once more with its operation.
+    /// What is asked about in general may go on where a person must approve: a call is asked about once more with its operation,
+    /// and both are held before anything is spent on them ([`Deliverer::approved`]).
     async fn allow(
         &self,
         caller: &Caller,
@@ -335,7 +370,7 @@ impl Deliverer {
         };
         let goes_on = match decision.effect {
             Effect::Allow => true,
-            Effect::Ask => delivery == Delivery::Proxy && operation.is_none(),
+            Effect::Ask => operation.is_none(),
             Effect::Deny => false,
         };
         let actor = actor(&facts, decision.person.as_ref());
@@ -440,12 +475,21 @@ impl Deliverer {
         Ok(decision.error())
     }
 
-    /// Takes one use where the grant limits them: when everything else is ready, so that a failure before it costs
-    /// nothing. The rate comes first, so that a call which must wait costs none of the uses that never come back.
-    async fn take_use(&self, allowed: &Allowed) -> Result<()> {
-        let Right::Agent { decision: Decision { counted, rate, grant: Some(id), .. }, .. } = &allowed.right else {
-            return Ok(());
+    /// Takes the approval that carries a use, and one use where the grant limits them: when everything else is ready, so that
+    /// a failure before it costs nothing. The rate comes first, so that a call which must wait costs nothing that never comes
+    /// back.
+    async fn take_use(&self, allowed: &Allowed, approval: Option<&Approval>) -> Result<()> {
+        let Right::Agent { decision, .. } = &allowed.right else { return Ok(()) };
+        // INVARIANT: every use passes here last. What a grant asks about leaves with the approval that was given under it, or
+        // not at all; what was decided anew while the use waited for a token is seen here too.
+        let carried = match approval {
+            Some(approval) => decision.approved && decision.grant.as_ref() == Some(&approval.grant),
+            None => !decision.approved,
         };
+        if !decision.allowed() || !carried {
+            return Err(Error::new(Code::Conflict, "what is granted changed while the call waited; make it again"));
+        }
+        let Decision { counted, rate, grant: Some(id), .. } = decision else { return Ok(()) };
         let (base, site) = (&self.outside.base, &allowed.site);
         if let Some(rate) = rate
             && let Err(error) = self.limits.take(&base.db, site, id, *rate, base.clock.now()).await
@@ -455,6 +499,11 @@ impl Deliverer {
                 _ => Err(error),
             };
         }
+        if let Some(approval) = approval
+            && let Err(error) = approval::take(base, site, &allowed.actor, approval).await
+        {
+            return Err(self.not_carried(allowed, id, error).await?);
+        }
         if *counted && !grant::take_use(&base.db, site, id).await? {
             // Somebody else took the last one since the decision.
             let error = Error::new(Code::GrantDenied, "the grant is used up; ask its owner to grant it anew");
@@ -463,7 +512,7 @@ impl Deliverer {
         Ok(())
     }
 
-    /// Records that a grant's limit refused an allowed call.
+    /// Records that a grant's limit, or the approval that it asks for, refused a call.
     async fn none_left(&self, allowed: &Allowed, grant: &GrantId, error: Error, reason: &'static str) -> Result<Error> {
         let code = error.code().as_str();
         let facts = json!({ "grant": grant, "code": code, "reasons": [reason] });

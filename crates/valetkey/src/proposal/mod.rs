@@ -24,7 +24,7 @@ use crate::{
     connection::{self, Connection},
     db::Db,
     error::{Code, Error, Result},
-    grant::{self, ForWhom, Grant, NewGrant},
+    grant::{self, Effect, ForWhom, Grant, NewGrant, Operations, Rate},
     id::{AgentId, ConnectionId, GrantId, ProposalId, ProviderName, SiteId, TokenId, UserId, sha256_hex},
     principal::{Actor, Delivery, Owner},
     provider::pattern::PathPattern,
@@ -47,8 +47,11 @@ pub struct Wanted {
     pub delivery: BTreeSet<Delivery>,
     /// For whom.
     pub for_whom: ForWhom,
-    /// Which operations; absent for all that the definition allows.
+    /// Which operations, as patterns; absent for all that the definition allows.
     pub operations: Option<Vec<PathPattern>>,
+    /// The provider's names that some of the patterns came from.
+    #[serde(default)]
+    pub operation_names: BTreeSet<String>,
 }
 
 /// Where a proposal stands.
@@ -162,8 +165,8 @@ pub struct Wish {
     pub delivery: BTreeSet<Delivery>,
     /// For whom; for the person who is asked, when absent and the agent acts for them.
     pub for_whom: Option<ForWhom>,
-    /// Which operations; all that the definition allows when absent.
-    pub operations: Option<Vec<PathPattern>>,
+    /// Which operations: patterns, and names that the definition has; all that it allows when absent.
+    pub operations: Option<Vec<String>>,
     /// Why.
     pub reason: String,
 }
@@ -205,6 +208,7 @@ pub async fn propose(outside: &Outside, asker: &Asker, wish: Wish) -> Result<Pro
         (None, None) => return Err(invalid("name a provider or a connection")),
     };
     let for_whom = match wish.for_whom {
+        Some(ForWhom::Anyone) => return Err(invalid("for_whom: only a denial is for `anyone`")),
         Some(whom) => whom,
         None if addressee.is_some() && addressee == asker.person => ForWhom::Owner,
         None => return Err(invalid("for_whom: say `unattended`, `operators` or a list of people")),
@@ -213,7 +217,12 @@ pub async fn propose(outside: &Outside, asker: &Asker, wish: Wish) -> Result<Pro
     if delivery.is_empty() {
         delivery.insert(Delivery::Proxy);
     }
-    let wanted = Wanted { delivery, for_whom, operations: wish.operations };
+    let operations = match &wish.operations {
+        Some(named) => Some(Operations::read(&outside.definition(&provider)?, named)?),
+        None => None,
+    };
+    let (operations, operation_names) = operations.map(|read| (read.patterns, read.names)).unzip();
+    let wanted = Wanted { delivery, for_whom, operations, operation_names: operation_names.unwrap_or_default() };
     let text = serde_json::to_string(&wanted).map_err(Error::internal)?;
     let told_by = json!([asker.person, addressee, provider, wish.connection, text]).to_string();
     let now = base.clock.now();
@@ -332,14 +341,18 @@ pub async fn page(
 pub struct Terms {
     /// Which connection; needed where the proposal names a provider only.
     pub connection: Option<ConnectionId>,
+    /// Whether it is allowed, or asked about each time.
+    pub effect: Effect,
     /// How.
     pub delivery: Option<BTreeSet<Delivery>>,
     /// For whom.
     pub for_whom: Option<ForWhom>,
-    /// Which operations.
-    pub operations: Option<Vec<PathPattern>>,
+    /// Which operations: patterns, and names that the definition has.
+    pub operations: Option<Vec<String>>,
     /// The most scopes that the account's token may have.
     pub scopes: Option<BTreeSet<String>>,
+    /// How often in a stretch of time.
+    pub rate: Option<Rate>,
     /// How often in all.
     pub max_uses: Option<i64>,
     /// Until when.
@@ -353,7 +366,8 @@ pub struct Terms {
 /// # Errors
 /// `not_found`; `forbidden` for whoever may not answer; `conflict` where it was answered already or its time is over;
 /// `invalid_request` for terms that are wider than what was asked for.
-pub async fn accept(base: &Base, site: &SiteId, by: &Decider, id: &ProposalId, terms: Terms) -> Result<(Proposal, Grant)> {
+pub async fn accept(outside: &Outside, site: &SiteId, by: &Decider, id: &ProposalId, terms: Terms) -> Result<(Proposal, Grant)> {
+    let base = &outside.base;
     let proposal = get(&base.db, site, id).await?.ok_or_else(|| unknown(id))?;
     require(base, site, by, &about(&proposal, &proposal.owner())).await?;
     let connection = chosen(base, site, &proposal, terms.connection.as_ref()).await?;
@@ -362,9 +376,18 @@ pub async fn accept(base: &Base, site: &SiteId, by: &Decider, id: &ProposalId, t
         (Owner::User(person), Actor::User(_) | Actor::Platform { .. }) => Some(person.clone()),
         _ => None,
     };
+    if terms.effect == Effect::Deny {
+        return Err(Error::new(Code::InvalidRequest, "effect: allow or ask; whoever wants neither refuses the proposal"));
+    }
+    let operations = match terms.operations.filter(|named| !named.is_empty()) {
+        Some(named) => Some(Operations::read(&outside.definition(&proposal.provider)?, &named)?),
+        None => None,
+    };
     let new = NewGrant {
+        effect: terms.effect,
         delivery: narrowed_delivery(&proposal.wanted, terms.delivery)?,
-        operations: narrowed_operations(&proposal.wanted, terms.operations)?,
+        operations: narrowed_operations(&proposal.wanted, operations)?,
+        rate: terms.rate,
         scopes: terms.scopes,
         max_uses: terms.max_uses,
         expires_at: terms.expires_at,
@@ -450,10 +473,12 @@ fn narrowed_delivery(wanted: &Wanted, said: Option<BTreeSet<Delivery>>) -> Resul
     }
 }
 
-fn narrowed_operations(wanted: &Wanted, said: Option<Vec<PathPattern>>) -> Result<Option<Vec<PathPattern>>> {
-    let Some(said) = said.filter(|said| !said.is_empty()) else { return Ok(wanted.operations.clone()) };
-    let Some(asked) = &wanted.operations else { return Ok(Some(said)) };
-    match said.iter().find(|operation| !asked.contains(operation)) {
+fn narrowed_operations(wanted: &Wanted, said: Option<Operations>) -> Result<Option<Operations>> {
+    let Some(asked) = &wanted.operations else { return Ok(said) };
+    let Some(said) = said else {
+        return Ok(Some(Operations { patterns: asked.clone(), names: wanted.operation_names.clone() }));
+    };
+    match said.patterns.iter().find(|pattern| !asked.contains(pattern)) {
         None => Ok(Some(said)),
         Some(beyond) => Err(wider("operations", beyond.as_str())),
     }

@@ -106,9 +106,8 @@ pub(super) async fn close_expired(tx: &mut Tx, new: &New<'_>) -> Result<()> {
 
 /// Writes a wish down. False where the same wish has a row that stands.
 pub(super) async fn insert(tx: &mut Tx, new: &New<'_>) -> Result<bool> {
-    let inserted =
-        on!(tx, |c| {
-            sqlx::query(
+    let inserted = on!(tx, |c| {
+        sqlx::query(
         "INSERT INTO proposals (site, id, agent, token, person, addressee, provider, connection, digest, wanted, reason, status,
                                 created_at, expires_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $12, $13)
@@ -130,7 +129,7 @@ pub(super) async fn insert(tx: &mut Tx, new: &New<'_>) -> Result<bool> {
     .execute(c)
     .await?
     .rows_affected()
-        });
+    });
     Ok(inserted == 1)
 }
 
@@ -208,9 +207,8 @@ pub(super) async fn decide(
     now: Timestamp,
 ) -> Result<bool> {
     let closed_at = grant.map(|_| now.0);
-    let changed =
-        on!(tx, |c| {
-            sqlx::query(
+    let changed = on!(tx, |c| {
+        sqlx::query(
         "UPDATE proposals SET status = $3, decided_at = $4, decided_by = $5, decide_reason = $6, grant_id = $7, closed_at = $8
          WHERE site = $1 AND id = $2 AND status = 'pending' AND closed_at IS NULL AND expires_at > $4"
     )
@@ -225,7 +223,7 @@ pub(super) async fn decide(
     .execute(c)
     .await?
     .rows_affected()
-        });
+    });
     Ok(changed == 1)
 }
 
