@@ -38,15 +38,17 @@ pub(crate) struct About<'a> {
 pub(crate) async fn require(base: &Base, site: &SiteId, by: &Decider, about: &About<'_>) -> Result<()> {
     let refused = |text: String| Err(Error::new(Code::Forbidden, text));
     let who = by.actor.user();
+    if let Some(user) = who
+        && platform::person_is_disabled(&base.db, site, user).await?
+    {
+        return refused(format!("user {user} is disabled"));
+    }
     match (&by.actor, about.owner) {
         (Actor::Operator | Actor::LocalUser { .. }, _) => return Ok(()),
         (Actor::Agent { .. } | Actor::System, _) => return refused("a person answers this, and no agent".to_owned()),
         (Actor::User(_) | Actor::Platform { .. }, Owner::User(owner)) => {
             if who != Some(owner) {
                 return refused(format!("user {owner}, whose account it is, answers this"));
-            }
-            if platform::person_is_disabled(&base.db, site, owner).await? {
-                return refused(format!("user {owner} is disabled"));
             }
             let held = match agent::get(&base.db, site, about.agent).await? {
                 Some(_) => agent::role_of(&base.db, site, about.agent, owner).await?,
@@ -66,10 +68,10 @@ pub(crate) async fn require(base: &Base, site: &SiteId, by: &Decider, about: &Ab
             }
         }
     }
-    match &by.actor {
-        Actor::Platform { key, .. } if !platform::is_live(&base.db, site, key, base.clock.now()).await? => {
-            refused("the platform key has ended".to_owned())
-        }
-        _ => Ok(()),
+    if let Actor::Platform { key, .. } = &by.actor
+        && !platform::is_live(&base.db, site, key, base.clock.now()).await?
+    {
+        return refused("the platform key has ended".to_owned());
     }
+    Ok(())
 }

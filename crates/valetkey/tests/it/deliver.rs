@@ -29,22 +29,22 @@ use valetkey::{
 use crate::support::{House, both};
 
 /// A house beside a lab, with a connection that works.
-struct Yard {
-    house: House,
-    lab: Lab,
-    deliverer: Deliverer,
-    outside: Outside,
-    agent: AgentId,
-    connection: ConnectionId,
-    access_token: String,
+pub(crate) struct Yard {
+    pub(crate) house: House,
+    pub(crate) lab: Lab,
+    pub(crate) deliverer: Deliverer,
+    pub(crate) outside: Outside,
+    pub(crate) agent: AgentId,
+    pub(crate) connection: ConnectionId,
+    pub(crate) access_token: String,
 }
 
 impl Yard {
-    async fn new(db: &Db) -> Self {
+    pub(crate) async fn new(db: &Db) -> Self {
         Self::with(db, true, "").await
     }
 
-    async fn with(db: &Db, allow_lab: bool, more: &str) -> Self {
+    pub(crate) async fn with(db: &Db, allow_lab: bool, more: &str) -> Self {
         let house = House::new(db).await;
         let lab = Lab::start(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let text = format!("{}{more}", lab.control().definition_toml());
@@ -74,14 +74,14 @@ impl Yard {
         yard
     }
 
-    async fn connect(&self, owner: &str, name: &str) -> ConnectionId {
+    pub(crate) async fn connect(&self, owner: &str, name: &str) -> ConnectionId {
         let mut new = self.house.new_connection(owner, name);
         new.account.set_text("access_token", &self.access_token.clone().into());
         new.hosts = vec![self.lab.addr().to_string(), "other.example".into()];
         self.insert(&new).await
     }
 
-    async fn insert(&self, new: &NewConnection) -> ConnectionId {
+    pub(crate) async fn insert(&self, new: &NewConnection) -> ConnectionId {
         let base = &self.house.base;
         base.ring.ensure(&base.db, self.house.site.as_str(), new.provider.as_str()).await.unwrap();
         let mut tx = base.db.begin().await.unwrap();
@@ -91,21 +91,21 @@ impl Yard {
     }
 
     /// Alice's token with a grant of everything on the connection.
-    async fn granted(&self) -> Caller {
+    pub(crate) async fn granted(&self) -> Caller {
         let new = NewGrant { delivery: both(), ..NewGrant::proxy(&self.agent, &self.connection, ForWhom::Owner) };
         self.house.grant_with(new).await;
         self.caller(Some("alice")).await
     }
 
-    async fn caller(&self, person: Option<&str>) -> Caller {
+    pub(crate) async fn caller(&self, person: Option<&str>) -> Caller {
         Caller { token: self.house.token(&self.agent, person).await.1, unattended: false }
     }
 
-    async fn get(&self, caller: &Caller, path: &str) -> Result<http::Response<Guarded>> {
+    pub(crate) async fn get(&self, caller: &Caller, path: &str) -> Result<http::Response<Guarded>> {
         self.call(caller, Method::GET, path, HeaderMap::new(), Bytes::new()).await
     }
 
-    async fn call(
+    pub(crate) async fn call(
         &self,
         caller: &Caller,
         method: Method,
@@ -116,7 +116,7 @@ impl Yard {
         self.call_host(caller, method, None, path, headers, body).await
     }
 
-    async fn call_host(
+    pub(crate) async fn call_host(
         &self,
         caller: &Caller,
         method: Method,
@@ -138,14 +138,14 @@ impl Yard {
     }
 
     /// What is in the audit once its queue is written down; nothing can be used after that.
-    async fn audited(&self) -> Vec<valetkey::audit::Row> {
+    pub(crate) async fn audited(&self) -> Vec<valetkey::audit::Row> {
         let base = &self.house.base;
         base.audit.close();
         base.audit.run(base.db.clone()).await;
         valetkey::audit::list(&base.db, &self.house.site, None, 100).await.unwrap()
     }
 
-    async fn json(&self, caller: &Caller, path: &str) -> Value {
+    pub(crate) async fn json(&self, caller: &Caller, path: &str) -> Value {
         read_json(self.get(caller, path).await.unwrap()).await
     }
 }

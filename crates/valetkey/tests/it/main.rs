@@ -5,6 +5,8 @@
 mod accounts;
 mod accounts_in_context;
 mod app_config;
+mod approval;
+mod approval_race;
 mod arrows;
 mod audit;
 mod authlib;
@@ -31,6 +33,7 @@ mod import_tokens;
 mod lab_definition;
 mod mail;
 mod moving;
+mod proposal;
 mod ready_client;
 mod refresh;
 mod refresh_age;
