@@ -122,10 +122,10 @@ async fn needed(outside: &Outside, parts: &Parts) -> Response {
     ask(outside, named_site(parts.uri.query()).as_ref(), back).await
 }
 
-/// The page that says how to sign in at a site, and then leads to `back`. Where no site is named and there are several, it
-/// says that the platform knows the way.
+/// The page that says how to sign in at a site, and then leads to `back`: for whoever opened a page that needs it. Where no site
+/// is named and there are several, it says that the platform knows the way.
 pub(crate) async fn ask(outside: &Outside, site: Option<&SiteId>, back: &str) -> Response {
-    show(outside, site, back, "This page is for somebody who is signed in.", false).await
+    show(outside, site, back, "You are not signed in here, or your session is over.", false).await
 }
 
 /// A refusal to somebody who is signed in. Where a fresh proof is asked for, it says how to bring that, and leads to `back`.

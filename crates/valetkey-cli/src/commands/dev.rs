@@ -215,12 +215,16 @@ async fn start_broker(session: &Session, folder: &Path, lab: &Lab, address: Sock
 async fn set_up(operator: &Client, lab: &Lab, broker: SocketAddr, platform: SocketAddr, folder: &Path) -> Result<Platform> {
     let app = json!({ "values": { "client_id": provider_lab::CLIENT_ID, "client_secret": provider_lab::CLIENT_SECRET } });
     operator.call(Method::PUT, &format!("/v1/providers/{PROVIDER}/config"), Some(&app)).await?;
-    let site = json!({ "title": "the demo platform", "return_to": [format!("http://{platform}/")] });
+    let site = json!({
+        "title": "the demo platform",
+        "return_to": [format!("http://{platform}/")],
+        "signin_url": format!("http://{platform}/signin"),
+    });
     operator.call(Method::PATCH, "/v1/sites/default", Some(&site)).await?;
     forget_earlier_runs(operator).await?;
     let key = json!({
         "label": KEY_LABEL,
-        "scopes": ["connect", "agents", "grants", "accounts:read"],
+        "scopes": ["connect", "signin", "agents", "grants", "accounts:read"],
         "asserts": [USER],
     });
     let key = operator.call(Method::POST, "/v1/keys", Some(&key)).await?;

@@ -22,7 +22,7 @@ pub(crate) enum Key {
         label: String,
         /// What it may do; may be repeated. None implies another
         #[arg(long, required = true, value_name = "SCOPE", value_delimiter = ',',
-            value_parser = ["accounts:read", "accounts:reveal", "accounts:write", "connect", "agents", "grants", "admin"])]
+            value_parser = ["accounts:read", "accounts:reveal", "accounts:write", "connect", "signin", "agents", "grants", "admin"])]
         scope: Vec<String>,
         /// For which people it may speak: any, none, or their ids with commas
         #[arg(long, value_name = "WHOM", default_value = "none")]
@@ -33,6 +33,15 @@ pub(crate) enum Key {
     },
     /// List the site's keys
     List,
+    /// Change how what a key's platform signs is verified
+    Set {
+        /// Its id
+        id: String,
+        /// Where the platform publishes its public keys, a JWK set: from then on only what one of them signed counts. An empty
+        /// text goes back to the assertion secret
+        #[arg(long, value_name = "URL")]
+        jwks_url: String,
+    },
     /// Revoke a key; no request that comes after this is served by it
     Revoke {
         /// Its id
@@ -53,6 +62,10 @@ impl Key {
                 session.ask(Method::POST, "/v1/keys", Some(&body), made).await
             }
             Self::List => session.ask(Method::GET, "/v1/keys", None, list).await,
+            Self::Set { id, jwks_url } => {
+                let path = format!("/v1/keys/{}", segment(&id)?);
+                session.ask(Method::PATCH, &path, Some(&json!({ "jwks_url": jwks_url })), show).await
+            }
             Self::Revoke { id } => {
                 let path = format!("/v1/keys/{}", segment(&id)?);
                 session.ask(Method::DELETE, &path, None, |_| format!("{id} is revoked")).await
@@ -66,6 +79,17 @@ fn asserts(text: &str) -> Value {
         "any" | "none" => text.into(),
         list => list.split(',').map(str::trim).filter(|id| !id.is_empty()).collect(),
     }
+}
+
+fn show(answer: &Value) -> String {
+    facts(&[
+        ("id", cell(answer, "/id")),
+        ("label", cell(answer, "/label")),
+        ("scopes", cell(answer, "/scopes")),
+        ("speaks for", cell(answer, "/asserts")),
+        ("its platform's keys", cell(answer, "/jwks_url")),
+        ("until", cell(answer, "/expires_at")),
+    ])
 }
 
 fn made(answer: &Value) -> String {

@@ -1,11 +1,15 @@
-//! `valetkey person`: stop somebody, and let them act again.
+//! `valetkey person`: stop somebody, let them act again, and end their sessions.
 
 use clap::Subcommand;
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Session;
-use crate::{client::segment, failure::Result};
+use crate::{
+    client::segment,
+    failure::Result,
+    output::{cell, items, table},
+};
 
 /// People.
 #[derive(Debug, Subcommand)]
@@ -20,6 +24,16 @@ pub(crate) enum Person {
         /// The person's id
         user: String,
     },
+    /// List the browsers in which a person is signed in
+    Sessions {
+        /// The person's id
+        user: String,
+    },
+    /// Sign a person out, in every browser
+    SignOut {
+        /// The person's id
+        user: String,
+    },
 }
 
 impl Person {
@@ -27,9 +41,24 @@ impl Person {
         let (user, disabled) = match self {
             Self::Disable { user } => (user, true),
             Self::Enable { user } => (user, false),
+            Self::Sessions { user } => {
+                let path = format!("/v1/people/{}/sessions", segment(&user)?);
+                return session.ask(Method::GET, &path, None, list).await;
+            }
+            Self::SignOut { user } => {
+                let path = format!("/v1/people/{}/sessions", segment(&user)?);
+                let said = |answer: &Value| format!("{user} is signed out; sessions ended: {}", cell(answer, "/ended"));
+                return session.ask(Method::DELETE, &path, None, said).await;
+            }
         };
         let path = format!("/v1/people/{}", segment(&user)?);
         let word = if disabled { "disabled" } else { "enabled" };
         session.ask(Method::PATCH, &path, Some(&json!({ "disabled": disabled })), |_| format!("{user} is {word}")).await
     }
+}
+
+fn list(answer: &Value) -> String {
+    let row = |session: &Value| ["/id", "/opened_at", "/expires_at", "/key"].map(|at| cell(session, at)).to_vec();
+    let rows = items(answer, "sessions").iter().map(row).collect();
+    table(&["id", "since", "until", "vouched for by"], rows, "this person is signed in nowhere")
 }

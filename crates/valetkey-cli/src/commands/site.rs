@@ -41,6 +41,9 @@ pub(crate) enum Site {
         /// link can connect their own account as that person's
         #[arg(long, value_enum)]
         unproven_links: Option<Switch>,
+        /// The platform's page that signs people in here; an empty text takes it away, and then nobody can sign in
+        #[arg(long, value_name = "URL")]
+        signin_url: Option<String>,
     },
 }
 
@@ -63,8 +66,9 @@ impl Site {
             }
             Self::List => session.ask(Method::GET, "/v1/sites", None, list).await,
             Self::Show => session.ask(Method::GET, &own, None, show).await,
-            Self::Set { title, add_return_to, remove_return_to, unproven_links } => {
-                if title.is_none() && add_return_to.is_empty() && remove_return_to.is_empty() && unproven_links.is_none() {
+            Self::Set { title, add_return_to, remove_return_to, unproven_links, signin_url } => {
+                let places = add_return_to.is_empty() && remove_return_to.is_empty();
+                if title.is_none() && places && unproven_links.is_none() && signin_url.is_none() {
                     return Err(Failure::usage("nothing to set; see `valetkey site set --help`"));
                 }
                 let answer = session
@@ -75,6 +79,9 @@ impl Site {
                         }
                         if let Some(switch) = unproven_links {
                             change.insert("unproven_links".into(), (switch == Switch::On).into());
+                        }
+                        if let Some(url) = signin_url {
+                            change.insert("signin_url".into(), url.into());
                         }
                         if !add_return_to.is_empty() || !remove_return_to.is_empty() {
                             let site = client.call(Method::GET, &own, None).await?;
@@ -117,6 +124,7 @@ fn show(site: &Value) -> String {
         ("title", cell(site, "/title")),
         ("return to", cell(site, "/return_to")),
         ("unproven links", cell(site, "/unproven_links")),
+        ("people sign in at", cell(site, "/signin_url")),
         ("since", cell(site, "/created_at")),
     ])
 }

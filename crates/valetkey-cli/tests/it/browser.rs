@@ -325,6 +325,11 @@ on_each! {
     }
 }
 
+/// Waits until the page says this.
+async fn says(browser: &Chromium, words: &str) {
+    eventually(|| async { browser.words().await.contains(words).then_some(()) }).await;
+}
+
 /// `valetkey dev` as a new user has it: one URL, three pages of three servers, and a command that works.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dev_leads_a_person_in_a_browser_to_a_proxied_call() {
@@ -347,6 +352,19 @@ async fn dev_leads_a_person_in_a_browser_to_a_proxied_call() {
     assert_eq!(browser.url().await, url);
     let (status, me) = curl(&command);
     assert_eq!((status, me["username"].as_str()), (200, Some("alice")), "{me}");
+
+    // She signs in at the broker, where what a real browser says of its forms counts, and ends it all herself.
+    browser.open(server.said["broker"].as_str().unwrap()).await;
+    browser.press("a.main").await;
+    browser.press("input[name=return_to] + button").await;
+    browser.press(".grants button").await;
+    says(&browser, "No agent may use it").await;
+    assert_eq!(curl(&command).0, 404);
+    browser.press("section.account a").await;
+    browser.press("button.main").await;
+    says(&browser, "You have connected no account yet").await;
+    browser.press("form[action='/signout'] button").await;
+    says(&browser, "Sign in to see your accounts").await;
     browser.quit().await;
     assert_eq!(server.end().await, Some(0));
 }

@@ -95,6 +95,31 @@ async fn dev_leads_from_one_url_to_a_call_by_a_fresh_agent_and_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alice_signs_in_at_the_broker_and_takes_the_permission_back_herself() {
+    let mut dev = Dev::start().await;
+    let page = dev.connected().await;
+    let me = page.element("me");
+    assert_eq!(curl(&me).0, 200);
+    let broker = page.link("Sign in at Valet Key");
+    let page = dev.browser.open(&broker).await;
+    let page = dev.browser.open(&page.link("Sign in to see your accounts")).await;
+    assert!(page.url.as_str().starts_with(dev.said("url")), "the platform signs people in: {page:?}");
+    let page = dev.browser.press(&page, "Sign in").await;
+    assert_eq!(page.url.as_str(), broker);
+    assert!(page.html.contains("signed in as <strong>alice</strong>") && page.html.contains("Demo agent"), "{page:?}");
+    assert_eq!(dev.home.json(&["person", "sessions", "alice"])["sessions"].as_array().unwrap().len(), 1);
+    let page = dev.browser.press(&page, "Take back").await;
+    assert!(page.html.contains("No agent may use it"), "{page:?}");
+    assert_eq!(curl(&me).0, 404);
+
+    let said = dev.home.cli(&["person", "sign-out", "alice"]).ok();
+    assert!(said.contains("sessions ended: 1"), "{said}");
+    let page = dev.browser.open(&broker).await;
+    assert!(page.html.contains("Sign in to see your accounts"), "{page:?}");
+    assert!(dev.home.cli(&["person", "sessions", "alice"]).ok().contains("signed in nowhere"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn saying_no_leads_back_to_the_platform_with_the_reason() {
     let mut dev = Dev::start().await;
     let page = dev.reach_the_lab().await;

@@ -23,6 +23,22 @@ on_each_db! {
         app.delete(&As::Operator, &format!("/v1/keys/{id}")).await.expect(204);
     }
 
+    /// The addresses are looked at in the library's own tests; here nothing outside is spoken to.
+    async fn only_the_operator_says_where_a_platform_publishes_its_keys(app: App) {
+        let admin = app.key(&[Scope::Admin], Asserts::Any).await;
+        let new = json!({ "label": "backend", "scopes": ["signin"] });
+        let id = text(&app.post(&As::Operator, "/v1/keys", new).await.expect(201).json(), "/id");
+        let path = format!("/v1/keys/{id}");
+        let inward = json!({ "jwks_url": "https://169.254.169.254/keys" });
+        app.patch(&admin, &path, inward.clone()).await.refused(403, "forbidden");
+        app.patch(&As::Operator, &path, inward).await.refused(403, "address_refused");
+        app.patch(&As::Operator, &path, json!({ "jwks_url": "keys" })).await.refused(400, "invalid_request");
+        let key = app.patch(&As::Operator, &path, json!({ "jwks_url": "" })).await.expect(200).json();
+        assert_eq!((&key["id"], &key["jwks_url"]), (&json!(id), &json!(null)));
+        app.delete(&As::Operator, &path).await.expect(204);
+        app.patch(&As::Operator, &path, json!({ "jwks_url": "" })).await.refused(404, "not_found");
+    }
+
     async fn a_key_without_a_scope_or_with_an_unknown_one_is_not_made(app: App) {
         for scopes in [json!([]), json!(["everything"]), json!("admin")] {
             app.post(&As::Operator, "/v1/keys", json!({ "label": "x", "scopes": scopes })).await.refused(400, "invalid_request");

@@ -18,8 +18,8 @@ use valetkey::{
     connect::session::{self, Created, NewSession},
     connection,
     db::{DbConfig, testing},
-    id::SiteId,
-    platform::{self, Asserts, Minted, NewKey, Scope},
+    id::{PlatformKeyId, SiteId},
+    platform::{self, Asserts, Minted, NewKey, Purpose, Scope},
     principal::{Actor, Owner},
     provider::Trust,
     seal::{RootKey, RootSource},
@@ -92,7 +92,8 @@ impl Pages {
             let values = values.as_object().unwrap();
             app_config::set(base, &site, &Actor::Operator, &definition, &Owner::Site, values).await.unwrap();
         }
-        let new = NewKey { label: String::new(), scopes: [Scope::Connect].into(), asserts: Asserts::Any, expires_at: None };
+        let scopes = [Scope::Connect, Scope::Signin].into();
+        let new = NewKey { label: String::new(), scopes, asserts: Asserts::Any, expires_at: None };
         let platform = platform::create(base, &site, &Actor::Operator, new).await.unwrap();
         Self { broker, router, lab, platform, _dir: dir }
     }
@@ -105,6 +106,18 @@ impl Pages {
         let (key, now) = (&self.platform, self.broker.base().clock.now());
         let signed = platform::sign(&key.key.id, &key.assertion_secret, &user.parse().unwrap(), &link.id, now);
         signed.unwrap().expose().to_owned()
+    }
+
+    /// The platform's word by which a person signs in.
+    pub(crate) fn signin_assertion(&self, user: &str) -> String {
+        let (key, now) = (&self.platform, self.broker.base().clock.now());
+        let signed = platform::sign_for(&key.key.id, &key.assertion_secret, &user.parse().unwrap(), Purpose::SignIn, now);
+        signed.unwrap().expose().to_owned()
+    }
+
+    /// The id of the platform's key.
+    pub(crate) fn platform_key(&self) -> &PlatformKeyId {
+        &self.platform.key.id
     }
 
     pub(crate) async fn change_site(&self, change: SiteChange) {
@@ -127,7 +140,7 @@ impl Pages {
 
 /// A browser: it keeps cookies and shows pages, and follows a redirect only when told to.
 pub(crate) struct Browser<'p> {
-    pages: &'p Pages,
+    pub(crate) pages: &'p Pages,
     pub(crate) jar: BTreeMap<String, String>,
 }
 
@@ -137,12 +150,20 @@ impl Browser<'_> {
     }
 
     pub(crate) async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> Answer {
+        self.post_with(path, form, &[]).await
+    }
+
+    /// A form with what a browser says of where it comes from.
+    pub(crate) async fn post_with(&mut self, path: &str, form: &[(&str, &str)], headers: &[(&str, &str)]) -> Answer {
         let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
-        let request = Request::post(path).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let mut request = Request::post(path).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         self.send(request, Body::from(body)).await
     }
 
-    async fn send(&mut self, mut request: http::request::Builder, body: Body) -> Answer {
+    pub(crate) async fn send(&mut self, mut request: http::request::Builder, body: Body) -> Answer {
         if !self.jar.is_empty() {
             let cookies: Vec<String> = self.jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
             request = request.header(header::COOKIE, cookies.join("; "));
@@ -175,7 +196,7 @@ impl Browser<'_> {
     }
 
     /// From a session to the provider and back to our callback: its path and query.
-    async fn sign_in(&mut self, approved: &Answer, person: &str) -> String {
+    pub(crate) async fn sign_in(&mut self, approved: &Answer, person: &str) -> String {
         let url = format!("{}&auto_approve={person}", location(approved));
         let request = Request::get(url).body(Bytes::new()).unwrap();
         let outside = self.pages.broker.outside();

@@ -23,6 +23,23 @@ on_each_db! {
         assert_eq!(changed.json()["return_to"], json!(["https://app.example/done"]));
         app.patch(&admin, "/v1/sites/default", json!({ "unproven_links": true })).await.refused(403, "forbidden");
         app.patch(&admin, "/v1/sites/default", json!({ "title": "x" })).await.refused(403, "forbidden");
+        // Whose pages sign people in decides who anybody is.
+        let page = json!({ "signin_url": "https://evil.example/" });
+        app.patch(&admin, "/v1/sites/default", page).await.refused(403, "forbidden");
+    }
+
+    async fn the_operator_says_where_people_sign_in(app: App) {
+        for odd in ["x", "http://platform.example/", "https://u:p@platform.example/", "https://platform.example/#x", "javascript:x"] {
+            let page = json!({ "signin_url": odd });
+            app.patch(&As::Operator, "/v1/sites/default", page).await.refused(400, "invalid_request");
+        }
+        let page = json!({ "signin_url": "https://platform.example/enter" });
+        let site = app.patch(&As::Operator, "/v1/sites/default", page).await.expect(200).json();
+        assert_eq!(site["signin_url"], "https://platform.example/enter");
+        let site = app.patch(&As::Operator, "/v1/sites/default", json!({ "title": "x" })).await.expect(200).json();
+        assert_eq!(site["signin_url"], "https://platform.example/enter", "what is not named stays");
+        let site = app.patch(&As::Operator, "/v1/sites/default", json!({ "signin_url": "" })).await.expect(200).json();
+        assert_eq!(site["signin_url"], json!(null));
     }
 
     async fn a_platform_knows_of_no_other_site(app: App) {

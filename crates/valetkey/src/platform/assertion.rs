@@ -174,11 +174,6 @@ pub async fn read(base: &Base, presented: &Secret) -> Result<Claimed> {
 }
 
 impl Claimed {
-    /// The site of the key.
-    pub fn site(&self) -> &SiteId {
-        &self.key.site
-    }
-
     /// Checks the signature.
     ///
     /// # Errors

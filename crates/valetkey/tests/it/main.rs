@@ -43,6 +43,7 @@ mod refresh_lost;
 mod refresh_replicas;
 mod revoke;
 mod seal;
+mod session;
 mod signed;
 mod site;
 mod support;

@@ -59,6 +59,22 @@ pub(super) fn go_on(platform: &Platform, link: &str, assertion: &Secret) -> Resp
     page(platform, StatusCode::OK, "Continue to Valet Key", &body, &format!("http://{}", platform.api.broker))
 }
 
+/// The same step for signing in.
+pub(super) fn sign_in(platform: &Platform, assertion: &Secret, return_to: &str) -> Response {
+    let broker = format!("http://{}", platform.api.broker);
+    let body = format!(
+        r#"<div class="card"><h1>Sign in at Valet Key</h1>
+<p>This platform vouches that you are <strong>{user}</strong>.</p>
+<form method="post" action="{broker}/signin"><input type="hidden" name="assertion" value="{assertion}">
+<input type="hidden" name="return_to" value="{return_to}"><button>Sign in</button></form>
+<p class="soft"><small>The button works once and for a minute. Too late? Load this page again.</small></p></div>"#,
+        user = escape(platform.user.as_str()),
+        assertion = escape(assertion.expose()),
+        return_to = escape(return_to),
+    );
+    page(platform, StatusCode::OK, "Sign in at Valet Key", &body, &broker)
+}
+
 /// Everything is ready: the commands.
 pub(super) fn ready(platform: &Platform, connection: &Value, handed: &Handed) -> Response {
     let id = cell(connection, "/id");
@@ -90,7 +106,9 @@ own; the Lab's token never leaves Valet Key.</p>
 <h2>Ask why it may</h2><pre id="explain">{explain}</pre>
 <h2>Take it back, and try the first command again</h2><pre id="revoke">{revoke}</pre>
 <h2>See what happened</h2><pre id="audit">{audit}</pre>
-<p class="soft"><small>Each is one line; one click selects it.</small></p></div>"#,
+<p class="soft"><small>Each is one line; one click selects it.</small></p>
+<h2>Or do it yourself</h2><p><a href="{broker}/">Sign in at Valet Key</a>: your accounts, which agents may use each, and the taking back.</p></div>"#,
+        broker = format_args!("http://{}", platform.api.broker),
         account = escape(&account),
         slug = escape(&platform.agent.1),
         me = escape(&commands.me),
@@ -136,8 +154,8 @@ fn html(status: StatusCode, title: &str, right: &str, body: &str, form_action: &
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
         (header::CACHE_CONTROL, "no-store".to_owned()),
-        // A form's Origin header needs the referrer policy not to be `no-referrer`.
-        (header::REFERRER_POLICY, "same-origin".to_owned()),
+        // The broker is told by the form's Origin header where it came from; a stricter policy has the browser say `null` there.
+        (header::REFERRER_POLICY, "strict-origin".to_owned()),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
         (header::CONTENT_SECURITY_POLICY, policy),
     ];

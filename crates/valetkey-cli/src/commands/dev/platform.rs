@@ -5,6 +5,7 @@
 //! 2. The broker and the lab ask alice, and send her back here.
 //! 3. The platform grants the connection to the agent, for alice herself and by the proxy only, mints a token by which the
 //!    agent acts for her, and shows the command that makes a real call with it.
+//! 4. Whoever wants to sign in at the broker is sent to `/signin` here, and posts from there what the platform signs.
 //!
 //! A real platform does the same with its own sign-in. There is no script on the page.
 
@@ -79,6 +80,7 @@ pub(super) async fn serve(listener: TcpListener, platform: Platform, shutdown: C
     let router = Router::new()
         .route("/", get(home))
         .route("/connect", post(connect))
+        .route("/signin", get(sign_in))
         .layer(from_fn_with_state(Arc::clone(&platform), own_pages_only))
         .with_state(platform);
     let served = axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.cancelled().await });
@@ -109,6 +111,12 @@ impl Platform {
         let id = cell(&session, "/id").parse()?;
         let assertion = platform::sign(&self.key_id, &self.assertion_secret, &self.user, &id, Clock::System.now())?;
         Ok((cell(&session, "/url"), assertion))
+    }
+
+    /// The assertion by which alice signs in at the broker.
+    fn sign_in(&self) -> Result<Secret> {
+        let (user, now) = (&self.user, Clock::System.now());
+        Ok(platform::sign_for(&self.key_id, &self.assertion_secret, user, platform::Purpose::SignIn, now)?)
     }
 
     /// Alice's connection at the provider, if there is one that works.
@@ -173,6 +181,21 @@ struct Nothing {}
 async fn connect(State(platform): State<Arc<Platform>>, Form(Nothing {}): Form<Nothing>) -> Response {
     match platform.session().await {
         Ok((link, assertion)) => pages::go_on(&platform, &link, &assertion),
+        Err(failure) => pages::failed(&failure),
+    }
+}
+
+#[derive(Deserialize)]
+struct Wanted {
+    /// A path of the broker's, to which it leads back. It is passed on as it came; the broker looks what it is.
+    return_to: Option<String>,
+}
+
+/// `GET /signin`: the form that carries alice's assertion to the broker. A real platform asks for her password first, where she
+/// is not signed in, or where `fresh=1` says that the broker wants to be sure.
+async fn sign_in(State(platform): State<Arc<Platform>>, Query(wanted): Query<Wanted>) -> Response {
+    match platform.sign_in() {
+        Ok(assertion) => pages::sign_in(&platform, &assertion, wanted.return_to.as_deref().unwrap_or("/")),
         Err(failure) => pages::failed(&failure),
     }
 }

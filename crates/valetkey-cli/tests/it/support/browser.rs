@@ -129,6 +129,17 @@ impl Page {
         text_of(&self.html[begin..begin + self.html[begin..].find("</").unwrap()])
     }
 
+    /// Where the link with this text leads.
+    pub(crate) fn link(&self, words: &str) -> String {
+        let links = tags(&self.html, "<a ").into_iter().zip(self.html.split("<a ").skip(1));
+        let found = links.into_iter().find(|(_, rest)| {
+            let inner = rest.split_once('>').map_or("", |(_, rest)| rest);
+            text_of(inner.split("</a>").next().unwrap_or_default()) == words
+        });
+        let (head, _) = found.unwrap_or_else(|| panic!("there is no link `{words}` on {self:?}"));
+        self.url.join(&attribute(head, "href").expect("a link leads somewhere")).unwrap().into()
+    }
+
     /// The forms.
     pub(crate) fn forms(&self) -> Vec<Form> {
         let mut forms = Vec::new();
