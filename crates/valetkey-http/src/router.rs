@@ -160,6 +160,12 @@ page! {
     post "/v1/grants" => grants::create, GRANTS;
     delete "/v1/grants/{id}" => grants::revoke, GRANTS;
     post "/v1/explain" => decisions::explain, GRANTS;
+    get "/v1/agents/{agent}/reach" => reach::reach, GRANTS;
+    get "/v1/connections/{id}/who-can" => reach::who_can, GRANTS;
+    // The same question in the form of AuthZEN. An agent asks about itself alone.
+    get "/.well-known/authzen-configuration" => authzen::configuration, Who::Anybody;
+    post "/access/v1/evaluation" => authzen::evaluation, Who::AgentOr(&[Scope::Grants]);
+    post "/access/v1/evaluations" => authzen::evaluations, Who::AgentOr(&[Scope::Grants]);
 
     // Platform keys, people, the audit.
     get "/v1/keys" => keys::list, ADMIN;

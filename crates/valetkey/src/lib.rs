@@ -27,6 +27,7 @@ pub mod oauth1;
 pub mod platform;
 pub mod principal;
 pub mod provider;
+pub mod reach;
 pub mod refresh;
 pub mod resource;
 pub mod revoke;
