@@ -63,7 +63,7 @@ mod tests {
         let way = json!({ "agent": "a", "person": null, "session": null, "task": "t1", "proxy": "ask", "reveal": "deny" });
         let shown = ways(&json!({ "ways": [way] }), &["agent"], &["/agent"], "nobody");
         let cells: Vec<&str> = shown.lines().last().unwrap().split_whitespace().collect();
-        assert_eq!(cells, ["a", "nobody", "t1", "ask", "deny"]);
+        assert_eq!(cells, ["a", "nobody", "-", "t1", "ask", "deny"]);
         assert!(ways(&json!({ "ways": [] }), &["agent"], &["/agent"], "nobody can").contains("nobody can"));
     }
 }

@@ -11,6 +11,8 @@
 mod cache;
 mod decide;
 mod facts;
+#[cfg(test)]
+mod tests;
 mod together;
 
 pub use crate::grant::Effect;
