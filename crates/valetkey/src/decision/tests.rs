@@ -310,12 +310,14 @@ fn narrowed(facts: &Facts, by: Narrower, which: usize) -> Facts {
                         known.remove(&delivery);
                     }
                 }
-                Narrower::Only(fewer) => match &mut grant.operations {
-                    Some(Parsed::Read(known)) => known.retain(|pattern| fewer.contains(pattern)),
+                Narrower::Only(fewer) => {
+                    if let Some(Parsed::Read(known)) = &mut grant.operations {
+                        known.retain(|pattern| fewer.contains(pattern));
                     // Scopes that the token exceeds give nothing until operations are named: those hold the proxy instead.
-                    operations @ None if grant.scopes.is_none() => *operations = Some(Parsed::Read(fewer)),
-                    _ => {}
-                },
+                    } else if grant.operations.is_none() && grant.scopes.is_none() {
+                        grant.operations = Some(Parsed::Read(fewer));
+                    }
+                }
                 Narrower::Scopes if grant.scopes != Some(Parsed::Unreadable) => {
                     grant.scopes = Some(Parsed::Read(BTreeSet::new()));
                 }
