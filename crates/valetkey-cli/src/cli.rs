@@ -63,6 +63,10 @@ pub(crate) enum Command {
     Proposal(commands::proposal::Proposal),
     /// Whether an agent may do something with a connection, and why
     Explain(commands::explain::Explain),
+    /// What an agent may use, and for whom
+    Reach(commands::reach::Reach),
+    /// Which agents may use a connection, and for whom
+    WhoCan(commands::reach::WhoCan),
     /// Move in from another system
     #[command(subcommand)]
     Import(commands::import::Import),

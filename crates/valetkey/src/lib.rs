@@ -30,6 +30,7 @@ pub mod platform;
 pub mod principal;
 pub mod proposal;
 pub mod provider;
+pub mod reach;
 pub mod refresh;
 pub mod resource;
 pub mod revoke;

@@ -19,6 +19,7 @@ mod owner;
 pub(crate) mod person;
 pub(crate) mod proposal;
 pub(crate) mod provider;
+pub(crate) mod reach;
 mod scope_policies;
 pub(crate) mod serve;
 pub(crate) mod site;
@@ -98,6 +99,8 @@ pub(crate) async fn run(command: Command, session: Session) -> Result<()> {
         Command::Approval(approval) => Box::pin(approval.run(&session)).await,
         Command::Proposal(proposal) => Box::pin(proposal.run(&session)).await,
         Command::Explain(explain) => Box::pin(explain.run(&session)).await,
+        Command::Reach(reach) => Box::pin(reach.run(&session)).await,
+        Command::WhoCan(who_can) => Box::pin(who_can.run(&session)).await,
         Command::Import(import) => Box::pin(import.run(&session)).await,
         Command::Export(export) => Box::pin(export.run(&session)).await,
         Command::Person(person) => Box::pin(person.run(&session)).await,

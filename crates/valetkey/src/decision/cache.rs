@@ -5,13 +5,13 @@ use std::{collections::HashMap, sync::Arc};
 use quick_cache::sync::Cache;
 
 use super::{
-    facts::{self, Facts},
+    facts::{self, Facts, Who},
     together::Together,
 };
 use crate::{
     db::Db,
     error::{Code, Error, Result},
-    id::{ConnectionId, ProviderName},
+    id::{ConnectionId, ProviderName, SiteId, UserId},
     on,
     token::TokenHash,
 };
@@ -28,6 +28,7 @@ enum Source {
     Remembered {
         db: Db,
         cache: Arc<Cache<Pair, Remembered>>,
+        asked_about: Arc<Cache<About, Remembered>>,
     },
     /// PostgreSQL caches no authority: another replica may revoke at any moment.
     Asked(Together),
@@ -35,6 +36,8 @@ enum Source {
 
 /// What is asked about: a token and a connection.
 pub(super) type Pair = (TokenHash, ConnectionId);
+/// Who is asked about without a token, where, and with which connection.
+type About = (SiteId, Who, ConnectionId);
 /// Facts, and the epoch that was read before they were loaded.
 type Remembered = (u64, Arc<Facts>);
 
@@ -42,7 +45,7 @@ impl Authority {
     /// The look-up for a database.
     pub fn new(db: Db) -> Self {
         Self(if db.is_sqlite() {
-            Source::Remembered { db, cache: Arc::new(Cache::new(CAPACITY)) }
+            Source::Remembered { db, cache: Arc::new(Cache::new(CAPACITY)), asked_about: Arc::new(Cache::new(CAPACITY)) }
         } else {
             Source::Asked(Together::new(db))
         })
@@ -52,7 +55,7 @@ impl Authority {
     pub async fn facts(&self, token: &TokenHash, connection: &ConnectionId) -> Result<Option<Arc<Facts>>> {
         let pair = (token.clone(), connection.clone());
         let (db, cache) = match &self.0 {
-            Source::Remembered { db, cache } => (db, cache),
+            Source::Remembered { db, cache, .. } => (db, cache),
             Source::Asked(together) => return together.facts(pair).await,
         };
         // INVARIANT: the epoch is read before loading. A commit in between makes what was loaded count for nothing.
@@ -67,6 +70,27 @@ impl Authority {
             return Ok(None);
         };
         cache.insert(pair, (epoch, Arc::clone(&loaded)));
+        Ok(Some(loaded))
+    }
+
+    /// The facts for an agent as if it held a fresh token; nothing when there is no such agent.
+    pub async fn about(&self, site: &SiteId, who: &Who, connection: &ConnectionId) -> Result<Option<Arc<Facts>>> {
+        let (db, cache) = match &self.0 {
+            Source::Remembered { db, asked_about, .. } => (db, asked_about),
+            Source::Asked(together) => {
+                return Ok(facts::for_agent(together.db(), site, who, connection).await?.map(Arc::new));
+            }
+        };
+        let about = (site.clone(), who.clone(), connection.clone());
+        // INVARIANT: as above, the epoch is read before loading.
+        let epoch = db.epoch();
+        if let Some((then, facts)) = cache.get(&about)
+            && then == epoch
+        {
+            return Ok(Some(facts));
+        }
+        let Some(loaded) = facts::for_agent(db, site, who, connection).await?.map(Arc::new) else { return Ok(None) };
+        cache.insert(about, (epoch, Arc::clone(&loaded)));
         Ok(Some(loaded))
     }
 
@@ -139,20 +163,45 @@ macro_rules! candidates {
     };
 }
 
-/// What a call that names only a provider could mean; nothing for a token that there is not.
-pub async fn usable_at(db: &Db, authority: &Authority, token: &TokenHash, provider: &ProviderName) -> Result<Candidates> {
+/// The connections at a provider that an agent might use by a token, by id; `most` of them at most. None for a token that
+/// there is not.
+pub async fn candidates_of_token(db: &Db, token: &TokenHash, provider: &ProviderName, most: usize) -> Result<Vec<ConnectionId>> {
     let rows: Vec<(String,)> =
         on!(db, |c| sqlx::query_as(candidates!("agent_tokens t WHERE t.token_hash = $1 AND t.revoked_at IS NULL"))
             .bind(token.as_str())
             .bind(provider.as_str())
-            // One more, to know that there are more.
-            .bind(i64::try_from(CANDIDATES + 1).map_err(Error::internal)?)
+            .bind(i64::try_from(most).map_err(Error::internal)?)
             .fetch_all(c)
             .await?);
-    let mut pairs = Vec::with_capacity(rows.len());
-    for (id,) in &rows {
-        pairs.push((token.clone(), id.parse()?));
-    }
+    rows.iter().map(|(id,)| id.parse()).collect()
+}
+
+/// The same where an agent is asked about without a token.
+pub async fn candidates_of_agent(
+    db: &Db,
+    site: &SiteId,
+    who: &Who,
+    provider: &ProviderName,
+    most: usize,
+) -> Result<Vec<ConnectionId>> {
+    let rows: Vec<(String,)> = on!(db, |c| sqlx::query_as(candidates!(
+        "(SELECT CAST($1 AS TEXT) AS site, CAST($4 AS TEXT) AS agent, CAST($5 AS TEXT) AS person) t"
+    ))
+    .bind(site.as_str())
+    .bind(provider.as_str())
+    .bind(i64::try_from(most).map_err(Error::internal)?)
+    .bind(who.agent.as_str())
+    .bind(who.person.as_ref().map(UserId::as_str))
+    .fetch_all(c)
+    .await?);
+    rows.iter().map(|(id,)| id.parse()).collect()
+}
+
+/// What a call that names only a provider could mean; nothing for a token that there is not.
+pub async fn usable_at(db: &Db, authority: &Authority, token: &TokenHash, provider: &ProviderName) -> Result<Candidates> {
+    // One more, to know that there are more.
+    let found = candidates_of_token(db, token, provider, CANDIDATES + 1).await?;
+    let mut pairs: Vec<Pair> = found.into_iter().map(|id| (token.clone(), id)).collect();
     let more = pairs.len() > CANDIDATES;
     pairs.truncate(CANDIDATES);
     let mut found = authority.facts_of_many(&pairs).await?;

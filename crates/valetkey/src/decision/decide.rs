@@ -141,6 +141,9 @@ impl Under<'_> {
     }
 }
 
+/// Why a running call does not go on under another grant.
+const OTHER_USE: &str = "other_use";
+
 fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Timestamp) -> Decision {
     let person = if request.unattended { None } else { facts.person.as_ref() };
     let deny = |code: Code, fact: &'static str, text: &str, change: Option<&'static str>| Decision {
@@ -225,6 +228,8 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
     for grant in given().filter(is_live) {
         let speaks = grant.effect == Effect::Ask && speaks_of(grant, facts, request, whose);
         match refuses(grant, facts, request, whose, under) {
+            // A call that runs was not approved under it, and it is as if it asked now.
+            Some(reason) if speaks && reason.fact == OTHER_USE => asks = asks.or(Some(((false, true), grant))),
             Some(reason) if speaks => withheld = withheld.or(Some(reason)),
             Some(reason) => reasons.push(reason),
             None if grant.effect == Effect::Allow => allows = allows.or(Some(grant)),
@@ -238,8 +243,8 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
         }
     }
     let (grant, effect) = match (asks, withheld, allows) {
-        (Some(((true, _), grant)), ..) => (grant, Effect::Allow),
         (_, Some(reason), _) => return Decision { reasons: vec![reason], ..deny(Code::GrantDenied, "", "", None) },
+        (Some(((true, _), grant)), None, _) => (grant, Effect::Allow),
         (Some(((false, true), grant)), None, _) | (Some((_, grant)), None, None) => (grant, Effect::Ask),
         (_, None, Some(grant)) => (grant, Effect::Allow),
         (None, None, None) => return Decision { reasons, ..deny(Code::GrantDenied, "", "", None) },
@@ -484,7 +489,7 @@ fn refuses(
     match under {
         Under::Running(id) if **id == grant.id => {}
         Under::Running(_) if grant.max_uses.is_some() => {
-            return reason("other_use", "it counts uses, and this call took none of it".to_owned(), None);
+            return reason(OTHER_USE, "it counts uses, and this call took none of it".to_owned(), None);
         }
         _ if grant.max_uses.is_some_and(|most| grant.uses >= most) => {
             return reason("used_up", "it is used up".to_owned(), Some("grant it anew"));

@@ -304,7 +304,7 @@ pub async fn for_token_all(db: &Db, token: &TokenHash) -> Result<Vec<Facts>> {
 }
 
 /// Who is asked about where no token is shown: an agent as if it held a fresh token without a ceiling of its own.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Who {
     /// The agent.
     pub agent: AgentId,

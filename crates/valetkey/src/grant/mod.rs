@@ -23,7 +23,6 @@ use crate::{
     error::{Code, Error, Result},
     id::{AgentId, ConnectionId, GrantId, SessionName, SiteId, TaskName, UserId},
     principal::{Actor, Delivery},
-    provider::pattern::PathPattern,
     text,
 };
 
@@ -301,6 +300,28 @@ pub async fn page(
     limit: u32,
 ) -> Result<Vec<Grant>> {
     store::page(db, site, agent, connection, after, limit).await
+}
+
+/// The connections that an agent has a grant on which is not revoked, by id: at most `limit`, after the one with id `after`.
+pub async fn connections_of(
+    db: &Db,
+    site: &SiteId,
+    agent: &AgentId,
+    after: Option<&ConnectionId>,
+    limit: u32,
+) -> Result<Vec<ConnectionId>> {
+    store::connections_of(db, site, agent, after, limit).await
+}
+
+/// The agents with a grant on a connection which is not revoked, by id: at most `limit`, after the one with id `after`.
+pub async fn agents_on(
+    db: &Db,
+    site: &SiteId,
+    connection: &ConnectionId,
+    after: Option<&AgentId>,
+    limit: u32,
+) -> Result<Vec<AgentId>> {
+    store::agents_on(db, site, connection, after, limit).await
 }
 
 /// Takes a grant back: no request that arrives after this returned is served by it. Doing it again changes nothing.

@@ -230,6 +230,46 @@ pub(super) async fn page(
     rows.into_iter().map(Grant::try_from).collect()
 }
 
+pub(super) async fn connections_of(
+    db: &Db,
+    site: &SiteId,
+    agent: &AgentId,
+    after: Option<&ConnectionId>,
+    limit: u32,
+) -> Result<Vec<ConnectionId>> {
+    let rows: Vec<(String,)> = on!(db, |c| sqlx::query_as(
+        "SELECT DISTINCT connection FROM grants
+         WHERE site = $1 AND agent = $2 AND revoked_at IS NULL AND connection > $3 ORDER BY connection LIMIT $4"
+    )
+    .bind(site.as_str())
+    .bind(agent.as_str())
+    .bind(after.map_or("", ConnectionId::as_str))
+    .bind(i64::from(limit))
+    .fetch_all(c)
+    .await?);
+    rows.iter().map(|(id,)| id.parse()).collect()
+}
+
+pub(super) async fn agents_on(
+    db: &Db,
+    site: &SiteId,
+    connection: &ConnectionId,
+    after: Option<&AgentId>,
+    limit: u32,
+) -> Result<Vec<AgentId>> {
+    let rows: Vec<(String,)> = on!(db, |c| sqlx::query_as(
+        "SELECT DISTINCT agent FROM grants
+         WHERE site = $1 AND connection = $2 AND revoked_at IS NULL AND agent > $3 ORDER BY agent LIMIT $4"
+    )
+    .bind(site.as_str())
+    .bind(connection.as_str())
+    .bind(after.map_or("", AgentId::as_str))
+    .bind(i64::from(limit))
+    .fetch_all(c)
+    .await?);
+    rows.iter().map(|(id,)| id.parse()).collect()
+}
+
 pub(super) async fn revoke(
     tx: &mut Tx,
     site: &SiteId,

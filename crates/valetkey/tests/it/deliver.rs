@@ -16,11 +16,11 @@ use valetkey::{
     db::Db,
     decision::Authority,
     deliver::{Caller, Deliverer, Guarded, proxy::Target},
-    grant::{self, ForWhom, NewGrant},
+    grant::{self, Effect, ForWhom, NewGrant},
     id::{AgentId, ConnectionId},
     on_each_db,
     principal::{Actor, Owner},
-    provider::{Catalogue, Trust},
+    provider::{Catalogue, Trust, pattern::PathPattern},
     refresh::{self, Refresher},
     token::{self, TokenHash},
     upstream::{self, Upstream},
@@ -610,6 +610,56 @@ on_each_db! {
         let error = yard.deliverer.proxy(&caller, &connection, target, parts, Empty::<Bytes>::new()).await.unwrap_err();
         assert_eq!(error.code(), Code::NotAuthenticated);
         assert_eq!(grant::get(&db, &yard.house.site, &grant).await.unwrap().unwrap().uses, 0);
+    }
+}
+
+on_each_db! {
+    async fn a_grant_with_a_rate_refuses_what_is_beyond_it_and_says_how_long_to_wait(db: Db) {
+        let yard = Yard::new(&db).await;
+        let rate = Some("2/1m".parse().unwrap());
+        yard.house.grant_with(NewGrant { rate, ..NewGrant::proxy(&yard.agent, &yard.connection, ForWhom::Owner) }).await;
+        let caller = yard.caller(Some("alice")).await;
+        for _ in 0..2 {
+            assert!(yard.get(&caller, "/me").await.is_ok());
+        }
+        let error = yard.get(&caller, "/me").await.unwrap_err();
+        assert_eq!((error.code(), error.retry_after()), (Code::RateLimited, Some(Duration::from_secs(60))));
+        assert_eq!(yard.lab.control().requests("api"), 2);
+        yard.house.base.clock.advance(Duration::from_secs(60));
+        assert!(yard.get(&caller, "/me").await.is_ok());
+    }
+
+    /// Everything is allowed, and one operation is asked about: that one leaves in no spelling, and the token not at all.
+    async fn what_a_person_must_approve_is_not_sent_without_them(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let asks = NewGrant {
+            effect: Effect::Ask,
+            delivery: both(),
+            operations: Some(vec!["POST /api/echo".parse::<PathPattern>().unwrap()].into()),
+            ..NewGrant::proxy(&yard.agent, &yard.connection, ForWhom::Owner)
+        };
+        let asking = yard.house.grant_with(asks).await;
+        let post = async |path: &str| yard.call(&caller, Method::POST, path, HeaderMap::new(), Bytes::from_static(b"x")).await;
+        let error = post("/echo").await.unwrap_err();
+        assert_eq!(error.code(), Code::ApprovalRequired);
+        assert_eq!(error.extra().unwrap()["grant"], json!(asking));
+        assert_eq!(post("/echo/").await.unwrap_err().code(), Code::GrantDenied);
+        assert_eq!(yard.deliverer.reveal(&caller, &yard.connection, None).await.unwrap_err().code(), Code::GrantDenied);
+        assert_eq!(yard.lab.control().requests("api"), 0);
+        assert!(yard.get(&caller, "/echo").await.is_ok() && post("/echo/other").await.is_ok());
+    }
+
+    async fn a_denial_ends_what_runs_and_keeps_back_what_comes(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let body = yard.get(&caller, "/stream?ms=50&n=400").await.unwrap().into_body();
+        let denial = NewGrant { effect: Effect::Deny, ..NewGrant::proxy(&yard.agent, &yard.connection, ForWhom::Anyone) };
+        let denial = yard.house.grant_with(denial).await;
+        assert_eq!(end_of(body).await, Some(Code::GrantDenied));
+        assert_eq!(yard.get(&caller, "/me").await.unwrap_err().code(), Code::GrantDenied);
+        grant::revoke(&yard.house.base, &yard.house.site, &Actor::Operator, &denial, "test").await.unwrap();
+        assert!(yard.get(&caller, "/me").await.is_ok());
     }
 }
 
