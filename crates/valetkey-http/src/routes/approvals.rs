@@ -137,6 +137,8 @@ pub(crate) struct Held {
     detail: String,
     /// The approval's id, for `Valet-Approval`.
     approval: String,
+    /// The grant that asks.
+    grant: String,
     /// `pending`, or `approved` where somebody said yes already.
     status: String,
     /// Where to ask for the answer.
