@@ -30,7 +30,7 @@ use crate::{
     audit::{AUDIT_LABEL, Event},
     base::Base,
     clock::Timestamp,
-    db::Db,
+    db::{Db, Tx},
     error::{Code, Error, Result},
     id::{AgentId, ApprovalId, ConnectionId, GrantId, ProviderName, SiteId, TokenId, UserId},
     principal::{Actor, Delivery, Owner},
@@ -370,10 +370,9 @@ pub async fn examine(base: &Base, site: &SiteId, id: &ApprovalId, agent: &AgentI
     // Another agent's and another site's are not told apart from none.
     let found = get(&base.db, site, id).await?.filter(|found| found.agent == *agent).ok_or_else(|| unknown(id))?;
     if found.digest != *digest {
-        return Err(Error::new(
-            Code::ApprovalMismatch,
-            "this call is not the one that was held: its method, URL, headers, body, person or grant differs; make it without Valet-Approval",
-        ));
+        let text = "this call is not the one that was held: its method, URL, headers, body, person or grant differs; \
+                    make it without Valet-Approval";
+        return Err(Error::new(Code::ApprovalMismatch, text));
     }
     match found.status(base.clock.now()) {
         Status::Pending => Ok(found),
@@ -413,6 +412,11 @@ pub async fn take(base: &Base, site: &SiteId, actor: &Actor, approval: &Approval
     tx.commit().await
 }
 
+/// Removes the calls that were made for a person or with an account of theirs, in the transaction that erases them.
+pub async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
+    store::forget(tx, site, user).await
+}
+
 /// Removes what ended long ago. One task per process runs this now and then.
 pub async fn sweep(base: &Base) -> Result<u64> {
     let mut tx = base.db.begin_bookkeeping().await?;
@@ -431,7 +435,8 @@ pub(crate) fn ended(approval: &Approval, status: Status) -> Error {
         }
         Status::Used => (
             Code::ApprovalUsed,
-            "this approval carried a call already, which may have left even where no answer came; make the call without Valet-Approval to ask again"
+            "this approval carried a call already, which may have left even where no answer came; \
+             make the call without Valet-Approval to ask again"
                 .to_owned(),
         ),
         Status::Expired => (

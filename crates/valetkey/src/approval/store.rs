@@ -227,6 +227,21 @@ pub(super) async fn take(tx: &mut Tx, site: &SiteId, approval: &Approval, now: T
     Ok(changed == 1)
 }
 
+/// Removes what was done for a person, or with what is theirs.
+pub(super) async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
+    on!(tx, |c| sqlx::query(
+        "DELETE FROM approvals
+         WHERE site = $1 AND (person = $2 OR connection IN (SELECT id FROM connections WHERE site = $1 AND owner = $3))"
+    )
+    .bind(site.as_str())
+    .bind(user.as_str())
+    .bind(Owner::User(user.clone()).to_string())
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    Ok(())
+}
+
 /// Removes what ended before a moment. The audit keeps what happened.
 pub(super) async fn sweep(tx: &mut Tx, before: Timestamp) -> Result<u64> {
     Ok(on!(tx, |c| sqlx::query("DELETE FROM approvals WHERE expires_at <= $1").bind(before.0).execute(c).await?.rows_affected()))

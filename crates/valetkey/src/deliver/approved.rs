@@ -179,7 +179,8 @@ impl Deliverer {
         let text = match status {
             Status::Approved => "a person approved this; make it again with the header Valet-Approval",
             _ => {
-                "a person has to approve this first; ask at `poll` for the answer, then make it again with the header Valet-Approval"
+                "a person has to approve this first; ask at `poll` for the answer, \
+                 then make it again with the header Valet-Approval"
             }
         };
         Error::new(Code::ApprovalRequired, text).with_extra(json!({

@@ -22,7 +22,7 @@ use crate::{
     base::{Base, Outside},
     clock::Timestamp,
     connection::{self, Connection},
-    db::Db,
+    db::{Db, Tx},
     error::{Code, Error, Result},
     grant::{self, Effect, ForWhom, Grant, NewGrant, Operations, Rate},
     id::{AgentId, ConnectionId, GrantId, ProposalId, ProviderName, SiteId, TokenId, UserId, sha256_hex},
@@ -431,6 +431,11 @@ pub async fn refuse(base: &Base, site: &SiteId, by: &Decider, id: &ProposalId, r
     base.audit.record(&mut tx, event).await?;
     tx.commit().await?;
     get(&base.db, site, id).await?.ok_or_else(|| unknown(id))
+}
+
+/// Removes what was asked of a person or for them, in the transaction that erases them.
+pub async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
+    store::forget(tx, site, user).await
 }
 
 /// Removes what ended long ago. One task per process runs this now and then.

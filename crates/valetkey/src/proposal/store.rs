@@ -227,6 +227,17 @@ pub(super) async fn decide(
     Ok(changed == 1)
 }
 
+/// Removes what was asked of a person or for them.
+pub(super) async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
+    on!(tx, |c| sqlx::query("DELETE FROM proposals WHERE site = $1 AND (person = $2 OR addressee = $2)")
+        .bind(site.as_str())
+        .bind(user.as_str())
+        .execute(c)
+        .await
+        .map(|_| ())?);
+    Ok(())
+}
+
 /// Removes what ended before a moment. The audit keeps what happened.
 pub(super) async fn sweep(tx: &mut Tx, before: Timestamp) -> Result<u64> {
     Ok(on!(tx, |c| sqlx::query("DELETE FROM proposals WHERE expires_at <= $1").bind(before.0).execute(c).await?.rows_affected()))

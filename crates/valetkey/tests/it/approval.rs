@@ -550,6 +550,25 @@ on_each_db! {
         assert!(replay.is_some(), "a replay is told in the audit");
     }
 
+    async fn an_erased_persons_calls_are_forgotten_and_nobody_elses(db: Db) {
+        let asking = Asking::new(&db).await;
+        asking.hold().await;
+        let bobs = asking.yard.connect("user:bob", "").await;
+        let new = asks(&asking.yard.agent, &bobs, ForWhom::Unattended);
+        asking.yard.house.grant_with(new).await;
+        let asking = Asking { yard: Yard { connection: bobs, ..asking.yard }, ..asking };
+        let unattended = asking.yard.caller(None).await;
+        let his = held(&asking.send(&unattended, &usual(), None).await.unwrap_err());
+        let mut tx = asking.base().db.begin().await.unwrap();
+        approval::forget(&mut tx, asking.site(), &"alice".parse().unwrap()).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(asking.all().await.iter().map(|one| &one.id).collect::<Vec<_>>(), [&his]);
+        let mut tx = asking.base().db.begin().await.unwrap();
+        approval::forget(&mut tx, asking.site(), &"bob".parse().unwrap()).await.unwrap();
+        tx.commit().await.unwrap();
+        assert!(asking.all().await.is_empty());
+    }
+
     async fn what_ended_long_ago_is_swept_out_and_nothing_else(db: Db) {
         let asking = Asking::new(&db).await;
         let old = asking.hold().await;

@@ -321,6 +321,20 @@ on_each_db! {
         assert_eq!(desk.status(&id).await, Status::Pending);
     }
 
+    async fn what_an_erased_person_was_asked_is_forgotten(db: Db) {
+        let mut desk = Desk::new(&db).await;
+        desk.asked().await;
+        desk.yard.house.role(&desk.yard.agent, "carol", Role::Operator).await;
+        desk.asker = asker(&desk.yard, Some("carol")).await;
+        let hers = desk.asked().await;
+        let base = &desk.yard.house.base;
+        let mut tx = base.db.begin().await.unwrap();
+        proposal::forget(&mut tx, desk.site(), &"alice".parse().unwrap()).await.unwrap();
+        tx.commit().await.unwrap();
+        let left = proposal::page(base, desk.site(), &Which::default(), None, 10).await.unwrap();
+        assert_eq!(left.iter().map(|one| &one.id).collect::<Vec<_>>(), [&hers]);
+    }
+
     async fn each_answer_leaves_a_row_in_the_audit(db: Db) {
         let desk = Desk::new(&db).await;
         let id = desk.asked().await;
