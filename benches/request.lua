@@ -4,30 +4,36 @@
 --   BENCH_ORDER   cycle: one after the other; random: uniformly over the file
 --   BENCH_METHOD  GET or POST (default GET)
 --   BENCH_TOKEN   sent as a bearer, where it is set
+--   BENCH_BODIES  file with one JSON body a line, of which each goes with the path of the same line (default: none)
 --
 -- The yardsticks are driven by this file too, so that wrk's own work is the same on both sides.
 
-local paths, head, tail, random, at = {}, nil, nil, false, 0
+local requests, random, at = {}, false, 0
 
 function init()
-  for line in io.lines(os.getenv("BENCH_PATHS")) do paths[#paths + 1] = line end
-  local method, token = os.getenv("BENCH_METHOD") or "GET", os.getenv("BENCH_TOKEN")
-  head = method .. " "
-  tail = " HTTP/1.1\r\nHost: " .. wrk.host .. ":" .. wrk.port .. "\r\n"
-  if token then tail = tail .. "Authorization: Bearer " .. token .. "\r\n" end
-  if method == "POST" then tail = tail .. "Content-Length: 0\r\n" end
-  tail = tail .. "\r\n"
+  local method, token, bodies = os.getenv("BENCH_METHOD") or "GET", os.getenv("BENCH_TOKEN"), os.getenv("BENCH_BODIES")
+  local head = " HTTP/1.1\r\nHost: " .. wrk.host .. ":" .. wrk.port .. "\r\n"
+  if token then head = head .. "Authorization: Bearer " .. token .. "\r\n" end
+  local next_body = bodies and io.lines(bodies)
+  -- Written out ahead, so that a request costs wrk no more than a look at a table.
+  for path in io.lines(os.getenv("BENCH_PATHS")) do
+    local body = next_body and next_body() or ""
+    local tail = "\r\n"
+    if method == "POST" then tail = "Content-Length: " .. #body .. "\r\n\r\n" .. body end
+    if #body > 0 then tail = "Content-Type: application/json\r\n" .. tail end
+    requests[#requests + 1] = method .. " " .. path .. head .. tail
+  end
   random = os.getenv("BENCH_ORDER") == "random"
   math.randomseed(1)
 end
 
 function request()
   if random then
-    at = math.random(#paths)
+    at = math.random(#requests)
   else
-    at = at % #paths + 1
+    at = at % #requests + 1
   end
-  return head .. paths[at] .. tail
+  return requests[at]
 end
 
 function done(summary, latency)

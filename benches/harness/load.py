@@ -20,6 +20,7 @@ class Target:
     method: str = "GET"
     token: str | None = None
     order: str = "cycle"
+    bodies: list[str] | None = None
 
 
 def command(target: Target, connections: int, seconds: int) -> list[str]:
@@ -31,6 +32,8 @@ def shown(target: Target, connections: int, seconds: int) -> str:
     words = [f"BENCH_METHOD={target.method}", "BENCH_PATHS=paths.txt"]
     if target.token:
         words.append("BENCH_TOKEN=vk_...")
+    if target.bodies:
+        words.append("BENCH_BODIES=bodies.txt")
     if target.order != "cycle":
         words.append(f"BENCH_ORDER={target.order}")
     wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", "benches/request.lua", "http://127.0.0.1:PORT"]
@@ -48,13 +51,18 @@ class Result:
 
 def run(target: Target, connections: int, seconds: int) -> Result:
     environment = dict(os.environ, BENCH_METHOD=target.method, BENCH_ORDER=target.order)
-    environment.pop("BENCH_TOKEN", None)
+    for name in ("BENCH_TOKEN", "BENCH_BODIES"):
+        environment.pop(name, None)
     if target.token:
         environment["BENCH_TOKEN"] = target.token
-    with tempfile.NamedTemporaryFile("w", suffix=".paths") as paths:
+    with tempfile.NamedTemporaryFile("w", suffix=".paths") as paths, tempfile.NamedTemporaryFile("w", suffix=".bodies") as bodies:
         paths.write("".join(f"{path}\n" for path in target.paths))
         paths.flush()
         environment["BENCH_PATHS"] = paths.name
+        if target.bodies:
+            bodies.write("".join(f"{body}\n" for body in target.bodies))
+            bodies.flush()
+            environment["BENCH_BODIES"] = bodies.name
         done = subprocess.run(
             command(target, connections, seconds), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=seconds + 60,

@@ -11,7 +11,7 @@ use crate::{
     base::Outside,
     clock::Timestamp,
     connection::{self, Connection, Status},
-    decision::{Authority, Decision, Facts, Request, Who, candidates_of_agent, candidates_of_token, for_agent},
+    decision::{Authority, Decision, Facts, Of, Request, Who, for_agent},
     deliver::{self, Caller},
     error::{Code, Result},
     grant::{self, Effect, ForWhom, Grant},
@@ -19,7 +19,9 @@ use crate::{
     principal::Delivery,
 };
 
-/// The most connections at a provider that are asked about until one can be used.
+/// How many connections at a provider are asked about until one can be used: mostly one of the first can.
+const FIRST: usize = 8;
+/// The most that are asked about.
 const MOST: usize = 100;
 
 /// A way in which an agent may use a connection.
@@ -170,11 +172,10 @@ impl Subject {
         }
     }
 
-    async fn candidates(&self, outside: &Outside, provider: &ProviderName) -> Result<Vec<ConnectionId>> {
-        let db = &outside.base.db;
+    fn of(&self) -> Of {
         match self {
-            Subject::Token(caller) => candidates_of_token(db, &caller.token, provider, MOST).await,
-            Subject::Agent(site, who) => candidates_of_agent(db, site, who, provider, MOST).await,
+            Subject::Token(caller) => Of::Token(caller.token.clone()),
+            Subject::Agent(site, who) => Of::Agent(site.clone(), who.clone()),
         }
     }
 }
@@ -191,9 +192,15 @@ pub async fn at_provider(
     deliveries: &[Delivery],
     may_tell: impl Fn(&Facts) -> Result<bool>,
 ) -> Result<Option<(ConnectionId, Decision)>> {
-    let now = outside.base.clock.now();
-    let mut asks = None;
-    for id in subject.candidates(outside, provider).await? {
+    let (now, of) = (outside.base.clock.now(), subject.of());
+    let mut found = authority.candidates(&of, provider, FIRST).await?;
+    let (mut asks, mut at) = (None, 0);
+    while let Some(id) = found.get(at).cloned() {
+        at += 1;
+        if at == FIRST && found.len() == FIRST {
+            // They come in the order of their ids, so those that were asked about are the first of these, too.
+            found = authority.candidates(&of, provider, MOST).await?;
+        }
         let facts = match subject.facts(authority, &id).await {
             Ok(Some(facts)) => facts,
             Ok(None) => continue,

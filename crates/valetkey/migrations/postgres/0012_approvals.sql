@@ -42,7 +42,7 @@ CREATE TABLE proposals (
     -- The person who is asked; null where whoever administers the site is.
     addressee TEXT COLLATE "C",
     provider TEXT COLLATE "C" NOT NULL,
-    -- The connection that is asked for; null where any account of the addressee's will do.
+    -- The connection that is asked for, or granted; null where any account of the addressee's will do.
     connection TEXT COLLATE "C",
     -- SHA-256 of what is asked for.
     digest TEXT COLLATE "C" NOT NULL,

@@ -42,7 +42,7 @@ CREATE TABLE proposals (
     -- The person who is asked; null where whoever administers the site is.
     addressee TEXT,
     provider TEXT NOT NULL,
-    -- The connection that is asked for; null where any account of the addressee's will do.
+    -- The connection that is asked for, or granted; null where any account of the addressee's will do.
     connection TEXT,
     -- SHA-256 of what is asked for.
     digest TEXT NOT NULL,

@@ -18,6 +18,8 @@ use crate::{
 
 /// How many (token, connection) pairs are remembered.
 const CAPACITY: usize = 20_000;
+/// How many lists of connections at a provider are remembered.
+const PLACES: usize = 2_000;
 
 /// Loads facts; on SQLite it remembers them as long as nothing was committed since.
 #[derive(Clone)]
@@ -29,6 +31,7 @@ enum Source {
         db: Db,
         cache: Arc<Cache<Pair, Remembered>>,
         asked_about: Arc<Cache<About, Remembered>>,
+        at_providers: Arc<Cache<Place, (u64, Arc<Vec<ConnectionId>>)>>,
     },
     /// PostgreSQL caches no authority: another replica may revoke at any moment.
     Asked(Together),
@@ -38,6 +41,8 @@ enum Source {
 pub(super) type Pair = (TokenHash, ConnectionId);
 /// Who is asked about without a token, where, and with which connection.
 type About = (SiteId, Who, ConnectionId);
+/// What is remembered of a provider's name: for whom, at which provider, and how many at most.
+type Place = (Of, ProviderName, usize);
 /// Facts, and the epoch that was read before they were loaded.
 type Remembered = (u64, Arc<Facts>);
 
@@ -45,7 +50,12 @@ impl Authority {
     /// The look-up for a database.
     pub fn new(db: Db) -> Self {
         Self(if db.is_sqlite() {
-            Source::Remembered { db, cache: Arc::new(Cache::new(CAPACITY)), asked_about: Arc::new(Cache::new(CAPACITY)) }
+            Source::Remembered {
+                db,
+                cache: Arc::new(Cache::new(CAPACITY)),
+                asked_about: Arc::new(Cache::new(CAPACITY)),
+                at_providers: Arc::new(Cache::new(PLACES)),
+            }
         } else {
             Source::Asked(Together::new(db))
         })
@@ -94,6 +104,29 @@ impl Authority {
         Ok(Some(loaded))
     }
 
+    /// The connections at a provider that might be used, by id; `most` of them at most. None for a token or an agent that there
+    /// is not.
+    pub async fn candidates(&self, of: &Of, provider: &ProviderName, most: usize) -> Result<Arc<Vec<ConnectionId>>> {
+        let (db, cache) = match &self.0 {
+            Source::Remembered { db, at_providers, .. } => (db, at_providers),
+            Source::Asked(together) => return Ok(Arc::new(candidates(together.db(), of, provider, most).await?)),
+        };
+        let place = (of.clone(), provider.clone(), most);
+        // INVARIANT: as above, the epoch is read before loading.
+        let epoch = db.epoch();
+        if let Some((then, found)) = cache.get(&place)
+            && then == epoch
+        {
+            return Ok(found);
+        }
+        let found = Arc::new(candidates(db, of, provider, most).await?);
+        if !found.is_empty() {
+            // Strangers find nothing, and shall not fill the cache with it.
+            cache.insert(place, (epoch, Arc::clone(&found)));
+        }
+        Ok(found)
+    }
+
     /// The facts of many pairs at once: on PostgreSQL with one statement, on SQLite from the cache. A pair whose rows
     /// cannot be read is left out, so that it does not stand in the way of the others; to whoever needed it, it is as if it
     /// were not there, which denies.
@@ -123,6 +156,15 @@ impl Authority {
         }
         Ok(found)
     }
+}
+
+/// Whose connections are looked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Of {
+    /// Those of the agent that shows a token.
+    Token(TokenHash),
+    /// Those of an agent as if it held a fresh token.
+    Agent(SiteId, Who),
 }
 
 /// The most connections that a provider's name is looked up among.
@@ -163,45 +205,36 @@ macro_rules! candidates {
     };
 }
 
-/// The connections at a provider that an agent might use by a token, by id; `most` of them at most. None for a token that
-/// there is not.
-pub async fn candidates_of_token(db: &Db, token: &TokenHash, provider: &ProviderName, most: usize) -> Result<Vec<ConnectionId>> {
-    let rows: Vec<(String,)> =
-        on!(db, |c| sqlx::query_as(candidates!("agent_tokens t WHERE t.token_hash = $1 AND t.revoked_at IS NULL"))
-            .bind(token.as_str())
-            .bind(provider.as_str())
-            .bind(i64::try_from(most).map_err(Error::internal)?)
-            .fetch_all(c)
-            .await?);
-    rows.iter().map(|(id,)| id.parse()).collect()
-}
-
-/// The same where an agent is asked about without a token.
-pub async fn candidates_of_agent(
-    db: &Db,
-    site: &SiteId,
-    who: &Who,
-    provider: &ProviderName,
-    most: usize,
-) -> Result<Vec<ConnectionId>> {
-    let rows: Vec<(String,)> = on!(db, |c| sqlx::query_as(candidates!(
-        "(SELECT CAST($1 AS TEXT) AS site, CAST($4 AS TEXT) AS agent, CAST($5 AS TEXT) AS person) t"
-    ))
-    .bind(site.as_str())
-    .bind(provider.as_str())
-    .bind(i64::try_from(most).map_err(Error::internal)?)
-    .bind(who.agent.as_str())
-    .bind(who.person.as_ref().map(UserId::as_str))
-    .fetch_all(c)
-    .await?);
+async fn candidates(db: &Db, of: &Of, provider: &ProviderName, most: usize) -> Result<Vec<ConnectionId>> {
+    let most = i64::try_from(most).map_err(Error::internal)?;
+    let rows: Vec<(String,)> = match of {
+        Of::Token(token) => {
+            on!(db, |c| sqlx::query_as(candidates!("agent_tokens t WHERE t.token_hash = $1 AND t.revoked_at IS NULL"))
+                .bind(token.as_str())
+                .bind(provider.as_str())
+                .bind(most)
+                .fetch_all(c)
+                .await?)
+        }
+        Of::Agent(site, who) => on!(db, |c| sqlx::query_as(candidates!(
+            "(SELECT CAST($1 AS TEXT) AS site, CAST($4 AS TEXT) AS agent, CAST($5 AS TEXT) AS person) t"
+        ))
+        .bind(site.as_str())
+        .bind(provider.as_str())
+        .bind(most)
+        .bind(who.agent.as_str())
+        .bind(who.person.as_ref().map(UserId::as_str))
+        .fetch_all(c)
+        .await?),
+    };
     rows.iter().map(|(id,)| id.parse()).collect()
 }
 
 /// What a call that names only a provider could mean; nothing for a token that there is not.
-pub async fn usable_at(db: &Db, authority: &Authority, token: &TokenHash, provider: &ProviderName) -> Result<Candidates> {
+pub async fn usable_at(authority: &Authority, token: &TokenHash, provider: &ProviderName) -> Result<Candidates> {
     // One more, to know that there are more.
-    let found = candidates_of_token(db, token, provider, CANDIDATES + 1).await?;
-    let mut pairs: Vec<Pair> = found.into_iter().map(|id| (token.clone(), id)).collect();
+    let found = authority.candidates(&Of::Token(token.clone()), provider, CANDIDATES + 1).await?;
+    let mut pairs: Vec<Pair> = found.iter().map(|id| (token.clone(), id.clone())).collect();
     let more = pairs.len() > CANDIDATES;
     pairs.truncate(CANDIDATES);
     let mut found = authority.facts_of_many(&pairs).await?;

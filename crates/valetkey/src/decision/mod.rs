@@ -16,7 +16,7 @@ mod tests;
 mod together;
 
 pub use crate::grant::Effect;
-pub use cache::{Authority, Candidates, candidates_of_agent, candidates_of_token, usable_at};
+pub use cache::{Authority, Candidates, Of, usable_at};
 pub use decide::{Decision, Reason, Request, decide, decide_approved, decide_running, principal, unauthenticated};
 pub use facts::{
     AgentFacts, ConnectionFacts, Facts, GrantFacts, Parsed, PersonFacts, TokenFacts, Who, for_agent, for_token, for_token_all,

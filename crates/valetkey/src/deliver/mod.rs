@@ -270,7 +270,7 @@ impl Deliverer {
             return named.parse();
         }
         let provider: ProviderName = named.parse()?;
-        let candidates = usable_at(&self.outside.base.db, &self.authority, &caller.token, &provider).await?;
+        let candidates = usable_at(&self.authority, &caller.token, &provider).await?;
         let now = self.outside.base.clock.now();
         let request = Request { delivery, operation: None, unattended: caller.unattended };
         // Also where nothing is to be decided on: whether the token is alive is asked before anything is told.

@@ -105,7 +105,7 @@ pub struct Proposal {
     pub addressee: Option<UserId>,
     /// At which provider.
     pub provider: ProviderName,
-    /// The connection that is asked for; absent where any account of the addressee's will do.
+    /// The connection that is asked for; absent where any account of the addressee's will do. Once accepted, the one granted.
     pub connection: Option<ConnectionId>,
     /// What is asked for.
     pub wanted: Wanted,
@@ -399,7 +399,7 @@ pub async fn accept(outside: &Outside, site: &SiteId, by: &Decider, id: &Proposa
     let now = base.clock.now();
     let mut tx = base.db.begin().await?;
     let granted = grant::create_in(base, &mut tx, site, &by.actor, new).await?;
-    if !store::decide(&mut tx, (site, id), (Status::Accepted, ""), Some(&granted.id), &by.actor, now).await? {
+    if !store::decide(&mut tx, (site, id), (Status::Accepted, ""), Some((&granted.id, &connection.id)), &by.actor, now).await? {
         drop(tx);
         return Err(answered(base, site, id).await);
     }

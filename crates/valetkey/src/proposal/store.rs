@@ -202,14 +202,16 @@ pub(super) async fn decide(
     tx: &mut Tx,
     (site, id): (&SiteId, &ProposalId),
     (status, reason): (Status, &str),
-    grant: Option<&GrantId>,
+    granted: Option<(&GrantId, &ConnectionId)>,
     actor: &Actor,
     now: Timestamp,
 ) -> Result<bool> {
+    let (grant, connection) = granted.unzip();
     let closed_at = grant.map(|_| now.0);
     let changed = on!(tx, |c| {
         sqlx::query(
-        "UPDATE proposals SET status = $3, decided_at = $4, decided_by = $5, decide_reason = $6, grant_id = $7, closed_at = $8
+        "UPDATE proposals SET status = $3, decided_at = $4, decided_by = $5, decide_reason = $6, grant_id = $7, closed_at = $8,
+            connection = COALESCE($9, connection)
          WHERE site = $1 AND id = $2 AND status = 'pending' AND closed_at IS NULL AND expires_at > $4"
     )
     .bind(site.as_str())
@@ -220,6 +222,7 @@ pub(super) async fn decide(
     .bind(reason)
     .bind(grant.map(GrantId::as_str))
     .bind(closed_at)
+    .bind(connection.map(ConnectionId::as_str))
     .execute(c)
     .await?
     .rows_affected()

@@ -108,9 +108,10 @@ impl Loader<'_> {
             if !is_name(name) {
                 item.report("an operation's name is 1 to 64 of a-z, 0-9, `_`, `.` and `-`");
             }
-            let found = patterns(&item.list()?);
+            let items = item.list()?;
+            let found = patterns(&items);
             // Without one it would stand for reading and for deleting alike.
-            if found.is_empty() || found.iter().any(|pattern| pattern.method().is_none()) {
+            if items.is_empty() || found.iter().any(|pattern| pattern.method().is_none()) {
                 item.report("an operation is a list of patterns, each with its method");
             }
             Some((name.to_owned(), found))

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use valetkey::{
     Code,
     agent::Role,
-    decision::{Authority, Request, Who, candidates_of_agent, candidates_of_token, decide_approved, for_agent, for_token},
+    decision::{Authority, Of, Request, Who, decide_approved, for_agent, for_token},
     deliver::Caller,
     grant::{self, Effect, ForWhom, Limits, NewGrant, Operations},
     id::{ConnectionId, GrantId},
@@ -212,10 +212,12 @@ on_each_db! {
             let who = Who::new(agent.clone(), person.map(|person| person.parse().unwrap()));
             let mut expected: Vec<ConnectionId> = expected.into_iter().cloned().collect();
             expected.sort();
-            assert_eq!(candidates_of_token(&db, &token, &lab, 10).await.unwrap(), expected, "{person:?}");
-            assert_eq!(candidates_of_agent(&db, &house.site, &who, &lab, 10).await.unwrap(), expected, "{person:?}");
-            assert_eq!(candidates_of_token(&db, &token, &lab, 1).await.unwrap(), expected[..1]);
-            assert!(candidates_of_token(&db, &token, &other, 10).await.unwrap().is_empty());
+            let authority = Authority::new(db.clone());
+            for of in [Of::Token(token), Of::Agent(house.site.clone(), who)] {
+                assert_eq!(*authority.candidates(&of, &lab, 10).await.unwrap(), expected, "{of:?}");
+                assert_eq!(*authority.candidates(&of, &lab, 1).await.unwrap(), expected[..1], "{of:?}");
+                assert!(authority.candidates(&of, &other, 10).await.unwrap().is_empty());
+            }
         }
     }
 

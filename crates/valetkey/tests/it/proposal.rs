@@ -109,6 +109,7 @@ on_each_db! {
         let id = desk.asked().await;
         let (accepted, granted) = desk.accept("alice", &id, desk.with()).await.unwrap();
         assert_eq!((accepted.status(desk.yard.house.base.clock.now()), accepted.grant.as_ref()), (Status::Accepted, Some(&granted.id)));
+        assert_eq!((accepted.connection.as_ref(), &granted.connection), (Some(&desk.yard.connection), &desk.yard.connection));
         assert_eq!(granted.grantor.as_ref().map(UserId::as_str), Some("alice"));
         assert_eq!(patterns(&granted), ["GET /api/me", "POST /api/posts"]);
         let caller = desk.yard.caller(Some("alice")).await;
