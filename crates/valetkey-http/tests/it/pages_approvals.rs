@@ -74,6 +74,7 @@ async fn status(pages: &Pages, id: &str) -> Status {
 }
 
 on_each_db! {
+    /// T-271.
     async fn a_person_sees_what_waits_says_yes_and_the_call_is_made_once(pages: Pages) {
         let asking = Asking::new(&pages).await;
         let id = asking.hold(&pages).await;
@@ -120,6 +121,7 @@ on_each_db! {
         assert!(told["detail"].as_str().unwrap().contains("not today"));
     }
 
+    /// T-263.
     async fn nobody_sees_or_answers_what_is_somebody_elses(pages: Pages) {
         let asking = Asking::new(&pages).await;
         let (call, wish) = (asking.hold(&pages).await, asking.propose(&pages, r#"{"provider":"lab","reason":"to look"}"#).await);
@@ -138,7 +140,7 @@ on_each_db! {
         assert_eq!(status(&pages, &call).await, Status::Pending);
     }
 
-    /// The reader's browser is made to say yes by a page of somebody else's.
+    /// T-256: The reader's browser is made to say yes by a page of somebody else's.
     async fn another_pages_form_says_nothing(pages: Pages) {
         let asking = Asking::new(&pages).await;
         let id = asking.hold(&pages).await;

@@ -184,8 +184,8 @@ impl Deliverer {
             }
         };
         Error::new(Code::ApprovalRequired, text).with_extra(json!({
-            "approval": found.id, "grant": found.grant, "status": status, "poll": format!("/v1{path}"), "page": self.outside.page_url(&path, site),
-            "expires_at": found.expires_at,
+            "approval": found.id, "grant": found.grant, "status": status, "poll": format!("/v1{path}"),
+            "page": self.outside.page_url(&path, site), "expires_at": found.expires_at,
         }))
     }
 }

@@ -162,6 +162,7 @@ pub(crate) fn code<T>(outcome: Result<T>) -> Code {
 }
 
 on_each_db! {
+    /// T-251, T-252, T-261.
     async fn a_call_that_a_grant_asks_about_is_held_and_not_sent(db: Db) {
         let asking = Asking::new(&db).await;
         let error = asking.make(None).await.unwrap_err();
@@ -180,6 +181,7 @@ on_each_db! {
         assert_eq!((&waiting.summary.query[..], waiting.summary.body), (&["to".to_owned()][..], 16));
     }
 
+    /// T-274.
     async fn neither_a_body_nor_a_value_of_the_query_is_kept_anywhere(db: Db) {
         let asking = Asking::new(&db).await;
         let id = asking.approved().await;
@@ -190,6 +192,7 @@ on_each_db! {
         }
     }
 
+    /// T-272.
     async fn an_approved_call_is_made_once_and_a_replay_is_refused(db: Db) {
         let asking = Asking::new(&db).await;
         let id = asking.approved().await;
@@ -226,6 +229,7 @@ on_each_db! {
         assert_eq!(asking.sent(), 0);
     }
 
+    /// T-270.
     async fn a_call_that_differs_in_anything_is_not_carried(db: Db) {
         let mut asking = Asking::new(&db).await;
         let id = asking.approved().await;
@@ -259,6 +263,7 @@ on_each_db! {
         assert_eq!(asking.send(&asking.caller, &with("user-agent", "another/2"), Some(&id)).await.unwrap(), StatusCode::OK);
     }
 
+    /// T-271.
     async fn an_approval_serves_nobody_but_its_agent_and_its_person(db: Db) {
         let mut asking = Asking::new(&db).await;
         let (house, agent) = (&asking.yard.house, asking.yard.agent.clone());
@@ -278,6 +283,7 @@ on_each_db! {
         assert_eq!(asking.sent(), 0);
     }
 
+    /// T-268.
     async fn another_sites_approval_is_not_there(db: Db) {
         let mut asking = Asking::new(&db).await;
         let id = asking.approved().await;
@@ -291,6 +297,7 @@ on_each_db! {
         assert_eq!(asking.sent(), 0);
     }
 
+    /// T-266.
     async fn nobody_answers_their_own_request(db: Db) {
         let asking = Asking::new(&db).await;
         let id = asking.hold().await;
@@ -317,6 +324,7 @@ on_each_db! {
         assert_eq!(asking.send(&carol, &usual(), Some(&id)).await.unwrap(), StatusCode::OK);
     }
 
+    /// T-267.
     async fn the_owner_answers_who_may_have_the_agent_act_and_nobody_else(db: Db) {
         let asking = Asking::new(&db).await;
         let mut yard = asking.yard;
@@ -338,6 +346,7 @@ on_each_db! {
         assert_eq!(asking.make(Some(&id)).await.unwrap(), StatusCode::OK);
     }
 
+    /// T-257.
     async fn what_was_taken_back_after_a_yes_is_not_done(db: Db) {
         let mut asking = Asking::new(&db).await;
         for (what, refused) in [
@@ -390,6 +399,7 @@ on_each_db! {
         assert_eq!(asking.make(Some(&id)).await.unwrap(), StatusCode::OK);
     }
 
+    /// T-271.
     async fn a_yes_and_a_question_end_with_their_time(db: Db) {
         let asking = Asking::new(&db).await;
         let unanswered = asking.hold().await;
@@ -404,7 +414,7 @@ on_each_db! {
         assert_eq!((asking.status(&unused).await, asking.sent()), (Status::Expired, 0));
     }
 
-    /// As after a process that died between taking the approval and sending the call.
+    /// T-272: As after a process that died between taking the approval and sending the call.
     async fn an_approval_that_was_taken_and_not_sent_stays_used(db: Db) {
         let asking = Asking::new(&db).await;
         let id = asking.approved().await;
@@ -518,6 +528,7 @@ on_each_db! {
         assert_eq!(ended.await.expect("it goes on"), Some(Code::GrantDenied));
     }
 
+    /// T-253.
     async fn each_step_leaves_a_row_in_the_audit(db: Db) {
         let asking = Asking::new(&db).await;
         let id = asking.approved().await;

@@ -67,6 +67,7 @@ async fn replica(asking: &Asking, url: &str) -> Deliverer {
 }
 
 on_each_db! {
+    /// T-269.
     async fn of_eight_that_make_the_approved_call_one_sends(db: Db) {
         let asking = Asking::new(&db).await;
         let id = asking.approved().await;
@@ -81,6 +82,7 @@ on_each_db! {
         assert_eq!((ids.len(), asking.all().await.len()), (1, 1));
     }
 
+    /// T-269.
     async fn of_a_yes_and_a_no_at_once_one_counts(db: Db) {
         let asking = Arc::new(Asking::new(&db).await);
         let id = asking.hold().await;
