@@ -343,13 +343,12 @@ async fn identify(state: &AppState, request: &Parts, who: Who) -> Result<Caller>
         }
         return Ok(Caller::Agent { hash });
     }
-    let base = state.base();
-    let key = platform::authenticate(&base.db, bearer, base.clock.now()).await.map_err(|error| match error.code() {
+    let key = state.keys().authenticate(bearer, state.base().clock.now()).await.map_err(|error| match error.code() {
         Code::Unauthenticated => decision::unauthenticated(),
         _ => error,
     })?;
     let user: Option<UserId> = user.map(str::parse).transpose()?;
-    Ok(Caller::Platform { key: Arc::new(key), user })
+    Ok(Caller::Platform { key, user })
 }
 
 async fn operator_site(state: &AppState, request: &Parts) -> Result<SiteId> {

@@ -72,7 +72,7 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
         Err(panic) => Problem(Error::internal(format_args!("panic: {}", panic_text(panic.as_ref())))).into_response(),
     };
 
-    // AuthZEN (section 10.1.3) has the answer carry the id that the question came with. It goes nowhere else.
+    // AuthZEN (its HTTPS binding, section 10) has the answer carry the id that the question came with. It goes nowhere else.
     let is_evaluation = route.starts_with("/access/v1/");
     if let Some(value) = asked_as.filter(|_| is_evaluation).or_else(|| HeaderValue::from_str(&id).ok()) {
         response.headers_mut().insert(REQUEST_ID, value);

@@ -8,8 +8,8 @@
 //! An agent asks about itself, and is answered for the token that it shows, ceiling and all. A platform asks about an agent or
 //! a session as if it held a fresh token. `decision` is true only where the use would be let pass without asking anybody.
 //!
-//! What cannot be understood is a 400 in a single evaluation, and in a batch a decision of `false` with what is wrong
-//! (section 7.2.1 has a batch answer in the order of its questions, whatever becomes of one of them).
+//! A question without one of its three parts is a 400, and in a batch a decision of `false` with what is wrong. So is one whose
+//! parts are there and name nothing that is known here: whoever enforces gets its no, whatever it asks about.
 
 use axum::extract::State;
 use http::HeaderMap;
@@ -36,7 +36,7 @@ use crate::{
 /// The most questions in one batch.
 const MOST: usize = 100;
 
-/// Who would act (section 5.1): `agent` with the agent's id, or `session` with the name of a session.
+/// Who would act, or what with (section 5): a subject is `agent` with the agent's id, or `session` with the name of a session.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub(crate) struct Named {
     /// `agent` or `session`; of a resource `connection` or `provider`.
@@ -50,7 +50,7 @@ pub(crate) struct Named {
     properties: Map<String, Value>,
 }
 
-/// What it would do (section 5.3).
+/// What it would do (section 5).
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub(crate) struct Action {
     /// `proxy`, `reveal`, or `use` for either.
@@ -61,7 +61,7 @@ pub(crate) struct Action {
     properties: Map<String, Value>,
 }
 
-/// One question (section 6.1). Members that the standard leaves to others are not looked at.
+/// One question (section 6). Members that the standard leaves to others are not looked at.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 pub(crate) struct Evaluation {
     /// Who would act.
@@ -72,7 +72,7 @@ pub(crate) struct Evaluation {
     resource: Option<Named>,
 }
 
-/// Several questions (section 7.1). What stands beside `evaluations` counts for each of them that does not say otherwise.
+/// Several questions (section 7). What stands beside `evaluations` counts for each of them that does not say otherwise.
 #[derive(Debug, Deserialize, ToSchema)]
 pub(crate) struct Evaluations {
     /// What counts for each.
@@ -107,7 +107,7 @@ pub(crate) enum Semantic {
     PermitOnFirstPermit,
 }
 
-/// The answer to one question (section 6.2).
+/// The answer to one question (section 6).
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Decided {
     /// Whether it may be done now, without asking anybody.
@@ -162,7 +162,7 @@ pub(crate) async fn evaluations(
     for question in &evaluations {
         let answer = match asker.answer(&state, question, &defaults).await {
             Ok(answer) => answer,
-            Err(error) if matches!(error.code(), Code::InvalidRequest | Code::NotFound) => Decided::misunderstood(&error),
+            Err(error) if error.code() == Code::InvalidRequest => Decided::misunderstood(&error),
             // Who asks is nobody, or something is broken here: that is no answer to any of them.
             Err(error) => return Err(error.into()),
         };
@@ -179,7 +179,7 @@ pub(crate) async fn evaluations(
     Ok(Json(json(serde_json::to_value(AllDecided { evaluations: answers }))?))
 }
 
-/// Where the endpoints are (section 9.1).
+/// Where the endpoints are (section 9).
 #[utoipa::path(get, path = "/.well-known/authzen-configuration", tag = "decisions", responses((status = 200, body = Object)))]
 pub(crate) async fn configuration(State(state): State<AppState>) -> Json<Value> {
     let here = state.outside().public_url.as_str().trim_end_matches('/').to_owned();
@@ -260,10 +260,18 @@ impl<'a> Asker<'a> {
         Ok(Self { caller, token })
     }
 
+    /// Errors: `invalid_request` where a part is missing; `unauthenticated` where an agent asks whose token is dead.
     async fn answer(&self, state: &AppState, question: &Evaluation, defaults: &Evaluation) -> Result<Decided> {
         let subject = needed(&question.subject, &defaults.subject, "subject")?;
         let action = needed(&question.action, &defaults.action, "action")?;
         let resource = needed(&question.resource, &defaults.resource, "resource")?;
+        match self.decided(state, subject, action, resource).await {
+            Err(error) if matches!(error.code(), Code::InvalidRequest | Code::NotFound) => Ok(Decided::misunderstood(&error)),
+            decided => decided,
+        }
+    }
+
+    async fn decided(&self, state: &AppState, subject: &Named, action: &Action, resource: &Named) -> Result<Decided> {
         let deliveries: &'static [Delivery] = match action.name.as_str() {
             "use" => &[Delivery::Proxy, Delivery::Reveal],
             "proxy" => &[Delivery::Proxy],

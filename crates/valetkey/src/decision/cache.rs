@@ -2,14 +2,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use quick_cache::sync::Cache;
-
 use super::{
     facts::{self, Facts, Who},
     together::Together,
 };
 use crate::{
-    db::Db,
+    db::{Db, Memory},
     error::{Code, Error, Result},
     id::{ConnectionId, ProviderName, SiteId, UserId},
     on,
@@ -23,18 +21,18 @@ const PLACES: usize = 2_000;
 
 /// Loads facts; on SQLite it remembers them as long as nothing was committed since.
 #[derive(Clone)]
-pub struct Authority(Source);
+pub struct Authority {
+    source: Source,
+    pairs: Memory<Pair, Arc<Facts>>,
+    asked_about: Memory<About, Arc<Facts>>,
+    at_providers: Memory<Place, Arc<Vec<ConnectionId>>>,
+}
 
 #[derive(Clone)]
 enum Source {
-    Remembered {
-        db: Db,
-        cache: Arc<Cache<Pair, Remembered>>,
-        asked_about: Arc<Cache<About, Remembered>>,
-        at_providers: Arc<Cache<Place, (u64, Arc<Vec<ConnectionId>>)>>,
-    },
-    /// PostgreSQL caches no authority: another replica may revoke at any moment.
-    Asked(Together),
+    Embedded(Db),
+    /// Look-ups that meet share a statement.
+    Postgres(Together),
 }
 
 /// What is asked about: a token and a connection.
@@ -43,97 +41,61 @@ pub(super) type Pair = (TokenHash, ConnectionId);
 type About = (SiteId, Who, ConnectionId);
 /// What is remembered of a provider's name: for whom, at which provider, and how many at most.
 type Place = (Of, ProviderName, usize);
-/// Facts, and the epoch that was read before they were loaded.
-type Remembered = (u64, Arc<Facts>);
 
 impl Authority {
     /// The look-up for a database.
     pub fn new(db: Db) -> Self {
-        Self(if db.is_sqlite() {
-            Source::Remembered {
-                db,
-                cache: Arc::new(Cache::new(CAPACITY)),
-                asked_about: Arc::new(Cache::new(CAPACITY)),
-                at_providers: Arc::new(Cache::new(PLACES)),
-            }
-        } else {
-            Source::Asked(Together::new(db))
-        })
+        Self {
+            pairs: Memory::new(&db, CAPACITY),
+            asked_about: Memory::new(&db, CAPACITY),
+            at_providers: Memory::new(&db, PLACES),
+            source: if db.is_sqlite() { Source::Embedded(db) } else { Source::Postgres(Together::new(db)) },
+        }
+    }
+
+    fn db(&self) -> &Db {
+        match &self.source {
+            Source::Embedded(db) => db,
+            Source::Postgres(together) => together.db(),
+        }
     }
 
     /// The facts for a presented token and a connection; nothing when there is no such token.
     pub async fn facts(&self, token: &TokenHash, connection: &ConnectionId) -> Result<Option<Arc<Facts>>> {
         let pair = (token.clone(), connection.clone());
-        let (db, cache) = match &self.0 {
-            Source::Remembered { db, cache, .. } => (db, cache),
-            Source::Asked(together) => return together.facts(pair).await,
+        let db = match &self.source {
+            Source::Embedded(db) => db,
+            Source::Postgres(together) => return together.facts(pair).await,
         };
-        // INVARIANT: the epoch is read before loading. A commit in between makes what was loaded count for nothing.
-        let epoch = db.epoch();
-        if let Some((then, facts)) = cache.get(&pair)
-            && then == epoch
-        {
-            return Ok(Some(facts));
-        }
-        let Some(loaded) = facts::for_token(db, token, connection).await?.map(Arc::new) else {
-            // Unknown tokens are not remembered: a stranger could fill the cache with them.
-            return Ok(None);
-        };
-        cache.insert(pair, (epoch, Arc::clone(&loaded)));
-        Ok(Some(loaded))
+        let load = async { Ok::<_, Error>(facts::for_token(db, token, connection).await?.map(Arc::new)) };
+        self.pairs.or_load(db, pair, load).await
     }
 
     /// The facts for an agent as if it held a fresh token; nothing when there is no such agent.
     pub async fn about(&self, site: &SiteId, who: &Who, connection: &ConnectionId) -> Result<Option<Arc<Facts>>> {
-        let (db, cache) = match &self.0 {
-            Source::Remembered { db, asked_about, .. } => (db, asked_about),
-            Source::Asked(together) => {
-                return Ok(facts::for_agent(together.db(), site, who, connection).await?.map(Arc::new));
-            }
-        };
-        let about = (site.clone(), who.clone(), connection.clone());
-        // INVARIANT: as above, the epoch is read before loading.
-        let epoch = db.epoch();
-        if let Some((then, facts)) = cache.get(&about)
-            && then == epoch
-        {
-            return Ok(Some(facts));
-        }
-        let Some(loaded) = facts::for_agent(db, site, who, connection).await?.map(Arc::new) else { return Ok(None) };
-        cache.insert(about, (epoch, Arc::clone(&loaded)));
-        Ok(Some(loaded))
+        let db = self.db();
+        let load = async { Ok::<_, Error>(facts::for_agent(db, site, who, connection).await?.map(Arc::new)) };
+        self.asked_about.or_load(db, (site.clone(), who.clone(), connection.clone()), load).await
     }
 
     /// The connections at a provider that might be used, by id; `most` of them at most. None for a token or an agent that there
     /// is not.
     pub async fn candidates(&self, of: &Of, provider: &ProviderName, most: usize) -> Result<Arc<Vec<ConnectionId>>> {
-        let (db, cache) = match &self.0 {
-            Source::Remembered { db, at_providers, .. } => (db, at_providers),
-            Source::Asked(together) => return Ok(Arc::new(candidates(together.db(), of, provider, most).await?)),
+        let db = self.db();
+        let load = async {
+            let found = candidates(db, of, provider, most).await?;
+            Ok::<_, Error>((!found.is_empty()).then(|| Arc::new(found)))
         };
-        let place = (of.clone(), provider.clone(), most);
-        // INVARIANT: as above, the epoch is read before loading.
-        let epoch = db.epoch();
-        if let Some((then, found)) = cache.get(&place)
-            && then == epoch
-        {
-            return Ok(found);
-        }
-        let found = Arc::new(candidates(db, of, provider, most).await?);
-        if !found.is_empty() {
-            // Strangers find nothing, and shall not fill the cache with it.
-            cache.insert(place, (epoch, Arc::clone(&found)));
-        }
-        Ok(found)
+        Ok(self.at_providers.or_load(db, (of.clone(), provider.clone(), most), load).await?.unwrap_or_default())
     }
 
     /// The facts of many pairs at once: on PostgreSQL with one statement, on SQLite from the cache. A pair whose rows
     /// cannot be read is left out, so that it does not stand in the way of the others; to whoever needed it, it is as if it
     /// were not there, which denies.
     pub async fn facts_of_many(&self, pairs: &[Pair]) -> Result<HashMap<Pair, Arc<Facts>>> {
-        let each = match &self.0 {
-            Source::Asked(together) => facts::for_many(&mut *facts::line(together.db()).await?, pairs).await?,
-            Source::Remembered { .. } => {
+        let each = match &self.source {
+            Source::Postgres(together) => facts::for_many(&mut *facts::line(together.db()).await?, pairs).await?,
+            Source::Embedded(_) => {
                 let mut each = Vec::with_capacity(pairs.len());
                 for (token, connection) in pairs {
                     each.push(self.facts(token, connection).await);
