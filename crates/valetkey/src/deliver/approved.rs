@@ -63,7 +63,9 @@ impl Use<'_> {
     /// What people see of it.
     fn summary(&self) -> Summary {
         let names = form_urlencoded::parse(self.query.unwrap_or_default().as_bytes());
-        let text = |text: &str, most| text.chars().filter(|c| !c.is_control()).take(most).collect::<String>();
+        // Letters and what is plainly seen: nothing that turns round, hides or breaks what stands beside it.
+        let seen = |c: char| if c.is_ascii_graphic() || c.is_alphanumeric() { c } else { '\u{fffd}' };
+        let text = |text: &str, most| text.chars().take(most).map(seen).collect::<String>();
         let content_type = self.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         Summary {
             delivery: self.delivery,
@@ -215,15 +217,15 @@ mod tests {
         let seen = Use {
             delivery: Delivery::Proxy,
             operation: Some((&http::Method::GET, "api.example.com", path.as_bytes())),
-            url: "https://api.example.com/x?secret=canary&b%5B%5D=canary",
+            url: "https://api.example.com/x?secret=canary&b%5B%5D=canary&%E2%80%AEx%0A=canary",
             path: &path,
-            query: Some("secret=canary&b%5B%5D=canary"),
+            query: Some("secret=canary&b%5B%5D=canary&%E2%80%AEx%0A=canary"),
             slot: None,
             headers: &headers,
             body: b"canary",
         }
         .summary();
-        assert_eq!(seen.query, ["secret", "b[]"]);
+        assert_eq!(seen.query, ["secret", "b[]", "\u{fffd}x\u{fffd}"]);
         assert!(!serde_json::to_string(&seen).unwrap().contains("canary"));
         assert!(seen.path.ends_with("(3001 bytes in all)"));
         assert_eq!(seen.body, 6);
