@@ -64,7 +64,7 @@ impl Use<'_> {
     fn summary(&self) -> Summary {
         let names = form_urlencoded::parse(self.query.unwrap_or_default().as_bytes());
         // Letters and what is plainly seen: nothing that turns round, hides or breaks what stands beside it.
-        let seen = |c: char| if c.is_ascii_graphic() || c.is_alphanumeric() { c } else { '\u{fffd}' };
+        let seen = |c: char| if c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric() { c } else { '\u{fffd}' };
         let text = |text: &str, most| text.chars().take(most).map(seen).collect::<String>();
         let content_type = self.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         Summary {
@@ -76,7 +76,7 @@ impl Use<'_> {
                 Some((at, _)) => format!("{}... ({} bytes in all)", &self.path[..at], self.path.len()),
             },
             query: names.take(SHOWN_NAMES).map(|(name, _)| text(&name, SHOWN_NAME)).collect(),
-            slot: self.slot.clone(),
+            slot: self.slot.as_deref().map(|slot| text(slot, SHOWN_NAME)),
             content_type: content_type.map(|kind| text(kind, SHOWN_NAME)),
             body: self.body.len() as u64,
         }
