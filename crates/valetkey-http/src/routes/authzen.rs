@@ -262,13 +262,28 @@ impl<'a> Asker<'a> {
 
     /// Errors: `invalid_request` where a part is missing; `unauthenticated` where an agent asks whose token is dead.
     async fn answer(&self, state: &AppState, question: &Evaluation, defaults: &Evaluation) -> Result<Decided> {
-        let subject = needed(&question.subject, &defaults.subject, "subject")?;
-        let action = needed(&question.action, &defaults.action, "action")?;
-        let resource = needed(&question.resource, &defaults.resource, "resource")?;
-        match self.decided(state, subject, action, resource).await {
-            Err(error) if matches!(error.code(), Code::InvalidRequest | Code::NotFound) => Ok(Decided::misunderstood(&error)),
-            decided => decided,
-        }
+        let parts = || -> Result<_> {
+            let subject = needed(&question.subject, &defaults.subject, "subject")?;
+            let action = needed(&question.action, &defaults.action, "action")?;
+            Ok((subject, action, needed(&question.resource, &defaults.resource, "resource")?))
+        };
+        let odd = [Code::InvalidRequest, Code::NotFound, Code::Ambiguous];
+        let (error, is_missing) = match parts() {
+            Err(error) => (error, true),
+            Ok((subject, action, resource)) => match self.decided(state, subject, action, resource).await {
+                Err(error) if odd.contains(&error.code()) => (error, false),
+                decided => return decided,
+            },
+        };
+        self.must_be_alive(state).await?;
+        if is_missing { Err(error) } else { Ok(Decided::misunderstood(&error)) }
+    }
+
+    /// An agent whose token is dead is told nothing, not even what is wrong with its question.
+    async fn must_be_alive(&self, state: &AppState) -> Result<()> {
+        let Some(token) = &self.token else { return Ok(()) };
+        let facts = decision::for_token_alone(&state.base().db, &token.token).await?.ok_or_else(decision::unauthenticated)?;
+        decision::principal(&facts, state.base().clock.now()).map(|_| ())
     }
 
     async fn decided(&self, state: &AppState, subject: &Named, action: &Action, resource: &Named) -> Result<Decided> {
@@ -295,9 +310,8 @@ impl<'a> Asker<'a> {
                 if let Some(told) = told {
                     return Ok(told);
                 }
-                // Nothing was decided on: whether the token is alive is asked before anything is told.
-                let facts = decision::for_token_alone(&state.base().db, &token.token).await?;
-                decision::principal(&facts.ok_or_else(decision::unauthenticated)?, state.base().clock.now())?;
+                // Nothing was decided on.
+                self.must_be_alive(state).await?;
                 Ok(self.nobody())
             }
             None => self.ask_about(state, &question, &claim).await,

@@ -118,6 +118,10 @@ on_each_db! {
         for (kind, place) in [("connection", connection.as_str()), ("provider", "http_basic"), ("provider", "reddit")] {
             app.post(&token, ONE, about(&own, "use", kind, place)).await.refused(401, "unauthenticated");
         }
+        for odd in [json!({}), about(&own, "fly", "connection", &connection), about(&own, "use", "planet", "mars")] {
+            app.post(&token, ONE, odd.clone()).await.refused(401, "unauthenticated");
+            app.post(&token, MANY, json!({ "evaluations": [odd] })).await.refused(401, "unauthenticated");
+        }
     }
 
     async fn a_platform_hears_of_what_it_reaches(app: App) {
