@@ -58,7 +58,7 @@ pub(crate) fn usual() -> Made {
 impl Made {
     pub(crate) fn header_map(&self, approval: Option<&ApprovalId>) -> HeaderMap {
         let pair =
-            |(name, value): &(&'static str, &'static str)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+            |&(name, value): &(&'static str, &'static str)| (HeaderName::from_static(name), HeaderValue::from_static(value));
         let mut headers: HeaderMap = self.headers.iter().map(pair).collect();
         if let Some(id) = approval {
             headers.insert("valet-approval", id.as_str().parse().unwrap());
