@@ -41,7 +41,7 @@ impl Fields {
     }
 
     /// Every field of a name: boxes that were ticked.
-    pub(crate) fn all<'f>(&'f self, name: &'f str) -> impl Iterator<Item = &'f Secret> {
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &Secret> {
         self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value)
     }
 }
