@@ -13,6 +13,9 @@ ALTER TABLE grants ADD COLUMN provider TEXT COLLATE "C" NOT NULL DEFAULT '';
 UPDATE grants SET provider = (SELECT c.provider FROM connections c WHERE c.site = grants.site AND c.id = grants.connection);
 CREATE INDEX grants_provider ON grants (site, agent, provider, connection)
     WHERE revoked_at IS NULL AND effect <> 'deny' AND for_whom <> '"owner"';
+-- With the agent, so that who may use a connection is found in the order in which it is listed.
+DROP INDEX grants_connection;
+CREATE INDEX grants_connection ON grants (site, connection, agent);
 
 ALTER TABLE agent_tokens ADD COLUMN session_name TEXT COLLATE "C";
 ALTER TABLE agent_tokens ADD COLUMN task_name TEXT COLLATE "C";

@@ -146,7 +146,7 @@ pub struct Candidates {
 ///
 /// An agent may hold a grant of every person of a site, and many at each provider. What is granted for its owner alone is
 /// found by its owner, and the rest by the provider in the order of an index, so that no call costs a look at everything
-/// else that was granted.
+/// else that was granted. (`CROSS JOIN` is what keeps SQLite to that order; to PostgreSQL it is a join like any other.)
 macro_rules! candidates {
     ($who:literal) => {
         concat!(
@@ -158,10 +158,10 @@ macro_rules! candidates {
                    AND g.provider = $2 AND g.revoked_at IS NULL AND g.effect <> 'deny' AND g.for_whom <> '\"owner\"'
                  ORDER BY g.connection LIMIT $3) any_caller
                UNION
-               SELECT c.id FROM (SELECT t.site, t.agent, t.person FROM ", $who, ") t
-               JOIN connections c ON c.site = t.site AND c.provider = $2 AND c.owner = 'user:' || t.person AND c.status <> 'revoked'
-               JOIN grants g ON g.site = t.site AND g.agent = t.agent AND g.connection = c.id
-                 AND g.revoked_at IS NULL AND g.effect <> 'deny' AND g.for_whom = '\"owner\"'
+               SELECT c.id FROM (SELECT t.site, t.agent, t.person FROM ", $who, ") t CROSS JOIN connections c CROSS JOIN grants g
+                 WHERE c.site = t.site AND c.provider = $2 AND c.owner = 'user:' || t.person AND c.status <> 'revoked'
+                   AND g.site = t.site AND g.agent = t.agent AND g.connection = c.id
+                   AND g.revoked_at IS NULL AND g.effect <> 'deny' AND g.for_whom = '\"owner\"'
              ) found ORDER BY found.id LIMIT $3"
         )
     };
