@@ -5,23 +5,30 @@
 --   BENCH_METHOD  GET, POST or PUT (default GET)
 --   BENCH_BODY    JSON that is sent, where it is set; `{n}` in it is the number of the request
 --   BENCH_TOKEN   sent as a bearer, where it is set
+--   BENCH_BODIES  file with one JSON body a line, of which each goes with the path of the same line (default: none)
 --
 -- The yardsticks are driven by this file too, so that wrk's own work is the same on both sides.
 
-local paths, head, tail, body, random, at, sent = {}, nil, nil, nil, false, 0, 0
+local requests, template, random, at, sent = {}, nil, false, 0, 0
 
 function init()
-  for line in io.lines(os.getenv("BENCH_PATHS")) do paths[#paths + 1] = line end
-  local method, token = os.getenv("BENCH_METHOD") or "GET", os.getenv("BENCH_TOKEN")
-  head = method .. " "
-  tail = " HTTP/1.1\r\nHost: " .. wrk.host .. ":" .. wrk.port .. "\r\n"
-  if token then tail = tail .. "Authorization: Bearer " .. token .. "\r\n" end
-  body = os.getenv("BENCH_BODY")
-  if body then
-    tail = tail .. "Content-Type: application/json\r\n"
-  else
-    if method == "POST" then tail = tail .. "Content-Length: 0\r\n" end
-    tail = tail .. "\r\n"
+  local method, token, bodies = os.getenv("BENCH_METHOD") or "GET", os.getenv("BENCH_TOKEN"), os.getenv("BENCH_BODIES")
+  local head = " HTTP/1.1\r\nHost: " .. wrk.host .. ":" .. wrk.port .. "\r\n"
+  if token then head = head .. "Authorization: Bearer " .. token .. "\r\n" end
+  template = os.getenv("BENCH_BODY")
+  local next_body = bodies and io.lines(bodies)
+  -- Written out ahead, so that a request costs wrk no more than a look at a table; but for a body that holds its number.
+  for path in io.lines(os.getenv("BENCH_PATHS")) do
+    local start = method .. " " .. path .. head
+    if template then
+      requests[#requests + 1] = start .. "Content-Type: application/json\r\n"
+    else
+      local body = next_body and next_body() or ""
+      local tail = "\r\n"
+      if method == "POST" then tail = "Content-Length: " .. #body .. "\r\n\r\n" .. body end
+      if #body > 0 then tail = "Content-Type: application/json\r\n" .. tail end
+      requests[#requests + 1] = start .. tail
+    end
   end
   random = os.getenv("BENCH_ORDER") == "random"
   math.randomseed(1)
@@ -29,14 +36,14 @@ end
 
 function request()
   if random then
-    at = math.random(#paths)
+    at = math.random(#requests)
   else
-    at = at % #paths + 1
+    at = at % #requests + 1
   end
-  if not body then return head .. paths[at] .. tail end
+  if not template then return requests[at] end
   sent = sent + 1
-  local text = body:gsub("{n}", tostring(sent))
-  return head .. paths[at] .. tail .. "Content-Length: " .. #text .. "\r\n\r\n" .. text
+  local text = template:gsub("{n}", tostring(sent))
+  return requests[at] .. "Content-Length: " .. #text .. "\r\n\r\n" .. text
 end
 
 function done(summary, latency)

@@ -21,6 +21,7 @@ class Target:
     token: str | None = None
     order: str = "cycle"
     body: str | None = None
+    bodies: list[str] | None = None
 
 
 def command(target: Target, connections: int, seconds: int) -> list[str]:
@@ -34,6 +35,8 @@ def shown(target: Target, connections: int, seconds: int) -> str:
         words.append("BENCH_TOKEN=vk_...")
     if target.body:
         words.append(f"BENCH_BODY='{target.body}'")
+    if target.bodies:
+        words.append("BENCH_BODIES=bodies.txt")
     if target.order != "cycle":
         words.append(f"BENCH_ORDER={target.order}")
     wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", "benches/request.lua", "http://127.0.0.1:PORT"]
@@ -51,14 +54,18 @@ class Result:
 
 def run(target: Target, connections: int, seconds: int) -> Result:
     environment = dict(os.environ, BENCH_METHOD=target.method, BENCH_ORDER=target.order)
-    for name, value in (("BENCH_TOKEN", target.token), ("BENCH_BODY", target.body)):
+    for name, value in (("BENCH_TOKEN", target.token), ("BENCH_BODY", target.body), ("BENCH_BODIES", None)):
         environment.pop(name, None)
         if value:
             environment[name] = value
-    with tempfile.NamedTemporaryFile("w", suffix=".paths") as paths:
+    with tempfile.NamedTemporaryFile("w", suffix=".paths") as paths, tempfile.NamedTemporaryFile("w", suffix=".bodies") as bodies:
         paths.write("".join(f"{path}\n" for path in target.paths))
         paths.flush()
         environment["BENCH_PATHS"] = paths.name
+        if target.bodies:
+            bodies.write("".join(f"{body}\n" for body in target.bodies))
+            bodies.flush()
+            environment["BENCH_BODIES"] = bodies.name
         done = subprocess.run(
             command(target, connections, seconds), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=seconds + 60,

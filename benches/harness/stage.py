@@ -77,6 +77,7 @@ class Stage:
         self.pairs, self.seconds = (2, 1) if quick else (5, 5)
         self.few, self.many = (100, 2_000) if quick else (1_000, 1_000_000)
         self.few_accounts, self.many_accounts = (90, 900) if quick else (90, 90_000)
+        self.granted = 200 if quick else 10_000
         self._peers = None
         self._seeded: dict[tuple[str, int], Seeded] = {}
 
@@ -269,6 +270,23 @@ class Stage:
         status, body = servers.request(server.origin, "POST", target.paths[0], self._bearer(seeded))
         if status != 200 or not json.loads(body).get("access_token", "").startswith("bench-access-"):
             raise RuntimeError(f"a reveal answers {status}: {body[:500]!r}")
+        return target
+
+    def evaluation_target(self, server: servers.Server, seeded: Seeded, kind: str, ids: list[str]) -> load.Target:
+        """Access evaluation by AuthZEN: may the agent that asks use a connection, or has it one that it may use at the provider?"""
+        status, body = servers.request(server.origin, "GET", "/v1/me", self._bearer(seeded))
+        agent = json.loads(body)["agent"] if status == 200 else None
+        named = ids if kind == "connection" else [PROVIDER]
+        bodies = [
+            json.dumps({"subject": {"type": "agent", "id": agent}, "action": {"name": "use"}, "resource": {"type": kind, "id": id}})
+            for id in named
+        ]
+        path = "/access/v1/evaluation"
+        target = load.Target(server.origin, [path] * len(bodies), "POST", seeded.token, bodies=bodies)
+        headers = {**self._bearer(seeded), "Content-Type": "application/json"}
+        status, body = servers.request(server.origin, "POST", path, headers, bodies[0].encode())
+        if status != 200 or json.loads(body).get("decision") is not True:
+            raise RuntimeError(f"an evaluation answers {status}: {body[:500]!r}")
         return target
 
     def proxy_target(self, server: servers.Server, seeded: Seeded) -> load.Target:

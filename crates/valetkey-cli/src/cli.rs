@@ -58,8 +58,18 @@ pub(crate) enum Command {
     /// Permissions of agents to use connections
     #[command(subcommand)]
     Grant(commands::grant::Grant),
+    /// Calls that wait for a person's word: list, show, approve, refuse
+    #[command(subcommand)]
+    Approval(commands::approval::Approval),
+    /// What agents ask to be granted: list, show, accept, refuse
+    #[command(subcommand)]
+    Proposal(commands::proposal::Proposal),
     /// Whether an agent may do something with a connection, and why
     Explain(commands::explain::Explain),
+    /// What an agent may use, and for whom
+    Reach(commands::reach::Reach),
+    /// Which agents may use a connection, and for whom
+    WhoCan(commands::reach::WhoCan),
     /// Move in from another system
     #[command(subcommand)]
     Import(commands::import::Import),

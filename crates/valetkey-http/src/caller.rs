@@ -50,6 +50,8 @@ pub enum Who {
     Platform,
     /// An agent by its token, and nobody else.
     Agent,
+    /// An agent by its token, a platform key with one of these scopes, the operator.
+    AgentOr(&'static [Scope]),
     /// What monitoring reads: a platform key with `admin`, the operator, or anybody where a setting says so.
     Monitoring,
 }
@@ -274,11 +276,13 @@ async fn permit(state: &AppState, who: Who, caller: &Caller, request: &Parts) ->
         }
     }
     match (caller, who) {
-        (Caller::Agent { .. }, Who::Agent) => Ok(()),
+        (Caller::Agent { .. }, Who::Agent | Who::AgentOr(_)) => Ok(()),
         (Caller::Agent { .. }, _) => refused("agent tokens are not accepted here"),
         (_, Who::Agent) => refused("this is for agents, with their own token"),
         (Caller::Platform { .. }, Who::Operator) => refused("only the operator may do this, on the machine itself"),
-        (caller, Who::Scope(scopes)) if !scopes.iter().any(|scope| caller.has(*scope)) => Err(missing(scopes)),
+        (caller, Who::Scope(scopes) | Who::AgentOr(scopes)) if !scopes.iter().any(|scope| caller.has(*scope)) => {
+            Err(missing(scopes))
+        }
         (Caller::Operator { .. } | Caller::Platform { .. }, _) => Ok(()),
     }
 }
@@ -331,7 +335,7 @@ async fn identify(state: &AppState, request: &Parts, who: Who) -> Result<Caller>
     };
     if !bearer.starts_with(platform::PREFIX) {
         let hash = TokenHash::of_presented(bearer).ok_or_else(decision::unauthenticated)?;
-        if user.is_some() && who == Who::Agent {
+        if user.is_some() && matches!(who, Who::Agent | Who::AgentOr(_)) {
             return Err(Error::new(
                 Code::InvalidRequest,
                 "Valet-User is for platform keys; an agent's token says for whom it acts",
@@ -339,13 +343,12 @@ async fn identify(state: &AppState, request: &Parts, who: Who) -> Result<Caller>
         }
         return Ok(Caller::Agent { hash });
     }
-    let base = state.base();
-    let key = platform::authenticate(&base.db, bearer, base.clock.now()).await.map_err(|error| match error.code() {
+    let key = state.keys().authenticate(bearer, state.base().clock.now()).await.map_err(|error| match error.code() {
         Code::Unauthenticated => decision::unauthenticated(),
         _ => error,
     })?;
     let user: Option<UserId> = user.map(str::parse).transpose()?;
-    Ok(Caller::Platform { key: Arc::new(key), user })
+    Ok(Caller::Platform { key, user })
 }
 
 async fn operator_site(state: &AppState, request: &Parts) -> Result<SiteId> {

@@ -56,9 +56,12 @@ pub(crate) struct ClientIp(pub(crate) Option<IpAddr>);
 pub(crate) struct CallerName(pub(crate) Arc<OnceLock<String>>);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest id of a caller's own that is sent back, in bytes.
+const LONGEST_ID: usize = 200;
 
 pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
+    let asked_as = request.headers().get(REQUEST_ID).filter(|value| value.len() <= LONGEST_ID).cloned();
     let ip = client(&mut request, &state.http().trusted_proxies);
     let id = request_id(&request);
     request.headers_mut().remove(REQUEST_ID);
@@ -74,11 +77,13 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
         Err(panic) => Problem(Error::internal(format_args!("panic: {}", panic_text(panic.as_ref())))).into_response(),
     };
 
-    if let Ok(value) = HeaderValue::from_str(&id) {
+    // AuthZEN (its HTTPS binding, section 10) has the answer carry the id that the question came with. It goes nowhere else.
+    let is_evaluation = route.starts_with("/access/v1/");
+    if let Some(value) = asked_as.filter(|_| is_evaluation).or_else(|| HeaderValue::from_str(&id).ok()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     // What the proxy passes on keeps the provider's own word on it.
-    if route.starts_with("/v1/") && !route.starts_with("/v1/proxy/") {
+    if (route.starts_with("/v1/") && !route.starts_with("/v1/proxy/")) || is_evaluation {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
-use valetkey::{Code, Error};
+use valetkey::{Code, Error, deliver};
 
 /// What a handler answers: its body, or a problem.
 pub(crate) type Answer<T> = std::result::Result<T, Problem>;
@@ -50,8 +50,31 @@ impl Problem {
     }
 }
 
+/// A call that waits for a person's word is no failure, and so no problem document: it says where to ask for the answer. The header
+/// tells it from an answer of the provider's, which never has one of this name.
+fn held(error: &Error) -> Response {
+    let mut members = match error.extra() {
+        Some(Value::Object(extra)) => extra.clone(),
+        _ => Map::new(),
+    };
+    members.insert("code".to_owned(), json!(error.code().as_str()));
+    members.insert("detail".to_owned(), json!(error.message()));
+    let id = members.get("approval").and_then(Value::as_str).and_then(|id| HeaderValue::from_str(id).ok());
+    let mut response = (StatusCode::ACCEPTED, Value::Object(members).to_string()).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(id) = id {
+        headers.insert(deliver::approved::HEADER, id);
+    }
+    response
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        if self.0.code() == Code::ApprovalRequired {
+            return held(&self.0);
+        }
         let mut response = (status(self.0.code()), self.document().to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -81,6 +104,7 @@ pub fn status(code: Code) -> StatusCode {
         | Code::MissingScope
         | Code::FreshProofNeeded
         | Code::GrantDenied
+        | Code::ApprovalRefused
         | Code::IdentityUnverified
         | Code::CredentialPath
         | Code::HostRefused
@@ -102,6 +126,10 @@ pub fn status(code: Code) -> StatusCode {
         Code::Conflict | Code::Ambiguous | Code::SubjectMismatch | Code::NotConfigured | Code::NotAuthenticated => {
             StatusCode::CONFLICT
         }
+        // Not sent yet, and no failure: see `held`.
+        Code::ApprovalRequired => StatusCode::ACCEPTED,
+        Code::ApprovalUsed | Code::ApprovalMismatch => StatusCode::CONFLICT,
+        Code::ApprovalExpired => StatusCode::GONE,
         Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         Code::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,

@@ -86,15 +86,23 @@ fn complete(operation: &mut Operation, who: Who) {
         Who::Platform => (vec![SecurityRequirement::new("platform", [""; 0])], "Any platform key; the operator."),
         Who::Agent => (vec![SecurityRequirement::new("agent", [""; 0])], "An agent by its token."),
         Who::Scope(scopes) => (vec![SecurityRequirement::new("platform", scopes.iter().map(|s| s.as_str()))], ""),
+        Who::AgentOr(scopes) => (
+            vec![
+                SecurityRequirement::new("agent", [""; 0]),
+                SecurityRequirement::new("platform", scopes.iter().map(|s| s.as_str())),
+            ],
+            "",
+        ),
         Who::Monitoring => (
             vec![SecurityRequirement::new("platform", ["admin"])],
             "A platform key with the scope `admin`; the operator; anybody where a setting says so.",
         ),
     };
     let text = match who {
-        Who::Scope(scopes) => {
+        Who::Scope(scopes) | Who::AgentOr(scopes) => {
             let names: Vec<_> = scopes.iter().map(|scope| format!("`{}`", scope.as_str())).collect();
-            format!("A platform key with the scope {}; the operator.", names.join(" or "))
+            let agent = if matches!(who, Who::AgentOr(_)) { "An agent by its token, about itself; a" } else { "A" };
+            format!("{agent} platform key with the scope {}; the operator.", names.join(" or "))
         }
         _ => text.to_owned(),
     };

@@ -36,6 +36,7 @@ const ADMIN: Who = Who::Scope(&[Scope::Admin]);
 const AGENTS: Who = Who::Scope(&[Scope::Agents]);
 const CONNECT: Who = Who::Scope(&[Scope::Connect]);
 const GRANTS: Who = Who::Scope(&[Scope::Grants]);
+const AGENT_OR_GRANTS: Who = Who::AgentOr(&[Scope::Grants]);
 const SHOW: Who = Who::Scope(&[Scope::AccountsRead, Scope::AccountsReveal]);
 const READ: Who = Who::Scope(&[Scope::AccountsRead]);
 const SIGNIN: Who = Who::Scope(&[Scope::Signin, Scope::Admin]);
@@ -162,6 +163,24 @@ page! {
     post "/v1/grants" => grants::create, GRANTS;
     delete "/v1/grants/{id}" => grants::revoke, GRANTS;
     post "/v1/explain" => decisions::explain, GRANTS;
+    get "/v1/agents/{agent}/reach" => reach::reach, GRANTS;
+    get "/v1/connections/{id}/who-can" => reach::who_can, GRANTS;
+    // The same question in the form of AuthZEN. An agent asks about itself alone.
+    get "/.well-known/authzen-configuration" => authzen::configuration, Who::Anybody;
+    post "/access/v1/evaluation" => authzen::evaluation, Who::AgentOr(&[Scope::Grants]);
+    post "/access/v1/evaluations" => authzen::evaluations, Who::AgentOr(&[Scope::Grants]);
+
+    // Calls that wait for a person's word, and what agents ask for. Agents see their own and answer nothing; a person answers
+    // for what is theirs, by a key that may speak for them; for the site's and an agent's things `admin` is needed, too.
+    get "/v1/approvals" => approvals::list, GRANTS;
+    get "/v1/approvals/{id}" => approvals::show, AGENT_OR_GRANTS;
+    post "/v1/approvals/{id}/approve" => approvals::approve, GRANTS;
+    post "/v1/approvals/{id}/refuse" => approvals::refuse, GRANTS;
+    get "/v1/proposals" => proposals::list, GRANTS;
+    post "/v1/proposals" => proposals::create, Who::Agent;
+    get "/v1/proposals/{id}" => proposals::show, AGENT_OR_GRANTS;
+    post "/v1/proposals/{id}/accept" => proposals::accept, GRANTS;
+    post "/v1/proposals/{id}/refuse" => proposals::refuse, GRANTS;
 
     // Clients of the authorization server, and what people consented to. In a call for a person: that person's own consents, and
     // those for the agents that they administer.

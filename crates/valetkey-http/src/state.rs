@@ -13,7 +13,7 @@ use axum::extract::FromRef;
 use ipnet::IpNet;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Semaphore;
-use valetkey::{Broker, Error, Result, base::Outside};
+use valetkey::{Broker, Error, Result, base::Outside, platform};
 
 /// How often samples are folded into histograms.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -34,6 +34,7 @@ pub struct AppState(Arc<Inner>);
 struct Inner {
     broker: Broker,
     settings: HttpSettings,
+    keys: platform::Keys,
     metrics: PrometheusHandle,
     draining: AtomicBool,
     key_work: Arc<Semaphore>,
@@ -53,6 +54,7 @@ impl AppState {
             }
         });
         Ok(Self(Arc::new(Inner {
+            keys: platform::Keys::new(broker.base().db.clone()),
             broker,
             settings,
             metrics: handle,
@@ -71,6 +73,11 @@ impl AppState {
     /// How the HTTP faces are set up.
     pub fn http(&self) -> &HttpSettings {
         &self.0.settings
+    }
+
+    /// The platform keys that call.
+    pub(crate) fn keys(&self) -> &platform::Keys {
+        &self.0.keys
     }
 
     /// The metrics of this process, as Prometheus reads them.

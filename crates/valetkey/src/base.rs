@@ -11,7 +11,7 @@ use crate::{
     db::Db,
     error::{Code, Error, Result},
     extend::Extensions,
-    id::ProviderName,
+    id::{ProviderName, SiteId},
     provider::{Catalogue, Definition},
     seal::KeyRing,
     upstream::Upstream,
@@ -51,6 +51,12 @@ impl Outside {
         self.catalogue.get(name).cloned().ok_or_else(|| {
             Error::new(Code::NotFound, format!("there is no provider `{name}`; `valetkey provider list` shows those there are"))
         })
+    }
+
+    /// A page of ours for a person of a site, by its path.
+    pub fn page_url(&self, path: &str, site: &SiteId) -> String {
+        let site: String = url::form_urlencoded::byte_serialize(site.as_str().as_bytes()).collect();
+        format!("{}{path}?site={site}", self.public_url.as_str().trim_end_matches('/'))
     }
 
     /// The callback at which flows of a provider end (RFC 6749 section 3.1.2): one per provider, which is also a

@@ -16,6 +16,7 @@ use url::Url;
 
 use crate::{
     account::{Accounts, Kept},
+    approval,
     audit::{self, Audit},
     base::{Base, Outside},
     clock::Clock,
@@ -30,6 +31,7 @@ use crate::{
     id::SiteId,
     oauth,
     principal::{Actor, Delivery, Owner},
+    proposal,
     provider::{Catalogue, Problem, Trust},
     refresh::{self, Refresher},
     revoke,
@@ -43,7 +45,7 @@ use crate::{
 
 /// How often last-used times are written.
 const LAST_USED_EVERY: Duration = Duration::from_secs(30);
-/// How often what is over is swept out: flows, links, used assertions, sessions.
+/// How often what is over is swept out: flows, links, used assertions, sessions, answered questions.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How often we look whether a provider is to be asked if somebody signed in on another device. What comes earlier than the
 /// provider's interval is not asked.
@@ -346,6 +348,8 @@ impl Broker {
         self.every(SWEEP_EVERY, "sweeping out what is over", |broker| async move {
             let base = broker.base();
             connect::sweep(base).await?;
+            approval::sweep(base).await?;
+            proposal::sweep(base).await?;
             session::sweep(&base.db, base.clock.now()).await.map(|_| ())
         });
         self.every(ASK_DEVICES_EVERY, "asking for sign-ins on other devices", |broker| async move {

@@ -40,6 +40,16 @@ codes! {
     FreshProofNeeded = "fresh_proof_needed",
     /// A grant, ceiling or role does not allow this use.
     GrantDenied = "grant_denied",
+    /// The call waits for a person's word; nothing was sent. No failure: the answer says where to look.
+    ApprovalRequired = "approval_required",
+    /// A person said no to this call.
+    ApprovalRefused = "approval_refused",
+    /// The approval carried a call already: each carries one.
+    ApprovalUsed = "approval_used",
+    /// The approval was not given, or not used, in time.
+    ApprovalExpired = "approval_expired",
+    /// The approval is for another call than this one.
+    ApprovalMismatch = "approval_mismatch",
     /// The request cannot be understood.
     InvalidRequest = "invalid_request",
     /// It does not exist, or the caller may not know that it does.

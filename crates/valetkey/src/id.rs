@@ -147,6 +147,10 @@ our_ids! {
     ClientId = "vkc_",
     /// One consent: a family of tokens.
     FamilyId = "fam_",
+    /// One call that waits, or waited, for a person's word.
+    ApprovalId = "apr_",
+    /// One wish of an agent to be granted something.
+    ProposalId = "pro_",
 }
 
 platform_ids! {
@@ -156,6 +160,10 @@ platform_ids! {
     AgentId = "agent",
     /// A tenant.
     SiteId = "site",
+    /// A session of work that tokens are minted for, as whoever mints them calls it. A person's sign-in is something else.
+    SessionName = "session",
+    /// A single task that tokens are minted for.
+    TaskName = "task",
 }
 
 impl AgentId {

@@ -6,6 +6,7 @@
 pub mod account;
 pub mod agent;
 pub mod app_config;
+pub mod approval;
 pub mod audit;
 pub mod base;
 mod broker;
@@ -28,7 +29,9 @@ pub mod oauth;
 pub mod oauth1;
 pub mod platform;
 pub mod principal;
+pub mod proposal;
 pub mod provider;
+pub mod reach;
 pub mod refresh;
 pub mod resource;
 pub mod revoke;

@@ -1,5 +1,5 @@
-//! What is a signed-in person's own: their connected accounts, the agents that may use each, the programs that they let in, and
-//! the taking back.
+//! What is a signed-in person's own: their connected accounts, the agents that may use each, the programs that they let in, the
+//! taking back, and what waits for their word.
 //!
 //! A session decides nothing about others: every call here is held to the person's own connections, and what is somebody
 //! else's is not there at all.
@@ -8,13 +8,15 @@ use std::collections::BTreeMap;
 
 use crate::{
     agent::{self, Agent, Role},
+    approval::{self, Approval, Decider},
     base::Outside,
     connection::{self, Connection, Filter, Status},
     error::{Code, Error, Result},
     grant::{self, Grant},
-    id::{AgentId, ConnectionId, FamilyId, GrantId},
+    id::{AgentId, ApprovalId, ConnectionId, FamilyId, GrantId, ProposalId},
     oauth::client,
     principal::Owner,
+    proposal::{self, Proposal, Terms},
     revoke::{self, Ended, UpstreamWish},
     session::Session,
     token::family::{self, Family},
@@ -22,6 +24,8 @@ use crate::{
 
 /// The most agents that are listed.
 const MOST_AGENTS: u32 = 200;
+/// The most questions of a kind that are listed.
+const MOST_QUESTIONS: u32 = 200;
 
 /// A connected account with whoever may use it.
 #[derive(Clone, Debug)]
@@ -174,4 +178,94 @@ pub async fn end_program(outside: &Outside, session: &Session, id: &FamilyId) ->
         return Err(Error::new(Code::NotFound, "there is no such program of yours"));
     }
     family::end(base, &session.site, &session.actor(), id, "ended by the person").await.map(|_| ())
+}
+
+/// What waits for the person's word, the oldest first.
+#[derive(Clone, Debug)]
+pub struct Questions {
+    /// Calls with an account of theirs.
+    pub approvals: Vec<Approval>,
+    /// What agents ask them for.
+    pub proposals: Vec<Proposal>,
+}
+
+/// What waits for the person's word.
+pub async fn questions(outside: &Outside, session: &Session) -> Result<Questions> {
+    let (base, site, owner) = (&outside.base, &session.site, Owner::User(session.user.clone()));
+    let held = approval::Which { owner: Some(&owner), waiting: true, ..approval::Which::default() };
+    let asked = proposal::Which { addressee: Some(&session.user), waiting: true, ..proposal::Which::default() };
+    Ok(Questions {
+        approvals: approval::page(base, site, &held, None, MOST_QUESTIONS).await?,
+        proposals: proposal::page(base, site, &asked, None, MOST_QUESTIONS).await?,
+    })
+}
+
+/// One call with an account of the person's that waits, or waited, for their word.
+///
+/// # Errors
+/// `not_found` where there is none of that id that is theirs to answer.
+pub async fn held(outside: &Outside, session: &Session, id: &ApprovalId) -> Result<Approval> {
+    let found = approval::get(&outside.base.db, &session.site, id).await?;
+    let own = found.filter(|found| found.owner.user() == Some(&session.user));
+    own.ok_or_else(|| Error::new(Code::NotFound, "there is no call that waits for you"))
+}
+
+/// The person says yes to a call with an account of theirs.
+///
+/// # Errors
+/// `fresh_proof_needed`; as [`held`] and [`approval::approve`].
+pub async fn approve(outside: &Outside, session: &Session, id: &ApprovalId) -> Result<Approval> {
+    session.require_fresh(outside.base.clock.now())?;
+    held(outside, session, id).await?;
+    approval::approve(&outside.base, &session.site, &decider(session), id).await
+}
+
+/// The person says no to a call with an account of theirs. That is no danger, so any session will do.
+///
+/// # Errors
+/// As [`held`] and [`approval::refuse`].
+pub async fn refuse(outside: &Outside, session: &Session, id: &ApprovalId, reason: &str) -> Result<Approval> {
+    held(outside, session, id).await?;
+    approval::refuse(&outside.base, &session.site, &decider(session), id, reason).await
+}
+
+/// What an agent asks the person for, with the accounts of theirs that it could be granted.
+///
+/// # Errors
+/// `not_found` where there is none of that id that is theirs to answer.
+pub async fn asked(outside: &Outside, session: &Session, id: &ProposalId) -> Result<(Proposal, Vec<Connection>)> {
+    let found = proposal::get(&outside.base.db, &session.site, id).await?;
+    let own = found.filter(|found| found.addressee.as_ref() == Some(&session.user));
+    let own = own.ok_or_else(|| Error::new(Code::NotFound, "there is nothing that an agent asks you for by that name"))?;
+    let filter = Filter { owner: Some(Owner::User(session.user.clone())), ..Filter::default() };
+    let mut choices = connection::list(&outside.base.db, &session.site, &filter).await?;
+    choices.retain(|choice| match &own.connection {
+        Some(named) => choice.id == *named,
+        None => choice.provider == own.provider,
+    });
+    Ok((own, choices))
+}
+
+/// The person grants what an agent asks for, or less.
+///
+/// # Errors
+/// `fresh_proof_needed`; as [`asked`] and [`proposal::accept`].
+pub async fn accept(outside: &Outside, session: &Session, id: &ProposalId, terms: Terms) -> Result<Grant> {
+    session.require_fresh(outside.base.clock.now())?;
+    asked(outside, session, id).await?;
+    Ok(proposal::accept(outside, &session.site, &decider(session), id, terms).await?.1)
+}
+
+/// The person grants nothing.
+///
+/// # Errors
+/// As [`asked`] and [`proposal::refuse`].
+pub async fn decline(outside: &Outside, session: &Session, id: &ProposalId, reason: &str) -> Result<Proposal> {
+    asked(outside, session, id).await?;
+    proposal::refuse(&outside.base, &session.site, &decider(session), id, reason).await
+}
+
+/// The person as somebody who answers: for what is theirs, and for nothing of the site's.
+fn decider(session: &Session) -> Decider {
+    Decider { actor: session.actor(), administers: false }
 }

@@ -29,6 +29,12 @@ pub(crate) struct Explain {
     /// The person who would be calling; without one, nobody
     #[arg(long)]
     user: Option<String>,
+    /// The session that the agent's token would be for
+    #[arg(long)]
+    session: Option<String>,
+    /// The task that it would be for
+    #[arg(long)]
+    task: Option<String>,
 }
 
 impl Explain {
@@ -41,6 +47,8 @@ impl Explain {
             "delivery": self.deliver,
             "operation": operation,
             "person": self.user,
+            "session": self.session,
+            "task": self.task,
         });
         let answer = session.with(async |client| client.call(Method::POST, "/v1/explain", Some(&body)).await).await?;
         session.out.show(&answer, show)?;

@@ -15,7 +15,7 @@ use crate::{
 /// Grants.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Grant {
-    /// Let an agent use a connection
+    /// Let an agent use a connection, have it ask first, or forbid it
     Create {
         /// The agent's id or slug
         #[arg(long)]
@@ -23,19 +23,34 @@ pub(crate) enum Grant {
         /// The connection's id
         #[arg(long)]
         connection: String,
+        /// What it does: allow, ask (a person approves each use first), deny. One that asks or denies also holds back what
+        /// other grants allow
+        #[arg(long, default_value = "allow", value_parser = ["allow", "ask", "deny"])]
+        effect: String,
         /// For whom the agent may use it: owner (the calling person is the connection's owner), unattended (no person is
-        /// calling), operators (anyone with that role on the agent), or users:ID,ID
+        /// calling), operators (anyone with that role on the agent), users:ID,ID, or of a denial anyone
         #[arg(long = "for", value_name = "WHOM", value_parser = for_whom)]
         for_whom: Option<Value>,
-        /// How: proxy (the broker makes the call), reveal (the access token is handed out)
-        #[arg(long, value_name = "HOW", value_delimiter = ',', default_value = "proxy", value_parser = ["proxy", "reveal"])]
+        /// Only for tokens that were minted for this session
+        #[arg(long)]
+        session: Option<String>,
+        /// Only for tokens that were minted for this task
+        #[arg(long)]
+        task: Option<String>,
+        /// How: proxy (the broker makes the call), reveal (the access token is handed out); without it the proxy, and of a
+        /// denial both
+        #[arg(long, value_name = "HOW", value_delimiter = ',', value_parser = ["proxy", "reveal"])]
         deliver: Vec<String>,
         /// At most these scopes of the provider; may be repeated
         #[arg(long)]
         scope: Vec<String>,
-        /// Only these operations, such as 'GET /api/**'; `*` is one segment, `**` the rest; may be repeated
+        /// Only these operations: a pattern such as 'GET /api/**' (`*` is one segment, `**` the rest), or a name that the
+        /// provider's definition has, such as issue.create; may be repeated
         #[arg(long, value_name = "OPERATION")]
         operation: Vec<String>,
+        /// How often at most in any stretch of time, such as 100/1h
+        #[arg(long, value_name = "N/TIME")]
+        rate: Option<String>,
         /// How often at most, in all
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
         max_uses: Option<i64>,
@@ -68,15 +83,33 @@ pub(crate) enum Grant {
 impl Grant {
     pub(super) async fn run(self, session: &Session) -> Result<()> {
         match self {
-            Self::Create { agent, connection, for_whom, deliver, scope, operation, max_uses, expires, note } => {
+            Self::Create {
+                agent,
+                connection,
+                effect,
+                for_whom,
+                session: work,
+                task,
+                deliver,
+                scope,
+                operation,
+                rate,
+                max_uses,
+                expires,
+                note,
+            } => {
                 let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
                 let body = json!({
                     "agent": agent,
                     "connection": connection,
+                    "effect": effect,
                     "for_whom": for_whom,
+                    "session": work,
+                    "task": task,
                     "delivery": deliver,
                     "scopes": some(scope),
                     "operations": some(operation),
+                    "rate": rate,
                     "max_uses": max_uses,
                     "expires_at": expires.map(|until| until.from(session.clock.now())),
                     "note": note,
@@ -95,30 +128,35 @@ impl Grant {
     }
 }
 
-fn for_whom(text: &str) -> Result<Value, String> {
+pub(super) fn for_whom(text: &str) -> Result<Value, String> {
     match (text, text.strip_prefix("users:")) {
-        ("owner" | "unattended" | "operators", _) => Ok(text.into()),
+        ("owner" | "unattended" | "operators" | "anyone", _) => Ok(text.into()),
         (_, Some(list)) if !list.is_empty() => Ok(list.split(',').map(str::trim).collect()),
-        _ => Err(format!("`{text}` is not one of owner, unattended, operators, users:ID,ID")),
+        _ => Err(format!("`{text}` is not one of owner, unattended, operators, anyone, users:ID,ID")),
     }
 }
 
 fn list(answer: &Value) -> String {
-    let columns = ["/id", "/agent", "/connection", "/for_whom", "/delivery", "/operations", "/expires_at", "/revoked_at"];
+    let columns =
+        ["/id", "/agent", "/connection", "/effect", "/for_whom", "/delivery", "/operations", "/expires_at", "/revoked_at"];
     let row = |grant: &Value| columns.map(|at| cell(grant, at)).to_vec();
-    let heads = ["id", "agent", "connection", "for", "delivery", "operations", "until", "revoked"];
+    let heads = ["id", "agent", "connection", "effect", "for", "delivery", "operations", "until", "revoked"];
     table(&heads, items(answer, "grants").iter().map(row).collect(), "nothing is granted")
 }
 
-fn show(grant: &Value) -> String {
+pub(super) fn show(grant: &Value) -> String {
     facts(&[
         ("id", cell(grant, "/id")),
         ("agent", cell(grant, "/agent")),
         ("connection", cell(grant, "/connection")),
+        ("effect", cell(grant, "/effect")),
         ("for", cell(grant, "/for_whom")),
+        ("session", cell(grant, "/session")),
+        ("task", cell(grant, "/task")),
         ("delivery", cell(grant, "/delivery")),
         ("scopes", cell(grant, "/scopes")),
         ("operations", cell(grant, "/operations")),
+        ("at most", cell(grant, "/rate")),
         ("uses at most", cell(grant, "/max_uses")),
         ("until", cell(grant, "/expires_at")),
         ("granted by", cell(grant, "/grantor")),

@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 pub(crate) mod agent;
+pub(crate) mod approval;
 pub(crate) mod audit;
 pub(crate) mod auth;
 pub(crate) mod client;
@@ -17,7 +18,9 @@ pub(crate) mod key;
 pub(crate) mod keys;
 mod owner;
 pub(crate) mod person;
+pub(crate) mod proposal;
 pub(crate) mod provider;
+pub(crate) mod reach;
 mod scope_policies;
 pub(crate) mod serve;
 pub(crate) mod site;
@@ -96,7 +99,11 @@ pub(crate) async fn run(command: Command, session: Session) -> Result<()> {
         Command::Agent(agent) => Box::pin(agent.run(&session)).await,
         Command::Client(client) => Box::pin(client.run(&session)).await,
         Command::Grant(grant) => Box::pin(grant.run(&session)).await,
+        Command::Approval(approval) => Box::pin(approval.run(&session)).await,
+        Command::Proposal(proposal) => Box::pin(proposal.run(&session)).await,
         Command::Explain(explain) => Box::pin(explain.run(&session)).await,
+        Command::Reach(reach) => Box::pin(reach.run(&session)).await,
+        Command::WhoCan(who_can) => Box::pin(who_can.run(&session)).await,
         Command::Import(import) => Box::pin(import.run(&session)).await,
         Command::Export(export) => Box::pin(export.run(&session)).await,
         Command::Person(person) => Box::pin(person.run(&session)).await,

@@ -305,6 +305,8 @@ fn list(answer: &Value) -> String {
 }
 
 fn show(provider: &Value) -> String {
+    let operations = provider.pointer("/definition/operations").and_then(Value::as_object);
+    let operations: Vec<&str> = operations.into_iter().flat_map(|named| named.keys()).map(String::as_str).collect();
     let about = facts(&[
         ("name", cell(provider, "/name")),
         ("title", cell(provider, "/title")),
@@ -315,6 +317,7 @@ fn show(provider: &Value) -> String {
         ("waits for", cell(provider, "/waits_for")),
         ("scopes", cell(provider, "/scopes")),
         ("hosts", cell(provider, "/hosts")),
+        ("operations by name", operations.join(", ")),
         ("defined in", cell(provider, "/source")),
         ("sources", cell(provider, "/definition/facts/sources")),
         ("read on", cell(provider, "/definition/facts/read")),

@@ -25,6 +25,12 @@ pub(crate) enum Token {
         /// The person it acts for, who needs a role of operator or more on the agent; without one it is unattended
         #[arg(long, value_name = "USER")]
         person: Option<String>,
+        /// The session it is for, as you call it: what is granted for that session is granted to it
+        #[arg(long)]
+        session: Option<String>,
+        /// The task it is for, likewise
+        #[arg(long)]
+        task: Option<String>,
         #[command(flatten)]
         ceiling: CeilingArgs,
         /// Until when: 90d, or a moment such as 2027-01-31T12:00:00Z
@@ -89,10 +95,12 @@ impl Token {
     pub(super) async fn run(self, session: &Session) -> Result<()> {
         let of = |agent: &str| Ok::<_, Failure>(format!("/v1/agents/{}/tokens", segment(agent)?));
         match self {
-            Self::Create { agent, label, person, ceiling, expires } => {
+            Self::Create { agent, label, person, session: work, task, ceiling, expires } => {
                 let body = json!({
                     "label": label,
                     "person": person,
+                    "session": work,
+                    "task": task,
                     "ceiling": ceiling.body(),
                     "expires_at": expires.map(|until| until.from(session.clock.now())),
                 });
@@ -118,6 +126,8 @@ fn minted(answer: &Value) -> String {
         ("id", cell(answer, "/id")),
         ("agent", cell(answer, "/agent")),
         ("acts for", if person.is_empty() { "nobody: unattended".to_owned() } else { person }),
+        ("session", cell(answer, "/session")),
+        ("task", cell(answer, "/task")),
         ("until", cell(answer, "/expires_at")),
         ("token", cell(answer, "/token")),
     ]);

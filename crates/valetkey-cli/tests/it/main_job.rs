@@ -39,6 +39,16 @@ on_each_home! {
         call(&server, Method::POST, &format!("/v1/connections/{connection}/token"), &token, Some(&json!({}))).await.refused(403, "grant_denied");
         let allowed = home.cli(&["explain", "--agent", &agent, "--connection", &connection, "--user", "42", "--operation", "GET /api/me"]);
         assert!(allowed.ok().starts_with("allow"));
+        let reached = home.json(&["reach", "roadie"])["ways"][0].clone();
+        let way = ["connection", "person", "proxy", "reveal"].map(|part| text(&reached, part));
+        assert_eq!(way, [connection.as_str(), "42", "allow", "deny"]);
+        let who = home.cli(&["who-can", &connection]).ok();
+        assert!(who.contains(&agent) && who.contains("42"), "{who}");
+        let denial = ["grant", "create", "--agent", "roadie", "--connection", &connection, "--effect", "deny", "--operation", "GET /api/me"];
+        let denial = home.json(&denial);
+        call(&server, Method::GET, &me, &token, None).await.refused(403, "grant_denied");
+        home.cli(&["grant", "revoke", &text(&denial, "id")]).ok();
+        call(&server, Method::GET, &me, &token, None).await.ok();
 
         home.cli(&["grant", "revoke", &text(&grant, "id"), "--reason", "enough"]).ok();
         call(&server, Method::GET, &me, &token, None).await.refused(404, "not_found");

@@ -9,7 +9,7 @@ use http::{HeaderMap, StatusCode};
 use valetkey::{
     Code, Error, Result,
     clock::Timestamp,
-    grant::ForWhom,
+    grant::{Effect, ForWhom},
     id::{ConnectionId, FamilyId, GrantId},
     mine::{self, Account, OwnAgent, Permission, Program},
     oauth::Scopes,
@@ -138,21 +138,18 @@ impl Shown {
 impl ShownGrant {
     fn new(permission: Permission) -> Self {
         let Permission { grant, agent } = permission;
-        let mut words = match &grant.for_whom {
-            ForWhom::Owner => "for you".to_owned(),
-            ForWhom::Unattended => "while nobody is there".to_owned(),
-            ForWhom::Operators => "for everybody who may operate it".to_owned(),
-            ForWhom::People(people) => {
-                let people: Vec<_> = people.iter().map(ToString::to_string).collect();
-                format!("for {}", people.join(", "))
-            }
-        };
+        let mut words = whom(&grant.for_whom);
         words += match grant.delivery.contains(&Delivery::Reveal) {
             true => ", and it may be shown the account's token",
             false => ", without seeing the account's token",
         };
+        words = match grant.effect {
+            Effect::Allow => words,
+            Effect::Ask => format!("{words}; it asks before each use"),
+            Effect::Deny => format!("may not use it {}", whom(&grant.for_whom)),
+        };
         if let Some(operations) = &grant.operations {
-            let operations: Vec<_> = operations.iter().map(ToString::to_string).collect();
+            let operations: Vec<_> = operations.patterns.iter().map(ToString::to_string).collect();
             words += &format!("; only {}", operations.join(", "));
         }
         if let Some(most) = grant.max_uses {
@@ -181,6 +178,20 @@ pub(super) async fn end_program(State(deps): State<Deps>, Path(consent): Path<St
         redirect("/")
     };
     ended.await.unwrap_or_else(failed)
+}
+
+/// For whom a permission is, in words for the account's owner.
+pub(super) fn whom(for_whom: &ForWhom) -> String {
+    match for_whom {
+        ForWhom::Owner => "for you".to_owned(),
+        ForWhom::Unattended => "while nobody is there".to_owned(),
+        ForWhom::Operators => "for everybody who may operate it".to_owned(),
+        ForWhom::Anyone => "for anyone".to_owned(),
+        ForWhom::People(people) => {
+            let people: Vec<_> = people.iter().map(ToString::to_string).collect();
+            format!("for {}", people.join(", "))
+        }
+    }
 }
 
 /// `POST /account/grants/{grant}/revoke`

@@ -11,6 +11,11 @@
 //! | `POST /account/programs/{consent}/end` | the person ends what they let a program do |
 //! | `GET /account/connections/{connection}/disconnect` | the question whether to end an account |
 //! | `POST /account/connections/{connection}/disconnect` | the owner ends it, with a fresh proof |
+//! | `GET /approvals` | what waits for the person's word |
+//! | `GET /approvals/{id}` | a call that waits for it |
+//! | `POST /approvals/{id}` | yes, with a fresh proof, or no |
+//! | `GET /proposals/{id}` | what an agent asks the person for |
+//! | `POST /proposals/{id}` | what the person made of it, with a fresh proof, or no |
 //! | `GET /connect/{link}` | the page behind a link: who is linked to what, and the question |
 //! | `POST /connect/{link}` | the platform's assertion for this browser, or the person's answer: yes, no, or what they entered |
 //! | `GET /callback/{provider}` | the way back from the provider; always redirects, so that the code leaves the URL |
@@ -24,6 +29,7 @@
 
 mod account;
 pub(crate) mod answer;
+mod approvals;
 mod choose;
 pub(crate) mod cookies;
 mod device;
@@ -94,6 +100,9 @@ pub fn router(deps: Deps) -> Router {
         .route("/account/grants/{grant}/revoke", post(account::take_back))
         .route("/account/programs/{consent}/end", post(account::end_program))
         .route("/account/connections/{connection}/disconnect", get(account::ask_disconnect).post(account::disconnect))
+        .route("/approvals", get(approvals::list))
+        .route("/approvals/{id}", get(approvals::show).post(approvals::answer))
+        .route("/proposals/{id}", get(approvals::show_proposal).post(approvals::answer_proposal))
         .route("/assets/page.css", get(style))
         .route("/connect/done", get(outcome::done))
         .route("/connect/device/{site}/{session}", get(device::show))

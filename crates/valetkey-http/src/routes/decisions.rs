@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use valetkey::{
     Code, Error, agent,
-    decision::{self, Effect, Request},
+    decision::{self, Request, Who},
     deliver,
-    id::{ConnectionId, UserId},
+    id::{ConnectionId, SessionName, TaskName, UserId},
     principal::Delivery,
 };
 
@@ -40,6 +40,12 @@ pub(crate) struct Question {
     /// The person who would be calling; nobody when absent.
     #[schema(value_type = Option<String>)]
     person: Option<UserId>,
+    /// The session that the agent's token would be for.
+    #[schema(value_type = Option<String>)]
+    session: Option<SessionName>,
+    /// The task that it would be for.
+    #[schema(value_type = Option<String>)]
+    task: Option<TaskName>,
 }
 
 /// A call as it would be sent.
@@ -57,11 +63,11 @@ pub(crate) struct Operation {
 /// The answer, with the facts that made it.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Explained {
-    /// `allow` or `deny`.
+    /// `allow`, `ask` (a person must approve it first) or `deny`.
     effect: String,
     /// The code of the refusal.
     code: Option<String>,
-    /// The grant that allows.
+    /// The grant that allows or asks.
     grant: Option<String>,
     /// For whom the agent would act; absent means unattended.
     person: Option<String>,
@@ -88,7 +94,7 @@ impl From<decision::Decision> for Explained {
             change: reason.change.map(str::to_owned),
         };
         Self {
-            effect: if decision.effect == Effect::Allow { "allow" } else { "deny" }.to_owned(),
+            effect: decision.effect.as_str().to_owned(),
             code: decision.code.map(|code| code.as_str().to_owned()),
             grant: decision.grant.map(|grant| grant.to_string()),
             person: decision.person.map(|person| person.to_string()),
@@ -107,7 +113,9 @@ pub(crate) async fn explain(
     let (base, site) = (state.base(), caller.site()?);
     let agent = agent::find(&base.db, site, &question.agent).await?;
     let connection = reached(&state, &caller, &question.connection).await?;
-    let facts = decision::for_agent(&base.db, site, &agent.id, question.person.as_ref(), &connection.id).await?;
+    let unattended = question.person.is_none();
+    let who = Who { agent: agent.id, person: question.person, session: question.session, task: question.task };
+    let facts = decision::for_agent(&base.db, site, &who, &connection.id).await?;
     let facts = facts.ok_or_else(|| Error::new(Code::NotFound, format!("there is no agent `{}`", question.agent)))?;
     let operation = match &question.operation {
         None => None,
@@ -119,7 +127,7 @@ pub(crate) async fn explain(
         }
     };
     let operation = operation.as_ref().map(|(method, host, path)| (method, host.as_str(), *path));
-    let request = Request { delivery: question.delivery, operation, unattended: question.person.is_none() };
+    let request = Request { delivery: question.delivery, operation, unattended };
     Ok(Json(deliver::explain(state.outside(), &facts, &request, base.clock.now()).into()))
 }
 
@@ -155,8 +163,10 @@ pub(crate) struct Usable {
     subject_name: Option<String>,
     /// What is chosen from the provider's lists (pages, properties), by list. Where a list brings tokens, `Valet-Slot` names one.
     resources: BTreeMap<String, Vec<super::connections::Chosen>>,
-    /// How: `proxy`, `reveal`. A grant may narrow the proxy to some operations.
+    /// How: `proxy`, `reveal`. A grant may narrow the proxy to some operations, and ask before some.
     delivery: Vec<String>,
+    /// In which of these ways a person must approve each use first.
+    asks: Vec<String>,
 }
 
 /// Who the caller is and which connections it can use now.
@@ -172,12 +182,13 @@ pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: H
     }
     let mut connections = Vec::new();
     for facts in decision::for_token_all(&base.db, &hash).await? {
-        let may = |delivery: &Delivery| {
-            let request = Request { delivery: *delivery, operation: None, unattended };
-            deliver::explain(state.outside(), &facts, &request, now).allowed()
-        };
-        let delivery: Vec<String> =
-            [Delivery::Proxy, Delivery::Reveal].iter().filter(|delivery| may(delivery)).map(ToString::to_string).collect();
+        let (mut delivery, mut asks) = (Vec::new(), Vec::new());
+        for way in [Delivery::Proxy, Delivery::Reveal] {
+            let request = Request { delivery: way, operation: None, unattended };
+            let decision = deliver::explain(state.outside(), &facts, &request, now);
+            delivery.extend((!decision.denied()).then(|| way.to_string()));
+            asks.extend((!decision.denied() && !decision.allowed()).then(|| way.to_string()));
+        }
         if let (false, Some(connection)) = (delivery.is_empty(), &facts.connection) {
             let connection = &connection.stored.connection;
             let definition = state.outside().catalogue.get(&connection.provider);
@@ -189,6 +200,7 @@ pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: H
                 subject_name: connection.subject_name.clone(),
                 resources: super::connections::chosen(connection),
                 delivery,
+                asks,
             });
         }
     }

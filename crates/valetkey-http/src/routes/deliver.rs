@@ -15,6 +15,7 @@ use valetkey::{
     principal::Delivery,
 };
 
+use super::approvals::Held;
 use crate::{
     caller::Caller,
     error::Answer,
@@ -65,8 +66,12 @@ pub(crate) struct Revealed {
 /// where exactly one connection can be used.
 #[utoipa::path(
     post, path = "/v1/connections/{id}/token", tag = "delivery",
-    params(("id" = String, Path, description = "A connection's id, or a provider's name")),
-    request_body = inline(Option<Wish>), responses((status = 200, body = Revealed))
+    params(
+        ("id" = String, Path, description = "A connection's id, or a provider's name"),
+        ("Valet-Approval" = Option<String>, Header, description = "The approval that carries this, where a grant asks.")
+    ),
+    request_body = inline(Option<Wish>),
+    responses((status = 200, body = Revealed), (status = 202, description = "A person has to approve it first.", body = Held))
 )]
 pub(crate) async fn reveal(
     State(state): State<AppState>,
@@ -81,7 +86,8 @@ pub(crate) async fn reveal(
     let connection = deliverer.resolve(&agent, &id, Delivery::Reveal).await?;
     let slot = wish.slot.as_deref().map(Named::parse).transpose()?;
     let min_life = wish.min_life.map(|s| Duration::from_secs(s.into()));
-    let revealed = deliverer.reveal_slot(&agent, &connection, min_life, slot.as_ref()).await?;
+    let approval = deliver::approved::named(&headers)?;
+    let revealed = deliverer.reveal_approved(&agent, &connection, min_life, slot.as_ref(), approval.as_ref()).await?;
     let answer = Revealed {
         connection: revealed.connection,
         provider: revealed.provider,
@@ -105,9 +111,13 @@ pub(crate) async fn reveal(
     params(
         ("connection" = String, Path, description = "A connection's id, or a provider's name"),
         ("path" = String, Path, description = "The provider's path, passed on as it is; `~host/path` for another of the connection's hosts"),
-        ("Valet-Slot" = Option<String>, Header, description = "Which of the connection's tokens, where it holds several: `user`, or `page/1234` for one chosen entry.")
+        ("Valet-Slot" = Option<String>, Header, description = "Which of the connection's tokens, where it holds several: `user`, or `page/1234` for one chosen entry."),
+        ("Valet-Approval" = Option<String>, Header, description = "The approval that carries this call, where a grant asks. The answer has no such header then.")
     ),
-    responses((status = 200, description = "Whatever the provider answered"))
+    responses(
+        (status = 200, description = "Whatever the provider answered"),
+        (status = 202, description = "Not sent: a person has to approve it first. Its header `Valet-Approval` tells it from an answer of the provider's.", body = Held)
+    )
 )]
 pub(crate) async fn proxy(State(state): State<AppState>, caller: Caller, request: axum::extract::Request) -> Answer<Response> {
     let agent = agent(&caller, request.headers())?;

@@ -11,11 +11,10 @@ use valetkey::{
     Code, Error, agent,
     clock::Timestamp,
     connection::{self, Status},
-    grant::{self, ForWhom, NewGrant},
-    id::{AgentId, ConnectionId, GrantId},
+    grant::{self, Effect, ForWhom, NewGrant, Operations, Rate},
+    id::{AgentId, ConnectionId, GrantId, SessionName, TaskName},
     platform::Scope,
     principal::{Delivery, Owner},
-    provider::pattern::PathPattern,
 };
 
 use super::{connections::json_or_null, limited, maybe, moment, next, tokens::Why};
@@ -35,16 +34,25 @@ pub(crate) struct Grant {
     agent: String,
     /// What may be used.
     connection: String,
-    /// For whom: `owner`, `unattended`, `operators`, or a list of people.
+    /// `allow`, `ask` (a person approves each use first) or `deny`.
+    effect: String,
+    /// For whom: `owner`, `unattended`, `operators`, `anyone`, or a list of people.
     #[schema(value_type = Object)]
     for_whom: Value,
+    /// Only for tokens of this session.
+    session: Option<String>,
+    /// Only for tokens of this task.
+    task: Option<String>,
     /// How: `proxy`, `reveal`.
     delivery: Vec<String>,
     /// The most scopes of the provider; absent for no narrowing.
     scopes: Option<BTreeSet<String>>,
-    /// The operations that may be called; absent for all that the definition allows.
-    #[schema(value_type = Option<Vec<String>>)]
-    operations: Value,
+    /// The operations it is about, as patterns; absent for all that the definition allows.
+    operations: Option<Vec<String>>,
+    /// The provider's names of operations that some of the patterns came from.
+    operation_names: BTreeSet<String>,
+    /// How often in a stretch of time, such as `100/1h`.
+    rate: Option<String>,
     /// How often in all.
     max_uses: Option<i64>,
     /// How often so far; counted only where there is a limit.
@@ -63,14 +71,23 @@ pub(crate) struct Grant {
 
 impl From<grant::Grant> for Grant {
     fn from(grant: grant::Grant) -> Self {
+        let (operations, operation_names) = match grant.operations {
+            Some(Operations { patterns, names }) => (Some(patterns.iter().map(ToString::to_string).collect()), names),
+            None => (None, BTreeSet::new()),
+        };
         Self {
             id: grant.id.to_string(),
             agent: grant.agent.to_string(),
             connection: grant.connection.to_string(),
+            effect: grant.effect.as_str().to_owned(),
             for_whom: json_or_null(&grant.for_whom),
+            session: grant.session.map(|session| session.to_string()),
+            task: grant.task.map(|task| task.to_string()),
             delivery: grant.delivery.iter().map(ToString::to_string).collect(),
             scopes: grant.scopes,
-            operations: json_or_null(&grant.operations),
+            operations,
+            operation_names,
+            rate: grant.rate.map(|rate| rate.to_string()),
             max_uses: grant.max_uses,
             uses: grant.uses,
             expires_at: maybe(grant.expires_at),
@@ -91,19 +108,34 @@ pub(crate) struct NewGrantBody {
     /// What may be used.
     #[schema(value_type = String)]
     connection: ConnectionId,
+    /// `allow` when absent; `ask`: a person approves each use first; `deny`. One that asks or denies also holds back what
+    /// other grants allow.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    effect: Effect,
     /// For whom: `owner` (the calling person is the connection's owner), `unattended` (nobody is calling), `operators`
-    /// (anybody with that role on the agent), or a list of people. On a person's connection it is `owner` when absent.
+    /// (anybody with that role on the agent), a list of people, or, of a denial only, `anyone`. On a person's connection it
+    /// is `owner` when absent, and of a denial `anyone`.
     #[schema(value_type = Option<Object>)]
     for_whom: Option<ForWhom>,
-    /// How: `proxy`, `reveal`. The proxy only, when absent.
+    /// Only for tokens that were minted for this session.
+    #[schema(value_type = Option<String>)]
+    session: Option<SessionName>,
+    /// Only for tokens that were minted for this task.
+    #[schema(value_type = Option<String>)]
+    task: Option<TaskName>,
+    /// How: `proxy`, `reveal`. The proxy only, when absent, and of a denial both.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     delivery: BTreeSet<Delivery>,
     /// The most scopes of the provider.
     scopes: Option<BTreeSet<String>>,
-    /// Only these operations, such as `GET /api/**`.
-    #[schema(value_type = Option<Vec<String>>)]
-    operations: Option<Vec<PathPattern>>,
+    /// Only these operations: patterns such as `GET /api/**`, and names that the provider's definition has, such as
+    /// `issue.create`.
+    operations: Option<Vec<String>>,
+    /// How often at most in any stretch of time, such as `100/1h`.
+    #[schema(value_type = Option<String>)]
+    rate: Option<Rate>,
     /// How often in all.
     max_uses: Option<i64>,
     /// Until when.
@@ -134,19 +166,28 @@ pub(crate) async fn create(
     };
     let for_whom = match (new.for_whom, &connection.owner) {
         (Some(whom), _) => whom,
+        (None, _) if new.effect == Effect::Deny => ForWhom::Anyone,
         (None, Owner::User(_)) => ForWhom::Owner,
         (None, _) => {
             let text = "for_whom: say `unattended`, `operators` or a list of people; nobody owns this connection";
             return Err(Error::new(Code::InvalidRequest, text).into());
         }
     };
+    let operations = match &new.operations {
+        Some(wanted) => Some(Operations::read(&state.outside().definition(&connection.provider)?, wanted)?),
+        None => None,
+    };
     let new = NewGrant {
         agent: agent.id,
         connection: connection.id,
+        effect: new.effect,
         for_whom,
+        session: new.session,
+        task: new.task,
         delivery: new.delivery,
         scopes: new.scopes,
-        operations: new.operations,
+        operations,
+        rate: new.rate,
         max_uses: new.max_uses,
         expires_at: new.expires_at,
         note: new.note,
@@ -223,8 +264,11 @@ pub(crate) async fn revoke(
     let grant = grant::get(&base.db, site, &id).await?.ok_or_else(none)?;
     let connection = connection::get(&base.db, site, &grant.connection).await?;
     // Whoever may see a person's things may take a grant on them back; to give one needs the person.
-    if !connection.is_some_and(|connection| caller.reaches(&connection.owner)) {
-        return Err(none().into());
+    let connection = connection.filter(|connection| caller.reaches(&connection.owner)).ok_or_else(none)?;
+    // One that asks or denies holds others back: to take it away is to give.
+    if grant.effect != Effect::Allow && !disposes(&caller, &connection.owner) {
+        let text = "this grant holds others back, and only who may grant on this connection may take it away";
+        return Err(Error::new(Code::Forbidden, text).into());
     }
     grant::revoke(base, site, &caller.actor()?, &id, why.reason()).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -9,7 +9,7 @@ use valetkey::{
     Code, Error,
     agent::Role,
     clock::Timestamp,
-    id::{TokenId, UserId},
+    id::{SessionName, TaskName, TokenId, UserId},
     principal::Ceiling,
     token::{self, NewToken},
 };
@@ -35,6 +35,10 @@ pub(crate) struct Token {
     label: String,
     /// The person it acts for; absent means unattended.
     person: Option<String>,
+    /// The session it was minted for.
+    session: Option<String>,
+    /// The task it was minted for.
+    task: Option<String>,
     /// The most it may do, besides what is granted.
     #[schema(value_type = Option<Object>)]
     ceiling: Value,
@@ -56,6 +60,8 @@ impl From<token::Token> for Token {
             prefix: token.prefix,
             label: token.label,
             person: token.person.map(|person| person.to_string()),
+            session: token.session.map(|session| session.to_string()),
+            task: token.task.map(|task| task.to_string()),
             ceiling: json_or_null(&token.ceiling),
             created_at: moment(token.created_at),
             expires_at: maybe(token.expires_at),
@@ -116,6 +122,12 @@ pub(crate) struct NewTokenBody {
     /// Whether it acts for nobody, also in a call for a person.
     #[serde(default)]
     unattended: bool,
+    /// The session it is for, as you call it: what is granted for that session is granted to it.
+    #[schema(value_type = Option<String>)]
+    session: Option<SessionName>,
+    /// The task it is for, likewise.
+    #[schema(value_type = Option<String>)]
+    task: Option<TaskName>,
     /// The most it may do, whatever is granted; each part that is present narrows: `delivery`, `connections`, `providers`,
     /// `operations`.
     #[schema(value_type = Option<Object>)]
@@ -156,7 +168,14 @@ pub(crate) async fn mint(
     if let Some(person) = &person {
         caller.require_speaks_for(person)?;
     }
-    let new = NewToken { label: new.label, person, ceiling: new.ceiling, expires_at: new.expires_at };
+    let new = NewToken {
+        label: new.label,
+        person,
+        session: new.session,
+        task: new.task,
+        ceiling: new.ceiling,
+        expires_at: new.expires_at,
+    };
     let (token, text) = token::mint(state.base(), caller.site()?, &caller.actor()?, &agent.id, new).await?;
     Ok((StatusCode::CREATED, Json(MintedToken { listed: token.into(), token: text.expose().to_owned() })))
 }

@@ -61,6 +61,8 @@ pub(crate) fn filled(pattern: &str, agent: &str) -> String {
         p if p.starts_with("/v1/consents/") => format!("fam_{hex}"),
         p if p.starts_with("/v1/keys/") => format!("pkey_{hex}"),
         p if p.starts_with("/v1/webhooks/") => format!("whk_{hex}"),
+        p if p.starts_with("/v1/approvals/") => format!("apr_{hex}"),
+        p if p.starts_with("/v1/proposals/") => format!("pro_{hex}"),
         _ => "default".to_owned(),
     };
     let named = if pattern.contains("/accounts/agents/") || pattern.ends_with("/tokens") { agent } else { "nobody" };

@@ -61,6 +61,60 @@ on_each_db! {
         assert!(allowed > 5, "a test in which everything is refused shows little");
     }
 
+    /// The same for grants that allow, ask and deny beside one another, in mixtures that nobody thought of.
+    async fn explain_says_what_enforcement_does_for_any_mixture_of_grants(app: App) {
+        let shapes = [
+            json!({ "for_whom": "owner", "delivery": ["reveal", "proxy"] }),
+            json!({ "for_whom": "unattended", "delivery": ["reveal", "proxy"] }),
+            json!({ "for_whom": "operators" }),
+            json!({ "for_whom": ["bob"], "operations": ["GET /ok/*"] }),
+            json!({ "for_whom": "unattended", "operations": ["/ok/*"], "session": "night" }),
+            json!({ "for_whom": "owner", "effect": "ask" }),
+            json!({ "for_whom": "operators", "effect": "ask", "delivery": ["reveal"] }),
+            json!({ "for_whom": "unattended", "effect": "ask", "operations": ["GET /ok/1"] }),
+            json!({ "effect": "deny", "operations": ["GET /ok/1"] }),
+            json!({ "effect": "deny", "for_whom": ["bob"] }),
+            json!({ "effect": "deny", "delivery": ["reveal"], "session": "night" }),
+        ];
+        let mut seen = std::collections::BTreeMap::<String, usize>::new();
+        let mut dice = 1u32;
+        let mut roll = |sides: usize| {
+            dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            usize::try_from(dice >> 16).unwrap() % sides
+        };
+        for number in 0..24 {
+            let agent = app.agent(&format!("agent{number}"), "alice").await;
+            app.role(&agent, "bob", "operator").await;
+            let connection = app.account("users/alice", &format!("account{number}")).await;
+            for _ in 0..3 {
+                let mut new = shapes[roll(shapes.len())].clone();
+                (new["agent"], new["connection"]) = (json!(agent), json!(connection));
+                app.grant(new).await;
+            }
+            let person = [None, Some("alice"), Some("bob")][roll(3)];
+            let session = [None, Some("night")][roll(2)];
+            let (_, token) = app.token(&agent, json!({ "person": person, "session": session })).await;
+            for path in ["/ok/1", "/ok/2", "/no"] {
+                let operation = json!({ "method": "GET", "path": path });
+                let question = json!({
+                    "agent": agent, "connection": connection, "delivery": "proxy", "person": person, "session": session, "operation": operation,
+                });
+                let told = app.post(&As::Operator, "/v1/explain", question).await.expect(200).json();
+                let done = app.get(&token, &format!("/v1/proxy/{connection}{path}")).await.code();
+                // Allowed, it goes out, and there is nobody in this test's outside.
+                assert_eq!(told["code"].as_str().unwrap_or("upstream_unreachable"), done, "{person:?} {session:?} {path}: {told}");
+                *seen.entry(text(&told, "/effect")).or_default() += 1;
+            }
+            let question = json!({ "agent": agent, "connection": connection, "delivery": "reveal", "person": person, "session": session });
+            let told = app.post(&As::Operator, "/v1/explain", question).await.expect(200).json();
+            let done = app.post(&token, &format!("/v1/connections/{connection}/token"), json!({})).await;
+            let code = if done.status.is_success() { Value::Null } else { json!(done.code()) };
+            assert_eq!(told["code"], code, "{person:?} {session:?}: {told}");
+            *seen.entry(text(&told, "/effect")).or_default() += 1;
+        }
+        assert!(seen.len() == 3 && seen.values().all(|count| *count > 2), "{seen:?}");
+    }
+
     async fn an_operation_is_explained_as_it_would_be_enforced(app: App) {
         let agent = app.agent("a", "alice").await;
         let connection = app.account("users/alice", "").await;

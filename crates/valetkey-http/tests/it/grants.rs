@@ -84,4 +84,51 @@ on_each_db! {
             app.post(&As::Operator, "/v1/grants", new).await.refused(400, "invalid_request");
         }
     }
+
+    async fn a_grant_says_what_it_is_and_a_name_stands_for_its_patterns(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let account = json!({ "account": { "access_token": "t" } });
+        let path = "/v1/providers/github/accounts/users/alice";
+        let connection = text(&app.put(&As::Operator, path, account).await.expect(201).json(), "/connection");
+        let new = json!({
+            "agent": agent, "connection": connection, "effect": "ask", "operations": ["issue.create", "GET /user"], "rate": "5/90s",
+            "session": "night", "task": "t-1",
+        });
+        let made = app.post(&As::Operator, "/v1/grants", new.clone()).await.expect(201).json();
+        assert_eq!(made["operations"], json!(["POST /repos/*/*/issues", "GET /user"]));
+        assert_eq!((&made["operation_names"], &made["effect"], &made["rate"]), (&json!(["issue.create"]), &json!("ask"), &json!("5/90s")));
+        assert_eq!((&made["session"], &made["task"], &made["for_whom"]), (&json!("night"), &json!("t-1"), &json!("owner")));
+        let listed = app.get(&As::Operator, "/v1/grants?agent=a").await.expect(200).json();
+        assert_eq!(listed["grants"][0], made);
+        for (member, value) in [
+            ("effect", json!("maybe")),
+            ("operations", json!(["issue.crate"])),
+            ("operations", json!(["GET /a//b"])),
+            ("rate", json!("often")),
+            ("rate", json!("0/s")),
+            ("session", json!("")),
+            ("session", json!("a b")),
+            ("task", json!(42)),
+            ("for_whom", json!("anyone")),
+        ] {
+            let mut wrong = new.clone();
+            wrong[member] = value;
+            app.post(&As::Operator, "/v1/grants", wrong).await.refused(400, "invalid_request");
+        }
+    }
+
+    /// To take away what holds others back is to give: it needs whoever may grant, and not only who may look.
+    async fn a_denial_is_taken_back_by_whoever_may_grant(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let connection = app.account("users/alice", "").await;
+        let denial = app.grant(json!({ "agent": agent, "connection": connection, "effect": "deny" })).await;
+        let read = app.get(&As::Operator, "/v1/grants?agent=a").await.expect(200).json();
+        assert_eq!((&read["grants"][0]["for_whom"], &read["grants"][0]["delivery"]), (&json!("anyone"), &json!(["proxy", "reveal"])));
+        let admin = app.key(&[Scope::Grants, Scope::Admin], Asserts::None).await;
+        app.delete(&admin, &format!("/v1/grants/{denial}")).await.refused(403, "forbidden");
+        let key = app.key(&[Scope::Grants], alice()).await;
+        app.delete(&key, &format!("/v1/grants/{denial}")).await.expect(204);
+        let allows = app.grant(json!({ "agent": agent, "connection": connection })).await;
+        app.delete(&admin, &format!("/v1/grants/{allows}")).await.expect(204);
+    }
 }

@@ -29,11 +29,11 @@ const OURS: &[(&str, &str)] = &[("sec-fetch-site", "same-origin"), ("origin", HT
 const COOKIE: &str = "__Host-vk_session";
 
 impl Pages {
-    async fn sqlite() -> Self {
+    pub(crate) async fn sqlite() -> Self {
         Self::new(HTTPS).await.with_page().await
     }
 
-    async fn postgres() -> Self {
+    pub(crate) async fn postgres() -> Self {
         Self::on_postgres(HTTPS).await.with_page().await
     }
 
@@ -43,7 +43,7 @@ impl Pages {
     }
 
     /// A person's account at the lab, and an agent's permission to use it.
-    async fn connected(&self, user: &str) -> (ConnectionId, GrantId) {
+    pub(crate) async fn connected(&self, user: &str) -> (ConnectionId, GrantId) {
         let link = self.link(of(&format!("user:{user}"))).await;
         self.browser().connect(&link, user, user).await;
         let (base, site) = (self.broker.base(), SiteId::default_site());
@@ -71,14 +71,14 @@ impl Pages {
         rows.map(|row| (row.actor, row.outcome, serde_json::from_str(&row.facts).unwrap())).collect()
     }
 
-    fn advance(&self, minutes: u64) {
+    pub(crate) fn advance(&self, minutes: u64) {
         self.broker.base().clock.advance(Duration::from_secs(minutes * 60));
     }
 }
 
 impl Browser<'_> {
     /// Signs in from the platform's page. That is another site, so no cookie of ours comes along.
-    async fn enter(&mut self, user: &str, return_to: &str) -> Answer {
+    pub(crate) async fn enter(&mut self, user: &str, return_to: &str) -> Answer {
         let assertion = self.pages.signin_assertion(user);
         self.enter_from(PLATFORM, &[("assertion", &assertion), ("return_to", return_to)]).await
     }
@@ -93,7 +93,7 @@ impl Browser<'_> {
     }
 
     /// Sends a form of a page of ours.
-    async fn submit(&mut self, path: &str, form: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn submit(&mut self, path: &str, form: &[(&str, &str)]) -> Answer {
         self.post_with(path, form, OURS).await
     }
 

@@ -45,6 +45,9 @@ const MIGRATIONS: &[Migration] = &[
     migration!("0013_webhooks", admits 1),
     migration!("0009_sessions", admits 1),
     migration!("0010_oauth_server", admits 1),
+    // An older release does not know that a grant can deny. The number is this migration's own place in the list.
+    migration!("0011_grants", admits 8),
+    migration!("0012_approvals", admits 1),
 ];
 
 /// "valetkey" as a number: the advisory lock that migrating processes take.

@@ -9,6 +9,7 @@
 //! somebody is allowed to do, and before the committing caller goes on.
 
 mod lock;
+mod memory;
 mod migrate;
 mod open;
 #[cfg(any(test, feature = "testing"))]
@@ -25,6 +26,7 @@ use std::{
 use sqlx::{Executor, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
 
 pub use lock::{DataLock, holder};
+pub use memory::Memory;
 pub use open::{DbConfig, MIN_SQLITE};
 
 use crate::{

@@ -2,84 +2,103 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use quick_cache::sync::Cache;
-
 use super::{
-    facts::{self, Facts},
+    facts::{self, Facts, Who},
     together::Together,
 };
 use crate::{
-    db::Db,
+    db::{Db, Memory},
     error::{Code, Error, Result},
-    id::{ConnectionId, ProviderName, SiteId},
+    id::{ConnectionId, ProviderName, SiteId, UserId},
     on,
     token::TokenHash,
 };
 
 /// How many (token, connection) pairs are remembered.
 const CAPACITY: usize = 20_000;
+/// How many lists of connections at a provider are remembered.
+const PLACES: usize = 2_000;
 
 /// Loads facts; on SQLite it remembers them as long as nothing was committed since.
 #[derive(Clone)]
-pub struct Authority(Source);
+pub struct Authority {
+    source: Source,
+    pairs: Memory<Pair, Arc<Facts>>,
+    asked_about: Memory<About, Arc<Facts>>,
+    at_providers: Memory<Place, Arc<Vec<ConnectionId>>>,
+}
 
 #[derive(Clone)]
 enum Source {
-    Remembered {
-        db: Db,
-        cache: Arc<Cache<Pair, Remembered>>,
-    },
-    /// PostgreSQL caches no authority: another replica may revoke at any moment.
-    Asked(Together),
+    Embedded(Db),
+    /// Look-ups that meet share a statement.
+    Postgres(Together),
 }
 
 /// What is asked about: a token and a connection.
 pub(super) type Pair = (TokenHash, ConnectionId);
-/// Facts, and the epoch that was read before they were loaded.
-type Remembered = (u64, Arc<Facts>);
+/// Who is asked about without a token, where, and with which connection.
+type About = (SiteId, Who, ConnectionId);
+/// What is remembered of a provider's name: for whom, at which provider, and how many at most.
+type Place = (Of, ProviderName, usize);
 
 impl Authority {
     /// The look-up for a database.
     pub fn new(db: Db) -> Self {
-        Self(if db.is_sqlite() {
-            Source::Remembered { db, cache: Arc::new(Cache::new(CAPACITY)) }
-        } else {
-            Source::Asked(Together::new(db))
-        })
+        Self {
+            pairs: Memory::new(&db, CAPACITY),
+            asked_about: Memory::new(&db, CAPACITY),
+            at_providers: Memory::new(&db, PLACES),
+            source: if db.is_sqlite() { Source::Embedded(db) } else { Source::Postgres(Together::new(db)) },
+        }
+    }
+
+    fn db(&self) -> &Db {
+        match &self.source {
+            Source::Embedded(db) => db,
+            Source::Postgres(together) => together.db(),
+        }
     }
 
     /// The facts for a presented token and a connection; nothing when there is no such token.
     pub async fn facts(&self, token: &TokenHash, connection: &ConnectionId) -> Result<Option<Arc<Facts>>> {
         let pair = (token.clone(), connection.clone());
-        let (db, cache) = match &self.0 {
-            Source::Remembered { db, cache } => (db, cache),
-            Source::Asked(together) => return together.facts(pair).await,
+        let db = match &self.source {
+            Source::Embedded(db) => db,
+            Source::Postgres(together) => return together.facts(pair).await,
         };
-        // INVARIANT: the epoch is read before loading. A commit in between makes what was loaded count for nothing.
-        let epoch = db.epoch();
-        if let Some((then, facts)) = cache.get(&pair)
-            && then == epoch
-        {
-            return Ok(Some(facts));
-        }
-        let Some(loaded) = facts::for_token(db, token, connection).await?.map(Arc::new) else {
-            // Unknown tokens are not remembered: a stranger could fill the cache with them.
-            return Ok(None);
+        let load = async { Ok::<_, Error>(facts::for_token(db, token, connection).await?.map(Arc::new)) };
+        self.pairs.or_load(db, pair, load).await
+    }
+
+    /// The facts for an agent as if it held a fresh token; nothing when there is no such agent.
+    pub async fn about(&self, site: &SiteId, who: &Who, connection: &ConnectionId) -> Result<Option<Arc<Facts>>> {
+        let db = self.db();
+        let load = async { Ok::<_, Error>(facts::for_agent(db, site, who, connection).await?.map(Arc::new)) };
+        self.asked_about.or_load(db, (site.clone(), who.clone(), connection.clone()), load).await
+    }
+
+    /// The connections at a provider that might be used, by id; `most` of them at most. None for a token or an agent that there
+    /// is not.
+    pub async fn candidates(&self, of: &Of, provider: &ProviderName, most: usize) -> Result<Arc<Vec<ConnectionId>>> {
+        let db = self.db();
+        let load = async {
+            let found = candidates(db, of, provider, most).await?;
+            Ok::<_, Error>((!found.is_empty()).then(|| Arc::new(found)))
         };
-        cache.insert(pair, (epoch, Arc::clone(&loaded)));
-        Ok(Some(loaded))
+        Ok(self.at_providers.or_load(db, (of.clone(), provider.clone(), most), load).await?.unwrap_or_default())
     }
 
     /// The facts of many pairs at once: on PostgreSQL with one statement, on SQLite from the cache. A pair whose rows
     /// cannot be read is left out, so that it does not stand in the way of the others; to whoever needed it, it is as if it
     /// were not there, which denies.
     pub async fn facts_of_many(&self, pairs: &[Pair]) -> Result<HashMap<Pair, Arc<Facts>>> {
-        let each = match &self.0 {
-            Source::Asked(together) => {
+        let each = match &self.source {
+            Source::Postgres(together) => {
                 let db = together.db();
                 facts::for_many(db, &mut *facts::line(db).await?, pairs).await?
             }
-            Source::Remembered { .. } => {
+            Source::Embedded(_) => {
                 let mut each = Vec::with_capacity(pairs.len());
                 for (token, connection) in pairs {
                     each.push(self.facts(token, connection).await);
@@ -104,50 +123,92 @@ impl Authority {
     }
 }
 
+/// Whose connections are looked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Of {
+    /// Those of the agent that shows a token.
+    Token(TokenHash),
+    /// Those of an agent as if it held a fresh token.
+    Agent(SiteId, Who),
+}
+
 /// The most connections that a provider's name is looked up among.
 const CANDIDATES: usize = 100;
 
 /// The connections at a provider on which a token's agent has a grant that might be for this token.
 #[derive(Debug)]
 pub struct Candidates {
-    /// The token's site.
-    pub site: SiteId,
-    /// Whether the token has a person.
-    pub person: bool,
     /// The facts of each.
     pub facts: Vec<Arc<Facts>>,
     /// There are more of them than are looked at.
     pub more: bool,
 }
 
-/// What a call that names only a provider could mean; nothing when there is no such token.
+/// The connections that may be meant by a provider's name, by id. `$who` is what stands for the token, as `t`: with columns
+/// `site`, `agent` and `person`; `$2` is the provider, `$3` the most to find.
 ///
-/// An agent may hold a grant of every person of a site. What is granted for its owner alone is left to the owner here,
-/// so that a call costs no look at everybody else's.
-pub async fn usable_at(db: &Db, authority: &Authority, token: &TokenHash, provider: &ProviderName) -> Result<Option<Candidates>> {
-    let rows: Vec<(String, Option<String>, Option<String>)> = on!(db, |c| sqlx::query_as(
-        "SELECT DISTINCT t.site, t.person, c.id
-         FROM agent_tokens t
-         LEFT JOIN grants g ON g.site = t.site AND g.agent = t.agent AND g.revoked_at IS NULL
-         LEFT JOIN connections c ON c.site = g.site AND c.id = g.connection AND c.provider = $2 AND c.status <> 'revoked'
-             AND (g.for_whom <> '\"owner\"' OR c.owner = 'user:' || t.person)
-         WHERE t.token_hash = $1 AND t.revoked_at IS NULL ORDER BY c.id LIMIT $3"
-    )
-    .bind(token.as_str())
-    .bind(provider.as_str())
-    // One more to know that there are more, and one for the row that stands for grants elsewhere.
-    .bind(i64::try_from(CANDIDATES + 2).map_err(Error::internal)?)
-    .fetch_all(c)
-    .await?);
-    let Some((site, person, _)) = rows.first() else { return Ok(None) };
-    let (site, person) = (site.parse()?, person.is_some());
-    let mut pairs = Vec::with_capacity(rows.len());
-    for id in rows.iter().filter_map(|(_, _, id)| id.as_deref()) {
-        pairs.push((token.clone(), id.parse()?));
-    }
+/// An agent may hold a grant of every person of a site, and many at each provider. What is granted for its owner alone is
+/// found by its owner, and the rest by the provider in the order of an index, so that no call costs a look at everything
+/// else that was granted. (`CROSS JOIN` is what keeps SQLite to that order; to PostgreSQL it is a join like any other.)
+macro_rules! candidates {
+    ($who:literal) => {
+        concat!(
+            "SELECT found.id FROM (
+               SELECT any_caller.id FROM (
+                 SELECT DISTINCT g.connection AS id FROM grants g
+                 JOIN connections c ON c.site = g.site AND c.id = g.connection AND c.status <> 'revoked'
+                 WHERE g.site = (SELECT t.site FROM ",
+            $who,
+            ") AND g.agent = (SELECT t.agent FROM ",
+            $who,
+            ")
+                   AND g.provider = $2 AND g.revoked_at IS NULL AND g.effect <> 'deny' AND g.for_whom <> '\"owner\"'
+                 ORDER BY g.connection LIMIT $3) any_caller
+               UNION
+               SELECT c.id FROM (SELECT t.site, t.agent, t.person FROM ",
+            $who,
+            ") t CROSS JOIN connections c CROSS JOIN grants g
+                 WHERE c.site = t.site AND c.provider = $2 AND c.owner = 'user:' || t.person AND c.status <> 'revoked'
+                   AND g.site = t.site AND g.agent = t.agent AND g.connection = c.id
+                   AND g.revoked_at IS NULL AND g.effect <> 'deny' AND g.for_whom = '\"owner\"'
+             ) found ORDER BY found.id LIMIT $3"
+        )
+    };
+}
+
+async fn candidates(db: &Db, of: &Of, provider: &ProviderName, most: usize) -> Result<Vec<ConnectionId>> {
+    let most = i64::try_from(most).map_err(Error::internal)?;
+    let rows: Vec<(String,)> = match of {
+        Of::Token(token) => {
+            on!(db, |c| sqlx::query_as(candidates!("agent_tokens t WHERE t.token_hash = $1 AND t.revoked_at IS NULL"))
+                .bind(token.as_str())
+                .bind(provider.as_str())
+                .bind(most)
+                .fetch_all(c)
+                .await?)
+        }
+        Of::Agent(site, who) => on!(db, |c| sqlx::query_as(candidates!(
+            "(SELECT CAST($1 AS TEXT) AS site, CAST($4 AS TEXT) AS agent, CAST($5 AS TEXT) AS person) t"
+        ))
+        .bind(site.as_str())
+        .bind(provider.as_str())
+        .bind(most)
+        .bind(who.agent.as_str())
+        .bind(who.person.as_ref().map(UserId::as_str))
+        .fetch_all(c)
+        .await?),
+    };
+    rows.iter().map(|(id,)| id.parse()).collect()
+}
+
+/// What a call that names only a provider could mean; nothing for a token that there is not.
+pub async fn usable_at(authority: &Authority, token: &TokenHash, provider: &ProviderName) -> Result<Candidates> {
+    // One more, to know that there are more.
+    let found = authority.candidates(&Of::Token(token.clone()), provider, CANDIDATES + 1).await?;
+    let mut pairs: Vec<Pair> = found.iter().map(|id| (token.clone(), id.clone())).collect();
     let more = pairs.len() > CANDIDATES;
     pairs.truncate(CANDIDATES);
     let mut found = authority.facts_of_many(&pairs).await?;
     let facts = pairs.iter().filter_map(|pair| found.remove(pair)).collect();
-    Ok(Some(Candidates { site, person, facts, more }))
+    Ok(Candidates { facts, more })
 }

@@ -1,4 +1,11 @@
 //! The pure function that decides, with its reasons.
+//!
+//! 1. Whoever asks must be somebody, the connection must be there, and the token's ceiling must include what is asked.
+//! 2. A denial that speaks of it ends it.
+//! 3. A grant must permit it. Where one that asks speaks of it, that one must permit it, and a person must approve.
+//!
+//! A grant *permits* what it fits exactly. One that asks or denies *speaks of* whatever might be meant: every spelling of a
+//! path, everything that a revealed token could do, and what cannot be read. So neither is slipped past.
 
 use serde::Serialize;
 
@@ -8,9 +15,9 @@ use crate::{
     clock::Timestamp,
     connection::{Identity, Status},
     error::{Code, Error, Result},
-    grant::ForWhom,
+    grant::{Effect, ForWhom, Rate},
     id::{GrantId, UserId},
-    principal::{AuthSource, Ceiling, Delivery, Owner, Principal},
+    principal::{AuthSource, Ceiling, Delivery, Principal},
     provider::pattern::{MAIL_METHOD, PathPattern},
 };
 
@@ -24,16 +31,6 @@ pub struct Request<'a> {
     pub operation: Option<(&'a http::Method, &'a str, &'a [u8])>,
     /// The caller gave up the token's person for this call. Nothing can name another (decisions 3).
     pub unattended: bool,
-}
-
-/// Allow or deny.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Effect {
-    /// It may be done.
-    Allow,
-    /// It may not.
-    Deny,
 }
 
 /// One fact that spoke for or against, and what would change it.
@@ -51,17 +48,23 @@ pub struct Reason {
 /// The answer, with the facts that made it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Decision {
-    /// Allow or deny.
+    /// Allow, ask or deny.
     pub effect: Effect,
-    /// The code of the refusal; absent when allowed.
+    /// The code of the refusal; absent when allowed. It is `approval_required` where a person must approve first.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "code_text")]
     pub code: Option<Code>,
-    /// The grant that allows; absent when denied.
+    /// The grant that allows or asks; absent when denied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grant: Option<GrantId>,
     /// Whether that grant has a count limit, of which a use must be taken.
     #[serde(skip)]
     pub counted: bool,
+    /// The rate limit of that grant, by which a use must be taken.
+    #[serde(skip)]
+    pub rate: Option<Rate>,
+    /// A person approved it: without that, that grant would ask.
+    #[serde(skip)]
+    pub approved: bool,
     /// For whom the agent acts in this call; absent means unattended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub person: Option<UserId>,
@@ -78,9 +81,14 @@ fn code_text<S: serde::Serializer>(code: &Option<Code>, serializer: S) -> Result
 }
 
 impl Decision {
-    /// Whether it may be done.
+    /// Whether it may be done, now and without asking anybody.
     pub fn allowed(&self) -> bool {
         self.effect == Effect::Allow
+    }
+
+    /// Whether it may not be done, whoever approves.
+    pub fn denied(&self) -> bool {
+        self.effect == Effect::Deny
     }
 
     /// The error of a refusal: what the agent is told. A dead token learns nothing, a stranger learns that there is nothing.
@@ -88,6 +96,10 @@ impl Decision {
         match self.code {
             Some(Code::Unauthenticated) | None => unauthenticated(),
             Some(Code::NotFound) => Error::new(Code::NotFound, "there is no such connection that you may use"),
+            Some(Code::ApprovalRequired) => {
+                let text = "a person must approve this first";
+                Error::new(Code::ApprovalRequired, text).with_extra(serde_json::json!({ "grant": self.grant }))
+            }
             Some(code) => {
                 let text = self.reasons.first().map_or("this is not granted", |reason| reason.text.as_str());
                 Error::new(code, text.to_owned())
@@ -98,22 +110,49 @@ impl Decision {
 
 /// Decides. Pure: the same facts, request and time give the same answer, everywhere it is asked.
 pub fn decide(facts: &Facts, request: &Request<'_>, now: Timestamp) -> Decision {
-    decide_for(facts, request, None, now)
+    decide_for(facts, request, &Under::Nothing, now)
 }
 
-/// Decides again for a call that runs under a grant. The use that it took of that grant stays taken; a use of another
-/// one was not taken, so no other counted grant carries the call on.
+/// Decides on a call that a person approved under a grant which asks. Whoever asks this has just used that approval up.
+pub fn decide_approved(facts: &Facts, request: &Request<'_>, under: &GrantId, now: Timestamp) -> Decision {
+    decide_for(facts, request, &Under::Approved(under), now)
+}
+
+/// Decides again for a call that runs under a grant. The use that it took of that grant stays taken, and so does its
+/// approval; a use of another one was not taken, so no other counted grant carries the call on.
 pub fn decide_running(facts: &Facts, request: &Request<'_>, under: &GrantId, now: Timestamp) -> Decision {
-    decide_for(facts, request, Some(under), now)
+    decide_for(facts, request, &Under::Running(under), now)
 }
 
-fn decide_for(facts: &Facts, request: &Request<'_>, under: Option<&GrantId>, now: Timestamp) -> Decision {
+/// What a call already has.
+enum Under<'a> {
+    Nothing,
+    Approved(&'a GrantId),
+    Running(&'a GrantId),
+}
+
+impl Under<'_> {
+    /// Whether a person approved the call under a grant that asks. A call that runs under one was approved.
+    fn is_approved(&self, grant: &GrantFacts) -> bool {
+        match self {
+            Under::Nothing => false,
+            Under::Approved(id) | Under::Running(id) => **id == grant.id,
+        }
+    }
+}
+
+/// Why a running call does not go on under another grant.
+const OTHER_USE: &str = "other_use";
+
+fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Timestamp) -> Decision {
     let person = if request.unattended { None } else { facts.person.as_ref() };
     let deny = |code: Code, fact: &'static str, text: &str, change: Option<&'static str>| Decision {
         effect: Effect::Deny,
         code: Some(code),
         grant: None,
         counted: false,
+        rate: None,
+        approved: false,
         person: person.map(|p| p.id.clone()),
         reasons: vec![Reason { fact, text: text.to_owned(), change }],
     };
@@ -140,9 +179,10 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: Option<&GrantId>, now
             Some("connect again and grant anew"),
         );
     }
-    let mut live = facts.grants.iter().filter(|grant| grant.expires_at.is_none_or(|at| at > now)).peekable();
-    if live.peek().is_none() {
-        return if facts.grants.is_empty() {
+    let given = || facts.grants.iter().filter(|grant| grant.effect != Effect::Deny);
+    let is_live = |grant: &&GrantFacts| grant.expires_at.is_none_or(|at| at > now);
+    if !given().any(|grant| is_live(&grant)) {
+        return if given().next().is_none() {
             nothing("no_grant", "the agent has no grant on this connection", Some("grant it"))
         } else {
             nothing("grant_expired", "the agent's grant on this connection is expired", Some("ask the owner to grant it anew"))
@@ -173,32 +213,71 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: Option<&GrantId>, now
         return Decision { reasons: vec![reason], ..deny(Code::GrantDenied, "ceiling", "", None) };
     }
 
-    // What is granted: the first grant that allows decides; otherwise each says why it does not.
-    let mut reasons = Vec::new();
-    for grant in live {
-        match refuses(grant, facts, request, person.map(|p| &p.id), under) {
+    let whose = person.map(|p| &p.id);
+    let mut denials = facts.grants.iter().filter(|grant| grant.effect == Effect::Deny).filter(is_live);
+    if let Some(grant) = denials.find(|grant| speaks_of(grant, facts, request, whose)) {
+        let text = format!("grant {} denies it", grant.id);
+        return deny(Code::GrantDenied, "denied", &text, Some("take that denial back"));
+    }
+
+    // What is granted: each says why it does not permit it, or is one that does.
+    let (mut reasons, mut allows) = (Vec::new(), None);
+    let mut asks: Option<((bool, bool), &GrantFacts)> = None;
+    // A grant that asks about this and does not permit it. No other lets it pass without asking, so nothing does.
+    let mut withheld = None;
+    for grant in given().filter(is_live) {
+        let speaks = grant.effect == Effect::Ask && speaks_of(grant, facts, request, whose);
+        match refuses(grant, facts, request, whose, under) {
+            // A call that runs was not approved under it, and it is as if it asked now.
+            Some(reason) if speaks && reason.fact == OTHER_USE => asks = asks.or(Some(((false, true), grant))),
+            Some(reason) if speaks => withheld = withheld.or(Some(reason)),
             Some(reason) => reasons.push(reason),
+            None if grant.effect == Effect::Allow => allows = allows.or(Some(grant)),
+            // The approved one comes first, and one that speaks of it before one that does not.
             None => {
-                if row.identity == Identity::Unverified {
-                    return deny(
-                        Code::IdentityUnverified,
-                        "identity_unverified",
-                        "the connection's upstream account was not confirmed since its tokens were written",
-                        Some("connect again, or let the owner confirm the account"),
-                    );
+                let rank = (under.is_approved(grant), speaks);
+                if asks.is_none_or(|(known, _)| known < rank) {
+                    asks = Some((rank, grant));
                 }
-                return Decision {
-                    effect: Effect::Allow,
-                    code: None,
-                    grant: Some(grant.id.clone()),
-                    counted: grant.max_uses.is_some(),
-                    person: person.map(|p| p.id.clone()),
-                    reasons: vec![Reason { fact: "grant", text: format!("grant {} allows it", grant.id), change: None }],
-                };
             }
         }
     }
-    Decision { reasons, ..deny(Code::GrantDenied, "", "", None) }
+    let (grant, effect) = match (asks, withheld, allows) {
+        (_, Some(reason), _) => return Decision { reasons: vec![reason], ..deny(Code::GrantDenied, "", "", None) },
+        (Some(((true, _), grant)), None, _) => (grant, Effect::Allow),
+        (Some(((false, true), grant)), None, _) | (Some((_, grant)), None, None) => (grant, Effect::Ask),
+        (_, None, Some(grant)) => (grant, Effect::Allow),
+        (None, None, None) => return Decision { reasons, ..deny(Code::GrantDenied, "", "", None) },
+    };
+    if row.identity == Identity::Unverified {
+        return deny(
+            Code::IdentityUnverified,
+            "identity_unverified",
+            "the connection's upstream account was not confirmed since its tokens were written",
+            Some("connect again, or let the owner confirm the account"),
+        );
+    }
+    let (code, fact, text, change) = match effect {
+        Effect::Allow => (None, "grant", format!("grant {} allows it", grant.id), None),
+        Effect::Ask | Effect::Deny => {
+            let text = format!("grant {} asks a person to approve it first", grant.id);
+            (Some(Code::ApprovalRequired), "asks", text, Some("have it approved"))
+        }
+    };
+    Decision {
+        effect,
+        code,
+        grant: Some(grant.id.clone()),
+        counted: grant.max_uses.is_some(),
+        rate: match grant.rate {
+            Some(Parsed::Read(rate)) => Some(rate),
+            // An unreadable one was refused above.
+            Some(Parsed::Unreadable) | None => None,
+        },
+        approved: effect == Effect::Allow && grant.effect == Effect::Ask,
+        person: whose.cloned(),
+        reasons: vec![Reason { fact, text, change }],
+    }
 }
 
 /// Who is acting with the token that the facts were loaded for; the one 401 when nobody is.
@@ -280,12 +359,57 @@ fn beyond_ceiling(ceiling: &Ceiling, facts: &Facts, request: &Request<'_>) -> Op
     None
 }
 
+/// Whether a grant that asks or denies speaks of what is asked. It errs on the side of yes: what cannot be read speaks of
+/// everything, and a path is meant however it is spelled.
+fn speaks_of(grant: &GrantFacts, facts: &Facts, request: &Request<'_>, person: Option<&UserId>) -> bool {
+    let operations = || match (&grant.operations, request.operation) {
+        (None | Some(Parsed::Unreadable), _) => true,
+        // What is revealed obeys no operation: whoever has it can do those as well.
+        (Some(Parsed::Read(_)), _) if request.delivery == Delivery::Reveal => true,
+        // In general something else may be done. The operation itself is asked about before it is done.
+        (Some(Parsed::Read(_)), None) => false,
+        (Some(Parsed::Read(patterns)), Some((method, host, path))) => {
+            patterns.iter().any(|pattern| pattern.catches(method.as_str(), host, path))
+        }
+    };
+    is_for_the_work(grant, facts)
+        && match &grant.for_whom {
+            Parsed::Read(whom) => is_for(whom, facts, person),
+            Parsed::Unreadable => true,
+        }
+        && match &grant.delivery {
+            Parsed::Read(delivery) => delivery.contains(&request.delivery),
+            Parsed::Unreadable => true,
+        }
+        && operations()
+}
+
+/// Whether the token was minted for the session and the task that a grant is for.
+fn is_for_the_work(grant: &GrantFacts, facts: &Facts) -> bool {
+    grant.session.as_ref().is_none_or(|session| facts.session.as_ref() == Some(session))
+        && grant.task.as_ref().is_none_or(|task| facts.task.as_ref() == Some(task))
+}
+
+/// Whether a grant is for whoever calls.
+fn is_for(whom: &ForWhom, facts: &Facts, person: Option<&UserId>) -> bool {
+    match (whom, person) {
+        (ForWhom::Owner, Some(person)) => {
+            facts.connection.as_ref().is_some_and(|c| c.stored.connection.owner.user() == Some(person))
+        }
+        (ForWhom::Operators, Some(_)) => facts.person.as_ref().is_some_and(|p| p.role >= Some(Role::Operator)),
+        (ForWhom::People(people), Some(person)) => people.contains(person),
+        (ForWhom::Unattended, None) | (ForWhom::Anyone, _) => true,
+        (ForWhom::Owner | ForWhom::Operators | ForWhom::People(_), None) | (ForWhom::Unattended, Some(_)) => false,
+    }
+}
+
+/// Why a grant does not permit what is asked; nothing where it does.
 fn refuses(
     grant: &GrantFacts,
     facts: &Facts,
     request: &Request<'_>,
     person: Option<&UserId>,
-    under: Option<&GrantId>,
+    under: &Under<'_>,
 ) -> Option<Reason> {
     let row = &facts.connection.as_ref()?.stored.connection;
     let reason = |fact, text: String, change| Some(Reason { fact, text: format!("grant {}: {text}", grant.id), change });
@@ -303,19 +427,20 @@ fn refuses(
             Some("let its owner grant it"),
         );
     }
+    if !is_for_the_work(grant, facts) {
+        let session = grant.session.as_ref().map(|session| format!("session {session}"));
+        let task = grant.task.as_ref().map(|task| format!("task {task}"));
+        let work = session.into_iter().chain(task).collect::<Vec<_>>().join(" and ");
+        return reason("session", format!("it is for tokens of {work}"), Some("mint a token for that, or grant it without"));
+    }
     let Parsed::Read(for_whom) = &grant.for_whom else { return unreadable("for-whom") };
-    let fits = match (for_whom, person) {
-        (ForWhom::Owner, Some(person)) => matches!(&row.owner, Owner::User(owner) if owner == person),
-        (ForWhom::Unattended, None) => true,
-        (ForWhom::Operators, Some(_)) => facts.person.as_ref().is_some_and(|p| p.role >= Some(Role::Operator)),
-        (ForWhom::People(people), Some(person)) => people.contains(person),
-        (ForWhom::Owner | ForWhom::Operators | ForWhom::People(_), None) | (ForWhom::Unattended, Some(_)) => false,
-    };
-    if !fits {
+    // Only a denial is for anyone.
+    if *for_whom == ForWhom::Anyone || !is_for(for_whom, facts, person) {
         let wanted = match for_whom {
             ForWhom::Owner => "the connection's owner",
             ForWhom::Unattended => "calls without a person",
             ForWhom::Operators => "operators of the agent",
+            ForWhom::Anyone => "anyone, which only a denial can be",
             ForWhom::People(_) => "certain people",
         };
         let asked = person.map_or_else(|| "no person".to_owned(), |p| format!("user {p}"));
@@ -358,10 +483,13 @@ fn refuses(
             return reason("operations", "it does not include this operation".to_owned(), Some("grant that operation too"));
         }
     }
+    if grant.rate == Some(Parsed::Unreadable) {
+        return unreadable("rate");
+    }
     match under {
-        Some(under) if *under == grant.id => {}
-        Some(_) if grant.max_uses.is_some() => {
-            return reason("other_use", "it counts uses, and this call took none of it".to_owned(), None);
+        Under::Running(id) if **id == grant.id => {}
+        Under::Running(_) if grant.max_uses.is_some() => {
+            return reason(OTHER_USE, "it counts uses, and this call took none of it".to_owned(), None);
         }
         _ if grant.max_uses.is_some_and(|most| grant.uses >= most) => {
             return reason("used_up", "it is used up".to_owned(), Some("grant it anew"));

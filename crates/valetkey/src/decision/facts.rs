@@ -13,8 +13,8 @@ use crate::{
     connection::{ConnectionRow, Stored},
     db::Db,
     error::{Error, Result},
-    grant::ForWhom,
-    id::{AgentId, ClientId, ConnectionId, FamilyId, GrantId, SiteId, TokenId, UserId},
+    grant::{Effect, ForWhom, Rate},
+    id::{AgentId, ClientId, ConnectionId, FamilyId, GrantId, SessionName, SiteId, TaskName, TokenId, UserId},
     on,
     principal::{Ceiling, Delivery},
     provider::pattern::PathPattern,
@@ -44,6 +44,10 @@ pub struct Facts {
     pub agent: AgentFacts,
     /// The person the token acts for, with their live role on the agent.
     pub person: Option<PersonFacts>,
+    /// The session that the token was minted for. Nothing in a call can name another one.
+    pub session: Option<SessionName>,
+    /// The task that the token was minted for.
+    pub task: Option<TaskName>,
     /// The connection, where there is one by that id in this site.
     pub connection: Option<ConnectionFacts>,
     /// The agent's grants on it that are not revoked, oldest first.
@@ -118,14 +122,22 @@ pub struct ConnectionFacts {
 pub struct GrantFacts {
     /// Its id.
     pub id: GrantId,
+    /// Whether it allows, asks or denies; what cannot be read denies.
+    pub effect: Effect,
     /// For whom.
     pub for_whom: Parsed<ForWhom>,
+    /// For tokens of this session only.
+    pub session: Option<SessionName>,
+    /// For tokens of this task only.
+    pub task: Option<TaskName>,
     /// How.
     pub delivery: Parsed<BTreeSet<Delivery>>,
     /// The most scopes.
     pub scopes: Option<Parsed<BTreeSet<String>>>,
     /// The operations.
     pub operations: Option<Parsed<Vec<PathPattern>>>,
+    /// How often in a stretch of time.
+    pub rate: Option<Parsed<Rate>>,
     /// How often in all.
     pub max_uses: Option<i64>,
     /// How often so far.
@@ -153,6 +165,8 @@ row! {
         minter_disabled: Option<i64>,
         minter_role: Option<String>,
         t_person: Option<String>,
+        t_session: Option<String>,
+        t_task: Option<String>,
         person_disabled: Option<i64>,
         person_role: Option<String>,
         a_id: String,
@@ -162,10 +176,14 @@ row! {
         a_owner_disabled: Option<i64>,
         c_owner_disabled: Option<i64>,
         g_id: Option<String>,
+        g_effect: Option<String>,
         g_for_whom: Option<String>,
+        g_session: Option<String>,
+        g_task: Option<String>,
         g_delivery: Option<String>,
         g_scopes: Option<String>,
         g_operations: Option<String>,
+        g_rate: Option<String>,
         g_max_uses: Option<i64>,
         g_uses: Option<i64>,
         g_expires: Option<i64>,
@@ -182,9 +200,11 @@ macro_rules! fact_columns {
          t.ceiling AS t_ceiling, t.minter AS t_minter, pm.disabled_at AS minter_disabled, rm.role AS minter_role,
          t.created_at AS t_created, t.client AS t_client, t.family AS t_family, t.parent AS t_parent, t.audience AS t_audience,
          t.person AS t_person, pp.disabled_at AS person_disabled, rp.role AS person_role,
+         t.session_name AS t_session, t.task_name AS t_task,
          a.id AS a_id, a.owner_user AS a_owner, a.disabled_at AS a_disabled, a.deleted_at AS a_deleted,
          po.disabled_at AS a_owner_disabled, pc.disabled_at AS c_owner_disabled,
-         g.id AS g_id, g.for_whom AS g_for_whom, g.delivery AS g_delivery, g.scopes AS g_scopes, g.operations AS g_operations,
+         g.id AS g_id, g.effect AS g_effect, g.for_whom AS g_for_whom, g.session_name AS g_session, g.task_name AS g_task,
+         g.delivery AS g_delivery, g.scopes AS g_scopes, g.operations AS g_operations, g.rate AS g_rate,
          g.max_uses AS g_max_uses, g.uses AS g_uses, g.expires_at AS g_expires, g.grantor AS g_grantor,
          pg.disabled_at AS g_grantor_disabled, c.id AS c_id,
          c.site, c.provider, c.owner, c.name, c.status, c.status_reason, c.sealed, c.version, c.revision, c.app_config_id,
@@ -308,29 +328,45 @@ pub async fn for_token_all(db: &Db, token: &TokenHash) -> Result<Vec<Facts>> {
     Ok(all)
 }
 
-/// The facts for an agent as if it held a fresh token for a person (or unattended) without a ceiling of its own.
-pub async fn for_agent(
-    db: &Db,
-    site: &SiteId,
-    agent: &AgentId,
-    person: Option<&UserId>,
-    connection: &ConnectionId,
-) -> Result<Option<Facts>> {
+/// Who is asked about where no token is shown: an agent as if it held a fresh token without a ceiling of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Who {
+    /// The agent.
+    pub agent: AgentId,
+    /// The person the token would be for; absent means unattended.
+    pub person: Option<UserId>,
+    /// The session it would be minted for.
+    pub session: Option<SessionName>,
+    /// The task it would be minted for.
+    pub task: Option<TaskName>,
+}
+
+impl Who {
+    /// An agent with a person or unattended, in no session and no task.
+    pub fn new(agent: AgentId, person: Option<UserId>) -> Self {
+        Self { agent, person, session: None, task: None }
+    }
+}
+
+/// The facts for an agent as if it held a fresh token.
+pub async fn for_agent(db: &Db, site: &SiteId, who: &Who, connection: &ConnectionId) -> Result<Option<Facts>> {
     let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(
         "SELECT ",
         fact_columns!(),
         " FROM (SELECT x.site AS site, x.id AS agent, $4 AS person, CAST(NULL AS TEXT) AS id, CAST(NULL AS BIGINT) AS expires_at,
                        CAST(NULL AS BIGINT) AS revoked_at, CAST(NULL AS TEXT) AS ceiling, CAST(NULL AS TEXT) AS minter,
                        CAST(NULL AS BIGINT) AS created_at, CAST(NULL AS TEXT) AS client, CAST(NULL AS TEXT) AS family,
-                       CAST(NULL AS TEXT) AS parent, CAST(NULL AS TEXT) AS audience
+                       CAST(NULL AS TEXT) AS parent, CAST(NULL AS TEXT) AS audience, $5 AS session_name, $6 AS task_name
                 FROM agents x WHERE x.site = $1 AND x.id = $3) t ",
         fact_joins!(),
         " ORDER BY g.created_at, g.id"
     ))
     .bind(site.as_str())
     .bind(connection.as_str())
-    .bind(agent.as_str())
-    .bind(person.map(UserId::as_str))
+    .bind(who.agent.as_str())
+    .bind(who.person.as_ref().map(UserId::as_str))
+    .bind(who.session.as_ref().map(SessionName::as_str))
+    .bind(who.task.as_ref().map(TaskName::as_str))
     .fetch_all(c)
     .await?);
     assemble(rows)
@@ -439,6 +475,8 @@ fn assemble(rows: Vec<Both>) -> Result<Option<Facts>> {
             owner_gone: fact.a_owner_disabled.is_some(),
         },
         person: person(&fact.t_person, fact.person_disabled, &fact.person_role).transpose()?,
+        session: fact.t_session.as_deref().map(str::parse).transpose()?,
+        task: fact.t_task.as_deref().map(str::parse).transpose()?,
         connection,
         grants: Vec::new(),
     };
@@ -454,10 +492,18 @@ fn assemble(rows: Vec<Both>) -> Result<Option<Facts>> {
             };
             facts.grants.push(GrantFacts {
                 id: id.parse()?,
+                effect: match fact.g_effect.as_deref() {
+                    Some("allow") => Effect::Allow,
+                    Some("ask") => Effect::Ask,
+                    Some(_) | None => Effect::Deny,
+                },
                 for_whom: fact.g_for_whom.as_deref().map_or(Parsed::Unreadable, parsed),
+                session: fact.g_session.as_deref().map(str::parse).transpose()?,
+                task: fact.g_task.as_deref().map(str::parse).transpose()?,
                 delivery: fact.g_delivery.as_deref().map_or(Parsed::Unreadable, parsed),
                 scopes: fact.g_scopes.as_deref().map(parsed),
                 operations: fact.g_operations.as_deref().map(parsed),
+                rate: fact.g_rate.as_deref().map(|text| text.parse().map_or(Parsed::Unreadable, Parsed::Read)),
                 max_uses: fact.g_max_uses,
                 uses: fact.g_uses.unwrap_or(i64::MAX),
                 expires_at: fact.g_expires.map(Timestamp),

@@ -11,11 +11,14 @@
 mod cache;
 mod decide;
 mod facts;
+#[cfg(test)]
+mod tests;
 mod together;
 
-pub use cache::{Authority, Candidates, usable_at};
-pub use decide::{Decision, Effect, Reason, Request, decide, decide_running, principal, unauthenticated};
+pub use crate::grant::Effect;
+pub use cache::{Authority, Candidates, Of, usable_at};
+pub use decide::{Decision, Reason, Request, decide, decide_approved, decide_running, principal, unauthenticated};
 pub use facts::{
-    AgentFacts, ConnectionFacts, Facts, GrantFacts, Origin, Parsed, TokenFacts, for_agent, for_token, for_token_all,
-    for_token_alone,
+    AgentFacts, ConnectionFacts, Facts, GrantFacts, Origin, Parsed, PersonFacts, TokenFacts, Who, for_agent, for_token,
+    for_token_all, for_token_alone,
 };

@@ -25,14 +25,13 @@ pub fn explain(outside: &Outside, facts: &Facts, request: &Request<'_>, now: Tim
         return decide(facts, &asked(outside, facts, request), now);
     }
     let general = decide(facts, &Request { operation: None, ..request.clone() }, now);
-    let Some(connection) = facts.connection.as_ref().filter(|_| general.allowed()) else { return general };
+    let Some(connection) = facts.connection.as_ref().filter(|_| !general.denied()) else { return general };
     match check(outside, &connection.stored.connection, request) {
         Ok(()) => decide(facts, request, now),
         Err(error) => Decision {
             effect: Effect::Deny,
             code: Some(error.code()),
             grant: None,
-            counted: false,
             reasons: vec![Reason { fact: error.code().as_str(), text: error.message().to_owned(), change: None }],
             ..general
         },

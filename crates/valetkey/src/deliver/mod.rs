@@ -1,9 +1,10 @@
 //! From an allowed decision to a credential in use: the only room that turns one into the other.
 //!
 //! 1. The facts are loaded and `decide` is asked ([`Deliverer`]). A refusal is recorded and told.
-//! 2. Only then is anything opened or refreshed.
-//! 3. The use is recorded; with an audit that cannot take it, nothing is handed out and nothing is sent.
-//! 4. *Reveal* hands out the access token, never the refresh token. *Proxy* makes the call (see [`proxy`]).
+//! 2. Where a grant asks, the use is held until a person approves exactly that ([`approved`]).
+//! 3. Only then is anything opened or refreshed.
+//! 4. The use is recorded; with an audit that cannot take it, nothing is handed out and nothing is sent.
+//! 5. *Reveal* hands out the access token, never the refresh token. *Proxy* makes the call (see [`proxy`]).
 //!
 //! A platform that embeds the library makes calls with an account of its people or agents in the same way, as their owner
 //! ([`AuthenticatedClient`]): the same rules of the proxy, and no grant.
@@ -17,6 +18,7 @@
 //! 5. [`slot`]: which of several tokens is meant.
 //! 6. [`echo`]: a credential that comes back in an answer's headers is taken out.
 
+pub mod approved;
 mod client;
 pub mod echo;
 mod explain;
@@ -35,18 +37,23 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderMap;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::{
     app_config,
+    approval::{self, Approval},
     audit::{Event, Outcome},
     base::Outside,
     connection::{Connection, Renewal, Status, Stored, elsewhere, load},
-    decision::{Authority, Decision, Facts, Request, decide, for_token_alone, principal, unauthenticated, usable_at},
+    decision::{
+        Authority, Decision, Effect, Facts, Request, decide, decide_approved, for_token_alone, principal, unauthenticated,
+        usable_at,
+    },
     error::{Code, Error, Result},
-    grant,
-    id::{ConnectionId, GrantId, ProviderName, SiteId, UserId},
+    grant::{self, Limits},
+    id::{ApprovalId, ConnectionId, GrantId, ProviderName, SiteId, UserId},
     mail,
     principal::{Actor, Delivery, Slot},
     provider::{Definition, FieldLevel, TOKEN_SECRET, pattern::MAIL_METHOD},
@@ -96,6 +103,7 @@ pub struct Deliverer {
     authority: Authority,
     refresher: Refresher,
     last_used: LastUsed,
+    limits: Limits,
     streams: streams::Streams,
     /// The providers whose proxied calls carry something of the app configuration.
     needs_app: Arc<HashSet<ProviderName>>,
@@ -151,7 +159,7 @@ impl Deliverer {
     pub fn new(outside: Outside, authority: Authority, refresher: Refresher, last_used: LastUsed) -> Self {
         let needs_app = outside.catalogue.iter().filter(|d| carries_app(d)).map(|d| d.name.clone()).collect();
         let streams = streams::Streams::new(outside.base.clone());
-        Self { outside, authority, refresher, last_used, streams, needs_app: Arc::new(needs_app) }
+        Self { outside, authority, refresher, last_used, limits: Limits::default(), streams, needs_app: Arc::new(needs_app) }
     }
 
     /// Ends running streams whose authority ended. One task per process runs this.
@@ -174,8 +182,32 @@ impl Deliverer {
         min_life: Option<Duration>,
         named: Option<&slot::Named>,
     ) -> Result<Revealed> {
-        let allowed = self.allow(caller, connection, Delivery::Reveal, None).await?;
+        self.reveal_approved(caller, connection, min_life, named, None).await
+    }
+
+    /// The same with the approval that carries it, where a grant asks.
+    pub async fn reveal_approved(
+        &self,
+        caller: &Caller,
+        connection: &ConnectionId,
+        min_life: Option<Duration>,
+        named: Option<&slot::Named>,
+        approval: Option<&ApprovalId>,
+    ) -> Result<Revealed> {
+        let allowed = self.allow(caller, connection, Delivery::Reveal, None, None).await?;
         let definition = self.outside.definition(&allowed.stored.connection.provider)?;
+        let slot = named.map(ToString::to_string);
+        let used = approved::Use {
+            delivery: Delivery::Reveal,
+            operation: None,
+            url: "",
+            path: "",
+            query: None,
+            slot,
+            headers: &HeaderMap::new(),
+            body: &[],
+        };
+        let (allowed, approval) = self.approved(allowed, &used, approval).await?;
         let wish = Wish { min_life, rejected_version: None };
         let (allowed, served) = self.serve(allowed, Delivery::Reveal, None, wish, named).await?;
         let now = self.outside.base.clock.now();
@@ -185,8 +217,11 @@ impl Deliverer {
             (None, Some(token)) => (token.account.clone(), Some("Bearer".to_owned())),
             (None, None) => revealable(&definition, served.connection.renewal, &served.account)?,
         };
-        self.take_use(&allowed).await?;
+        self.take_use(&allowed, approval.as_ref()).await?;
         let mut facts = json!({ "grant": allowed.grant() });
+        if let Some(approval) = &approval {
+            facts["approval"] = json!(approval.id);
+        }
         if let Some(named) = named {
             facts["slot"] = named.to_string().into();
         }
@@ -217,7 +252,10 @@ impl Deliverer {
                 let path = format!("/{operation}");
                 let operation = Some((&method, "", path.as_bytes()));
                 let request = Request { delivery: Delivery::Reveal, operation, unattended: caller.unattended };
-                let found = decide(facts, &request, now);
+                let found = match decision.grant.as_ref().filter(|_| decision.approved) {
+                    Some(grant) => decide_approved(facts, &request, grant, now),
+                    None => decide(facts, &request, now),
+                };
                 // Another grant that counts its uses is not drawn on beside the one that is.
                 found.allowed() && (!found.counted || found.grant == decision.grant)
             }
@@ -232,35 +270,26 @@ impl Deliverer {
             return named.parse();
         }
         let provider: ProviderName = named.parse()?;
-        let candidates = usable_at(&self.outside.base.db, &self.authority, &caller.token, &provider).await?;
-        let Some(candidates) = candidates else { return Err(unauthenticated()) };
+        let candidates = usable_at(&self.authority, &caller.token, &provider).await?;
         let now = self.outside.base.clock.now();
         let request = Request { delivery, operation: None, unattended: caller.unattended };
-        let mut who = None;
-        if candidates.facts.is_empty() {
-            // Nothing was decided on: whether the token is alive must still be asked before anything is told.
-            let facts = for_token_alone(&self.outside.base.db, &caller.token).await?.ok_or_else(unauthenticated)?;
-            principal(&facts, now)?;
-            who = Some(actor(&facts, facts.person.as_ref().filter(|_| !caller.unattended).map(|person| &person.id)));
-        }
+        // Also where nothing is to be decided on: whether the token is alive is asked before anything is told.
+        let facts = match candidates.facts.first() {
+            Some(facts) => Arc::clone(facts),
+            None => for_token_alone(&self.outside.base.db, &caller.token).await?.map(Arc::new).ok_or_else(unauthenticated)?,
+        };
+        principal(&facts, now)?;
+        let person = facts.person.as_ref().filter(|_| !caller.unattended).map(|person| &person.id);
         let mut usable = Vec::new();
-        let mut person = false;
-        for facts in candidates.facts {
-            let decision = decide(&facts, &explain::asked(&self.outside, &facts, &request), now);
-            if decision.code == Some(Code::Unauthenticated) {
-                return Err(decision.error());
-            }
-            person |= decision.person.is_some();
-            who.get_or_insert_with(|| actor(&facts, decision.person.as_ref()));
-            if let (true, Some(connection)) = (decision.allowed(), &facts.connection) {
+        for facts in &candidates.facts {
+            let decision = decide(facts, &explain::asked(&self.outside, facts, &request), now);
+            if let (false, Some(connection)) = (decision.denied(), &facts.connection) {
                 usable.push(connection.stored.connection.clone());
             }
         }
         let refused = match usable.as_slice() {
             [only] if !candidates.more => return Ok(only.id.clone()),
-            [] if !candidates.more => {
-                self.nothing_usable(&candidates.site, &provider, person || candidates.person && !caller.unattended).await
-            }
+            [] if !candidates.more => self.nothing_usable(&facts.site, &provider, person.is_some()).await,
             several => {
                 let choices: Vec<_> = several
                     .iter()
@@ -279,9 +308,9 @@ impl Deliverer {
         if !refusals.contains(&refused.code()) {
             return Err(refused);
         }
-        let facts = json!({ "delivery": delivery, "provider": provider, "code": refused.code().as_str() });
-        let event = Event::new(&candidates.site, &who.unwrap_or(Actor::System), "connection.use");
-        self.outside.base.audit.record_use(event.outcome(Outcome::Denied).facts(facts)).await?;
+        let told = json!({ "delivery": delivery, "provider": provider, "code": refused.code().as_str() });
+        let event = Event::new(&facts.site, &actor(&facts, person), "connection.use");
+        self.outside.base.audit.record_use(event.outcome(Outcome::Denied).facts(told)).await?;
         metrics::counter!("valetkey_denials_total", "code" => refused.code().as_str()).increment(1);
         Err(refused)
     }
@@ -316,13 +345,17 @@ impl Deliverer {
         }
     }
 
-    /// Loads the facts, decides, and records a refusal.
+    /// Loads the facts, decides, and records a refusal. `approved` is the grant under which a person approved this very call.
+    ///
+    /// What is asked about in general may go on where a person must approve: a call is asked about once more with its operation,
+    /// and both are held before anything is spent on them ([`Deliverer::approved`]).
     async fn allow(
         &self,
         caller: &Caller,
         connection: &ConnectionId,
         delivery: Delivery,
         operation: Option<(&http::Method, &str, &[u8])>,
+        approved: Option<&GrantId>,
     ) -> Result<Allowed> {
         let (epoch, asked) = (self.outside.base.db.epoch(), Instant::now());
         let Some(facts) = self.authority.facts(&caller.token, connection).await? else {
@@ -330,13 +363,22 @@ impl Deliverer {
             return Err(unauthenticated());
         };
         let request = Request { delivery, operation, unattended: caller.unattended };
-        let decision = decide(&facts, &explain::asked(&self.outside, &facts, &request), self.outside.base.clock.now());
+        let (request, now) = (explain::asked(&self.outside, &facts, &request), self.outside.base.clock.now());
+        let decision = match approved {
+            Some(grant) => decide_approved(&facts, &request, grant, now),
+            None => decide(&facts, &request, now),
+        };
+        let goes_on = match decision.effect {
+            Effect::Allow => true,
+            Effect::Ask => operation.is_none(),
+            Effect::Deny => false,
+        };
         let actor = actor(&facts, decision.person.as_ref());
-        match (&facts.connection, decision.allowed()) {
+        match (&facts.connection, goes_on) {
             (Some(connection), true) => {
                 let stored = Arc::clone(&connection.stored);
                 if let Some(token) = &facts.token {
-                    self.last_used.note(&facts.site, &token.id, self.outside.base.clock.now());
+                    self.last_used.note(&facts.site, &token.id, now);
                 }
                 let (site, caller) = (facts.site.clone(), caller.clone());
                 Ok(Allowed { right: Right::Agent { caller, facts, decision }, site, stored, actor, epoch, asked })
@@ -397,7 +439,10 @@ impl Deliverer {
         }
         let connection = &allowed.stored.connection.id;
         let again = match &allowed.right {
-            Right::Agent { caller, .. } => self.allow(caller, connection, delivery, operation).await?,
+            Right::Agent { caller, decision, .. } => {
+                let approved = decision.grant.as_ref().filter(|_| decision.approved);
+                self.allow(caller, connection, delivery, operation, approved).await?
+            }
             Right::Owner => self.allow_owner(&allowed.site, &allowed.actor, connection).await?,
             Right::Held { .. } => self.allow_held(&allowed.actor, &allowed.stored.connection.slot()).await?,
         };
@@ -435,19 +480,50 @@ impl Deliverer {
         Ok(decision.error())
     }
 
-    /// Takes one use where the grant counts them: when everything else is ready, so that a failure before it costs
-    /// nothing.
-    async fn take_use(&self, allowed: &Allowed) -> Result<()> {
-        let Right::Agent { decision: Decision { counted: true, grant: Some(id), .. }, .. } = &allowed.right else {
-            return Ok(());
+    /// Takes the approval that carries a use, and one use where the grant limits them: when everything else is ready, so that
+    /// a failure before it costs nothing. The rate comes first, so that a call which must wait costs nothing that never comes
+    /// back.
+    async fn take_use(&self, allowed: &Allowed, approval: Option<&Approval>) -> Result<()> {
+        let Right::Agent { decision, .. } = &allowed.right else { return Ok(()) };
+        // INVARIANT: every use passes here last. What a grant asks about leaves with the approval that was given under it, or
+        // not at all; what was decided anew while the use waited for a token is seen here too.
+        let carried = match approval {
+            Some(approval) => decision.approved && decision.grant.as_ref() == Some(&approval.grant),
+            None => !decision.approved,
         };
-        if grant::take_use(&self.outside.base.db, &allowed.site, id).await? {
-            return Ok(());
+        if !decision.allowed() || !carried {
+            return Err(Error::new(Code::Conflict, "what is granted changed while the call waited; make it again"));
         }
-        // Somebody else took the last one since the decision.
-        let facts = json!({ "grant": id, "code": Code::GrantDenied.as_str(), "reasons": ["used_up"] });
+        let Decision { counted, rate, grant: Some(id), .. } = decision else { return Ok(()) };
+        let (base, site) = (&self.outside.base, &allowed.site);
+        if let Some(rate) = rate
+            && let Err(error) = self.limits.take(&base.db, site, id, *rate, base.clock.now()).await
+        {
+            return match error.code() {
+                Code::RateLimited => Err(self.none_left(allowed, id, error, "rate").await?),
+                _ => Err(error),
+            };
+        }
+        if let Some(approval) = approval
+            && let Err(error) = approval::take(base, site, &allowed.actor, approval).await
+        {
+            return Err(self.not_carried(allowed, id, error).await?);
+        }
+        if *counted && !grant::take_use(&base.db, site, id).await? {
+            // Somebody else took the last one since the decision.
+            let error = Error::new(Code::GrantDenied, "the grant is used up; ask its owner to grant it anew");
+            return Err(self.none_left(allowed, id, error, "used_up").await?);
+        }
+        Ok(())
+    }
+
+    /// Records that a grant's limit, or the approval that it asks for, refused a call.
+    async fn none_left(&self, allowed: &Allowed, grant: &GrantId, error: Error, reason: &'static str) -> Result<Error> {
+        let code = error.code().as_str();
+        let facts = json!({ "grant": grant, "code": code, "reasons": [reason] });
         self.outside.base.audit.record_use(self.event(allowed, "connection.use").outcome(Outcome::Denied).facts(facts)).await?;
-        Err(Error::new(Code::GrantDenied, "the grant is used up; ask its owner to grant it anew"))
+        metrics::counter!("valetkey_denials_total", "code" => code).increment(1);
+        Ok(error)
     }
 
     fn event(&self, allowed: &Allowed, action: &'static str) -> Event {

@@ -3,10 +3,11 @@
 //! 1. The path and what else the rules name are refused or passed, exactly as they will be sent. A refusal is recorded.
 //! 2. The host is the definition's base, or another one that was fixed for the connection; never the caller's.
 //! 3. The decision is asked for this operation, on the bytes that will be sent.
-//! 4. The access token is served or refreshed. From here on a permission that is taken back ends the call.
-//! 5. Headers are cleaned, the credential is injected last, and where calls are signed, the signature after everything; the
+//! 4. Where a grant asks, the body is read and the call held, or compared with what a person approved.
+//! 5. The access token is served or refreshed. From here on a permission that is taken back ends the call.
+//! 6. Headers are cleaned, the credential is injected last, and where calls are signed, the signature after everything; the
 //!    use is recorded, and the call goes out once.
-//! 6. Status, header values, body bytes and trailers come back as a stream, except what decisions 7 names.
+//! 7. Status, header values, body bytes and trailers come back as a stream, except what decisions 7 names.
 //!
 //! A 401 forces a refresh where the token used is still the current one, once per connection and minute. A call
 //! without a body is then made once more with the new token; any other is the caller's to repeat.
@@ -20,6 +21,7 @@ use serde_json::json;
 
 use super::{
     Allowed, Caller, Deliverer, Guarded, Right,
+    approved::{self, Use},
     echo::Needles,
     headers,
     inject::{self, Injection},
@@ -85,7 +87,7 @@ impl Deliverer {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<upstream::BoxError>,
     {
-        let allowed = self.allow(caller, connection, Delivery::Proxy, None).await?;
+        let allowed = self.allow(caller, connection, Delivery::Proxy, None, None).await?;
         self.call(allowed, target, parts, body).await
     }
 
@@ -133,6 +135,7 @@ impl Deliverer {
         let row = &allowed.stored.connection;
         let definition = self.outside.definition(&row.provider)?;
         let slot = Named::of(&parts.headers)?;
+        let named = approved::named(&parts.headers)?;
         let proxy = proxied(&definition)?;
         let app = self.app(&allowed, &definition).await?;
         let uri = match self.url(&allowed, &definition, proxy, app.as_ref(), &parts, target).await {
@@ -146,10 +149,11 @@ impl Deliverer {
         let allowed = self.decide_operation(allowed, operation).await?;
 
         // Where the body is read here, it is read before anything is spent on it.
+        let compared = allowed.is_compared(named.as_ref());
         let adds_to_body = proxy.inject.iter().any(|inject| matches!(inject, Inject::Form { .. } | Inject::Json { .. }));
         let body = if body.is_end_stream() {
             Payload::Empty
-        } else if adds_to_body || proxy.body_must_be_read(&parts.headers) {
+        } else if compared || adds_to_body || proxy.body_must_be_read(&parts.headers) {
             let whole = whole(body).await?;
             // An answer's content can hang on the body (Graph's `fields`).
             if proxy.is_credential_body(&parts.headers, &whole) {
@@ -161,6 +165,23 @@ impl Deliverer {
         };
 
         let operation = Some((&parts.method, host.as_str(), uri.path().as_bytes()));
+        let (allowed, approval) = if compared {
+            let mut going = parts.headers.clone();
+            headers::clean_request(&mut going, &[]);
+            let used = Use {
+                delivery: Delivery::Proxy,
+                operation,
+                url: &uri.to_string(),
+                path: uri.path(),
+                query: target.query,
+                slot: slot.as_ref().map(ToString::to_string),
+                headers: &going,
+                body: body.read(),
+            };
+            self.approved(allowed, &used, named.as_ref()).await?
+        } else {
+            (allowed, None)
+        };
         let (allowed, served) = self.serve(allowed, Delivery::Proxy, operation, Wish::default(), slot.as_ref()).await?;
         let injections =
             self.injections(&definition, &served, app.as_ref(), slot.as_ref()).map_err(|error| allowed.told_of_holder(error))?;
@@ -170,6 +191,9 @@ impl Deliverer {
 
         let mut facts =
             json!({ "grant": allowed.grant(), "method": parts.method.as_str(), "host": host, "path": shortened(uri.path()) });
+        if let Some(approval) = &approval {
+            facts["approval"] = json!(approval.id);
+        }
         if let Right::Held { by, .. } = &allowed.right {
             let Connection { provider, owner, name, .. } = &allowed.stored.connection;
             for (member, value) in
@@ -204,7 +228,7 @@ impl Deliverer {
             Payload::Whole(whole) => whole.into(),
             Payload::Stream(inner) => upstream::Body::stream(Upload::new(inner, injected, Arc::clone(&ticket))),
         };
-        self.take_use(&allowed).await?;
+        self.take_use(&allowed, approval.as_ref()).await?;
         self.outside.base.audit.record_use(self.event(&allowed, "connection.proxy").facts(facts)).await?;
         metrics::counter!("valetkey_deliveries_total", "delivery" => "proxy").increment(1);
         let answer = self.send(&ticket, http::Request::from_parts(parts, body)).await?;
@@ -233,7 +257,8 @@ impl Deliverer {
         let Right::Agent { caller, facts, .. } = &allowed.right else { return Ok(allowed) };
         let request = Request { delivery: Delivery::Proxy, operation: Some(operation), unattended: caller.unattended };
         let decision = decide(facts, &request, self.outside.base.clock.now());
-        if !decision.allowed() {
+        // What a grant asks about is held or carried by an approval, once its body is read.
+        if decision.denied() {
             let connection = &allowed.stored.connection.id;
             return Err(self.refuse(facts, &decision, &allowed.actor, connection, Delivery::Proxy).await?);
         }

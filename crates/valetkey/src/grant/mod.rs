@@ -2,7 +2,12 @@
 //!
 //! A new agent may do nothing. A grant is revoked by its row; nothing cascades by writing: a grant counts only
 //! while its connection, agent, grantor and token count, and the decision's one look-up checks that.
+//!
+//! A grant allows, asks or denies ([`Effect`]). One that asks or denies also narrows the others: where it speaks of a use,
+//! no other grant lets that use pass without asking, or at all.
 
+mod operations;
+mod rate;
 mod store;
 
 use std::collections::BTreeSet;
@@ -16,11 +21,37 @@ use crate::{
     clock::Timestamp,
     db::{Db, Tx},
     error::{Code, Error, Result},
-    id::{AgentId, ConnectionId, GrantId, SiteId, UserId},
+    id::{AgentId, ConnectionId, GrantId, SessionName, SiteId, TaskName, UserId},
     principal::{Actor, Delivery},
-    provider::pattern::PathPattern,
     text,
 };
+
+pub use operations::Operations;
+pub use rate::{Limits, Rate};
+
+/// What a grant does where it fits, and what a decision comes to. A later one beats an earlier one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Effect {
+    /// It may be done.
+    #[default]
+    Allow,
+    /// It may be done once a person has approved it.
+    Ask,
+    /// It may not.
+    Deny,
+}
+
+impl Effect {
+    /// The stored word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Effect::Allow => "allow",
+            Effect::Ask => "ask",
+            Effect::Deny => "deny",
+        }
+    }
+}
 
 /// For whom the agent may use the connection (decisions 3).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +63,8 @@ pub enum ForWhom {
     Unattended,
     /// Anyone with the role of operator or more on the agent.
     Operators,
+    /// Whoever calls, and calls without a person. Only a denial is for anyone.
+    Anyone,
     /// These people.
     #[serde(untagged)]
     People(BTreeSet<UserId>),
@@ -46,15 +79,23 @@ pub struct Grant {
     pub agent: AgentId,
     /// What may be used.
     pub connection: ConnectionId,
+    /// Whether it allows, asks or denies.
+    pub effect: Effect,
     /// For whom.
     pub for_whom: ForWhom,
-    /// How the credential may reach its use.
+    /// Only for tokens that were minted for this session.
+    pub session: Option<SessionName>,
+    /// Only for tokens that were minted for this task.
+    pub task: Option<TaskName>,
+    /// How the credential may reach its use; of a denial: how it may not.
     pub delivery: BTreeSet<Delivery>,
     /// The provider's scopes that the account's token may have at most. Where it has more, nothing is allowed but named
     /// operations through the proxy, for a token cannot be narrowed. Absent means those the connection has.
     pub scopes: Option<BTreeSet<String>>,
-    /// The operations allowed through the proxy; absent means all that the definition allows.
-    pub operations: Option<Vec<PathPattern>>,
+    /// The operations it is about, through the proxy; absent means all that the definition allows.
+    pub operations: Option<Operations>,
+    /// How often it may be used in a stretch of time.
+    pub rate: Option<Rate>,
     /// How often it may be used in all.
     pub max_uses: Option<i64>,
     /// How often it was used; counted only where there is a limit.
@@ -78,15 +119,23 @@ pub struct NewGrant {
     pub agent: AgentId,
     /// What may be used.
     pub connection: ConnectionId,
+    /// Whether it allows, asks or denies.
+    pub effect: Effect,
     /// For whom.
     pub for_whom: ForWhom,
-    /// How; the proxy when empty.
+    /// Only for tokens of this session.
+    pub session: Option<SessionName>,
+    /// Only for tokens of this task.
+    pub task: Option<TaskName>,
+    /// How; the proxy when empty, and of a denial every way.
     pub delivery: BTreeSet<Delivery>,
     /// The most scopes that the account's token may have.
     pub scopes: Option<BTreeSet<String>>,
     /// The operations.
-    pub operations: Option<Vec<PathPattern>>,
-    /// How often.
+    pub operations: Option<Operations>,
+    /// How often in a stretch of time.
+    pub rate: Option<Rate>,
+    /// How often in all.
     pub max_uses: Option<i64>,
     /// Until when.
     pub expires_at: Option<Timestamp>,
@@ -102,10 +151,14 @@ impl NewGrant {
         Self {
             agent: agent.clone(),
             connection: connection.clone(),
+            effect: Effect::Allow,
             for_whom,
+            session: None,
+            task: None,
             delivery: BTreeSet::from([Delivery::Proxy]),
             scopes: None,
             operations: None,
+            rate: None,
             max_uses: None,
             expires_at: None,
             note: String::new(),
@@ -127,7 +180,11 @@ pub async fn create_in(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, m
     let now = base.clock.now();
     if new.delivery.is_empty() {
         new.delivery.insert(Delivery::Proxy);
+        if new.effect == Effect::Deny {
+            new.delivery.insert(Delivery::Reveal);
+        }
     }
+    check_effect(&new)?;
     if new.expires_at.is_some_and(|at| at <= now) {
         return Err(Error::new(Code::InvalidRequest, "expires_at is in the past"));
     }
@@ -145,7 +202,7 @@ pub async fn create_in(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, m
         text::check_list("scopes", scopes.len(), text::LIST)?;
         scopes.iter().try_for_each(|scope| text::check("scopes", scope, text::NOTE))?;
     }
-    text::check_list("operations", new.operations.as_ref().map_or(0, Vec::len), text::LIST)?;
+    text::check_list("operations", new.operations.as_ref().map_or(0, |operations| operations.patterns.len()), text::LIST)?;
     if !store::both_live(tx, site, &new.agent, &new.connection).await? {
         return Err(Error::new(Code::NotFound, "there is no such agent or no such connection"));
     }
@@ -153,6 +210,22 @@ pub async fn create_in(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, m
     store::insert(tx, site, &grant, actor).await?;
     base.audit.record(tx, created(site, actor, &grant)).await?;
     Ok(grant)
+}
+
+/// Refuses what would not mean anything beside the effect. A limit on a denial would read as if it were lifted some day.
+fn check_effect(new: &NewGrant) -> Result<()> {
+    let is_denial = new.effect == Effect::Deny;
+    let wrong = match new {
+        _ if is_denial && (new.max_uses.is_some() || new.rate.is_some()) => {
+            "max_uses, rate: a denial has no limits; leave them out"
+        }
+        _ if is_denial && new.scopes.is_some() => "scopes: a denial names operations, or is about everything",
+        _ if !is_denial && new.for_whom == ForWhom::Anyone => {
+            "for_whom: only a denial is for `anyone`; say `owner`, `unattended`, `operators` or a list of people"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::new(Code::InvalidRequest, wrong))
 }
 
 /// Makes many grants at once, in the transaction in which the caller saw that their agents and connections live.
@@ -172,9 +245,12 @@ const MANY: usize = 64;
 
 /// What the audit says of a new grant.
 fn created(site: &SiteId, actor: &Actor, grant: &Grant) -> Event {
+    let operations = grant.operations.as_ref();
     let facts = json!({
-        "grant": grant.id, "for_whom": grant.for_whom, "delivery": grant.delivery, "scopes": grant.scopes,
-        "operations": grant.operations, "max_uses": grant.max_uses, "expires_at": grant.expires_at, "grantor": grant.grantor,
+        "grant": grant.id, "effect": grant.effect, "for_whom": grant.for_whom, "session": grant.session, "task": grant.task,
+        "delivery": grant.delivery, "scopes": grant.scopes, "operations": operations.map(|o| &o.patterns),
+        "operation_names": operations.map(|o| &o.names), "rate": grant.rate, "max_uses": grant.max_uses,
+        "expires_at": grant.expires_at, "grantor": grant.grantor,
     });
     Event::new(site, actor, "grant.create").agent(&grant.agent).connection(&grant.connection).facts(facts)
 }
@@ -185,10 +261,14 @@ impl Grant {
             id: GrantId::new(),
             agent: new.agent,
             connection: new.connection,
+            effect: new.effect,
             for_whom: new.for_whom,
+            session: new.session,
+            task: new.task,
             delivery: new.delivery,
             scopes: new.scopes,
             operations: new.operations,
+            rate: new.rate,
             max_uses: new.max_uses,
             uses: 0,
             expires_at: new.expires_at,
@@ -220,6 +300,28 @@ pub async fn page(
     limit: u32,
 ) -> Result<Vec<Grant>> {
     store::page(db, site, agent, connection, after, limit).await
+}
+
+/// The connections that an agent has a grant on which is not revoked, by id: at most `limit`, after the one with id `after`.
+pub async fn connections_of(
+    db: &Db,
+    site: &SiteId,
+    agent: &AgentId,
+    after: Option<&ConnectionId>,
+    limit: u32,
+) -> Result<Vec<ConnectionId>> {
+    store::connections_of(db, site, agent, after, limit).await
+}
+
+/// The agents with a grant on a connection which is not revoked, by id: at most `limit`, after the one with id `after`.
+pub async fn agents_on(
+    db: &Db,
+    site: &SiteId,
+    connection: &ConnectionId,
+    after: Option<&AgentId>,
+    limit: u32,
+) -> Result<Vec<AgentId>> {
+    store::agents_on(db, site, connection, after, limit).await
 }
 
 /// Takes a grant back: no request that arrives after this returned is served by it. Doing it again changes nothing.

@@ -1,11 +1,11 @@
 //! The rows of grants.
 
-use super::Grant;
+use super::{Effect, Grant, Operations, rate::Reserved};
 use crate::{
     clock::Timestamp,
     db::{Db, Tx},
     error::{Error, Result},
-    id::{AgentId, ConnectionId, GrantId, SiteId, UserId},
+    id::{AgentId, ConnectionId, GrantId, SessionName, SiteId, TaskName, UserId},
     on,
     principal::Actor,
     row,
@@ -16,10 +16,15 @@ row! {
         id: String,
         agent: String,
         connection: String,
+        effect: String,
         for_whom: String,
+        session_name: Option<String>,
+        task_name: Option<String>,
         delivery: String,
         scopes: Option<String>,
         operations: Option<String>,
+        operation_names: Option<String>,
+        rate: Option<String>,
         max_uses: Option<i64>,
         uses: i64,
         expires_at: Option<i64>,
@@ -35,14 +40,31 @@ impl TryFrom<GrantRow> for Grant {
 
     fn try_from(row: GrantRow) -> Result<Self> {
         let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).map_err(Error::internal);
+        let operations = match &row.operations {
+            None => None,
+            Some(text) => Some(Operations {
+                patterns: serde_json::from_str(text).map_err(Error::internal)?,
+                names: row
+                    .operation_names
+                    .as_deref()
+                    .map(serde_json::from_str)
+                    .transpose()
+                    .map_err(Error::internal)?
+                    .unwrap_or_default(),
+            }),
+        };
         Ok(Self {
             id: row.id.parse()?,
             agent: row.agent.parse()?,
             connection: row.connection.parse()?,
+            effect: serde_json::from_value(row.effect.into()).map_err(Error::internal)?,
             for_whom: serde_json::from_value(json(&row.for_whom)?).map_err(Error::internal)?,
+            session: row.session_name.map(|name| name.parse()).transpose()?,
+            task: row.task_name.map(|name| name.parse()).transpose()?,
             delivery: serde_json::from_str(&row.delivery).map_err(Error::internal)?,
             scopes: row.scopes.map(|t| serde_json::from_str(&t)).transpose().map_err(Error::internal)?,
-            operations: row.operations.map(|t| serde_json::from_str(&t)).transpose().map_err(Error::internal)?,
+            operations,
+            rate: row.rate.map(|rate| rate.parse()).transpose()?,
             max_uses: row.max_uses,
             uses: row.uses,
             expires_at: row.expires_at.map(Timestamp),
@@ -68,70 +90,69 @@ pub(super) async fn both_live(tx: &mut Tx, site: &SiteId, agent: &AgentId, conne
     Ok(row.is_some())
 }
 
+/// The parts of a grant as they are stored.
+struct Parts {
+    for_whom: String,
+    delivery: String,
+    scopes: Option<String>,
+    operations: Option<String>,
+    operation_names: Option<String>,
+    rate: Option<String>,
+}
+
+impl Parts {
+    fn of(grant: &Grant) -> Result<Self> {
+        fn json<T: serde::Serialize>(value: &T) -> Result<String> {
+            serde_json::to_string(value).map_err(Error::internal)
+        }
+        let names = grant.operations.as_ref().map(|operations| &operations.names).filter(|names| !names.is_empty());
+        Ok(Self {
+            for_whom: json(&grant.for_whom)?,
+            delivery: json(&grant.delivery)?,
+            scopes: grant.scopes.as_ref().map(json).transpose()?,
+            operations: grant.operations.as_ref().map(|operations| json(&operations.patterns)).transpose()?,
+            operation_names: names.map(json).transpose()?,
+            rate: grant.rate.map(|rate| rate.to_string()),
+        })
+    }
+}
+
 pub(super) async fn insert(tx: &mut Tx, site: &SiteId, grant: &Grant, actor: &Actor) -> Result<()> {
-    let json = |value: serde_json::Result<String>| value.map_err(Error::internal);
-    let for_whom = json(serde_json::to_string(&grant.for_whom))?;
-    let delivery = json(serde_json::to_string(&grant.delivery))?;
-    let scopes = grant.scopes.as_ref().map(serde_json::to_string).transpose().map_err(Error::internal)?;
-    let operations = grant.operations.as_ref().map(serde_json::to_string).transpose().map_err(Error::internal)?;
-    on!(tx, |c| {
-        sqlx::query(
-        "INSERT INTO grants (site, id, agent, connection, for_whom, delivery, scopes, operations, max_uses, uses, expires_at, note,
-                             grantor, created_by, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, $10, $11, $12, $13, $14)"
-    )
-    .bind(site.as_str())
-    .bind(grant.id.as_str())
-    .bind(grant.agent.as_str())
-    .bind(grant.connection.as_str())
-    .bind(&for_whom)
-    .bind(&delivery)
-    .bind(&scopes)
-    .bind(&operations)
-    .bind(grant.max_uses)
-    .bind(grant.expires_at.map(|t| t.0))
-    .bind(&grant.note)
-    .bind(grant.grantor.as_ref().map(UserId::as_str))
-    .bind(actor.to_string())
-    .bind(grant.created_at.0)
-    .execute(c)
-    .await
-    .map(|_| ())?
-    });
-    Ok(())
+    insert_many(tx, site, std::slice::from_ref(grant), actor).await
 }
 
 /// Inserts many grants with one statement.
 pub(super) async fn insert_many(tx: &mut Tx, site: &SiteId, grants: &[Grant], actor: &Actor) -> Result<()> {
-    let json = |value: serde_json::Result<String>| value.map_err(Error::internal);
     let mut rows = Vec::with_capacity(grants.len());
     for grant in grants {
-        let scopes = grant.scopes.as_ref().map(serde_json::to_string).transpose().map_err(Error::internal)?;
-        let operations = grant.operations.as_ref().map(serde_json::to_string).transpose().map_err(Error::internal)?;
-        rows.push((
-            grant,
-            json(serde_json::to_string(&grant.for_whom))?,
-            json(serde_json::to_string(&grant.delivery))?,
-            scopes,
-            operations,
-        ));
+        rows.push((grant, Parts::of(grant)?));
     }
     let actor = actor.to_string();
     on!(tx, |c| {
         let mut query = sqlx::QueryBuilder::new(
-            "INSERT INTO grants (site, id, agent, connection, for_whom, delivery, scopes, operations, max_uses, uses, expires_at, note,
-                                 grantor, created_by, created_at) ",
+            "INSERT INTO grants (site, id, agent, connection, provider, effect, for_whom, session_name, task_name, delivery, scopes,
+                                 operations, operation_names, rate, max_uses, uses, expires_at, note, grantor, created_by, created_at) ",
         );
-        query.push_values(&rows, |mut values, (grant, for_whom, delivery, scopes, operations)| {
+        query.push_values(&rows, |mut values, (grant, parts)| {
             values
                 .push_bind(site.as_str())
                 .push_bind(grant.id.as_str())
                 .push_bind(grant.agent.as_str())
                 .push_bind(grant.connection.as_str())
-                .push_bind(for_whom)
-                .push_bind(delivery)
-                .push_bind(scopes)
-                .push_bind(operations)
+                .push("(SELECT c.provider FROM connections c WHERE c.site = ")
+                .push_bind_unseparated(site.as_str())
+                .push_unseparated(" AND c.id = ")
+                .push_bind_unseparated(grant.connection.as_str())
+                .push_unseparated(")")
+                .push_bind(grant.effect.as_str())
+                .push_bind(parts.for_whom.as_str())
+                .push_bind(grant.session.as_ref().map(SessionName::as_str))
+                .push_bind(grant.task.as_ref().map(TaskName::as_str))
+                .push_bind(parts.delivery.as_str())
+                .push_bind(parts.scopes.as_deref())
+                .push_bind(parts.operations.as_deref())
+                .push_bind(parts.operation_names.as_deref())
+                .push_bind(parts.rate.as_deref())
                 .push_bind(grant.max_uses)
                 .push_bind(grant.uses)
                 .push_bind(grant.expires_at.map(|at| at.0))
@@ -140,14 +161,16 @@ pub(super) async fn insert_many(tx: &mut Tx, site: &SiteId, grants: &[Grant], ac
                 .push_bind(actor.as_str())
                 .push_bind(grant.created_at.0);
         });
-        query.build().persistent(false).execute(c).await.map(|_| ())?
+        // One at a time it is always the same statement.
+        query.build().persistent(rows.len() == 1).execute(c).await.map(|_| ())?
     });
     Ok(())
 }
 
 pub(super) async fn by_id(db: &Db, site: &SiteId, id: &GrantId) -> Result<Option<Grant>> {
     let row: Option<GrantRow> = on!(db, |c| sqlx::query_as(
-        "SELECT id, agent, connection, for_whom, delivery, scopes, operations, max_uses, uses, expires_at, note, grantor,
+        "SELECT id, agent, connection, effect, for_whom, session_name, task_name, delivery, scopes, operations,
+                operation_names, rate, max_uses, uses, expires_at, note, grantor,
                 created_at, revoked_at
          FROM grants WHERE site = $1 AND id = $2"
     )
@@ -165,7 +188,8 @@ pub(super) async fn list(
     connection: Option<&ConnectionId>,
 ) -> Result<Vec<Grant>> {
     let rows: Vec<GrantRow> = on!(db, |c| sqlx::query_as(
-        "SELECT id, agent, connection, for_whom, delivery, scopes, operations, max_uses, uses, expires_at, note, grantor,
+        "SELECT id, agent, connection, effect, for_whom, session_name, task_name, delivery, scopes, operations,
+                operation_names, rate, max_uses, uses, expires_at, note, grantor,
                 created_at, revoked_at
          FROM grants
          WHERE site = $1 AND ($2 = '' OR agent = $2) AND ($3 = '' OR connection = $3) ORDER BY created_at, id"
@@ -188,7 +212,8 @@ pub(super) async fn page(
     limit: u32,
 ) -> Result<Vec<Grant>> {
     let rows: Vec<GrantRow> = on!(db, |c| sqlx::query_as(
-        "SELECT id, agent, connection, for_whom, delivery, scopes, operations, max_uses, uses, expires_at, note, grantor,
+        "SELECT id, agent, connection, effect, for_whom, session_name, task_name, delivery, scopes, operations,
+                operation_names, rate, max_uses, uses, expires_at, note, grantor,
                 created_at, revoked_at
          FROM grants
          WHERE site = $1 AND ($2 = '' OR agent = $2) AND ($3 = '' OR connection = $3)
@@ -203,6 +228,46 @@ pub(super) async fn page(
     .fetch_all(c)
     .await?);
     rows.into_iter().map(Grant::try_from).collect()
+}
+
+pub(super) async fn connections_of(
+    db: &Db,
+    site: &SiteId,
+    agent: &AgentId,
+    after: Option<&ConnectionId>,
+    limit: u32,
+) -> Result<Vec<ConnectionId>> {
+    let rows: Vec<(String,)> = on!(db, |c| sqlx::query_as(
+        "SELECT DISTINCT connection FROM grants
+         WHERE site = $1 AND agent = $2 AND revoked_at IS NULL AND connection > $3 ORDER BY connection LIMIT $4"
+    )
+    .bind(site.as_str())
+    .bind(agent.as_str())
+    .bind(after.map_or("", ConnectionId::as_str))
+    .bind(i64::from(limit))
+    .fetch_all(c)
+    .await?);
+    rows.iter().map(|(id,)| id.parse()).collect()
+}
+
+pub(super) async fn agents_on(
+    db: &Db,
+    site: &SiteId,
+    connection: &ConnectionId,
+    after: Option<&AgentId>,
+    limit: u32,
+) -> Result<Vec<AgentId>> {
+    let rows: Vec<(String,)> = on!(db, |c| sqlx::query_as(
+        "SELECT DISTINCT agent FROM grants
+         WHERE site = $1 AND connection = $2 AND revoked_at IS NULL AND agent > $3 ORDER BY agent LIMIT $4"
+    )
+    .bind(site.as_str())
+    .bind(connection.as_str())
+    .bind(after.map_or("", AgentId::as_str))
+    .bind(i64::from(limit))
+    .fetch_all(c)
+    .await?);
+    rows.iter().map(|(id,)| id.parse()).collect()
 }
 
 pub(super) async fn revoke(
@@ -239,4 +304,36 @@ pub(super) async fn take_use(tx: &mut Tx, site: &SiteId, id: &GrantId) -> Result
     .await?
     .rows_affected());
     Ok(changed == 1)
+}
+
+/// What is reserved of a grant's rate limit, and the version to hand back to [`set_reserved`].
+pub(super) async fn reserved(tx: &mut Tx, site: &SiteId, id: &GrantId) -> Result<(i64, Reserved)> {
+    let row: Option<(i64, String)> =
+        on!(tx, |c| sqlx::query_as("SELECT version, reserved FROM limits WHERE site = $1 AND grant_id = $2")
+            .bind(site.as_str())
+            .bind(id.as_str())
+            .fetch_optional(c)
+            .await?);
+    match row {
+        None => Ok((0, Reserved::default())),
+        Some((version, text)) => Ok((version, serde_json::from_str(&text).map_err(Error::internal)?)),
+    }
+}
+
+/// Writes what is reserved now. False where somebody else wrote since it was read.
+pub(super) async fn set_reserved(tx: &mut Tx, site: &SiteId, id: &GrantId, version: i64, reserved: &Reserved) -> Result<bool> {
+    let text = serde_json::to_string(reserved).map_err(Error::internal)?;
+    let written = on!(tx, |c| sqlx::query(
+        "INSERT INTO limits (site, grant_id, version, reserved) VALUES ($1, $2, $3 + 1, $4)
+         ON CONFLICT (site, grant_id) DO UPDATE SET version = excluded.version, reserved = excluded.reserved
+         WHERE limits.version = $3"
+    )
+    .bind(site.as_str())
+    .bind(id.as_str())
+    .bind(version)
+    .bind(&text)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(written == 1)
 }

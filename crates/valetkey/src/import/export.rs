@@ -22,7 +22,7 @@ use crate::{
     base::Base,
     connection::{self, Status},
     error::{Code, Error, Result},
-    grant,
+    grant::{self, Effect},
     id::{AgentId, ConnectionId, ProviderName, SiteId},
     principal::{Actor, Owner},
     secret::{Secret, SecretBytes},
@@ -215,9 +215,12 @@ impl Out {
             if matches!(owner, Owner::Agent(agent) if *agent == grant.agent) {
                 continue;
             }
-            let operations: Vec<String> = grant.operations.iter().flatten().map(ToString::to_string).collect();
+            let operations: Vec<String> =
+                grant.operations.iter().flat_map(|operations| &operations.patterns).map(ToString::to_string).collect();
+            let is_plain = grant.effect == Effect::Allow && grant.session.is_none() && grant.task.is_none();
+            let has_an_end = grant.expires_at.is_some() || grant.max_uses.is_some() || grant.rate.is_some();
             let mail = provider.as_str() == "email_imap" && operations.iter().all(|operation| operation.starts_with("MAIL /"));
-            if !mail || operations.is_empty() || grant.expires_at.is_some() || grant.max_uses.is_some() {
+            if !mail || operations.is_empty() || !is_plain || has_an_end {
                 self.lose(what, "Data Machine lends mailboxes for operations, without end, and nothing else").await?;
             } else if lent.insert((grant.agent.clone(), grant.connection.clone())) {
                 let (provider, owner, name) = (provider.clone(), owner.clone(), name.clone());

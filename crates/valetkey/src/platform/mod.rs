@@ -8,7 +8,7 @@ mod assertion;
 mod jwks;
 mod store;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -17,7 +17,7 @@ use crate::{
     audit::Event,
     base::{Base, Outside},
     clock::Timestamp,
-    db::{Db, Tx},
+    db::{Db, Memory, Tx},
     error::{Code, Error, Result},
     id::{self, PlatformKeyId, SiteId, UserId, sha256_hex},
     principal::Actor,
@@ -219,7 +219,6 @@ pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewKey) -> R
 
 /// The live key behind a presented text. Every reason to refuse gives one and the same answer.
 pub async fn authenticate(db: &Db, presented: &str, now: Timestamp) -> Result<PlatformKey> {
-    let refused = || Error::new(Code::Unauthenticated, "the key is not valid");
     if !presented.starts_with(PREFIX) || presented.len() != PREFIX.len() + 43 {
         return Err(refused());
     }
@@ -228,6 +227,43 @@ pub async fn authenticate(db: &Db, presented: &str, now: Timestamp) -> Result<Pl
         return Err(refused());
     }
     Ok(key)
+}
+
+/// The keys that call: [`authenticate`], with what was found remembered on SQLite. Clones share it.
+#[derive(Clone)]
+pub struct Keys {
+    db: Db,
+    known: Memory<String, Arc<PlatformKey>>,
+}
+
+impl Keys {
+    /// The keys in a database.
+    pub fn new(db: Db) -> Self {
+        Self { known: Memory::new(&db, REMEMBERED), db }
+    }
+
+    /// The live key behind a presented text.
+    ///
+    /// # Errors
+    /// As [`authenticate`].
+    pub async fn authenticate(&self, presented: &str, now: Timestamp) -> Result<Arc<PlatformKey>> {
+        let load = async {
+            match authenticate(&self.db, presented, now).await {
+                Ok(key) => Ok(Some(Arc::new(key))),
+                Err(error) if error.code() == Code::Unauthenticated => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        let found = self.known.or_load(&self.db, sha256_hex(presented.as_bytes()), load).await?;
+        found.filter(|key| !key.has_ended(now)).ok_or_else(refused)
+    }
+}
+
+/// How many keys are remembered.
+const REMEMBERED: usize = 1_000;
+
+fn refused() -> Error {
+    Error::new(Code::Unauthenticated, "the key is not valid")
 }
 
 /// Whether there is such a key and it has not ended.

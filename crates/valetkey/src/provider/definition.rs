@@ -10,6 +10,7 @@ use url::{Host, Url};
 
 use super::{
     field::Field,
+    pattern::PathPattern,
     proxy::Proxy,
     step::{OutPaths, Step},
     template::{Template, Vars},
@@ -77,6 +78,9 @@ pub struct Definition {
     pub slots: Vec<(String, Slot)>,
     /// How calls are proxied; absent where there is nothing to call.
     pub proxy: Option<Proxy>,
+    /// Operations that grants may name (`post.create`), each with the calls it stands for.
+    #[serde(serialize_with = "as_map")]
+    pub operations: Vec<(String, Vec<PathPattern>)>,
     /// Where its facts come from; absent where the file does not say.
     pub facts: Option<Facts>,
     /// Where the definition came from.
@@ -515,11 +519,16 @@ pub enum Source {
 
 /// Writes a duration as definition files do: `15m`.
 pub(super) fn duration_text<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&spelled(*duration))
+}
+
+/// A duration as a whole number of its largest unit: `90s`, `2h`.
+pub(super) fn spelled(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let units = [(24 * 3600, "d"), (3600, "h"), (60, "m")];
     let whole = units.iter().find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit));
     let (count, unit) = whole.map_or((seconds, "s"), |(unit, letter)| (seconds / unit, *letter));
-    serializer.collect_str(&format_args!("{count}{unit}"))
+    format!("{count}{unit}")
 }
 
 /// Writes a duration that may be absent.

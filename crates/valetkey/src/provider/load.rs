@@ -48,6 +48,7 @@ const TOP: &[&str] = &[
     "resources",
     "slots",
     "proxy",
+    "operations",
     "facts",
 ];
 
@@ -172,6 +173,7 @@ impl<'a> Loader<'a> {
             oauth2,
             mint,
             session,
+            operations: self.operations(proxy.as_ref()),
             proxy,
             facts: top.table("facts").and_then(|table| self.facts(&table)),
             source,

@@ -94,6 +94,31 @@ impl Loader<'_> {
         }
     }
 
+    /// The section `operations`: names that a grant may use, each with the patterns it stands for.
+    pub(super) fn operations(&self, proxy: Option<&Proxy>) -> Vec<(String, Vec<PathPattern>)> {
+        let Some(table) = self.top.table("operations") else { return Vec::new() };
+        if proxy.is_none() {
+            self.top.wrong("operations", "names calls through the proxy, and there is none");
+        }
+        let is_name = |name: &str| {
+            (1..=64).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_.-".contains(&b))
+        };
+        let read = |(name, item): (&str, Item<'_>)| {
+            if !is_name(name) {
+                item.report("an operation's name is 1 to 64 of a-z, 0-9, `_`, `.` and `-`");
+            }
+            let items = item.list()?;
+            let found = patterns(&items);
+            // Without one it would stand for reading and for deleting alike.
+            if items.is_empty() || found.iter().any(|pattern| pattern.method().is_none()) {
+                item.report("an operation is a list of patterns, each with its method");
+            }
+            Some((name.to_owned(), found))
+        };
+        table.items().filter_map(read).collect()
+    }
+
     /// An exact host name, or `{{field.x|host}}`, `{{extra.x|host}}`.
     fn host(&self, item: &Item<'_>) -> Option<HostRule> {
         const FORM: &str = "a host is an exact name, or {{field.NAME|host}} or {{extra.NAME|host}} of an instance";

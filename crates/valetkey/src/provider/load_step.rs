@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{
     load::Loader,
     proxy::{Inject, Proxy, RateLimit},
-    spanned::{Item, NodeValue, Table, duration},
+    spanned::{Item, NodeValue, Table},
     step::{ClientStyle, FailWhen, JsonTemplate, NextPage, OutPaths, Step, Test, Where},
     template::Template,
     url_template::UrlTemplate,
@@ -338,12 +338,7 @@ fn scalar(item: &Item<'_>) -> Option<Value> {
 
 /// `30/5m`, `5/s`.
 pub(super) fn rate_limit(item: &Item<'_>) -> Option<RateLimit> {
-    let read = |text: &str| {
-        let (count, per) = text.split_once('/')?;
-        let per = duration(per).or_else(|| duration(&format!("1{per}")))?;
-        Some(RateLimit { count: count.parse().ok().filter(|count| *count > 0)?, per })
-    };
-    let limit = read(item.text()?);
+    let limit = RateLimit::parse(item.text()?);
     if limit.is_none() {
         item.report("a rate is a count and a time, such as \"5/s\" or \"30/5m\"");
     }

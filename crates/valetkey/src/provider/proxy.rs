@@ -1,13 +1,14 @@
 //! How calls are proxied at one provider: where a credential may go, how it gets there, and what is never called.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 
 use super::{
     credential_query::{self, BodyKind, CredentialQuery},
-    definition::{as_map, duration_text},
+    definition::{as_map, duration_text, spelled},
     pattern::PathPattern,
+    spanned::duration,
     template::{Template, Vars},
     url_template::UrlTemplate,
 };
@@ -212,4 +213,19 @@ pub struct RateLimit {
     /// In how much time.
     #[serde(serialize_with = "duration_text")]
     pub per: Duration,
+}
+
+impl RateLimit {
+    /// Reads a count and a time, such as `30/5m` or `5/s`; nothing where it is neither or the count is zero.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (count, per) = text.split_once('/')?;
+        let per = duration(per).or_else(|| duration(&format!("1{per}")))?;
+        Some(Self { count: count.parse().ok().filter(|count| *count > 0)?, per })
+    }
+}
+
+impl fmt::Display for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.count, spelled(self.per))
+    }
 }

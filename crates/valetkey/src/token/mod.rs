@@ -30,7 +30,7 @@ use crate::{
     clock::Timestamp,
     db::{Db, Tx},
     error::{Code, Error, Result},
-    id::{self, AgentId, SiteId, TokenId, UserId, sha256_hex},
+    id::{self, AgentId, SessionName, SiteId, TaskName, TokenId, UserId, sha256_hex},
     principal::{Actor, Ceiling},
     secret::Secret,
     text,
@@ -145,6 +145,10 @@ pub struct Token {
     pub label: String,
     /// The person it acts for; absent means unattended.
     pub person: Option<UserId>,
+    /// The session it was minted for: what is granted for that session is granted to it.
+    pub session: Option<SessionName>,
+    /// The task it was minted for.
+    pub task: Option<TaskName>,
     /// The most it may do, besides what is granted.
     pub ceiling: Option<Ceiling>,
     /// Since when.
@@ -164,6 +168,11 @@ pub struct NewToken {
     pub label: String,
     /// The person it acts for; absent means unattended. Whether the caller may name them is checked before.
     pub person: Option<UserId>,
+    /// The session it is for. It opens what is granted for that session, so it is named by whoever may mint, and never by the
+    /// agent in a call.
+    pub session: Option<SessionName>,
+    /// The task it is for.
+    pub task: Option<TaskName>,
     /// The most it may do.
     pub ceiling: Option<Ceiling>,
     /// Until when.
@@ -210,6 +219,8 @@ pub async fn mint(base: &Base, site: &SiteId, actor: &Actor, agent: &AgentId, ne
         prefix: text.expose()[..PREFIX.len() + 6].to_owned(),
         label: new.label,
         person: new.person,
+        session: new.session,
+        task: new.task,
         ceiling: new.ceiling,
         created_at: now,
         expires_at: new.expires_at,
@@ -218,7 +229,10 @@ pub async fn mint(base: &Base, site: &SiteId, actor: &Actor, agent: &AgentId, ne
     };
     let mut tx = base.db.begin().await?;
     store::insert(&mut tx, site, &token, &hash, minter.as_ref(), actor).await?;
-    let facts = json!({ "token": token.id, "label": token.label, "person": token.person, "expires_at": token.expires_at });
+    let facts = json!({
+        "token": token.id, "label": token.label, "person": token.person, "session": token.session, "task": token.task,
+        "expires_at": token.expires_at,
+    });
     base.audit.record(&mut tx, Event::new(site, actor, "token.mint").agent(agent).facts(facts)).await?;
     tx.commit().await?;
     Ok((token, text))

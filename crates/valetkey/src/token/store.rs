@@ -5,7 +5,7 @@ use crate::{
     clock::Timestamp,
     db::{Db, Tx},
     error::{Error, Result},
-    id::{AgentId, SiteId, TokenId, UserId},
+    id::{AgentId, SessionName, SiteId, TaskName, TokenId, UserId},
     on,
     principal::Actor,
     row,
@@ -18,6 +18,8 @@ row! {
         prefix: String,
         label: String,
         person: Option<String>,
+        session_name: Option<String>,
+        task_name: Option<String>,
         ceiling: Option<String>,
         created_at: i64,
         expires_at: Option<i64>,
@@ -36,6 +38,8 @@ impl TryFrom<TokenRow> for Token {
             prefix: row.prefix,
             label: row.label,
             person: row.person.map(|person| person.parse()).transpose()?,
+            session: row.session_name.map(|name| name.parse()).transpose()?,
+            task: row.task_name.map(|name| name.parse()).transpose()?,
             // For display only; the decision reads the row itself and denies what it cannot read.
             ceiling: row.ceiling.and_then(|text| serde_json::from_str(&text).ok()),
             created_at: Timestamp(row.created_at),
@@ -57,8 +61,9 @@ pub(super) async fn insert(
     let ceiling = token.ceiling.as_ref().map(serde_json::to_string).transpose().map_err(Error::internal)?;
     on!(tx, |c| {
         sqlx::query(
-        "INSERT INTO agent_tokens (site, id, agent, token_hash, prefix, label, person, minter, ceiling, created_by, created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+        "INSERT INTO agent_tokens (site, id, agent, token_hash, prefix, label, person, minter, ceiling, created_by, created_at,
+                                   expires_at, session_name, task_name)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)"
     )
     .bind(site.as_str())
     .bind(token.id.as_str())
@@ -72,6 +77,8 @@ pub(super) async fn insert(
     .bind(actor.to_string())
     .bind(token.created_at.0)
     .bind(token.expires_at.map(|t| t.0))
+    .bind(token.session.as_ref().map(SessionName::as_str))
+    .bind(token.task.as_ref().map(TaskName::as_str))
     .execute(c)
     .await
     .map(|_| ())?
@@ -128,7 +135,8 @@ pub(super) async fn update(tx: &mut Tx, site: &SiteId, token: &Arriving) -> Resu
 
 pub(super) async fn of_agent(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Token>> {
     let rows: Vec<TokenRow> = on!(db, |c| sqlx::query_as(
-        "SELECT id, agent, prefix, label, person, ceiling, created_at, expires_at, last_used_at, revoked_at
+        "SELECT id, agent, prefix, label, person, session_name, task_name, ceiling, created_at, expires_at, last_used_at,
+                revoked_at
          FROM agent_tokens WHERE site = $1 AND agent = $2 ORDER BY created_at DESC, id DESC"
     )
     .bind(site.as_str())
@@ -141,7 +149,8 @@ pub(super) async fn of_agent(db: &Db, site: &SiteId, agent: &AgentId) -> Result<
 /// A page of [`of_agent`], after the token with id `after`.
 pub(super) async fn page(db: &Db, site: &SiteId, agent: &AgentId, after: Option<&TokenId>, limit: u32) -> Result<Vec<Token>> {
     let rows: Vec<TokenRow> = on!(db, |c| sqlx::query_as(
-        "SELECT id, agent, prefix, label, person, ceiling, created_at, expires_at, last_used_at, revoked_at
+        "SELECT id, agent, prefix, label, person, session_name, task_name, ceiling, created_at, expires_at, last_used_at,
+                revoked_at
          FROM agent_tokens
          WHERE site = $1 AND agent = $2
            AND ($3 = '' OR (created_at, id) < (SELECT b.created_at, b.id FROM agent_tokens b WHERE b.site = $1 AND b.id = $3))
@@ -257,13 +266,14 @@ where
 pub(super) async fn hashed(db: &Db, site: &SiteId, agent: &AgentId) -> Result<Vec<Hashed>> {
     let rows: Vec<Both> = on!(db, |c| {
         sqlx::query_as(
-        "SELECT id, agent, prefix, label, person, ceiling, created_at, expires_at, last_used_at, revoked_at, token_hash, minter
-         FROM agent_tokens WHERE site = $1 AND agent = $2 AND client IS NULL ORDER BY created_at, id"
-    )
-    .bind(site.as_str())
-    .bind(agent.as_str())
-    .fetch_all(c)
-    .await?
+            "SELECT id, agent, prefix, label, person, session_name, task_name, ceiling, created_at, expires_at, last_used_at,
+                revoked_at, token_hash, minter
+         FROM agent_tokens WHERE site = $1 AND agent = $2 AND client IS NULL ORDER BY created_at, id",
+        )
+        .bind(site.as_str())
+        .bind(agent.as_str())
+        .fetch_all(c)
+        .await?
     });
     rows.into_iter()
         .map(|Both(token, hashed)| {

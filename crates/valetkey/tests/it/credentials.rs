@@ -7,7 +7,7 @@ use valetkey::{
         UpstreamWish,
         accounts::{self, Precondition, Slot},
     },
-    decision::{self, Request, decide},
+    decision::{self, Request, Who, decide},
     grant::{self, ForWhom, NewGrant},
     id::{AgentId, ConnectionId},
     on, on_each_db,
@@ -109,7 +109,8 @@ async fn agent(replica: &Replica, slug: &str) -> AgentId {
 
 /// Whether an agent may use a connection while nobody is calling.
 async fn may(replica: &Replica, agent: &AgentId, connection: &ConnectionId) -> bool {
-    let facts = decision::for_agent(&replica.outside.base.db, &replica.site, agent, None, connection).await.unwrap();
+    let facts =
+        decision::for_agent(&replica.outside.base.db, &replica.site, &Who::new(agent.clone(), None), connection).await.unwrap();
     let request = Request { delivery: Delivery::Proxy, operation: None, unattended: false };
     facts.is_some_and(|facts| decide(&facts, &request, replica.now()).allowed())
 }

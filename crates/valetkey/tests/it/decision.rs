@@ -5,12 +5,13 @@ use std::time::Duration;
 use valetkey::{
     agent::{self, Role},
     connection,
-    decision::{self, Authority, Request, decide},
+    decision::{self, Authority, Request, Who, decide},
     error::Code,
     grant::{self, ForWhom, NewGrant},
     id::{ConnectionId, SiteId},
     on, on_each_db, platform,
     principal::{Actor, Delivery},
+    provider::pattern::PathPattern,
     token::{self, NewToken, TokenHash},
 };
 
@@ -158,7 +159,7 @@ on_each_db! {
         let agent = house.agent("a", None).await;
         let connection = house.connection("site").await;
         let (_, token) = house.token(&agent, None).await;
-        let operations = Some(vec!["GET /api/posts/*".parse().unwrap()]);
+        let operations = Some(vec!["GET /api/posts/*".parse::<PathPattern>().unwrap()].into());
         house.grant_with(NewGrant { operations, delivery: both(), ..NewGrant::proxy(&agent, &connection, ForWhom::Unattended) }).await;
         let ask = async |method: http::Method, path: &str| {
             let operation = Some((&method, "api.lab.example", path.as_bytes()));
@@ -190,7 +191,7 @@ on_each_db! {
         let allowed = async |scopes: &[&str], operations: Option<&str>| {
             let connection = house.named_connection("site", &format!("{scopes:?}{operations:?}")).await;
             let scopes = Some(scopes.iter().map(|scope| (*scope).to_owned()).collect());
-            let operations = operations.map(|pattern| vec![pattern.parse().unwrap()]);
+            let operations = operations.map(|pattern| vec![pattern.parse::<PathPattern>().unwrap()].into());
             house.grant_with(NewGrant { scopes, operations, ..NewGrant::proxy(&agent, &connection, ForWhom::Unattended) }).await;
             house.ask(&token, &connection).await.unwrap().allowed()
         };
@@ -345,7 +346,7 @@ on_each_db! {
             for connection in [&site, &carols, &ConnectionId::new()] {
                 let enforced = house.ask_for(&token, connection, &request).await.unwrap();
                 let user = person.map(|p| p.parse().unwrap());
-                let facts = decision::for_agent(&db, &house.site, &agent, user.as_ref(), connection).await.unwrap().unwrap();
+                let facts = decision::for_agent(&db, &house.site, &Who::new(agent.clone(), user), connection).await.unwrap().unwrap();
                 assert_eq!(decide(&facts, &request, house.base.clock.now()), enforced);
             }
         }

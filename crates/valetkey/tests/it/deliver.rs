@@ -16,11 +16,11 @@ use valetkey::{
     db::{Db, testing},
     decision::Authority,
     deliver::{Caller, Deliverer, Guarded, proxy::Target},
-    grant::{self, ForWhom, NewGrant},
+    grant::{self, Effect, ForWhom, NewGrant},
     id::{AgentId, ConnectionId},
     on_each_db,
     principal::{Actor, Owner},
-    provider::{Catalogue, Trust},
+    provider::{Catalogue, Trust, pattern::PathPattern},
     refresh::{self, Refresher},
     token::{self, TokenHash},
     upstream::{self, Upstream},
@@ -29,22 +29,22 @@ use valetkey::{
 use crate::support::{House, both};
 
 /// A house beside a lab, with a connection that works.
-struct Yard {
-    house: House,
-    lab: Lab,
-    deliverer: Deliverer,
-    outside: Outside,
-    agent: AgentId,
-    connection: ConnectionId,
-    access_token: String,
+pub(crate) struct Yard {
+    pub(crate) house: House,
+    pub(crate) lab: Lab,
+    pub(crate) deliverer: Deliverer,
+    pub(crate) outside: Outside,
+    pub(crate) agent: AgentId,
+    pub(crate) connection: ConnectionId,
+    pub(crate) access_token: String,
 }
 
 impl Yard {
-    async fn new(db: &Db) -> Self {
+    pub(crate) async fn new(db: &Db) -> Self {
         Self::with(db, true, "").await
     }
 
-    async fn with(db: &Db, allow_lab: bool, more: &str) -> Self {
+    pub(crate) async fn with(db: &Db, allow_lab: bool, more: &str) -> Self {
         let house = House::new(db).await;
         let lab = Lab::start(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let text = format!("{}{more}", lab.control().definition_toml());
@@ -74,14 +74,14 @@ impl Yard {
         yard
     }
 
-    async fn connect(&self, owner: &str, name: &str) -> ConnectionId {
+    pub(crate) async fn connect(&self, owner: &str, name: &str) -> ConnectionId {
         let mut new = self.house.new_connection(owner, name);
         new.account.set_text("access_token", &self.access_token.clone().into());
         new.hosts = vec![self.lab.addr().to_string(), "other.example".into()];
         self.insert(&new).await
     }
 
-    async fn insert(&self, new: &NewConnection) -> ConnectionId {
+    pub(crate) async fn insert(&self, new: &NewConnection) -> ConnectionId {
         let base = &self.house.base;
         base.ring.ensure(&base.db, self.house.site.as_str(), new.provider.as_str()).await.unwrap();
         let mut tx = base.db.begin().await.unwrap();
@@ -91,21 +91,21 @@ impl Yard {
     }
 
     /// Alice's token with a grant of everything on the connection.
-    async fn granted(&self) -> Caller {
+    pub(crate) async fn granted(&self) -> Caller {
         let new = NewGrant { delivery: both(), ..NewGrant::proxy(&self.agent, &self.connection, ForWhom::Owner) };
         self.house.grant_with(new).await;
         self.caller(Some("alice")).await
     }
 
-    async fn caller(&self, person: Option<&str>) -> Caller {
+    pub(crate) async fn caller(&self, person: Option<&str>) -> Caller {
         Caller { token: self.house.token(&self.agent, person).await.1, unattended: false }
     }
 
-    async fn get(&self, caller: &Caller, path: &str) -> Result<http::Response<Guarded>> {
+    pub(crate) async fn get(&self, caller: &Caller, path: &str) -> Result<http::Response<Guarded>> {
         self.call(caller, Method::GET, path, HeaderMap::new(), Bytes::new()).await
     }
 
-    async fn call(
+    pub(crate) async fn call(
         &self,
         caller: &Caller,
         method: Method,
@@ -116,7 +116,7 @@ impl Yard {
         self.call_host(caller, method, None, path, headers, body).await
     }
 
-    async fn call_host(
+    pub(crate) async fn call_host(
         &self,
         caller: &Caller,
         method: Method,
@@ -138,14 +138,14 @@ impl Yard {
     }
 
     /// What is in the audit once its queue is written down; nothing can be used after that.
-    async fn audited(&self) -> Vec<valetkey::audit::Row> {
+    pub(crate) async fn audited(&self) -> Vec<valetkey::audit::Row> {
         let base = &self.house.base;
         base.audit.close();
         base.audit.run(base.db.clone()).await;
         valetkey::audit::list(&base.db, &self.house.site, None, 100).await.unwrap()
     }
 
-    async fn json(&self, caller: &Caller, path: &str) -> Value {
+    pub(crate) async fn json(&self, caller: &Caller, path: &str) -> Value {
         read_json(self.get(caller, path).await.unwrap()).await
     }
 }
@@ -633,6 +633,56 @@ on_each_db! {
         let error = yard.deliverer.proxy(&caller, &connection, target, parts, Empty::<Bytes>::new()).await.unwrap_err();
         assert_eq!(error.code(), Code::NotAuthenticated);
         assert_eq!(grant::get(&db, &yard.house.site, &grant).await.unwrap().unwrap().uses, 0);
+    }
+}
+
+on_each_db! {
+    async fn a_grant_with_a_rate_refuses_what_is_beyond_it_and_says_how_long_to_wait(db: Db) {
+        let yard = Yard::new(&db).await;
+        let rate = Some("2/1m".parse().unwrap());
+        yard.house.grant_with(NewGrant { rate, ..NewGrant::proxy(&yard.agent, &yard.connection, ForWhom::Owner) }).await;
+        let caller = yard.caller(Some("alice")).await;
+        for _ in 0..2 {
+            assert!(yard.get(&caller, "/me").await.is_ok());
+        }
+        let error = yard.get(&caller, "/me").await.unwrap_err();
+        assert_eq!((error.code(), error.retry_after()), (Code::RateLimited, Some(Duration::from_secs(60))));
+        assert_eq!(yard.lab.control().requests("api"), 2);
+        yard.house.base.clock.advance(Duration::from_secs(60));
+        assert!(yard.get(&caller, "/me").await.is_ok());
+    }
+
+    /// Everything is allowed, and one operation is asked about: that one leaves in no spelling, and the token not at all.
+    async fn what_a_person_must_approve_is_not_sent_without_them(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let asks = NewGrant {
+            effect: Effect::Ask,
+            delivery: both(),
+            operations: Some(vec!["POST /api/echo".parse::<PathPattern>().unwrap()].into()),
+            ..NewGrant::proxy(&yard.agent, &yard.connection, ForWhom::Owner)
+        };
+        let asking = yard.house.grant_with(asks).await;
+        let post = async |path: &str| yard.call(&caller, Method::POST, path, HeaderMap::new(), Bytes::from_static(b"x")).await;
+        let error = post("/echo").await.unwrap_err();
+        assert_eq!(error.code(), Code::ApprovalRequired);
+        assert_eq!(error.extra().unwrap()["grant"], json!(asking));
+        assert_eq!(post("/echo/").await.unwrap_err().code(), Code::GrantDenied);
+        assert_eq!(yard.deliverer.reveal(&caller, &yard.connection, None).await.unwrap_err().code(), Code::GrantDenied);
+        assert_eq!(yard.lab.control().requests("api"), 0);
+        assert!(yard.get(&caller, "/echo").await.is_ok() && post("/echo/other").await.is_ok());
+    }
+
+    async fn a_denial_ends_what_runs_and_keeps_back_what_comes(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let body = yard.get(&caller, "/stream?ms=50&n=400").await.unwrap().into_body();
+        let denial = NewGrant { effect: Effect::Deny, ..NewGrant::proxy(&yard.agent, &yard.connection, ForWhom::Anyone) };
+        let denial = yard.house.grant_with(denial).await;
+        assert_eq!(end_of(body).await, Some(Code::GrantDenied));
+        assert_eq!(yard.get(&caller, "/me").await.unwrap_err().code(), Code::GrantDenied);
+        grant::revoke(&yard.house.base, &yard.house.site, &Actor::Operator, &denial, "test").await.unwrap();
+        assert!(yard.get(&caller, "/me").await.is_ok());
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::json;
 use valetkey::{
     Code, app_config, audit,
     connection::{self, Status},
-    decision::{self, Request, decide},
+    decision::{self, Request, Who, decide},
     extend::Extensions,
     grant::{self, ForWhom},
     id::AgentId,
@@ -190,7 +190,7 @@ on_each_db! {
         let lent = connection::slot(&db, &slot.site, &slot.provider, &slot.owner, &slot.name).await.unwrap().unwrap();
         let may = async |agent: &str, operation: &str| {
             let agent: AgentId = agent.parse().unwrap();
-            let facts = decision::for_agent(&db, &harbour.site, &agent, None, &lent.id).await.unwrap().unwrap();
+            let facts = decision::for_agent(&db, &harbour.site, &Who::new(agent.clone(), None), &lent.id).await.unwrap().unwrap();
             let (method, path) = (http::Method::from_bytes(b"MAIL").unwrap(), format!("/{operation}"));
             let request = Request { delivery: Delivery::Proxy, operation: Some((&method, "", path.as_bytes())), unattended: false };
             decide(&facts, &request, harbour.outside.base.clock.now()).allowed()
@@ -207,7 +207,7 @@ on_each_db! {
         let slot = harbour.slot("email_imap", Owner::User("2".parse().unwrap()), "ops.mail_1");
         let lent = connection::slot(&db, &slot.site, &slot.provider, &slot.owner, &slot.name).await.unwrap().unwrap();
         let agent: AgentId = "2".parse().unwrap();
-        let facts = decision::for_agent(&db, &harbour.site, &agent, None, &lent.id).await.unwrap().unwrap();
+        let facts = decision::for_agent(&db, &harbour.site, &Who::new(agent.clone(), None), &lent.id).await.unwrap().unwrap();
         let reveal = Request { delivery: Delivery::Reveal, operation: None, unattended: false };
         assert!(!decide(&facts, &reveal, harbour.outside.base.clock.now()).allowed());
         let definition = harbour.outside.definition(&slot.provider).unwrap();

@@ -10,14 +10,14 @@ use valetkey::{
     base::Outside,
     connection::accounts::{self, Precondition, Slot},
     db::Db,
-    decision::{self, Authority, Request},
+    decision::{self, Authority, Request, Who},
     deliver::{Caller, Deliverer, Revealed, explain},
     grant::{ForWhom, NewGrant},
     id::{AgentId, ConnectionId},
     mail::{self, Protocol},
     on_each_db,
     principal::{Actor, Delivery},
-    provider::{Catalogue, Trust},
+    provider::{Catalogue, Trust, pattern::PathPattern},
     secret::{Secret, SecretMap},
     token::LastUsed,
     upstream::{self, Upstream},
@@ -119,7 +119,8 @@ impl Post {
     }
 
     async fn grant(&self, connection: &ConnectionId, delivery: BTreeSet<Delivery>, operations: &[&str]) {
-        let operations = (!operations.is_empty()).then(|| operations.iter().map(|text| text.parse().unwrap()).collect());
+        let operations = (!operations.is_empty())
+            .then(|| operations.iter().map(|text| text.parse().unwrap()).collect::<Vec<PathPattern>>().into());
         let new = NewGrant { delivery, operations, ..NewGrant::proxy(&self.agent, connection, ForWhom::Unattended) };
         self.house.grant_with(new).await;
     }
@@ -303,7 +304,7 @@ on_each_db! {
         let mail = http::Method::from_bytes(b"MAIL").unwrap();
         for (connection, operations) in [(&mailbox, &["MAIL /read"][..]), (&account.id, &["MAIL /read", "MAIL /**"])] {
             post.grant(connection, both(), operations).await;
-            let facts = decision::for_agent(&db, &post.house.site, &post.agent, None, connection).await.unwrap().unwrap();
+            let facts = decision::for_agent(&db, &post.house.site, &Who::new(post.agent.clone(), None), connection).await.unwrap().unwrap();
             let asked = |delivery: Delivery, path: Option<&str>| {
                 let operation = path.map(|path| (&mail, "", path.as_bytes()));
                 let request = Request { delivery, operation, unattended: true };
@@ -317,7 +318,7 @@ on_each_db! {
             assert_eq!(asked(Delivery::Proxy, Some("/read")).allowed(), connection == &mailbox);
             assert!(!asked(Delivery::Proxy, Some("/send")).allowed());
         }
-        let facts = decision::for_agent(&db, &post.house.site, &post.agent, None, &mailbox).await.unwrap().unwrap();
+        let facts = decision::for_agent(&db, &post.house.site, &Who::new(post.agent.clone(), None), &mailbox).await.unwrap().unwrap();
         let general = Request { delivery: Delivery::Proxy, operation: None, unattended: true };
         assert_eq!(explain(&post.outside, &facts, &general, post.house.base.clock.now()).code, Some(Code::NotProxied));
     }

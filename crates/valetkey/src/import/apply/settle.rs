@@ -183,7 +183,7 @@ impl Import {
                 continue;
             }
             let given = |whom| NewGrant {
-                operations: Some(operations.clone()),
+                operations: Some(operations.clone().into()),
                 note: "lent at Data Machine".to_owned(),
                 grantor: owner.user().cloned(),
                 ..NewGrant::proxy(&agent, &connection, whom)

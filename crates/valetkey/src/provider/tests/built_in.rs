@@ -40,6 +40,26 @@ fn whatever_is_called_by_a_proxy_keeps_credentials_closed_or_says_why() {
     }
 }
 
+/// An operation that no call could be would read as a permission and give nothing.
+#[test]
+fn every_named_operation_is_a_call_that_the_proxy_would_make() {
+    let mut named = 0;
+    for definition in all().iter() {
+        let Some(proxy) = &definition.proxy else { continue };
+        let base = proxy.base_url.as_ref().and_then(|url| url.fixed_host()).unwrap_or_default();
+        for pattern in definition.operations.iter().flat_map(|(_, patterns)| patterns) {
+            let path = pattern.as_str().split_once(' ').unwrap().1.replace("**", "x").replace('*', "x");
+            let method: Method = pattern.method().unwrap().parse().unwrap();
+            let what = format!("{}: {}", definition.name, pattern.as_str());
+            assert!(pattern.matches(method.as_str(), base, path.as_bytes()), "{what}");
+            assert!(!proxy.is_credential_path(&method, base, path.as_bytes()), "{what}");
+            assert!(proxy.path_is_allowed(&method, base, path.as_bytes()), "{what}");
+            named += 1;
+        }
+    }
+    assert!(named > 30);
+}
+
 #[test]
 fn every_built_in_definition_reads_back_as_json() {
     for definition in all().iter() {

@@ -508,3 +508,18 @@ credential_paths = ["/oauth/**"]
         assert!(problems.len() == 1 && problems[0].contains(told), "{problems:#?}");
     }
 }
+
+#[test]
+fn an_operation_is_named_plainly_and_says_its_method() {
+    let operations = |line: &str| problems(&format!("{GOOD}\n[operations]\n{line}\n"));
+    for line in ["\"note.read\" = []", "\"note.read\" = [\"/notes\"]", "\"note.read\" = [\"GET /notes\", \"/**\"]"] {
+        let found = operations(line);
+        assert!(found.len() == 1 && found[0].contains("an operation is a list of patterns, each with its method"), "{found:?}");
+    }
+    for name in ["Note", "a b", "note/read", "", &"x".repeat(65)] {
+        let found = operations(&format!("\"{name}\" = [\"GET /notes\"]"));
+        assert!(found.len() == 1 && found[0].contains("an operation's name is 1 to 64"), "{found:?}");
+    }
+    let found = operations("\"note.read\" = [\"GET /a//b\"]");
+    assert!(found.len() == 1 && found[0].contains("operations.note.read[0]: a path pattern has no empty segments"), "{found:?}");
+}

@@ -1,0 +1,70 @@
+-- Calls that wait for a person's word, and what agents ask to be granted.
+
+CREATE TABLE approvals (
+    site TEXT NOT NULL,
+    id TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    -- The token that the call came with, and the person it was made for; null where nobody is calling.
+    token TEXT NOT NULL,
+    person TEXT,
+    connection TEXT NOT NULL,
+    -- The grant that asks.
+    grant_id TEXT NOT NULL,
+    -- A keyed digest of everything that is to go out.
+    digest TEXT NOT NULL,
+    -- JSON object: what is shown of the call. No body, and no value of the query.
+    summary TEXT NOT NULL,
+    -- pending, approved, refused, used. Expired is derived.
+    status TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    decided_at INTEGER,
+    decided_by TEXT,
+    decide_reason TEXT,
+    used_at INTEGER,
+    -- Null while it stands for its call: of one call there is one such row.
+    closed_at INTEGER,
+    PRIMARY KEY (site, id),
+    FOREIGN KEY (site, agent) REFERENCES agents (site, id),
+    FOREIGN KEY (site, connection) REFERENCES connections (site, id)
+) STRICT;
+CREATE UNIQUE INDEX approvals_open ON approvals (site, agent, digest) WHERE closed_at IS NULL;
+CREATE INDEX approvals_age ON approvals (site, created_at, id);
+CREATE INDEX approvals_connection ON approvals (site, connection);
+CREATE INDEX approvals_end ON approvals (expires_at);
+
+CREATE TABLE proposals (
+    site TEXT NOT NULL,
+    id TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    token TEXT NOT NULL,
+    person TEXT,
+    -- The person who is asked; null where whoever administers the site is.
+    addressee TEXT,
+    provider TEXT NOT NULL,
+    -- The connection that is asked for, or granted; null where any account of the addressee's will do.
+    connection TEXT,
+    -- SHA-256 of what is asked for.
+    digest TEXT NOT NULL,
+    -- JSON object: what is asked for.
+    wanted TEXT NOT NULL,
+    -- Why, in the agent's words.
+    reason TEXT NOT NULL,
+    -- pending, accepted, refused. Expired is derived.
+    status TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    decided_at INTEGER,
+    decided_by TEXT,
+    decide_reason TEXT,
+    -- What came of it.
+    grant_id TEXT,
+    -- Null while it stands for what it asks: of one wish there is one such row.
+    closed_at INTEGER,
+    PRIMARY KEY (site, id),
+    FOREIGN KEY (site, agent) REFERENCES agents (site, id),
+    FOREIGN KEY (site, connection) REFERENCES connections (site, id)
+) STRICT;
+CREATE UNIQUE INDEX proposals_open ON proposals (site, agent, digest) WHERE closed_at IS NULL;
+CREATE INDEX proposals_age ON proposals (site, created_at, id);
+CREATE INDEX proposals_end ON proposals (expires_at);
