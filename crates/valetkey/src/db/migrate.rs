@@ -38,6 +38,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!("0004_scope_policies", admits 1),
     migration!("0006_attempts", admits 1),
     migration!("0007_device_choices", admits 1),
+    // Its number: the seventh.
+    migration!("0008_ceilings", admits 7),
 ];
 
 /// "valetkey" as a number: the advisory lock that migrating processes take.

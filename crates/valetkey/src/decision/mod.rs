@@ -14,7 +14,8 @@ mod facts;
 mod together;
 
 pub use cache::{Authority, Candidates, usable_at};
-pub use decide::{Decision, Effect, Reason, Request, decide, decide_running, principal, unauthenticated};
+pub use decide::{Decision, Effect, Reason, Request, calling, decide, decide_running, principal, unauthenticated};
 pub use facts::{
-    AgentFacts, ConnectionFacts, Facts, GrantFacts, Parsed, TokenFacts, for_agent, for_token, for_token_all, for_token_alone,
+    AgentFacts, ConnectionFacts, Facts, GrantFacts, Over, Parsed, PersonFacts, TokenFacts, for_agent, for_token, for_token_all,
+    for_token_alone,
 };

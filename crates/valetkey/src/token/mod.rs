@@ -10,8 +10,6 @@ mod store;
 
 pub use last_used::LastUsed;
 
-use std::collections::BTreeSet;
-
 use serde::Serialize;
 use serde_json::json;
 
@@ -110,16 +108,7 @@ pub struct NewToken {
 /// at once where it could never work.
 pub async fn mint(base: &Base, site: &SiteId, actor: &Actor, agent: &AgentId, new: NewToken) -> Result<(Token, Secret)> {
     text::check("label", &new.label, text::LABEL)?;
-    if let Some(ceiling) = &new.ceiling {
-        let lengths = [
-            ("connections", ceiling.connections.as_ref().map_or(0, BTreeSet::len)),
-            ("providers", ceiling.providers.as_ref().map_or(0, BTreeSet::len)),
-            ("operations", ceiling.operations.as_ref().map_or(0, Vec::len)),
-        ];
-        for (what, length) in lengths {
-            text::check_list(what, length, text::LIST)?;
-        }
-    }
+    new.ceiling.iter().try_for_each(Ceiling::check)?;
     agent::require(&base.db, site, agent).await?;
     let minter = actor.user().cloned();
     for user in [&new.person, &minter].into_iter().flatten() {
