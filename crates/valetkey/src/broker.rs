@@ -27,6 +27,7 @@ use crate::{
     error::{Code, Error, Result},
     extend::Extensions,
     id::SiteId,
+    person,
     principal::{Actor, Delivery, Owner},
     provider::{Catalogue, Problem, Trust},
     refresh::{self, Refresher},
@@ -329,6 +330,7 @@ impl Broker {
             "sweeping out what is over",
             |broker| async move { connect::sweep(broker.base()).await.map(|_| ()) },
         );
+        self.every(SWEEP_EVERY, "erasing people", |broker| async move { person::go_on(broker.outside()).await.map(|_| ()) });
         self.every(ASK_DEVICES_EVERY, "asking for sign-ins on other devices", |broker| async move {
             connect::device::poll(broker.outside(), broker.tasks()).await.map(|_| ())
         });

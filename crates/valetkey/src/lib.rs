@@ -24,6 +24,7 @@ pub mod id;
 pub mod import;
 pub mod mail;
 pub mod oauth1;
+pub mod person;
 pub mod platform;
 pub mod principal;
 pub mod provider;

@@ -247,6 +247,19 @@ pub async fn revoke_all(base: &Base, site: &SiteId, actor: &Actor, agent: &Agent
     Ok(ended)
 }
 
+/// Revokes every token that acts for a person, or was minted by them, in the transaction that erases the person. Says how many
+/// lived.
+pub async fn revoke_of_person(
+    tx: &mut Tx,
+    site: &SiteId,
+    actor: &Actor,
+    user: &UserId,
+    reason: &str,
+    now: Timestamp,
+) -> Result<u64> {
+    store::revoke_of_person(tx, site, user, actor, reason, now).await
+}
+
 /// Notes that tokens were used. Called in batches, off the hot path, at most once a minute for each token.
 pub async fn touch(db: &Db, used: &[(SiteId, TokenId, Timestamp)]) -> Result<()> {
     let mut tx = db.begin_bookkeeping().await?;
