@@ -1,11 +1,15 @@
-//! `valetkey person`: stop somebody, and let them act again.
+//! `valetkey person`: stop somebody, let them act again, erase them.
 
 use clap::Subcommand;
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Session;
-use crate::{client::segment, failure::Result};
+use crate::{
+    client::segment,
+    failure::{Failure, Result},
+    output::{cell, facts},
+};
 
 /// People.
 #[derive(Debug, Subcommand)]
@@ -20,6 +24,15 @@ pub(crate) enum Person {
         /// The person's id
         user: String,
     },
+    /// Erase a person for good: their accounts, apps, tokens, grants and roles end, their agents are disabled. The audit keeps
+    /// their id, and nothing else is kept
+    Erase {
+        /// The person's id
+        user: String,
+        /// That it is meant: there is no way back
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 impl Person {
@@ -27,9 +40,29 @@ impl Person {
         let (user, disabled) = match self {
             Self::Disable { user } => (user, true),
             Self::Enable { user } => (user, false),
+            Self::Erase { user, yes: false } => {
+                return Err(Failure::usage(format!("erasing {user} cannot be undone; say --yes where that is meant")));
+            }
+            Self::Erase { user, yes: true } => {
+                let path = format!("/v1/people/{}", segment(&user)?);
+                return session.ask(Method::DELETE, &path, None, erased).await;
+            }
         };
         let path = format!("/v1/people/{}", segment(&user)?);
         let word = if disabled { "disabled" } else { "enabled" };
         session.ask(Method::PATCH, &path, Some(&json!({ "disabled": disabled })), |_| format!("{user} is {word}")).await
     }
+}
+
+fn erased(answer: &Value) -> String {
+    let parts = [
+        ("erased", "/id"),
+        ("accounts", "/connections"),
+        ("apps", "/apps"),
+        ("tokens", "/tokens"),
+        ("grants", "/grants"),
+        ("roles", "/roles"),
+        ("agents disabled", "/agents"),
+    ];
+    facts(&parts.map(|(name, at)| (name, cell(answer, at))))
 }

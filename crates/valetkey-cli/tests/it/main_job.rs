@@ -85,7 +85,7 @@ on_each_home! {
         let key = world.key("connect", "any");
         let connection = world.connect(&server, &key, "42", "bob").await;
         world.agent("roadie", "42");
-        home.cli(&["agent", "role", "set", "roadie", "43", "operator"]).ok();
+        home.cli(&["agent", "access", "grant", "roadie", "43"]).ok();
         world.token("roadie", "43");
         home.json(&["grant", "create", "--agent", "roadie", "--connection", &connection, "--for", "users:42,43"]);
         let commands: &[&[&str]] = &[
