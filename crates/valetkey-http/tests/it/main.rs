@@ -6,6 +6,7 @@ mod access;
 mod accounts;
 mod agents;
 mod app_config;
+mod authority;
 mod connect_sessions;
 mod connections;
 mod decisions;

@@ -8,6 +8,7 @@ mod app_config;
 mod arrows;
 mod audit;
 mod authlib;
+mod authority;
 #[cfg(feature = "testing-pds")]
 mod bluesky;
 mod broker;
@@ -31,6 +32,7 @@ mod import_tokens;
 mod lab_definition;
 mod mail;
 mod moving;
+mod person;
 mod ready_client;
 mod refresh;
 mod refresh_age;
