@@ -103,7 +103,7 @@ pub(crate) enum Access {
         /// The person's id
         user: String,
     },
-    /// Whether a person has a role now
+    /// Whether a person has a role now; ends with 1 where they have not
     Check {
         /// The agent's id or slug
         agent: String,
@@ -184,7 +184,9 @@ impl Access {
             }
             Self::Check { agent, user, role } => {
                 let path = with_query(&of(&agent, &user)?, &[("role", Some(role.word()))]);
-                session.ask(Method::GET, &path, None, checked).await
+                let answer = session.with(async |client| client.call(Method::GET, &path, None).await).await?;
+                session.out.show(&answer, checked)?;
+                if answer.get("allowed") == Some(&json!(true)) { Ok(()) } else { Err(Failure::silent()) }
             }
         }
     }

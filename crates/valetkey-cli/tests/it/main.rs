@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop; clippy knows test functions, not what they call")]
 
 mod auth;
+mod authority;
 mod browser;
 mod canary;
 mod dev;
