@@ -318,6 +318,11 @@ pub async fn ceiling(db: &Db, site: &SiteId, id: &AgentId) -> Result<Option<Ceil
     Ceiling::from_column(stored.as_deref())
 }
 
+/// Whether something narrows all tokens of an agent: a ceiling of its own or its site's, readable or not.
+pub async fn is_narrowed(db: &Db, site: &SiteId, id: &AgentId) -> Result<bool> {
+    store::is_narrowed(db, site, id).await
+}
+
 /// Narrows all tokens of an agent from the next request on, or lets them be; in place of what narrowed them before.
 ///
 /// # Errors

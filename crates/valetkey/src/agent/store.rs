@@ -220,6 +220,18 @@ pub(super) async fn ceiling(db: &Db, site: &SiteId, id: &AgentId) -> Result<Opti
     Ok(row.map(|(ceiling,)| ceiling))
 }
 
+pub(super) async fn is_narrowed(db: &Db, site: &SiteId, id: &AgentId) -> Result<bool> {
+    let row: Option<(String,)> = on!(db, |c| sqlx::query_as(
+        "SELECT a.id FROM agents a JOIN sites s ON s.id = a.site
+         WHERE a.site = $1 AND a.id = $2 AND (a.ceiling IS NOT NULL OR s.ceiling IS NOT NULL)"
+    )
+    .bind(site.as_str())
+    .bind(id.as_str())
+    .fetch_optional(c)
+    .await?);
+    Ok(row.is_some())
+}
+
 pub(super) async fn set_ceiling(tx: &mut Tx, site: &SiteId, id: &AgentId, ceiling: Option<&str>) -> Result<bool> {
     let changed = on!(tx, |c| sqlx::query("UPDATE agents SET ceiling = $3 WHERE site = $1 AND id = $2 AND deleted_at IS NULL")
         .bind(site.as_str())
