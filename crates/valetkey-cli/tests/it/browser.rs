@@ -180,15 +180,20 @@ async fn only(scene: &Scene) -> Option<Value> {
 /// The connection as the operator sees it, whose it is upstream, and that it renews itself and works through the proxy.
 async fn is_alive(scene: &Scene, login: &str) {
     let id = text(&only(scene).await.expect("a connection"), "id");
-    let shown = scene.home.json(&["connection", "show", &id]);
-    assert_eq!((&shown["status"], &shown["subject"], &shown["identity"]), (&json!("active"), &json!(login), &json!("verified")));
-    let human = scene.home.cli(&["connection", "show", &id]).ok();
-    assert!(human.contains(login) && human.contains("active"), "{human}");
-
     let agent = scene.agent().await;
     let token = scene.token(&agent).await;
     let grant = scene.grant(&agent, &id).await;
     let usable = Usable { connection: id, agent, token, grant };
+    // Its tokens live for seconds, and are renewed when somebody asks: only then is it sure to be seen active.
+    let shown = eventually(|| async {
+        scene.reveal(0, &usable).await.access_token();
+        Some(scene.home.json(&["connection", "show", &usable.connection])).filter(|shown| shown["status"] == "active")
+    })
+    .await;
+    assert_eq!((&shown["subject"], &shown["identity"]), (&json!(login), &json!("verified")));
+    let human = scene.home.cli(&["connection", "show", &usable.connection]).ok();
+    assert!(human.contains(login) && human.contains("verified"), "{human}");
+
     let first = scene.reveal(0, &usable).await.access_token().to_owned();
     let second = eventually(|| async {
         let now = scene.reveal(0, &usable).await.access_token().to_owned();

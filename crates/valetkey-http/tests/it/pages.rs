@@ -336,7 +336,7 @@ async fn every_answer_is_guarded() {
         browser.get("/connect/done?outcome=x").await.expect(404),
         browser.post(&path(&bare), &[("assertion", "x")]).await.expect(401),
         browser.post(&path(&bare), &[]).await.expect(400),
-        browser.post(&path(&bare), &[("assertion", &"x".repeat(40_000))]).await.expect(413),
+        browser.post(&path(&bare), &[("assertion", &"x".repeat(80_000))]).await.expect(413),
         browser.get(&back).await.expect(303),
         browser.get("/callback/lab?state=x").await.expect(303),
         browser.get("/callback/No%20Such").await.expect(303),

@@ -76,7 +76,7 @@ async fn the_page_names_what_was_not_granted() {
     pages.lab.misbehave(Rule::once(At::Code, Fault::Scope { scope: "profile posts:read".into() }));
     let link = pages.link(of("user:alice")).await;
     let answer = browser.connect(&link, "alice", "alice").await;
-    let done = browser.get(&location(&answer)).await.expect(200);
+    let done = browser.get(location(&answer)).await.expect(200);
     assert!(text(&done).contains("<code>posts:write</code>"), "{}", text(&done));
     let made_up = browser.get("/connect/done?outcome=connected&provider=lab&missing=call-0900-now").await.expect(200);
     assert!(!text(&made_up).contains("0900") && text(&made_up).contains("Not everything"));

@@ -12,7 +12,10 @@ use std::{
 };
 
 use sqlx::{Postgres, pool::PoolConnection};
-use tokio::{runtime::Handle, sync::oneshot};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, oneshot},
+};
 
 use super::{
     cache::Pair,
@@ -29,6 +32,9 @@ const MOST: usize = 64;
 /// A statement that takes longer than this is not waited for by whoever comes next.
 const HANGS: Duration = Duration::from_millis(20);
 
+/// How long a connection is kept when nobody waits: taking one from the pool and giving it back asks the database twice.
+const LINGER: Duration = Duration::from_millis(100);
+
 type Found = Result<Option<Arc<Facts>>>;
 
 /// The look-up; clones share it.
@@ -40,6 +46,8 @@ struct Inner {
     /// The most statements that run at once.
     at_once: usize,
     queue: Mutex<Queue>,
+    /// Wakes the runner that lingers.
+    wake: Notify,
     /// Where the statements run: with the pool's connections, and not on the thread of whoever asks first.
     runtime: Handle,
 }
@@ -47,6 +55,8 @@ struct Inner {
 struct Queue {
     waiting: Vec<(Pair, oneshot::Sender<Found>)>,
     running: usize,
+    /// Whether a runner waits, with a connection, for somebody to come.
+    lingers: bool,
     /// When a statement last began.
     began: Instant,
 }
@@ -68,8 +78,8 @@ struct Runner {
 impl Together {
     pub(super) fn new(db: Db) -> Self {
         let at_once = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
-        let queue = Queue { waiting: Vec::new(), running: 0, began: Instant::now() };
-        Self(Arc::new(Inner { db, at_once, queue: Mutex::new(queue), runtime: Handle::current() }))
+        let queue = Queue { waiting: Vec::new(), running: 0, lingers: false, began: Instant::now() };
+        Self(Arc::new(Inner { db, at_once, queue: Mutex::new(queue), wake: Notify::new(), runtime: Handle::current() }))
     }
 
     pub(super) fn db(&self) -> &Db {
@@ -82,11 +92,17 @@ impl Together {
         let runner = {
             let mut queue = self.queue();
             queue.waiting.push((pair, answer));
-            (queue.running < self.0.at_once && queue.needs_another()).then(|| {
+            let needed = queue.running < self.0.at_once && queue.needs_another();
+            if needed {
                 queue.running += 1;
                 queue.began = Instant::now();
-                Runner { together: self.clone(), counted: true }
-            })
+            }
+            if needed && std::mem::take(&mut queue.lingers) {
+                self.0.wake.notify_one();
+                None
+            } else {
+                needed.then(|| Runner { together: self.clone(), counted: true })
+            }
         };
         if let Some(runner) = runner {
             // In a task of its own: a caller who leaves takes nobody else's answer along.
@@ -102,9 +118,14 @@ impl Together {
 
 impl Runner {
     async fn run(mut self) {
-        // Kept for as long as somebody waits: asking the pool each time costs more than the statement's own round trip.
         let mut line = None;
-        while let Some(asked) = self.next() {
+        loop {
+            let Some(asked) = self.next() else {
+                if line.is_some() && self.lingers().await {
+                    continue;
+                }
+                return;
+            };
             let (pairs, answers): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
             match self.ask(&mut line, &pairs).await {
                 Ok(found) => {
@@ -118,6 +139,31 @@ impl Runner {
                         let _ = answer.send(Err(error.clone()));
                     }
                 }
+            }
+        }
+    }
+
+    /// Waits a while, as the only one who does, for somebody to come. Whether somebody came: then this runner is counted again.
+    async fn lingers(&mut self) -> bool {
+        {
+            let mut queue = self.together.queue();
+            // Whoever came in between found no one lingering, and sent a runner.
+            if queue.lingers {
+                return false;
+            }
+            queue.lingers = true;
+        }
+        loop {
+            let over = tokio::time::timeout(LINGER, self.together.0.wake.notified()).await.is_err();
+            let mut queue = self.together.queue();
+            // What was taken says so, not the notice: that may be an old one, which nobody waited for in time.
+            if !queue.lingers {
+                self.counted = true;
+                return true;
+            }
+            if over {
+                queue.lingers = false;
+                return false;
             }
         }
     }

@@ -47,7 +47,7 @@ fn the_implicit_flow_cannot_be_asked_for() {
     caught(
         "client_auth = \"basic\"",
         "client_auth = \"basic\"\nflows = [\"code\", \"token\"]",
-        &["x.toml:14:18: oauth2.flows[1]: \"token\" is not one of code, client_credentials"],
+        &["x.toml:14:18: oauth2.flows[1]: \"token\" is not one of code, client_credentials, device"],
     );
 }
 

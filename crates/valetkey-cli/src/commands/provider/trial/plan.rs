@@ -92,8 +92,11 @@ struct Words<'d> {
 impl Plan {
     /// What is to be played and entered for a definition. `callback` is where a browser comes back to.
     pub(super) fn new(definition: &Definition, callback: &str) -> Result<Self, NoPlan> {
+        if definition.mail.is_some() {
+            return not_for_the_lab("it leads to a mailbox, and mail is not HTTP; our tests try that against Dovecot and Exim");
+        }
         match definition.kind {
-            Kind::Mail => return not_for_the_lab("mail is not HTTP; our tests try it against Dovecot and Exim"),
+            Kind::Mail => return Err(NoPlan::Wrong("a definition of mail has no [mail]".to_owned())),
             Kind::OAuth1 => return not_for_the_lab("our tests try OAuth 1.0a against Authlib's provider, and not here"),
             Kind::OAuth2 | Kind::JwtBearer | Kind::Session | Kind::Static => {}
         }
