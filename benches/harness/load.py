@@ -20,6 +20,7 @@ class Target:
     method: str = "GET"
     token: str | None = None
     order: str = "cycle"
+    body: str | None = None
 
 
 def command(target: Target, connections: int, seconds: int) -> list[str]:
@@ -31,6 +32,8 @@ def shown(target: Target, connections: int, seconds: int) -> str:
     words = [f"BENCH_METHOD={target.method}", "BENCH_PATHS=paths.txt"]
     if target.token:
         words.append("BENCH_TOKEN=vk_...")
+    if target.body:
+        words.append(f"BENCH_BODY='{target.body}'")
     if target.order != "cycle":
         words.append(f"BENCH_ORDER={target.order}")
     wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", "benches/request.lua", "http://127.0.0.1:PORT"]
@@ -48,9 +51,10 @@ class Result:
 
 def run(target: Target, connections: int, seconds: int) -> Result:
     environment = dict(os.environ, BENCH_METHOD=target.method, BENCH_ORDER=target.order)
-    environment.pop("BENCH_TOKEN", None)
-    if target.token:
-        environment["BENCH_TOKEN"] = target.token
+    for name, value in (("BENCH_TOKEN", target.token), ("BENCH_BODY", target.body)):
+        environment.pop(name, None)
+        if value:
+            environment[name] = value
     with tempfile.NamedTemporaryFile("w", suffix=".paths") as paths:
         paths.write("".join(f"{path}\n" for path in target.paths))
         paths.flush()

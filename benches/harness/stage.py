@@ -1,5 +1,6 @@
 """What is on the stage while something is measured: binaries, filled databases, the upstream, and targets to aim at."""
 
+import concurrent.futures
 import contextlib
 import http.client
 import json
@@ -20,10 +21,8 @@ PROVIDER = "bench"
 def build() -> None:
     for arguments in (
         ["-p", "valetkey-cli", "--bin", "valetkey"],
-        ["-p", "valetkey", "--example", "bench_seed"],
-        ["-p", "valetkey", "--example", "bench_option"],
-        ["-p", "valetkey", "--example", "bench_storm"],
-        ["-p", "valetkey-http", "--example", "hello"],
+        # Apart from the binary, which must not get the features that these need; together, so that those are built once.
+        ["-p", "valetkey", "-p", "valetkey-http"] + [f"--example={name}" for name in ("bench_seed", "bench_option", "bench_storm", "hello")],
     ):
         subprocess.run(["cargo", "build", "--release", "--locked", *arguments], cwd=servers.REPOSITORY, check=True, stdin=subprocess.DEVNULL)
 
@@ -77,6 +76,7 @@ class Stage:
         self.folder, self.quick = folder, quick
         self.pairs, self.seconds = (2, 1) if quick else (5, 5)
         self.few, self.many = (100, 2_000) if quick else (1_000, 1_000_000)
+        self.few_accounts, self.many_accounts = (90, 900) if quick else (90, 90_000)
         self._peers = None
         self._seeded: dict[tuple[str, int], Seeded] = {}
 
@@ -129,6 +129,57 @@ class Stage:
             self.peers().sql("VACUUM ANALYZE", arguments[1])
             self.peers().sql("CHECKPOINT")
         return Seeded(arguments, done.stdout.strip(), ids)
+
+    def platform_key(self, seeded: Seeded) -> str:
+        """A key that reads and writes every account; made while no server runs on that database."""
+        command = [
+            RELEASE / "valetkey", "key", "create", *seeded.arguments, "--label", "bench", "--assert", "any",
+            "--scope", "accounts:read,accounts:reveal,accounts:write", "--json",
+        ]
+        done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"no key could be made:\n{done.stderr}")
+        return json.loads(done.stdout)["key"]
+
+    def account_target(self, server: servers.Server, key: str, save: bool) -> load.Target:
+        """One person's account, which is read or saved again and again."""
+        path = f"/v1/providers/{PROVIDER}/accounts/users/45"
+        if not save:
+            target = load.Target(server.origin, [f"{path}?reveal=true"], token=key)
+        else:
+            account = {"access_token": "bench-access-{n}", "refresh_token": "bench-refresh-{n}", "username": "user45"}
+            target = load.Target(server.origin, [f"{path}?replace=true"], "PUT", key, body=json.dumps({"account": account}))
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        status, body = servers.request(server.origin, target.method, target.paths[0], headers, target.body)
+        if status != 200:
+            raise RuntimeError(f"an account answers {status}: {body[:500]!r}")
+        return target
+
+    def two_writers(self, saves: int, origins: list[str], key: str) -> tuple[int, float]:
+        """Two writers at once, each saves so many accounts: how many are there afterwards as they were saved; and the seconds."""
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+
+        def path(writer: int, number: int) -> str:
+            return f"/v1/providers/{PROVIDER}/accounts/users/writer-{writer}-{number}"
+
+        def write(writer: int) -> None:
+            for number in range(saves):
+                body = json.dumps({"account": {"access_token": f"saved-{writer}-{number}"}})
+                status, answer = servers.request(origins[writer % len(origins)], "PUT", path(writer, number), headers, body)
+                if status not in (200, 201):
+                    raise RuntimeError(f"a save answers {status}: {answer[:500]!r}")
+
+        started = time.perf_counter()
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(write, writer) for writer in range(2)]:
+                done.result()
+        took = time.perf_counter() - started
+        there = 0
+        for writer in range(2):
+            for number in range(saves):
+                status, answer = servers.request(origins[0], "GET", f"{path(writer, number)}?reveal=true", headers)
+                there += status == 200 and json.loads(answer)["account"].get("access_token") == f"saved-{writer}-{number}"
+        return there, took
 
     def moved_in(self, database: str) -> tuple[float, int, int, int]:
         """Moves a large Data Machine site into an empty broker: seconds, peak bytes of memory, accounts, bytes of the option."""

@@ -132,7 +132,7 @@ page! {
     put "/v1/connections/{id}/resources" => connections::choose, WRITE;
     // A link to connect the same account again: who may make it is as for any other.
     post "/v1/connections/{id}/reconnect" => connections::reconnect, CONNECT;
-    // Where proxied calls may take a credential is the operator's. (Refreshes and revocations go where the definition says.)
+    // Where a connection's secrets may go is the operator's.
     get "/v1/connections/{id}/hosts" => connections::hosts, Who::Operator;
     put "/v1/connections/{id}/hosts" => connections::accept_hosts, Who::Operator;
     get "/v1/revocations" => revocations::list, ADMIN;

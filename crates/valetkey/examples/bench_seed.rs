@@ -139,6 +139,7 @@ fn new_connection(base: &Base, site: &SiteId, provider: &ProviderName, host: &st
         identity: Identity::Verified,
         wanted_scopes: vec!["read".to_owned()],
         hosts: vec![host.to_owned()],
+        call_hosts: Some(vec![host.to_owned()]),
     })
 }
 

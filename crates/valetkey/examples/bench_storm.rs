@@ -175,6 +175,7 @@ fn new_connection(
         identity: Identity::Verified,
         wanted_scopes: scopes,
         hosts: vec![provider.lab.addr().to_string()],
+        call_hosts: Some(vec![provider.lab.addr().to_string()]),
     };
     Ok((new, refresh_token))
 }

@@ -20,6 +20,7 @@ use crate::{
     base::{Base, Outside},
     clock::Clock,
     connect,
+    connection::calls,
     context::{Context, Kind},
     db::{Db, DbConfig},
     decision::Authority,
@@ -341,6 +342,12 @@ impl Broker {
         self.spawn(async move { refresher.keeper(stop).await });
         let (outside, stop) = (self.0.outside.clone(), self.0.stopping.clone());
         self.spawn(revoke::worker(outside, stop));
+        let (outside, stop) = (self.0.outside.clone(), self.0.stopping.clone());
+        self.spawn(async move {
+            if let Err(error) = calls::fix_open(&outside, &stop).await {
+                tracing::warn!(?error, "where older connections' secrets go could not be fixed; the next start tries again");
+            }
+        });
         let (deliverer, stop) = (self.0.deliverer.clone(), self.0.stopping.clone());
         self.spawn(async move { deliverer.watch_streams(stop).await });
         if self.base().db.is_sqlite() {

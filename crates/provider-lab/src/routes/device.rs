@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The pages of everybody: id and name.
-const PAGES: [(&str, &str); 3] = [("p1", "Bakery"), ("p2", "Garden"), ("p3", "Workshop")];
+static PAGES: [(&str, &str); 3] = [("p1", "Bakery"), ("p2", "Garden"), ("p3", "Workshop")];
 
 /// `POST /device/authorize` (RFC 8628 section 3.1).
 pub(super) async fn authorize(
@@ -89,8 +89,15 @@ pub(super) async fn decide(State(world): State<Arc<World>>, body: Bytes) -> Resp
     }
 }
 
-/// `GET /pages`: the pages of the person whose token it is, each with a token of its own.
-pub(super) async fn pages_of(State(world): State<Arc<World>>, headers: HeaderMap) -> Response {
+/// `GET /pages`: the pages of the person whose token it is, each with a token of its own. With `limit` at most so many of them,
+/// from behind the one that `after` names; the answer says behind which one the next begin.
+pub(super) async fn pages_of(State(world): State<Arc<World>>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+    let params = match Params::parse(query.unwrap_or_default().as_bytes()) {
+        Ok(params) => params,
+        Err(refusal) => return refusal.into_response(),
+    };
+    let limit = params.find("limit").and_then(|limit| limit.parse::<usize>().ok());
+    let after = params.find("after").map(str::to_owned);
     let token = bearer(&headers).map(str::to_owned);
     let seen = Call {
         at: At::Pages,
@@ -105,13 +112,19 @@ pub(super) async fn pages_of(State(world): State<Arc<World>>, headers: HeaderMap
             let live = live.ok_or_else(|| Refusal::new("invalid_token", "the access token is missing, unknown or expired"))?;
             let gone = state.gone_pages.clone();
             let mut pages = Vec::new();
-            for (id, name) in PAGES.into_iter().filter(|(id, _)| !gone.iter().any(|gone| gone == id)) {
+            let begin = after.and_then(|after| PAGES.iter().position(|(id, _)| *id == after)).map_or(0, |at| at + 1);
+            let listed = PAGES[begin..].iter().filter(|(id, _)| !gone.iter().any(|gone| gone == id));
+            for (id, name) in listed.take(limit.unwrap_or(PAGES.len())) {
                 pages.push(json!({ "id": id, "name": name, "access_token": state.tokens.page(&live, id, now)? }));
             }
             Ok::<_, Refusal>(pages)
         });
         match pages {
-            Ok(pages) => answer(StatusCode::OK, &json!({ "data": pages })),
+            Ok(pages) => {
+                let last = pages.last().filter(|_| limit.is_some()).map(|page| page["id"].clone());
+                let paging = last.map(|after| json!({ "cursors": { "after": after } }));
+                answer(StatusCode::OK, &json!({ "data": pages, "paging": paging }))
+            }
             Err(refusal) => refusal.into_response(),
         }
     })

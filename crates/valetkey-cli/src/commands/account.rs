@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     Session,
-    owner::{OwnerArgs, agent_id},
+    owner::{Acting, OwnerArgs, agent_id, found_by_policy},
 };
 use crate::{
     client::{Client, segment, with_query},
@@ -25,6 +25,20 @@ pub(crate) enum Account {
     Get {
         #[command(flatten)]
         which: Which,
+        /// Print the account itself, secrets and all
+        #[arg(long)]
+        reveal: bool,
+    },
+    /// Show whose account the provider's policy gives to a person and an agent, and with --reveal everything in it. Nothing of
+    /// this is done by the commands that name an owner
+    Context {
+        /// The provider
+        provider: String,
+        #[command(flatten)]
+        acting: Acting,
+        /// Which of the owner's accounts there, where it has a name
+        #[arg(long)]
+        name: Option<String>,
         /// Print the account itself, secrets and all
         #[arg(long)]
         reveal: bool,
@@ -99,6 +113,20 @@ impl Account {
                     })
                     .await?;
                 session.out.show(&answer, show)
+            }
+            Self::Context { provider, acting, name, reveal } => {
+                let answer = session
+                    .with(async |client| {
+                        let path = format!("/v1/providers/{}/accounts/context", segment(&provider)?);
+                        let own = [("name", name.as_deref()), ("reveal", reveal.then_some("true"))];
+                        let path = with_query(&acting.query(client, &path).await?, &own);
+                        client.call(Method::GET, &path, None).await
+                    })
+                    .await?;
+                session.out.show(&answer, |answer| {
+                    let lines = facts(&found_by_policy(answer));
+                    if answer["found"].is_null() { lines } else { format!("{lines}\n\n{}", show(&answer["found"])) }
+                })
             }
             Self::Set { which, file, replace } => {
                 let account = object(session, &file)?;

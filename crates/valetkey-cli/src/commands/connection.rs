@@ -1,6 +1,6 @@
 //! `valetkey connection`: connected accounts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Subcommand;
 use http::Method;
@@ -10,7 +10,7 @@ use super::Session;
 use crate::{
     client::{segment, with_query},
     failure::Result,
-    output::{cell, facts, items, table},
+    output::{cell, facts, items, table, word},
 };
 
 /// Connections.
@@ -83,10 +83,15 @@ pub(crate) enum Connection {
         #[arg(long)]
         scope: Vec<String>,
     },
-    /// Let a connection's credential go to the hosts that its definition names by now; until then it goes only where it went
+    /// Let a connection's secrets go to the hosts that its definition names by now, by agents' calls and by renewals, revocations and
+    /// lists; until then they go only where they went
     AcceptHosts {
         /// Its id
-        id: String,
+        #[arg(required_unless_present = "provider")]
+        id: Option<String>,
+        /// Every connection at this provider for which hosts wait
+        #[arg(long, conflicts_with = "id")]
+        provider: Option<String>,
         /// Do not ask whether it is meant
         #[arg(long)]
         yes: bool,
@@ -142,7 +147,10 @@ impl Connection {
                 let body = json!({ "scopes": (!scope.is_empty()).then_some(scope) });
                 session.ask(Method::POST, &format!("{}/reconnect", of(&id)?), Some(&body), super::connect::show).await
             }
-            Self::AcceptHosts { id, yes } => accept_hosts(session, &of(&id)?, yes).await,
+            Self::AcceptHosts { id: Some(id), yes, .. } => accept_hosts(session, &of(&id)?, yes).await,
+            Self::AcceptHosts { id: None, provider, yes } => {
+                accept_everywhere(session, provider.as_deref().unwrap_or_default(), yes).await
+            }
             Self::Confirm { id } => session.ask(Method::POST, &format!("{}/confirm", of(&id)?), Some(&json!({})), show).await,
         }
     }
@@ -152,10 +160,61 @@ async fn accept_hosts(session: &Session, connection: &str, yes: bool) -> Result<
     let path = format!("{connection}/hosts");
     let known = session.with(async |client| client.call(Method::GET, &path, None).await).await?;
     let (accepted, defined) = (cell(&known, "/accepted"), cell(&known, "/defined"));
-    super::auth::confirm(yes, &format!("Its credential goes to {accepted}. Let it go to {defined}?"))?;
+    let (own, own_defined) = (cell(&known, "/calls/accepted"), cell(&known, "/calls/defined"));
+    super::auth::confirm(
+        yes,
+        &format!(
+            "Calls of agents take its credential to {accepted}; renewals, revocations and lists go to {own}. Let them go to {defined}, \
+             and to {own_defined}?"
+        ),
+    )?;
     // What was looked at, and not what may be defined by now.
-    let body = json!({ "hosts": known.get("defined") });
+    let body = json!({ "hosts": known.get("defined"), "calls": known.pointer("/calls/defined") });
     session.ask(Method::PUT, &path, Some(&body), show).await
+}
+
+/// Accepts what waits for any connection at a provider.
+async fn accept_everywhere(session: &Session, provider: &str, yes: bool) -> Result<()> {
+    let listed = with_query("/v1/connections", &[("provider", Some(provider))]);
+    let (mut hosts, mut waiting) = (BTreeSet::new(), Vec::new());
+    session
+        .with(async |client| {
+            for connection in items(&client.all(&listed, "connections").await?, "connections") {
+                let id = cell(connection, "/id");
+                let path = format!("/v1/connections/{}/hosts", segment(&id)?);
+                let known = client.call(Method::GET, &path, None).await?;
+                let calls = known.get("calls").cloned().unwrap_or_default();
+                let new: Vec<&Value> = items(&known, "waiting").iter().chain(items(&calls, "waiting")).collect();
+                if !new.is_empty() {
+                    hosts.extend(new.into_iter().filter_map(Value::as_str).map(str::to_owned));
+                    // What was looked at, and not what may be defined by then.
+                    waiting.push((id, path, json!({ "hosts": known.get("defined"), "calls": calls.get("defined") })));
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    if !waiting.is_empty() {
+        let hosts = hosts.into_iter().collect::<Vec<_>>().join(", ");
+        super::auth::confirm(
+            yes,
+            &format!("{} connections at {provider} wait. Let their secrets go to {hosts}?", waiting.len()),
+        )?;
+    }
+    let accepted = session
+        .with(async |client| {
+            let mut accepted = Vec::new();
+            for (id, path, body) in &waiting {
+                client.call(Method::PUT, path, Some(body)).await?;
+                accepted.push(id.clone());
+            }
+            Ok(accepted)
+        })
+        .await?;
+    session.out.show(&json!({ "accepted": accepted }), |answer| {
+        let rows = items(answer, "accepted").iter().map(|id| vec![word(id)]).collect();
+        table(&["accepted for"], rows, "nothing waits")
+    })
 }
 
 /// The chosen ids by list. A list with an empty id alone has none.

@@ -6,8 +6,9 @@ use serde_json::Value;
 use valetkey::{id::UserId, principal::Owner};
 
 use crate::{
-    client::{Client, segment},
+    client::{Client, segment, with_query},
     failure::{Failure, Result},
+    output::cell,
 };
 
 /// One of three owners.
@@ -57,6 +58,38 @@ impl Whose {
             (None, None) => Ok(Owner::Site),
         }
     }
+}
+
+/// For whom something is looked up by policy: a person, an agent, both, or nobody.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Acting {
+    /// The person for whom it would be done, by their id
+    #[arg(long, value_name = "ID", value_parser = user_id, allow_negative_numbers = true)]
+    user: Option<UserId>,
+    /// The agent that would do it, by its id or slug
+    #[arg(long, value_name = "AGENT", value_parser = agent_name, allow_negative_numbers = true)]
+    agent: Option<String>,
+}
+
+impl Acting {
+    /// A path with them as its query.
+    pub(crate) async fn query(&self, client: &Client, path: &str) -> Result<String> {
+        let agent = match &self.agent {
+            Some(agent) => Some(agent_id(client, agent).await?),
+            None => None,
+        };
+        Ok(with_query(path, &[("user", self.user.as_ref().map(UserId::as_str)), ("agent", agent.as_deref())]))
+    }
+}
+
+/// What an answer to such a look-up says of how it was found.
+pub(crate) fn found_by_policy(answer: &Value) -> Vec<(&'static str, String)> {
+    let from = match cell(answer, "/resolved_from") {
+        none if none.is_empty() => "nobody's: there is none".to_owned(),
+        owner if answer["fell_back"] == true => format!("{owner}, in place of one that is missing"),
+        owner => owner,
+    };
+    vec![("policy", cell(answer, "/policy")), ("chosen by it", cell(answer, "/wanted")), ("applies", from)]
 }
 
 /// An owner as part of a path: `site`, `users/<id>` or `agents/<id>`.

@@ -15,7 +15,7 @@ use valetkey::{
 
 use super::{
     Session,
-    owner::{Whose, scope},
+    owner::{Acting, Whose, found_by_policy, scope},
     scope_policies,
 };
 use crate::{
@@ -53,6 +53,13 @@ pub(crate) enum Provider {
     Configure(Configure),
     /// Show or set whose account applies where a call leaves that to the provider
     Policy(scope_policies::Policy),
+    /// Show whose app at a provider its policy gives to a person and an agent, secrets masked
+    Context {
+        /// The provider
+        name: String,
+        #[command(flatten)]
+        acting: Acting,
+    },
     /// Forget your app at a provider; connections that its client made keep working
     Forget {
         /// The provider
@@ -98,6 +105,18 @@ impl Provider {
             Self::Try(trial) => trial.run(session).await,
             Self::Configure(configure) => configure.run(session).await,
             Self::Policy(policy) => policy.run(session).await,
+            Self::Context { name, acting } => {
+                let answer = session
+                    .with(async |client| {
+                        let path = format!("/v1/providers/{}/config/context", segment(&name)?);
+                        client.call(Method::GET, &acting.query(client, &path).await?, None).await
+                    })
+                    .await?;
+                session.out.show(&answer, |answer| {
+                    let lines = facts(&found_by_policy(answer));
+                    if answer["found"].is_null() { lines } else { format!("{lines}\n\n{}", app(&answer["found"])) }
+                })
+            }
             Self::Forget { name, owner } => {
                 let answer = session
                     .with(async |client| {

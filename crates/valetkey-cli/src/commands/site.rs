@@ -57,6 +57,17 @@ pub(crate) enum Site {
         #[arg(long)]
         clear: bool,
     },
+    /// Stop a site: its tokens and keys are refused at once, nothing is connected to it, and nothing of it is renewed. Nothing is
+    /// lost: `site enable` lets it go on with what it had. Tokens that end meanwhile may have to be connected again
+    Disable {
+        /// Its id
+        id: String,
+    },
+    /// Let a site that was disabled go on
+    Enable {
+        /// Its id
+        id: String,
+    },
 }
 
 /// On or off.
@@ -78,6 +89,8 @@ impl Site {
             }
             Self::List => session.ask(Method::GET, "/v1/sites", None, list).await,
             Self::Show => session.ask(Method::GET, &own, None, show).await,
+            Self::Disable { id } => disable(session, &id, true).await,
+            Self::Enable { id } => disable(session, &id, false).await,
             Self::Set { title, add_return_to, remove_return_to, unproven_links } => {
                 if title.is_none() && add_return_to.is_empty() && remove_return_to.is_empty() && unproven_links.is_none() {
                     return Err(Failure::usage("nothing to set; see `valetkey site set --help`"));
@@ -128,6 +141,11 @@ impl Site {
     }
 }
 
+async fn disable(session: &Session, id: &str, disabled: bool) -> Result<()> {
+    let body = json!({ "disabled": disabled });
+    session.ask(Method::PATCH, &format!("/v1/sites/{}", segment(id)?), Some(&body), show).await
+}
+
 fn changed(mut now: Vec<Value>, add: Vec<String>, remove: &[String]) -> Result<Value> {
     for gone in remove {
         let before = now.len();
@@ -145,8 +163,13 @@ fn changed(mut now: Vec<Value>, add: Vec<String>, remove: &[String]) -> Result<V
 }
 
 fn list(answer: &Value) -> String {
-    let row = |site: &Value| ["/id", "/title", "/unproven_links", "/created_at"].map(|at| cell(site, at)).to_vec();
-    table(&["id", "title", "unproven links", "since"], items(answer, "sites").iter().map(row).collect(), "there is no site")
+    let row =
+        |site: &Value| ["/id", "/title", "/unproven_links", "/created_at", "/disabled_at"].map(|at| cell(site, at)).to_vec();
+    table(
+        &["id", "title", "unproven links", "since", "disabled"],
+        items(answer, "sites").iter().map(row).collect(),
+        "there is no site",
+    )
 }
 
 fn show(site: &Value) -> String {
@@ -156,6 +179,7 @@ fn show(site: &Value) -> String {
         ("return to", cell(site, "/return_to")),
         ("unproven links", cell(site, "/unproven_links")),
         ("since", cell(site, "/created_at")),
+        ("disabled", cell(site, "/disabled_at")),
     ])
 }
 

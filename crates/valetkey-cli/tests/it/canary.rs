@@ -69,7 +69,8 @@ impl Cage {
     ///
     /// `spoil` may put something else into the way back.
     async fn connect(&mut self, owner: &str, name: &str, spoil: fn(&str) -> String) -> (String, String) {
-        let session = json!({ "provider": "lab", "owner": owner, "name": name });
+        let payload = random();
+        let session = json!({ "provider": "lab", "owner": owner, "name": name, "payload": payload });
         let (session, minted) = self.platform(Method::POST, "/v1/connect-sessions", session).await;
         let (id, link) = (text(&session.body, "id"), text(&session.body, "url"));
         let secret_part = link.rsplit('/').next().unwrap().to_owned();
@@ -115,7 +116,9 @@ impl Cage {
         self.trap.ask("the outcome", http.get(&done)).await;
         self.trap.ask("the callback again", http.get(&callback).header(COOKIE, cookies.join("; "))).await;
         let path = format!("/v1/connect-sessions/{id}");
-        let (session, _) = self.platform(Method::GET, &path, Value::Null).await;
+        let (session, at) = self.platform(Method::GET, &path, Value::Null).await;
+        // Its maker gets back what they gave; it stays sealed until the session is forgotten.
+        self.trap.secret("payload", &payload, &[at]);
         (text(&session.body, "state"), session.body["connection"].as_str().unwrap_or_default().to_owned())
     }
 
@@ -252,8 +255,29 @@ async fn logged(server: &Server) -> String {
 /// Connecting: as it should be, and every way it fails.
 async fn connecting(cage: &mut Cage) {
     let same = |callback: &str| callback.to_owned();
-    let (outcome, _) = cage.connect("user:42", "", same).await;
+    let (outcome, connection) = cage.connect("user:42", "", same).await;
     assert_eq!(outcome, "connected");
+    let again = json!({ "payload": cage.trap.plant("a payload of connecting again") });
+    let (link, _) = cage.platform(Method::POST, &format!("/v1/connections/{connection}/reconnect"), again).await;
+    assert_eq!(link.status, StatusCode::CREATED, "{link:?}");
+    // What a link does not take is not kept either, nor repeated.
+    let sent = cage.trap.plant("a link that is refused");
+    for part in [
+        json!({ "payload": sent.repeat(100) }),
+        json!({ "payload": [sent] }),
+        json!({ "fields": { "client_secret": sent } }),
+        json!({ "fields": { "no_such_field": sent } }),
+        json!({ "return_to": format!("https://p.example/{sent}") }),
+        json!({ "name": format!("{sent}\u{0}") }),
+        json!({ "scopes": [format!("{sent} {sent}")] }),
+        json!({ "agent": format!("{sent}/") }),
+        json!({ "no_such_member": sent }),
+    ] {
+        let mut session = json!({ "provider": "lab", "owner": "site" });
+        session.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
+        let (refused, _) = cage.platform(Method::POST, "/v1/connect-sessions", session).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{refused:?}");
+    }
     for (spoiled, expected) in [
         ((|url| url.replace("state=", "state=x")) as fn(&str) -> String, "started"),
         (|url| url.replace("code=", "code=x"), "token_exchange_failed"),

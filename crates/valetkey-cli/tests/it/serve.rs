@@ -65,6 +65,21 @@ async fn the_audit_names_the_operators_user() {
 }
 
 #[tokio::test]
+async fn the_operator_stops_a_site_and_lets_it_go_on() {
+    let home = Home::sqlite();
+    let server = home.serve().await;
+    home.json(&["site", "create", "acme"]);
+    assert!(home.json(&["site", "disable", "acme"])["disabled_at"].is_string());
+    server.end().await;
+    let sites = home.json(&["site", "list"]);
+    let since =
+        sites["sites"].as_array().unwrap().iter().map(|site| (site["id"].as_str().unwrap(), site["disabled_at"].is_string()));
+    assert_eq!(since.collect::<Vec<_>>(), [("acme", true), ("default", false)]);
+    assert!(home.json(&["site", "enable", "acme"])["disabled_at"].is_null());
+    home.cli(&["site", "disable", "nowhere"]).failed(3);
+}
+
+#[tokio::test]
 async fn a_second_server_on_the_same_folder_is_told_who_has_it() {
     let home = Home::sqlite();
     let first = home.serve().await;

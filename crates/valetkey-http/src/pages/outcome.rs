@@ -134,6 +134,10 @@ const TEXTS: &[(Code, &str)] = &[
         Code::AccessTokenFailed,
         "The provider did not give out what its answer promised. Start again; if it stays, tell your operator.",
     ),
+    (
+        Code::Forbidden,
+        "Whoever this account was for, or whoever made the link, may not do that here any more. Ask where you got the link.",
+    ),
     (Code::IssuerMismatch, "The answer came from somebody else than the provider that was asked. Nothing was done with it."),
     (
         Code::TokenExchangeFailed,

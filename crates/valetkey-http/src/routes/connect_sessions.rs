@@ -14,6 +14,7 @@ use valetkey::{
     id::{AccountName, AgentId, ConnectSessionId, ProviderName},
     platform::Scope,
     principal::Owner,
+    secret::Secret,
 };
 
 use super::moment;
@@ -41,7 +42,8 @@ pub(crate) struct NewConnectSession {
     /// Where the browser goes afterwards; exactly one of the site's places.
     return_to: Option<String>,
     /// Carried along until the flow is over; at most 4 KiB.
-    payload: Option<String>,
+    #[schema(value_type = Option<String>)]
+    payload: Option<Secret>,
     /// The agent on whose account this is asked, named on the page.
     #[schema(value_type = Option<String>)]
     agent: Option<AgentId>,
@@ -175,7 +177,7 @@ pub(crate) async fn show(
         name: found.name.to_string(),
         state: found.state,
         connection: found.connection.map(|id| id.to_string()),
-        payload: found.payload,
+        payload: found.payload.map(|payload| payload.expose().to_owned()),
         created_at: moment(found.created_at),
         expires_at: moment(found.expires_at),
     }))

@@ -15,6 +15,7 @@ use valetkey::{
     platform::Scope,
     principal::Owner,
     resource, revoke,
+    secret::Secret,
 };
 
 use super::{accounts::precondition, connect_sessions::MadeConnectSession, limited, maybe, moment, next};
@@ -463,7 +464,7 @@ pub(crate) async fn choose(
 
 /// What a connection is connected again for.
 #[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Reconnect {
     /// The scopes that are needed; those that were asked for before when absent. What was granted before is always asked for
     /// with them.
@@ -471,8 +472,10 @@ pub(crate) struct Reconnect {
     /// Where the browser goes afterwards; exactly one of the site's places.
     return_to: Option<String>,
     /// Carried along until the flow is over; at most 4 KiB.
-    payload: Option<String>,
+    #[schema(value_type = Option<String>)]
+    payload: Option<Secret>,
     /// The person signs in on another device, with a code.
+    #[serde(default)]
     device: bool,
 }
 
@@ -497,24 +500,46 @@ pub(crate) async fn reconnect(
     Ok((StatusCode::CREATED, Json(MadeConnectSession::new(&state, &made))))
 }
 
-/// The hosts that a connection's credential may go to.
+/// The hosts that a connection's secrets may go to.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Hosts {
-    /// Where it may go, as it was fixed at connect or accepted since.
+    /// Where proxied calls may take its credential, as it was fixed at connect or accepted since.
     accepted: Vec<String>,
-    /// Where the definition would have it go by now.
+    /// Where the definition would have them take it by now.
     defined: Vec<String>,
+    /// Those that wait to be accepted.
+    waiting: Vec<String>,
+    /// The same for renewals, revocations at the provider and its lists.
+    calls: CallHosts,
+}
+
+/// The hosts that the broker's own calls may take a connection's secrets to.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct CallHosts {
+    /// Where they may go; null while nothing is fixed: then the next call fixes what the definition names.
+    accepted: Option<Vec<String>>,
+    /// Where the definition would have them go by now; null where that cannot be told.
+    defined: Option<Vec<String>>,
     /// Those that wait to be accepted.
     waiting: Vec<String>,
 }
 
 impl From<hosts::Hosts> for Hosts {
     fn from(hosts: hosts::Hosts) -> Self {
-        Self { waiting: hosts.waiting().cloned().collect(), accepted: hosts.accepted, defined: hosts.defined }
+        Self {
+            waiting: hosts.waiting().cloned().collect(),
+            calls: CallHosts {
+                waiting: hosts.calls_waiting().cloned().collect(),
+                accepted: hosts.calls_accepted,
+                defined: hosts.calls_defined,
+            },
+            accepted: hosts.accepted,
+            defined: hosts.defined,
+        }
     }
 }
 
-/// The hosts that a connection's credential may go to, and those that its definition names by now.
+/// The hosts that a connection's secrets may go to, and those that its definition names by now.
 #[utoipa::path(get, path = "/v1/connections/{id}/hosts", tag = "connections", params(("id" = String, Path)),
     responses((status = 200, body = Hosts)))]
 pub(crate) async fn hosts(State(state): State<AppState>, caller: Caller, Path(id): Path<ConnectionId>) -> Answer<Json<Hosts>> {
@@ -525,8 +550,10 @@ pub(crate) async fn hosts(State(state): State<AppState>, caller: Caller, Path(id
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AcceptHosts {
-    /// All hosts that the credential may go to from now on; each is one that the definition names.
+    /// All hosts that proxied calls may take the credential to from now on; each is one that the definition names.
     hosts: Vec<String>,
+    /// All hosts that renewals, revocations at the provider and its lists may go to from now on; they stay when absent.
+    calls: Option<Vec<String>>,
 }
 
 /// Accepts hosts that a definition names since the connection was made. Doing it again changes nothing.
@@ -538,7 +565,8 @@ pub(crate) async fn accept_hosts(
     Path(id): Path<ConnectionId>,
     Body(accept): Body<AcceptHosts>,
 ) -> Answer<Json<Connection>> {
-    let connection = hosts::accept(state.outside(), caller.site()?, &caller.actor()?, &id, &accept.hosts).await?;
+    let AcceptHosts { hosts, calls } = accept;
+    let connection = hosts::accept(state.outside(), caller.site()?, &caller.actor()?, &id, &hosts, calls.as_deref()).await?;
     Ok(Json(Connection::new(&state, connection)))
 }
 

@@ -9,12 +9,14 @@ use std::{collections::HashMap, time::Duration};
 use axum::{body::Body, extract::State};
 use bytes::{Buf as _, BytesMut};
 use http_body_util::BodyExt as _;
+use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
 use utoipa::ToSchema;
 use valetkey::{
     Code, Error, Result,
     id::SiteId,
     import::{
-        apply::{self, Import, Report},
+        apply::{self, Import, Prepared, Report},
         item::{Header, Line},
         spool::{self, Spool, Spooled},
     },
@@ -69,16 +71,32 @@ pub(crate) async fn data_machine(State(state): State<AppState>, caller: Caller, 
     if state.outside().extensions.hold_accounts() {
         (aside, held) = look_elsewhere(&state, &site, aside).await?;
     }
-    let mut lines = Lines::of(aside);
-    let header: Header = lines.next().await?;
+    let (lines, header) = Lines::of(aside).header().await?;
     let mut import = Import::begin(state.outside(), &site, &actor, header).await?;
     import.keep_out(held);
+    let preparer = import.preparer();
+    let mut ahead = Ahead::of(lines, move |line| {
+        Ok(match line {
+            Line::Item { at, item } => Next::Item(Box::new(preparer.prepare(at, item)?)),
+            Line::End { items, unreadable } => Next::End { items, unreadable },
+        })
+    });
     loop {
-        match lines.next().await? {
-            Line::Item { at, item } => import.item(at, item).await?,
-            Line::End { items, unreadable } => return Ok(Json(import.end(items, unreadable).await?)),
+        let some;
+        (ahead, some) = ahead.next().await?;
+        for next in some {
+            match next {
+                Next::Item(prepared) => import.take(*prepared).await?,
+                Next::End { items, unreadable } => return Ok(Json(import.end(items, unreadable).await?)),
+            }
         }
     }
+}
+
+/// A line that is ready to be taken.
+enum Next {
+    Item(Box<Prepared>),
+    End { items: u64, unreadable: u64 },
 }
 
 /// The whole body, put aside.
@@ -102,19 +120,22 @@ async fn put_aside(state: &AppState, mut body: Body) -> Result<Spooled> {
 
 /// The accounts that the registered resolvers hold, asked before the transaction begins.
 async fn look_elsewhere(state: &AppState, site: &SiteId, aside: Spooled) -> Result<(Spooled, HashMap<String, &'static str>)> {
-    let (mut lines, mut held) = (Lines::of(aside), HashMap::new());
-    let _: Header = lines.next().await?;
-    while let Line::Item { item, .. } = lines.next().await? {
-        held.extend(apply::held_elsewhere(state.outside(), site, &item).await?);
+    let (mut lines, _) = Lines::of(aside).header().await?;
+    let mut held = HashMap::new();
+    loop {
+        let some: Vec<Line>;
+        (lines, _, some) = reading(lines, Ok).await.map_err(Error::internal)??;
+        for line in some {
+            let Line::Item { item, .. } = line else { return Ok((lines.from.again().await?, held)) };
+            held.extend(apply::held_elsewhere(state.outside(), site, &item).await?);
+        }
     }
-    let aside = lines.from.ok_or_else(|| Error::internal("what was put aside is being read"))?;
-    Ok((aside.again().await?, held))
 }
 
-/// The lines of a body.
+/// The lines of a body. They are read from a file and taken apart, so on another thread.
 struct Lines {
-    /// Where more of it comes from; nothing while it is being read.
-    from: Option<Spooled>,
+    /// Where more of it comes from.
+    from: Spooled,
     rest: BytesMut,
     /// How much of `rest` holds no line break.
     seen: usize,
@@ -123,30 +144,24 @@ struct Lines {
 
 impl Lines {
     fn of(aside: Spooled) -> Self {
-        Self { from: Some(aside), rest: BytesMut::new(), seen: 0, number: 0 }
+        Self { from: aside, rest: BytesMut::new(), seen: 0, number: 0 }
     }
 
-    /// The next line that is not empty. Its text is in no error: it holds secrets.
-    async fn next<T: serde::de::DeserializeOwned>(&mut self) -> Result<T> {
+    /// The first line.
+    async fn header(mut self) -> Result<(Self, Header)> {
+        let read = tokio::task::spawn_blocking(move || {
+            let header: Header = self.next()?;
+            Ok::<_, Error>((self, header))
+        });
+        read.await.map_err(Error::internal)?
+    }
+
+    /// The next line that is not empty.
+    fn next<T: DeserializeOwned>(&mut self) -> Result<T> {
         loop {
-            if let Some(end) = self.rest[self.seen..].iter().position(|byte| *byte == b'\n') {
-                let end = self.seen + end;
-                self.number += 1;
-                let line = self.rest[..end].trim_ascii();
-                let read = (!line.is_empty()).then(|| serde_json::from_slice(line));
-                self.rest[..end].zeroize();
-                self.rest.advance(end + 1);
-                self.seen = 0;
-                match read {
-                    Some(Ok(value)) => return Ok(value),
-                    Some(Err(why)) => {
-                        let at = format!("line {} of the import cannot be read, column {}", self.number, why.column());
-                        return Err(Error::new(Code::InvalidRequest, at));
-                    }
-                    None => continue,
-                }
+            if let Some(value) = self.there()? {
+                return Ok(value);
             }
-            self.seen = self.rest.len();
             if self.seen > LONGEST_LINE {
                 return Err(Error::new(
                     Code::PayloadTooLarge,
@@ -154,9 +169,67 @@ impl Lines {
                 ));
             }
             let cut = || Error::new(Code::InvalidRequest, "the import was cut off; nothing was brought over");
-            let (from, piece) = self.from.take().ok_or_else(cut)?.next().await?;
-            self.from = Some(from);
-            self.rest.extend_from_slice(&piece.ok_or_else(cut)?);
+            self.rest.extend_from_slice(&self.from.read()?.ok_or_else(cut)?);
         }
+    }
+
+    /// The next line that is not empty, if all of it was read already. Its text is in no error: it holds secrets.
+    fn there<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        while let Some(end) = self.rest[self.seen..].iter().position(|byte| *byte == b'\n') {
+            let end = self.seen + end;
+            self.number += 1;
+            let line = self.rest[..end].trim_ascii();
+            let read = (!line.is_empty()).then(|| serde_json::from_slice(line));
+            self.rest[..end].zeroize();
+            self.rest.advance(end + 1);
+            self.seen = 0;
+            match read {
+                Some(Ok(value)) => return Ok(Some(value)),
+                Some(Err(why)) => {
+                    let at = format!("line {} of the import cannot be read, column {}", self.number, why.column());
+                    return Err(Error::new(Code::InvalidRequest, at));
+                }
+                None => {}
+            }
+        }
+        self.seen = self.rest.len();
+        Ok(None)
+    }
+}
+
+/// Lines and what is made of each, as they come back from the thread that read some.
+type Reading<R, T> = JoinHandle<Result<(Lines, R, Vec<T>)>>;
+
+/// Reads some lines, one or more, and makes of each what is wanted.
+fn reading<R, T>(mut lines: Lines, mut each: R) -> Reading<R, T>
+where
+    R: FnMut(Line) -> Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    tokio::task::spawn_blocking(move || {
+        let mut some = vec![each(lines.next()?)?];
+        while let Some(line) = lines.there()? {
+            some.push(each(line)?);
+        }
+        Ok((lines, each, some))
+    })
+}
+
+/// Lines that are read ahead: while some are brought over, the next are being read.
+struct Ahead<R, T>(Reading<R, T>);
+
+impl<R, T> Ahead<R, T>
+where
+    R: FnMut(Line) -> Result<T> + Send + 'static,
+    T: Send + 'static,
+{
+    fn of(lines: Lines, each: R) -> Self {
+        Self(reading(lines, each))
+    }
+
+    /// The next ones.
+    async fn next(self) -> Result<(Self, Vec<T>)> {
+        let (lines, each, some) = self.0.await.map_err(Error::internal)??;
+        Ok((Self::of(lines, each), some))
     }
 }

@@ -27,6 +27,8 @@ pub(crate) struct Site {
     unproven_links: bool,
     /// Since when.
     created_at: String,
+    /// Since when it is disabled: its tokens and keys are refused, and nothing of it is renewed.
+    disabled_at: Option<String>,
 }
 
 impl From<site::Site> for Site {
@@ -37,6 +39,7 @@ impl From<site::Site> for Site {
             return_to: site.return_to,
             unproven_links: site.unproven_links,
             created_at: site.created_at.to_string(),
+            disabled_at: site.disabled_at.map(|at| at.to_string()),
         }
     }
 }
@@ -95,6 +98,9 @@ pub(crate) struct SiteChange {
     return_to: Option<Vec<String>>,
     /// Whether links work without proof of who opened them. The operator only.
     unproven_links: Option<bool>,
+    /// Whether the site is disabled: its tokens and keys are refused at once, nothing is connected to it, and nothing of it is
+    /// renewed. Nothing is lost by it. The operator only, and with no other change.
+    disabled: Option<bool>,
 }
 
 /// Changes a site.
@@ -107,8 +113,17 @@ pub(crate) async fn change(
     Body(change): Body<SiteChange>,
 ) -> Answer<Json<Site>> {
     own(&caller, &id)?;
-    if matches!(caller, Caller::Platform { .. }) && (change.title.is_some() || change.unproven_links.is_some()) {
+    let others = change.title.is_some() || change.unproven_links.is_some();
+    if matches!(caller, Caller::Platform { .. }) && (others || change.disabled.is_some()) {
         return Err(Error::new(Code::Forbidden, "a platform changes return_to only; the rest is the operator's").into());
+    }
+    if let Some(disabled) = change.disabled {
+        if others || change.return_to.is_some() {
+            return Err(
+                Error::new(Code::InvalidRequest, "disabled is changed alone: send the rest in a request of its own").into()
+            );
+        }
+        return Ok(Json(site::set_disabled(state.base(), &caller.actor()?, &id, disabled).await?.into()));
     }
     let change = site::SiteChange { title: change.title, return_to: change.return_to, unproven_links: change.unproven_links };
     Ok(Json(site::change(state.base(), &caller.actor()?, &id, change).await?.into()))

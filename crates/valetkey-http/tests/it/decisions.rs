@@ -1,7 +1,10 @@
 //! Explaining and enforcing are the same (promise 6).
 
 use serde_json::{Value, json};
-use valetkey::platform::{Asserts, Scope};
+use valetkey::{
+    db::testing,
+    platform::{Asserts, Scope},
+};
 
 use crate::support::{App, As, on_each_db, text};
 
@@ -153,6 +156,26 @@ on_each_db! {
         assert_eq!((&without["user"], &without["connections"][0]["id"]), (&json!(null), &json!(connection)));
         me(&[("valet-unattended", "false")]).await.refused(400, "invalid_request");
         me(&[("valet-user", "bob")]).await.refused(400, "invalid_request");
+    }
+
+    /// The way in asks for no more than the decision does: nothing on SQLite, one statement on PostgreSQL. Beside it there is what
+    /// the background asks meanwhile, the audit's batches among it.
+    async fn a_warm_reveal_over_http_asks_the_database_as_little_as_can_be(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let connection = app.account("site", "").await;
+        app.grant(json!({ "agent": agent, "connection": connection, "for_whom": "unattended", "delivery": ["reveal"] })).await;
+        let (_, token) = app.token(&agent, json!({})).await;
+        let path = format!("/v1/connections/{connection}/token");
+        app.post(&token, &path, json!({})).await.expect(200);
+        let db = &app.broker.base().db;
+        let before = testing::asked(db);
+        for _ in 0..400 {
+            app.post(&token, &path, json!({})).await.expect(200);
+        }
+        let after = testing::asked(db);
+        let (statements, transactions) = (after.statements - before.statements, after.transactions - before.transactions);
+        let least = if db.is_sqlite() { 0 } else { 400 };
+        assert!((least..least + 200).contains(&statements) && transactions < 100, "{statements} {transactions}");
     }
 
     async fn a_platform_asks_about_what_it_reaches(app: App) {

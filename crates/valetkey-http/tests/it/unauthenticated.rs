@@ -108,7 +108,7 @@ async fn a_key_of_a_disabled_site_is_no_key() {
     let app = App::sqlite().await;
     let key = app.key(&[Scope::Admin], Asserts::Any).await;
     app.get(&key, "/v1/keys").await.expect(200);
-    testing::execute(&app.broker.base().db, "UPDATE sites SET disabled_at = 1").await;
+    app.patch(&As::Operator, "/v1/sites/default", json!({ "disabled": true })).await.expect(200);
     app.get(&key, "/v1/keys").await.refused(401, "unauthenticated");
     app.broker.stop().await;
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -44,30 +47,56 @@ struct Item {
 #[derive(Clone)]
 pub(super) struct Queue {
     mode: Mode,
-    send: Arc<Mutex<Option<mpsc::Sender<Item>>>>,
+    send: mpsc::Sender<Item>,
     receive: Arc<tokio::sync::Mutex<mpsc::Receiver<Item>>>,
-    /// Told when a whole batch waits.
-    full: Arc<Notify>,
+    shared: Arc<Shared>,
+}
+
+/// What a use has to look at before it goes into the queue: on the hot path two flags and no lock.
+#[derive(Default)]
+struct Shared {
+    /// No use is taken any more.
+    closed: AtomicBool,
+    /// Tells whoever empties the queue not to wait for more: a whole batch is there, or the queue was closed.
+    wake: Notify,
     /// The sites for which nothing can be chained now, because their key cannot be had: their uses are refused.
-    keyless: Arc<Mutex<HashSet<SiteId>>>,
+    keyless: Mutex<HashSet<SiteId>>,
+    /// Whether there are any.
+    any_keyless: AtomicBool,
+}
+
+impl Shared {
+    fn is_keyless(&self, site: &SiteId) -> bool {
+        self.any_keyless.load(Ordering::Acquire) && lock(&self.keyless).contains(site)
+    }
+
+    fn set_keyless(&self, site: &SiteId, is_keyless: bool) {
+        if !is_keyless && !self.any_keyless.load(Ordering::Acquire) {
+            return;
+        }
+        let mut sites = lock(&self.keyless);
+        if is_keyless {
+            sites.insert(site.clone());
+        } else {
+            sites.remove(site);
+        }
+        self.any_keyless.store(!sites.is_empty(), Ordering::Release);
+    }
 }
 
 impl Queue {
     pub(super) fn new(mode: Mode) -> Self {
         let (send, receive) = mpsc::channel(CAPACITY);
-        Self {
-            mode,
-            send: Arc::new(Mutex::new(Some(send))),
-            receive: Arc::new(tokio::sync::Mutex::new(receive)),
-            full: Arc::default(),
-            keyless: Arc::default(),
-        }
+        Self { mode, send, receive: Arc::new(tokio::sync::Mutex::new(receive)), shared: Arc::default() }
     }
 
     pub(super) async fn push(&self, event: Event, at: Timestamp) -> Result<()> {
         let full = || Error::new(Code::AuditUnavailable, "the use cannot be recorded now, so it was not allowed; try again");
-        let send = lock(&self.send).clone().ok_or_else(full)?;
-        if lock(&self.keyless).contains(&event.site) {
+        let Self { send, shared, .. } = self;
+        if shared.closed.load(Ordering::Acquire) {
+            return Err(full());
+        }
+        if shared.is_keyless(&event.site) {
             return Err(full().with_retry_after(PATIENCE));
         }
         let (done, wait) = match self.mode {
@@ -85,8 +114,9 @@ impl Queue {
             }
             Err(mpsc::error::TrySendError::Closed(_)) => return Err(full()),
         }
-        if send.max_capacity() - send.capacity() == BATCH {
-            self.full.notify_one();
+        // Not only where it is exactly that many: of two at once neither may see that number.
+        if self.waiting().0 >= BATCH {
+            shared.wake.notify_one();
         }
         match wait {
             None => Ok(()),
@@ -99,12 +129,12 @@ impl Queue {
 
     /// How many uses wait to be written, and how many may.
     pub(super) fn waiting(&self) -> (usize, usize) {
-        let waiting = lock(&self.send).as_ref().map_or(0, |send| send.max_capacity() - send.capacity());
-        (waiting, CAPACITY)
+        (self.send.max_capacity() - self.send.capacity(), CAPACITY)
     }
 
     pub(super) fn close(&self) {
-        lock(&self.send).take();
+        self.shared.closed.store(true, Ordering::Release);
+        self.shared.wake.notify_one();
     }
 
     pub(super) async fn run(&self, audit: &Audit, db: &Db) {
@@ -112,21 +142,26 @@ impl Queue {
         let mut batch = Vec::new();
         let mut held: Vec<Item> = Vec::new();
         loop {
-            // What waits for its site's key is tried again, whether or not anything else comes.
-            let next = receive.recv_many(&mut batch, BATCH);
-            let closed = match held.is_empty() {
-                true => next.await == 0,
-                false => tokio::time::timeout(PATIENCE, next).await.is_ok_and(|count| count == 0),
-            };
-            if closed {
-                break;
+            if self.shared.closed.load(Ordering::Acquire) {
+                // What is in it, and what was on its way into it, still comes out.
+                receive.close();
+            }
+            tokio::select! {
+                biased;
+                count = receive.recv_many(&mut batch, BATCH) => if count == 0 {
+                    break;
+                },
+                // Closed perhaps; or there was a whole batch, which was taken out since.
+                () = self.shared.wake.notified() => continue,
+                // What waits for its site's key is tried again, whether or not anything else comes.
+                () = tokio::time::sleep(PATIENCE), if !held.is_empty() => {}
             }
             batch.append(&mut held);
             if self.mode == Mode::Batched && batch.len() < BATCH && !receive.is_closed() {
                 // More come meanwhile; one commit serves them all. Nobody is waked for each of them.
                 tokio::select! {
                     () = tokio::time::sleep(GATHER) => {}
-                    () = self.full.notified() => {}
+                    () = self.shared.wake.notified() => {}
                 }
                 while batch.len() < BATCH
                     && let Ok(item) = receive.try_recv()
@@ -164,14 +199,12 @@ impl Queue {
         let sites: Vec<SiteId> = sites.into_iter().cloned().collect();
         for site in sites {
             match audit.ring.derived(db, &site, AUDIT_LABEL).await {
-                Ok(_) => {
-                    lock(&self.keyless).remove(&site);
-                }
+                Ok(_) => self.shared.set_keyless(&site, false),
                 // The database is away: that is everybody's trouble, and the batch waits as a whole.
                 Err(error) if error.code() == Code::StorageFailed => return,
                 Err(error) => {
                     tracing::error!(%site, error = ?error, "the site's audit key cannot be had; its uses are refused until it can");
-                    lock(&self.keyless).insert(site.clone());
+                    self.shared.set_keyless(&site, true);
                     for item in batch.extract_if(.., |item| item.event.site == site) {
                         match item.done {
                             // Its answer waits for this, and will be a refusal: it did not happen.
@@ -194,4 +227,41 @@ async fn write(audit: &Audit, db: &Db, batch: &[Item]) -> Result<()> {
     let mut tx = db.begin_bookkeeping().await?;
     audit.record_all(&mut tx, batch.iter().map(|item| (&item.event, item.at)), None).await?;
     tx.commit().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::principal::Actor;
+
+    fn item() -> Item {
+        Item { event: Event::new(&SiteId::default_site(), &Actor::System, "test.use"), at: Timestamp(0), done: None }
+    }
+
+    #[tokio::test]
+    async fn a_whole_batch_is_told_of_by_whoever_comes_after_it_was_whole() {
+        let queue = Queue::new(Mode::Batched);
+        // As two uses at once may leave it: neither saw the number at which the batch became whole.
+        for _ in 0..BATCH {
+            assert!(queue.send.try_send(item()).is_ok());
+        }
+        queue.push(item().event, Timestamp(0)).await.unwrap();
+        let told = tokio::time::timeout(Duration::from_secs(5), queue.shared.wake.notified()).await;
+        assert!(told.is_ok(), "a whole batch waits for its time");
+    }
+
+    #[tokio::test]
+    async fn a_site_is_refused_while_its_key_cannot_be_had_and_no_other_is() {
+        let queue = Queue::new(Mode::Batched);
+        let (one, other): (SiteId, SiteId) = ("one".parse().unwrap(), "other".parse().unwrap());
+        let taken = async |site: &SiteId| queue.push(Event::new(site, &Actor::System, "test.use"), Timestamp(0)).await.is_ok();
+        queue.shared.set_keyless(&one, true);
+        queue.shared.set_keyless(&other, true);
+        queue.shared.set_keyless(&other, false);
+        assert_eq!((taken(&one).await, taken(&other).await), (false, true));
+        queue.shared.set_keyless(&one, false);
+        assert!(taken(&one).await);
+        queue.close();
+        assert!(!taken(&one).await);
+    }
 }

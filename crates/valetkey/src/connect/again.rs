@@ -13,6 +13,7 @@ use crate::{
     id::{ConnectionId, SiteId},
     principal::Actor,
     provider::{Definition, FieldLevel},
+    secret::Secret,
 };
 
 /// What the new link is for, beside the connection.
@@ -23,7 +24,7 @@ pub struct Wanted {
     /// Where the browser goes afterwards: exactly one of the site's list.
     pub return_to: Option<String>,
     /// Carried along until the flow is over.
-    pub payload: Option<String>,
+    pub payload: Option<Secret>,
     /// The person signs in on another device.
     pub device: bool,
 }

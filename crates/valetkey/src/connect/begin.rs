@@ -117,7 +117,6 @@ impl Begun {
             proven_user: session.proven_user.clone(),
             agent: session.agent.clone(),
             return_to: session.return_to.clone(),
-            payload: session.payload.clone(),
             new_subject: session.new_subject,
             created_by: actor.clone(),
             created_at: now,

@@ -5,7 +5,9 @@
 //! 2. The flow is taken out by its key, provider and browser in one statement: the key is `state`, or the temporary token of
 //!    OAuth 1.0a. Whoever gets nothing is told `invalid_state` (`token_secret_expired`), whatever the reason was.
 //! 3. `iss` is compared before anything else in the answer counts, an error among it.
-//! 4. The code or verifier is exchanged and the outcome stored, with its audit row, in one transaction.
+//! 4. Whoever the flow is for, its maker and its site must not have been stopped since it began: that is looked up before the
+//!    exchange, and again before anything is stored.
+//! 5. The code or verifier is exchanged and the outcome stored, with its audit row, in one transaction.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -16,7 +18,7 @@ use url::form_urlencoded;
 use super::{
     Ended, Fault, Outcome, attempts, cookie_key, oauth1,
     oauth2::{self, App, Ground, Obtained},
-    session,
+    payload, session,
     store::{self, Flow},
 };
 use crate::{
@@ -181,7 +183,7 @@ pub(super) async fn conclude(
         Ok((connected, missing_scopes)) => settled(outside, definition, flow, &connected, missing_scopes).await,
         Err(fault) => {
             note_failure(outside, definition, &flow, &fault, true).await;
-            over(flow, Outcome::Failed { code: fault.code, word: word_of(&fault) }, None)
+            over(outside, flow, Outcome::Failed { code: fault.code, word: word_of(&fault) }, None).await
         }
     }
 }
@@ -203,11 +205,12 @@ pub(super) async fn settled(
         }
     };
     let choose = is_open.then(|| (flow.site.clone(), flow.session.clone()));
-    over(flow, Outcome::Connected { connection: connected.id().clone(), missing_scopes }, choose)
+    over(outside, flow, Outcome::Connected { connection: connected.id().clone(), missing_scopes }, choose).await
 }
 
-pub(super) fn over(flow: Flow, outcome: Outcome, choose: Option<(SiteId, ConnectSessionId)>) -> Ended {
-    Ended { provider: Some(flow.provider), outcome, return_to: flow.return_to, payload: flow.payload, choose }
+pub(super) async fn over(outside: &Outside, flow: Flow, outcome: Outcome, choose: Option<(SiteId, ConnectSessionId)>) -> Ended {
+    let payload = payload::carried_by(outside, &flow).await;
+    Ended { provider: Some(flow.provider), outcome, return_to: flow.return_to, payload, choose }
 }
 
 fn word_of(fault: &Fault) -> Option<&'static str> {
@@ -265,6 +268,7 @@ async fn complete(
             return Err(Fault::new(Code::OauthDenied, word));
         }
     }
+    session::flow_still_may(outside, flow).await?;
     let owner = flow.owner.to_string();
     let place = Place::flow(&flow.site, &flow.provider, &owner, &flow.name, &flow.id);
     let kept = SecretMap::from_json(&base.ring.open(&base.db, &place, &flow.sealed).await?)
@@ -339,7 +343,12 @@ pub(super) async fn store_obtained(
         identity: obtained.identity,
         wanted_scopes: flow.scopes.clone(),
         hosts: obtained.hosts,
+        call_hosts: obtained.call_hosts,
     };
+    // The provider may have been slow, or the person on another device.
+    if let Err(error) = session::flow_still_may(outside, flow).await {
+        return Err(Fault::from(error).with_issued(new.account));
+    }
     if let Err(error) = hand_over(outside, &flow.slot(), &new.account).await {
         return Err(Fault::of(Code::StorageFailed, &error).with_issued(new.account));
     }
@@ -480,7 +489,7 @@ async fn has_moved(
 /// Records a flow that failed; with `over`, that this is what became of its session. What cannot be recorded is at least
 /// logged: the flow is over either way.
 pub(super) async fn note_failure(outside: &Outside, definition: &Definition, flow: &Flow, fault: &Fault, over: bool) {
-    let refused = matches!(fault.code, Code::OauthDenied | Code::AccessDenied);
+    let refused = matches!(fault.code, Code::OauthDenied | Code::AccessDenied | Code::Forbidden);
     let audited = if refused { Audited::Denied } else { Audited::Failed };
     tracing::warn!(
         flow.id = %flow.id, provider = %flow.provider, code = %fault.code, word = fault.word, detail = fault.detail,

@@ -70,6 +70,7 @@ pub async fn take(
 }
 
 async fn account(outside: &Outside, session: &Session) -> Result<(connection::Connection, SecretMap)> {
+    session::still_may(outside, &session.site, &session.owner, &session.created_by).await?;
     let none = || Error::new(Code::NotFound, "there is no account to choose for; connect it again");
     let id = session.connection.as_ref().ok_or_else(none)?;
     let stored = connection::load(&outside.base.db, &session.site, id).await?.ok_or_else(none)?;

@@ -146,7 +146,6 @@ pub async fn submit(
         proven_user: session.proven_user.clone(),
         agent: session.agent.clone(),
         return_to: session.return_to.clone(),
-        payload: session.payload.clone(),
         new_subject: session.new_subject,
         created_by: actor,
         created_at: now,
@@ -197,7 +196,7 @@ async fn failed(outside: &Outside, definition: &Definition, session: &Session, f
     let db = &outside.base.db;
     let left = (MOST_ATTEMPTS - attempts::count(db, session).await?).max(0);
     // To enter it again would change nothing.
-    let is_final = left == 0 || matches!(fault.code, Code::NotFound | Code::StorageFailed);
+    let is_final = left == 0 || matches!(fault.code, Code::NotFound | Code::Forbidden | Code::StorageFailed);
     if is_final {
         let now = outside.base.clock.now();
         let mut tx = db.begin_bookkeeping().await?;
@@ -206,7 +205,7 @@ async fn failed(outside: &Outside, definition: &Definition, session: &Session, f
         let code = fault.code;
         // One that was used up meanwhile has its outcome already.
         callback::note_failure(outside, definition, &flow, &fault, code != Code::NotFound).await;
-        return Ok(Submitted::Over(callback::over(flow, Outcome::Failed { code, word: None }, None)));
+        return Ok(Submitted::Over(callback::over(outside, flow, Outcome::Failed { code, word: None }, None).await));
     }
     callback::note_failure(outside, definition, &flow, &fault, false).await;
     let mut tx = db.begin_bookkeeping().await?;

@@ -38,6 +38,7 @@ pub mod form;
 mod input;
 mod oauth1;
 mod oauth2;
+mod payload;
 mod register;
 pub mod session;
 mod store;
@@ -103,7 +104,7 @@ pub struct Ended {
     /// Where the session wants the browser to return to.
     pub return_to: Option<String>,
     /// What the session's maker gave to be carried along.
-    pub payload: Option<String>,
+    pub payload: Option<Secret>,
     /// The session, where the person has still to choose from the provider's lists before the browser goes on.
     pub choose: Option<(SiteId, ConnectSessionId)>,
 }

@@ -405,8 +405,10 @@ pub(super) struct Obtained {
     pub(super) identity: Identity,
     /// The scopes asked for and not granted.
     pub(super) missing: Vec<String>,
-    /// The hosts the credential may go to.
+    /// The hosts that proxied calls may take the credential to.
     pub(super) hosts: Vec<String>,
+    /// The hosts that our own calls take its secrets to.
+    pub(super) call_hosts: Option<Vec<String>>,
 }
 
 /// From an authorization code to an account that can be stored. Each call is sent once: the code is spent by the first.
@@ -518,7 +520,8 @@ impl Drawn {
             None => Vec::new(),
         };
         let Identified { subject, subject_name, identity } = identified;
-        Ok(Obtained { account, tokens, subject, subject_name, identity, missing, hosts })
+        let call_hosts = ground.definition.call_hosts(&Vars { account: Some(&account), ..ground.plain_vars() });
+        Ok(Obtained { account, tokens, subject, subject_name, identity, missing, hosts, call_hosts })
     }
 }
 

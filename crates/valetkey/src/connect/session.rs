@@ -13,6 +13,7 @@ use super::{
     begin::Begun,
     cookie_key, device, entered, form, input,
     oauth2::{self, App},
+    payload,
     store::{self, Flow, Session},
 };
 use crate::{
@@ -32,8 +33,7 @@ use crate::{
     site,
 };
 
-/// The largest payload, in bytes (mission document 001).
-pub const MAX_PAYLOAD: usize = 4096;
+pub use payload::MAX_PAYLOAD;
 
 /// What a new connect session is made of.
 #[derive(Clone, Debug)]
@@ -48,8 +48,8 @@ pub struct NewSession {
     pub scopes: Option<Vec<String>>,
     /// Where the browser goes afterwards: exactly one of the site's list. A page of ours when absent.
     pub return_to: Option<String>,
-    /// Carried along until the flow is over; at most 4 KiB.
-    pub payload: Option<String>,
+    /// Carried along until the flow is over; at most [`MAX_PAYLOAD`] bytes. Sealed, for it is whatever its maker likes.
+    pub payload: Option<Secret>,
     /// The agent on whose account this is asked, named on the page.
     pub agent: Option<AgentId>,
     /// Whether another upstream account may take the place of the one connected before.
@@ -115,9 +115,7 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
             "return_to is not among the site's return URLs; it is compared as a whole, and `valetkey site set` adds one",
         ));
     }
-    if new.payload.as_ref().is_some_and(|payload| payload.len() > MAX_PAYLOAD || payload.contains('\0')) {
-        return Err(Error::new(Code::InvalidRequest, "the payload is a text of at most 4096 bytes without NUL"));
-    }
+    payload::check(new.payload.as_ref())?;
     for id in [&new.agent, &owner_agent(&new.owner)].into_iter().flatten() {
         agent::require(&base.db, site, id).await?;
     }
@@ -146,7 +144,7 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
 
     let now = base.clock.now();
     let link = Secret::new(id::random_text::<32>()?);
-    let session = Session {
+    let mut session = Session {
         site: site.clone(),
         id: ConnectSessionId::new(),
         provider: definition.name.clone(),
@@ -156,7 +154,7 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
         fields,
         agent: new.agent,
         return_to: new.return_to,
-        payload: new.payload,
+        sealed: None,
         new_subject: new.new_subject,
         device,
         browser_hash: None,
@@ -168,6 +166,9 @@ pub async fn create(outside: &Outside, site: &SiteId, actor: &Actor, new: NewSes
         outcome: None,
         connection: None,
     };
+    if let Some(payload) = &new.payload {
+        session.sealed = Some(payload::seal(base, &session, payload).await?);
+    }
     let mut tx = base.db.begin_bookkeeping().await?;
     store::insert_session(&mut tx, &session, &hash(&link)).await?;
     base.audit.record(&mut tx, event(&session, actor, "connect.link")).await?;
@@ -385,10 +386,10 @@ pub async fn cancel(outside: &Outside, link: &Secret, visit: Option<&Secret>, cs
     base.audit.record(&mut tx, event(&session, &actor, "connect.cancel")).await?;
     tx.commit().await?;
     Ok(Ended {
+        payload: payload::carried(base, &session).await,
         provider: Some(session.provider),
         outcome: Outcome::Failed { code: Code::OauthDenied, word: None },
         return_to: session.return_to,
-        payload: session.payload,
         choose: None,
     })
 }
@@ -423,11 +424,12 @@ pub(super) async fn ended(outside: &Outside, session: Session) -> Result<Ended> 
             Outcome::Failed { code: code.unwrap_or(Code::InvalidState), word: None }
         }
     };
-    Ok(Ended { provider: Some(session.provider), outcome, return_to: session.return_to, payload: session.payload, choose })
+    let payload = payload::carried(&outside.base, &session).await;
+    Ok(Ended { provider: Some(session.provider), outcome, return_to: session.return_to, payload, choose })
 }
 
 /// Where a connect session stands, for whoever made it.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug)]
 pub struct Status {
     /// The session.
     pub id: ConnectSessionId,
@@ -442,7 +444,7 @@ pub struct Status {
     /// The connection, once there is one.
     pub connection: Option<ConnectionId>,
     /// What its maker gave to be carried along.
-    pub payload: Option<String>,
+    pub payload: Option<Secret>,
     /// Since when.
     pub created_at: Timestamp,
     /// Until when its link works.
@@ -450,6 +452,9 @@ pub struct Status {
 }
 
 /// Where a connect session stands. It is forgotten a day after its link expired.
+///
+/// # Errors
+/// `unsealable` where what its maker gave cannot be opened.
 pub async fn status(base: &Base, site: &SiteId, id: &ConnectSessionId) -> Result<Option<Status>> {
     let now = base.clock.now();
     let Some(session) = store::session_by_id(&base.db, site, id).await? else { return Ok(None) };
@@ -461,13 +466,13 @@ pub async fn status(base: &Base, site: &SiteId, id: &ConnectSessionId) -> Result
         None => "waiting".to_owned(),
     };
     Ok(Some(Status {
+        payload: payload::open(base, &session).await?,
         id: session.id,
         provider: session.provider,
         owner: session.owner,
         name: session.name,
         state,
         connection: session.connection,
-        payload: session.payload,
         created_at: session.created_at,
         expires_at: session.expires_at,
     }))
@@ -496,10 +501,18 @@ pub(super) async fn still_may(outside: &Outside, site: &SiteId, owner: &Owner, m
     if site::is_disabled(db, site).await? {
         return refused("this site is disabled; nothing can be connected to it");
     }
-    if let Owner::User(user) = owner
-        && platform::person_is_disabled(db, site, user).await?
-    {
-        return refused("this person is disabled here; the platform lets them act again");
+    let owner = match owner {
+        Owner::User(user) => Some(user),
+        Owner::Site | Owner::Agent(_) => None,
+    };
+    let maker_themselves = match maker {
+        Actor::User(user) => Some(user),
+        _ => None,
+    };
+    for user in owner.into_iter().chain(maker_themselves) {
+        if platform::person_is_disabled(db, site, user).await? {
+            return refused("this person is disabled here; the platform lets them act again");
+        }
     }
     if let Actor::Platform { key, .. } = maker
         && !platform::is_live(db, site, key, outside.base.clock.now()).await?
@@ -507,6 +520,12 @@ pub(super) async fn still_may(outside: &Outside, site: &SiteId, owner: &Owner, m
         return refused("the platform's key that made this link has ended; ask for a new link");
     }
     Ok(())
+}
+
+/// The same for a flow: it outlives its link, and whoever it is for or made it may have been stopped since.
+pub(super) async fn flow_still_may(outside: &Outside, flow: &Flow) -> Result<()> {
+    let session = store::session_by_id(&outside.base.db, &flow.site, &flow.session).await?.ok_or_else(gone)?;
+    still_may(outside, &session.site, &session.owner, &session.created_by).await
 }
 
 /// The session, if this browser may decide about it and its form came from our page.

@@ -24,7 +24,8 @@ pub(super) struct Session {
     pub(super) fields: Map<String, Value>,
     pub(super) agent: Option<AgentId>,
     pub(super) return_to: Option<String>,
-    pub(super) payload: Option<String>,
+    /// The sealed payload, if there is one.
+    pub(super) sealed: Option<Vec<u8>>,
     pub(super) new_subject: bool,
     /// The person signs in on another device (RFC 8628).
     pub(super) device: bool,
@@ -49,7 +50,7 @@ row! {
         fields: String,
         agent: Option<String>,
         return_to: Option<String>,
-        payload: Option<String>,
+        sealed: Option<Vec<u8>>,
         new_subject_at: Option<i64>,
         device_at: Option<i64>,
         browser_hash: Option<String>,
@@ -77,7 +78,7 @@ impl TryFrom<SessionRow> for Session {
             fields: serde_json::from_str(&row.fields).map_err(Error::internal)?,
             agent: row.agent.map(|id| id.parse()).transpose()?,
             return_to: row.return_to,
-            payload: row.payload,
+            sealed: row.sealed,
             new_subject: row.new_subject_at.is_some(),
             device: row.device_at.is_some(),
             browser_hash: row.browser_hash,
@@ -96,7 +97,7 @@ pub(super) async fn insert_session(tx: &mut Tx, session: &Session, link_hash: &s
     let scopes = serde_json::to_string(&session.scopes).map_err(Error::internal)?;
     let fields = serde_json::to_string(&session.fields).map_err(Error::internal)?;
     on!(tx, |c| sqlx::query(
-        "INSERT INTO connect_sessions (site, id, link_hash, provider, owner, name, scopes, fields, agent, return_to, payload,
+        "INSERT INTO connect_sessions (site, id, link_hash, provider, owner, name, scopes, fields, agent, return_to, sealed,
             new_subject_at, created_by, created_at, expires_at, device_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"
     )
@@ -110,7 +111,7 @@ pub(super) async fn insert_session(tx: &mut Tx, session: &Session, link_hash: &s
     .bind(&fields)
     .bind(session.agent.as_ref().map(AgentId::as_str))
     .bind(&session.return_to)
-    .bind(&session.payload)
+    .bind(&session.sealed)
     .bind(session.new_subject.then_some(session.created_at.0))
     .bind(session.created_by.to_string())
     .bind(session.created_at.0)
@@ -125,7 +126,7 @@ pub(super) async fn insert_session(tx: &mut Tx, session: &Session, link_hash: &s
 pub(super) async fn session_by_link(db: &Db, link_hash: &str) -> Result<Option<Session>> {
     let row: Option<SessionRow> = on!(db, |c| {
         sqlx::query_as(
-        "SELECT site, id, provider, owner, name, scopes, fields, agent, return_to, payload, new_subject_at, device_at, browser_hash,
+        "SELECT site, id, provider, owner, name, scopes, fields, agent, return_to, sealed, new_subject_at, device_at, browser_hash,
                 proven_user, created_by, created_at, expires_at, used_at, outcome, connection
          FROM connect_sessions WHERE link_hash = $1"
     )
@@ -139,7 +140,7 @@ pub(super) async fn session_by_link(db: &Db, link_hash: &str) -> Result<Option<S
 pub(super) async fn session_by_id(db: &Db, site: &SiteId, id: &ConnectSessionId) -> Result<Option<Session>> {
     let row: Option<SessionRow> = on!(db, |c| {
         sqlx::query_as(
-        "SELECT site, id, provider, owner, name, scopes, fields, agent, return_to, payload, new_subject_at, device_at, browser_hash,
+        "SELECT site, id, provider, owner, name, scopes, fields, agent, return_to, sealed, new_subject_at, device_at, browser_hash,
                 proven_user, created_by, created_at, expires_at, used_at, outcome, connection
          FROM connect_sessions WHERE site = $1 AND id = $2"
     )
@@ -252,7 +253,6 @@ pub(super) struct Flow {
     pub(super) proven_user: Option<UserId>,
     pub(super) agent: Option<AgentId>,
     pub(super) return_to: Option<String>,
-    pub(super) payload: Option<String>,
     pub(super) new_subject: bool,
     pub(super) created_by: Actor,
     pub(super) created_at: Timestamp,
@@ -297,7 +297,6 @@ row! {
         proven_user: Option<String>,
         agent: Option<String>,
         return_to: Option<String>,
-        payload: Option<String>,
         new_subject_at: Option<i64>,
         created_by: String,
         created_at: i64,
@@ -328,7 +327,6 @@ impl TryFrom<FlowRow> for Flow {
             proven_user: row.proven_user.map(|id| id.parse()).transpose()?,
             agent: row.agent.map(|id| id.parse()).transpose()?,
             return_to: row.return_to,
-            payload: row.payload,
             new_subject: row.new_subject_at.is_some(),
             created_by: row.created_by.parse()?,
             created_at: Timestamp(row.created_at),
@@ -346,9 +344,9 @@ pub(super) async fn insert_flow(tx: &mut Tx, flow: &Flow, state_hash: &str) -> R
     let written = on!(tx, |c| {
         sqlx::query(
         "INSERT INTO flows (site, id, session, state_hash, provider, owner, name, sealed, issuer, redirect_uri, app_config_id,
-            scopes, browser_hash, proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at,
+            scopes, browser_hash, proven_user, agent, return_to, new_subject_at, created_by, created_at, expires_at,
             poll_at, poll_interval, poll_number)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)"
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)"
     )
     .bind(flow.site.as_str())
     .bind(flow.id.as_str())
@@ -366,7 +364,6 @@ pub(super) async fn insert_flow(tx: &mut Tx, flow: &Flow, state_hash: &str) -> R
     .bind(flow.proven_user.as_ref().map(UserId::as_str))
     .bind(flow.agent.as_ref().map(AgentId::as_str))
     .bind(&flow.return_to)
-    .bind(&flow.payload)
     .bind(flow.new_subject.then_some(flow.created_at.0))
     .bind(flow.created_by.to_string())
     .bind(flow.created_at.0)
@@ -398,7 +395,7 @@ pub(super) async fn take_flow(
     let row: Option<FlowRow> = on!(tx, |c| sqlx::query_as(
         "DELETE FROM flows WHERE state_hash = $1 AND provider = $2 AND browser_hash = $3 AND poll_at IS NULL
          RETURNING site, id, session, provider, owner, name, sealed, issuer, redirect_uri, app_config_id, scopes, browser_hash,
-                   proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at, poll_at,
+                   proven_user, agent, return_to, new_subject_at, created_by, created_at, expires_at, poll_at,
                    poll_interval, poll_number"
     )
     .bind(state_hash)
@@ -413,7 +410,7 @@ pub(super) async fn take_flow(
 pub(super) async fn peek_flow(db: &Db, state_hash: &str) -> Result<Option<Flow>> {
     let row: Option<FlowRow> = on!(db, |c| sqlx::query_as(
         "SELECT site, id, session, provider, owner, name, sealed, issuer, redirect_uri, app_config_id, scopes, browser_hash,
-                proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at, poll_at,
+                proven_user, agent, return_to, new_subject_at, created_by, created_at, expires_at, poll_at,
                 poll_interval, poll_number
          FROM flows WHERE state_hash = $1"
     )
@@ -427,7 +424,7 @@ pub(super) async fn peek_flow(db: &Db, state_hash: &str) -> Result<Option<Flow>>
 pub(super) async fn flow_of_session(db: &Db, site: &SiteId, session: &ConnectSessionId) -> Result<Option<Flow>> {
     let row: Option<FlowRow> = on!(db, |c| sqlx::query_as(
         "SELECT site, id, session, provider, owner, name, sealed, issuer, redirect_uri, app_config_id, scopes, browser_hash,
-                proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at, poll_at,
+                proven_user, agent, return_to, new_subject_at, created_by, created_at, expires_at, poll_at,
                 poll_interval, poll_number
          FROM flows WHERE site = $1 AND session = $2"
     )
@@ -442,7 +439,7 @@ pub(super) async fn flow_of_session(db: &Db, site: &SiteId, session: &ConnectSes
 pub(super) async fn flows_due(db: &Db, now: Timestamp, limit: i64) -> Result<Vec<Flow>> {
     let rows: Vec<FlowRow> = on!(db, |c| sqlx::query_as(
         "SELECT site, id, session, provider, owner, name, sealed, issuer, redirect_uri, app_config_id, scopes, browser_hash,
-                proven_user, agent, return_to, payload, new_subject_at, created_by, created_at, expires_at, poll_at,
+                proven_user, agent, return_to, new_subject_at, created_by, created_at, expires_at, poll_at,
                 poll_interval, poll_number
          FROM flows WHERE poll_at IS NOT NULL AND poll_at <= $1 ORDER BY poll_at, id LIMIT $2"
     )

@@ -459,6 +459,7 @@ impl Write<'_> {
                 None => self.definition.needed_scopes(),
             },
             hosts: self.hosts.to_vec(),
+            call_hosts: self.definition.call_hosts(&vars(self.account)),
         })
     }
 }
@@ -568,7 +569,7 @@ pub(crate) fn hosts_with(outside: &Outside, definition: &Definition, vars: &Vars
 }
 
 /// What templates see of an account that was stored whole: its fields and its tokens are the same object.
-fn vars(account: &SecretMap) -> Vars<'_> {
+pub(super) fn vars(account: &SecretMap) -> Vars<'_> {
     Vars { fields: Some(account), account: Some(account), ..Vars::default() }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     principal::{Actor, Owner},
     provider::{self, Definition},
     seal::Place,
-    secret::{SecretBytes, SecretMap},
+    secret::{Secret, SecretBytes, SecretMap},
 };
 
 /// How many rows one statement inserts: SQLite takes 32,766 parameters, PostgreSQL 65,535.
@@ -44,6 +44,7 @@ pub struct Arrival {
     identity: Identity,
     wanted_scopes: Vec<String>,
     hosts: Vec<String>,
+    call_hosts: Option<Vec<String>>,
     needs_reauth: Option<&'static str>,
 }
 
@@ -55,11 +56,11 @@ impl Arrival {
 }
 
 /// What an account that comes in is made of.
-pub struct Coming<'a> {
+pub struct Coming {
     /// The id it will have: that of a connection whose place it takes, or a fresh one.
     pub id: ConnectionId,
     /// The site.
-    pub site: &'a SiteId,
+    pub site: SiteId,
     /// The provider.
     pub provider: ProviderName,
     /// Its definition; there may be none, and then the account can be stored and read, and no more.
@@ -69,7 +70,7 @@ pub struct Coming<'a> {
     /// Which of the owner's accounts.
     pub name: AccountName,
     /// The JSON object, in the order its members shall keep.
-    pub account: &'a str,
+    pub account: Secret,
     /// The app whose client is taken to have minted its tokens.
     pub app: Option<(AppConfigId, Option<String>)>,
     /// Why it must be connected again, if it must.
@@ -82,16 +83,16 @@ pub struct Coming<'a> {
 
 /// Tells everything that is told from an account, and seals it. What cannot be told (an end that is no time, a server that
 /// our guard refuses) leaves the account stored and readable, and unusable in that respect.
-pub fn arrive(outside: &Outside, coming: Coming<'_>) -> Result<Arrival> {
+pub fn arrive(outside: &Outside, coming: Coming) -> Result<Arrival> {
     let base = &outside.base;
     let now = base.clock.now();
     let id = coming.id;
-    let plain = SecretBytes::new(coming.account.as_bytes().to_vec());
+    let plain = SecretBytes::new(coming.account.expose().as_bytes().to_vec());
     let account = SecretMap::from_json(&plain)
         .map_err(|_| Error::new(Code::InvalidRequest, "an account is a JSON object").with_detail("it cannot be read"))?;
     let owner = coming.owner.to_string();
     let sealed = match coming.seal {
-        true => base.ring.seal_now(&Place::connection(coming.site, &coming.provider, &owner, &coming.name, &id), &plain)?,
+        true => base.ring.seal_now(&Place::connection(&coming.site, &coming.provider, &owner, &coming.name, &id), &plain)?,
         false => Vec::new(),
     };
     let definition = coming.definition.as_deref();
@@ -100,6 +101,11 @@ pub fn arrive(outside: &Outside, coming: Coming<'_>) -> Result<Arrival> {
         None => unknown(),
     };
     let hosts = definition.and_then(|definition| accounts::hosts(outside, definition, &account).ok()).unwrap_or_default();
+    let call_hosts = match definition {
+        Some(definition) => definition.call_hosts(&accounts::vars(&account)),
+        // Nobody can say where its secrets would go, so they go nowhere until the operator does.
+        None => Some(Vec::new()),
+    };
     let (subject, subject_name) = match definition.map(|definition| &definition.identity) {
         Some(provider::Identity::Static(members)) => accounts::stated_subject(members, &account),
         _ => (None, None),
@@ -120,6 +126,7 @@ pub fn arrive(outside: &Outside, coming: Coming<'_>) -> Result<Arrival> {
         identity,
         wanted_scopes: definition.map(Definition::needed_scopes).unwrap_or_default(),
         hosts,
+        call_hosts,
         needs_reauth: coming.needs_reauth,
         provider: coming.provider,
         owner: coming.owner,
@@ -173,7 +180,7 @@ async fn insert_rows(tx: &mut Tx, site: &SiteId, actor: &str, now: Timestamp, ro
         let mut query = sqlx::QueryBuilder::new(
             "INSERT INTO connections (site, id, provider, owner, name, status, status_reason, sealed, version, revision, app_config_id,
                 client_id, subject, subject_name, identity, scopes, wanted_scopes, hosts, renewal, access_expires_at, access_issued_at,
-                usual_life, refresh_expires_at, refresh_at, connected_at, updated_at, created_by, lease_number, failures) ",
+                usual_life, refresh_expires_at, refresh_at, connected_at, updated_at, created_by, lease_number, failures, call_hosts) ",
         );
         query.push_values(rows, |mut values, row| {
             values
@@ -206,7 +213,8 @@ async fn insert_rows(tx: &mut Tx, site: &SiteId, actor: &str, now: Timestamp, ro
                 .push_bind(now.0)
                 .push_bind(actor)
                 .push("0")
-                .push("0");
+                .push("0")
+                .push_bind(row.call_hosts.as_ref().map(|hosts| json!(hosts).to_string()));
         });
         query.push(" ON CONFLICT (site, provider, owner, name) WHERE status <> 'revoked' DO NOTHING");
         query.build().persistent(rows.len() == BATCH).execute(c).await?.rows_affected()
@@ -223,7 +231,7 @@ pub async fn put_over(base: &Base, tx: &mut Tx, site: &SiteId, row: &Arrival) ->
                 app_config_id = $6, client_id = $7, subject = COALESCE($8, subject), subject_name = COALESCE($9, subject_name),
                 identity = $10, scopes = $11, wanted_scopes = $12, hosts = $13, renewal = $14, access_expires_at = $15,
                 access_issued_at = $16, usual_life = $17, refresh_expires_at = $18, refresh_at = $19, updated_at = $20, failures = 0,
-                retry_at = NULL, last_error = NULL
+                retry_at = NULL, last_error = NULL, call_hosts = $21
              WHERE site = $1 AND id = $2 AND status <> 'revoked'
                AND (subject IS NULL OR CAST($8 AS TEXT) IS NULL OR subject = $8)",
         )
@@ -247,6 +255,7 @@ pub async fn put_over(base: &Base, tx: &mut Tx, site: &SiteId, row: &Arrival) ->
         .bind(row.tokens.refresh_expires_at.map(|at| at.0))
         .bind(row.tokens.refresh_at.filter(|_| row.needs_reauth.is_none()).map(|at| at.0))
         .bind(now.0)
+        .bind(row.call_hosts.as_ref().map(|hosts| json!(hosts).to_string()))
         .execute(c)
         .await?
         .rows_affected()

@@ -7,6 +7,7 @@
 
 pub mod accounts;
 mod answer;
+pub mod calls;
 pub mod elsewhere;
 pub mod hosts;
 pub mod import;

@@ -6,8 +6,9 @@
 use std::collections::BTreeSet;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
-use super::Connection;
+use super::{Connection, accounts, calls};
 use crate::{
     base::Base,
     clock::Timestamp,
@@ -15,7 +16,7 @@ use crate::{
     error::Result,
     id::{AppConfigId, ConnectionId, RevocationId},
     on,
-    provider::{Auth, Definition, FieldLevel, Kills, Role, TOKEN_SECRET, step::Step},
+    provider::{Auth, Definition, FieldLevel, Kills, Role, step::Step},
     seal::Place,
     secret::SecretMap,
 };
@@ -93,42 +94,42 @@ pub async fn owe_revocation(
         Owed::Unsupported => ("unsupported", None),
         Owed::Skipped(why) => ("skipped", Some(why.as_str())),
     };
-    insert(tx, &id, connection, sealed, status, reason, error, base.clock.now()).await?;
+    let call_hosts = match calls::fixed_in(tx, &connection.site, &connection.id).await? {
+        Some(hosts) => Some(hosts),
+        // Never stored, or nothing fixed: what was issued a moment ago goes where it came from.
+        None => definition.zip(account).and_then(|(definition, account)| definition.call_hosts(&accounts::vars(account))),
+    };
+    insert(tx, &id, connection, sealed, call_hosts, status, reason, error, base.clock.now()).await?;
     Ok(owed)
 }
 
-/// What of an account its revocation still needs: the members that the calls name, what decides their host, the client where the
-/// account itself holds one, and the token they carry. A call that authenticates as a proxied one does may need any field.
+/// What of an account its revocation still needs: the members that the calls are made of, what decides their host, and the client
+/// where the account itself holds one. An assertion may be made of any field.
 fn needed(definition: &Definition, account: &SecretMap) -> SecretMap {
-    let mut names: BTreeSet<String> =
-        definition.fields_deciding_hosts(FieldLevel::Connection).map(|field| field.name.clone()).collect();
-    for step in definition.revoke.iter().flat_map(|revoke| &revoke.steps) {
-        names.extend(named(&serde_json::to_string(step).unwrap_or_default()));
-        let tokens: &[&str] = match step.auth {
-            Auth::None | Auth::Client | Auth::ClientBasic => &[],
-            Auth::Bearer => &["access_token"],
-            Auth::BearerRefresh => &["refresh_token"],
-            Auth::Proxy | Auth::Jwt | Auth::Signed => &["access_token", TOKEN_SECRET],
-        };
-        names.extend(tokens.iter().map(|name| (*name).to_owned()));
-        let any_field = matches!(step.auth, Auth::Proxy | Auth::Jwt);
-        let fields = definition.fields_of(FieldLevel::Connection);
-        let of_client = |role: Option<Role>| matches!(role, Some(Role::ClientId | Role::ClientSecret));
-        names.extend(fields.filter(|field| any_field || of_client(field.role)).map(|field| field.name.clone()));
-    }
-    // A template calls it otherwise than the account does.
-    if names.contains("token_secret") {
-        names.insert(TOKEN_SECRET.to_owned());
-    }
+    let steps: Vec<&Step> = definition.revoke.iter().flat_map(|revoke| &revoke.steps).collect();
+    let mut names: BTreeSet<String> = steps.iter().flat_map(|step| step.members()).collect();
+    names.extend(definition.fields_deciding_hosts(FieldLevel::Connection).map(|field| field.name.clone()));
+    let signs = steps.iter().any(|step| step.auth == Auth::Jwt);
+    let of_client = |role: Option<Role>| matches!(role, Some(Role::ClientId | Role::ClientSecret));
+    let fields = definition.fields_of(FieldLevel::Connection);
+    names.extend(fields.filter(|field| signs || of_client(field.role)).map(|field| field.name.clone()));
     let members = account.expose().iter().filter(|(name, _)| names.contains(*name));
-    SecretMap::new(members.map(|(name, value)| (name.clone(), value.clone())).collect())
+    let mut kept = SecretMap::new(members.map(|(name, value)| (name.clone(), value.clone())).collect());
+    // Where it does not die with the connection's own, a slot's token has to be revoked as well.
+    let kills_all = definition.revoke.as_ref().is_some_and(|revoke| revoke.kills == Kills::Grant);
+    let slots = account.expose().get("slots").and_then(Value::as_object).filter(|_| !kills_all);
+    let slots: Map<String, Value> =
+        slots.into_iter().flatten().map(|(slot, token)| (slot.clone(), tokens(token, &names))).collect();
+    if !slots.is_empty() {
+        kept.expose_mut().insert("slots".to_owned(), Value::Object(slots));
+    }
+    kept
 }
 
-/// The names that stand between `{{` and `}}` in a text: those of members, and words of the template language, which no member
-/// that is a secret has.
-fn named(text: &str) -> impl Iterator<Item = String> + '_ {
-    let inside = text.split("{{").skip(1).filter_map(|rest| Some(rest.split_once("}}")?.0));
-    inside.flat_map(|name| name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-')).map(str::to_owned)
+/// The tokens of a slot that are among these names.
+fn tokens(slot: &Value, names: &BTreeSet<String>) -> Value {
+    let named = ["access_token", "refresh_token"].into_iter().filter(|name| names.contains(*name));
+    Value::Object(named.filter_map(|name| Some((name.to_owned(), slot.get(name)?.clone()))).collect())
 }
 
 /// What was decided about a connection's tokens when it ended; absent while nothing was.
@@ -166,6 +167,7 @@ async fn insert(
     id: &RevocationId,
     connection: &Connection,
     sealed: Option<Vec<u8>>,
+    call_hosts: Option<Vec<String>>,
     status: &str,
     reason: &str,
     error: Option<&str>,
@@ -175,8 +177,8 @@ async fn insert(
     let connection_id: &ConnectionId = &connection.id;
     on!(tx, |c| sqlx::query(
         "INSERT INTO revocations (site, id, provider, owner, name, connection, app_config_id, sealed, status, reason, attempts,
-            next_at, last_error, created_at, done_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, $11, $12, $13, $14)"
+            next_at, last_error, created_at, done_at, call_hosts)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, $11, $12, $13, $14, $15)"
     )
     .bind(connection.site.as_str())
     .bind(id.as_str())
@@ -192,6 +194,7 @@ async fn insert(
     .bind(error)
     .bind(now.0)
     .bind((!pending).then_some(now.0))
+    .bind(call_hosts.map(|hosts| serde_json::json!(hosts).to_string()))
     .execute(c)
     .await
     .map(|_| ())?);

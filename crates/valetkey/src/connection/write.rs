@@ -63,8 +63,16 @@ pub struct NewConnection {
     pub identity: Identity,
     /// The scopes asked for.
     pub wanted_scopes: Vec<String>,
-    /// The hosts the credential may go to from now on.
+    /// The hosts that proxied calls may take the credential to from now on.
     pub hosts: Vec<String>,
+    /// The hosts that our own calls take its secrets to from now on; absent where that cannot be told yet ([`super::calls`]).
+    pub call_hosts: Option<Vec<String>>,
+}
+
+impl NewConnection {
+    fn call_hosts(&self) -> Option<String> {
+        self.call_hosts.as_ref().map(|hosts| json!(hosts).to_string())
+    }
 }
 
 /// What became of a finished connect flow.
@@ -103,9 +111,9 @@ pub async fn insert(base: &Base, tx: &mut Tx, actor: &Actor, new: &NewConnection
         sqlx::query(
         "INSERT INTO connections (site, id, provider, owner, name, status, sealed, version, revision, app_config_id, client_id,
             subject, subject_name, identity, scopes, wanted_scopes, hosts, renewal, access_expires_at, access_issued_at, usual_life,
-            refresh_expires_at, refresh_at, connected_at, updated_at, created_by, lease_number, failures, resources)
+            refresh_expires_at, refresh_at, connected_at, updated_at, created_by, lease_number, failures, resources, call_hosts)
          VALUES ($1, $2, $3, $4, $5, 'active', $6, 1, 1, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
-            $21, $22, 0, 0, $23)"
+            $21, $22, 0, 0, $23, $24)"
     )
     .bind(new.site.as_str())
     .bind(id.as_str())
@@ -130,6 +138,7 @@ pub async fn insert(base: &Base, tx: &mut Tx, actor: &Actor, new: &NewConnection
     .bind(now.0)
     .bind(actor.to_string())
     .bind(shown(&new.account))
+    .bind(new.call_hosts())
     .execute(c)
     .await
     .map(|_| ())
@@ -153,7 +162,7 @@ pub async fn replace_account(base: &Base, tx: &mut Tx, old: &Connection, new: &N
             app_config_id = $5, client_id = $6, subject = $7, subject_name = $8, identity = $9, scopes = $10, wanted_scopes = $11,
             hosts = $12, renewal = $13, access_expires_at = $14, access_issued_at = $15, usual_life = $16, refresh_expires_at = $17,
             refresh_at = $18, updated_at = $19, failures = 0, retry_at = NULL, last_error = NULL, resources = $20,
-            warned_end = NULL
+            warned_end = NULL, call_hosts = COALESCE(call_hosts, $21)
          WHERE site = $1 AND id = $2 AND revision = $3 AND status <> 'revoked'"
     )
     .bind(old.site.as_str())
@@ -176,6 +185,7 @@ pub async fn replace_account(base: &Base, tx: &mut Tx, old: &Connection, new: &N
     .bind(new.tokens.refresh_at.map(|t| t.0))
     .bind(base.clock.now().0)
     .bind(shown(&new.account))
+    .bind(new.call_hosts())
     .execute(c)
     .await?
     .rows_affected()
@@ -252,10 +262,18 @@ pub(super) async fn lock_revision(tx: &mut Tx, old: &Connection) -> Result<bool>
     Ok(locked == 1)
 }
 
-/// Notes the hosts that the operator accepted; false when the account changed since.
-pub(super) async fn set_hosts(tx: &mut Tx, old: &Connection, hosts: &[String], now: Timestamp) -> Result<bool> {
+/// Notes the hosts that the operator accepted, for proxied calls and for our own; absent ones stay. A renewal that was refused
+/// before may be tried at once. False when the account changed since.
+pub(super) async fn set_hosts(
+    tx: &mut Tx,
+    old: &Connection,
+    hosts: &[String],
+    calls: Option<&[String]>,
+    now: Timestamp,
+) -> Result<bool> {
     let changed = on!(&mut *tx, |c| sqlx::query(
-        "UPDATE connections SET hosts = $4, updated_at = $5
+        "UPDATE connections SET hosts = $4, updated_at = $5, call_hosts = COALESCE($6, call_hosts),
+            retry_at = CASE WHEN last_error = 'host_refused' THEN NULL ELSE retry_at END
          WHERE site = $1 AND id = $2 AND revision = $3 AND status <> 'revoked'"
     )
     .bind(old.site.as_str())
@@ -263,6 +281,7 @@ pub(super) async fn set_hosts(tx: &mut Tx, old: &Connection, hosts: &[String], n
     .bind(old.revision)
     .bind(json!(hosts).to_string())
     .bind(now.0)
+    .bind(calls.map(|hosts| json!(hosts).to_string()))
     .execute(c)
     .await?
     .rows_affected());

@@ -93,6 +93,8 @@ struct Inner {
     pools: Pools,
     epoch: AtomicU64,
     changes: tokio::sync::watch::Sender<()>,
+    #[cfg(any(test, feature = "testing"))]
+    asked: testing::Counts,
     /// Held as long as the database is open; nobody else writes meanwhile.
     _lock: Option<DataLock>,
 }
@@ -119,7 +121,15 @@ impl Db {
             Pools::Sqlite { write, .. } => TxInner::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
             Pools::Postgres(pool) => TxInner::Postgres(pool.begin().await?),
         };
+        #[cfg(any(test, feature = "testing"))]
+        self.0.asked.transaction();
         Ok(Tx { inner, db: self.clone(), authority: true, after_commit: Vec::new(), slot: None })
+    }
+
+    /// Counts a statement, for tests of what may ask but little; in a release this is nothing. `on!` does it by itself.
+    pub(crate) fn note_statement(&self) {
+        #[cfg(any(test, feature = "testing"))]
+        self.0.asked.statement();
     }
 
     /// Begins a transaction that changes nobody's authority: audit rows, last-used times, leases. It leaves the
@@ -170,6 +180,7 @@ impl Db {
     pub async fn data_version(&self) -> Result<Option<i64>> {
         match &self.0.pools {
             Pools::Sqlite { write, .. } => {
+                self.note_statement();
                 let (version,): (i64,) = sqlx::query_as("PRAGMA data_version").fetch_one(write).await?;
                 Ok(Some(version))
             }
@@ -186,6 +197,7 @@ impl Db {
     /// What time it is on PostgreSQL's machine; absent on SQLite, which runs on ours.
     pub async fn remote_time(&self) -> Result<Option<Timestamp>> {
         let Some(pool) = self.postgres() else { return Ok(None) };
+        self.note_statement();
         let (micros,): (i64,) =
             sqlx::query_as("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)").fetch_one(pool).await?;
         Ok(Some(Timestamp(micros)))
@@ -216,6 +228,7 @@ impl<'c> Target<'c> for &'c Db {
     type Postgres = &'c PgPool;
 
     fn split(self) -> Either<Self::Sqlite, Self::Postgres> {
+        self.note_statement();
         match &self.0.pools {
             Pools::Sqlite { read, .. } => Either::Sqlite(read),
             Pools::Postgres(pool) => Either::Postgres(pool),
@@ -285,6 +298,7 @@ impl<'c> Target<'c> for &'c mut Tx {
     type Postgres = &'c mut PgConnection;
 
     fn split(self) -> Either<Self::Sqlite, Self::Postgres> {
+        self.db.note_statement();
         match &mut self.inner {
             TxInner::Sqlite(tx) => Either::Sqlite(tx),
             TxInner::Postgres(tx) => Either::Postgres(tx),

@@ -96,6 +96,8 @@ async fn open_sqlite(dir: &std::path::Path, patience: Duration) -> Result<Db> {
         pools: Pools::Sqlite { read, write },
         epoch: 1.into(),
         changes: tokio::sync::watch::Sender::new(()),
+        #[cfg(any(test, feature = "testing"))]
+        asked: Default::default(),
         _lock: Some(lock),
     })))
 }
@@ -160,6 +162,8 @@ async fn open_postgres(url: &Secret, max_connections: u32) -> Result<Db> {
         pools: Pools::Postgres(pool),
         epoch: 1.into(),
         changes: tokio::sync::watch::Sender::new(()),
+        #[cfg(any(test, feature = "testing"))]
+        asked: Default::default(),
         _lock: None,
     })))
 }

@@ -1,9 +1,44 @@
 //! Databases for tests: a fresh one each, on both kinds. A test without PostgreSQL fails; it never skips.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use super::{Db, DbConfig};
 use crate::secret::Secret;
+
+/// What a database was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// How many statements, those of transactions among them.
+    pub statements: u64,
+    /// How many transactions were begun. Every write is in one.
+    pub transactions: u64,
+}
+
+/// What a database was asked since it was opened, by this handle and its clones.
+pub fn asked(db: &Db) -> Asked {
+    let Counts { statements, transactions } = &db.0.asked;
+    Asked { statements: statements.load(Ordering::SeqCst), transactions: transactions.load(Ordering::SeqCst) }
+}
+
+/// Counts where statements are run.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    statements: AtomicU64,
+    transactions: AtomicU64,
+}
+
+impl Counts {
+    pub(super) fn statement(&self) {
+        self.statements.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(super) fn transaction(&self) {
+        self.transactions.fetch_add(1, Ordering::SeqCst);
+    }
+}
 
 /// A fresh SQLite database in a folder that goes away with the returned guard.
 pub async fn sqlite() -> (Db, tempfile::TempDir) {

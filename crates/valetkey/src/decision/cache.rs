@@ -75,7 +75,10 @@ impl Authority {
     /// were not there, which denies.
     pub async fn facts_of_many(&self, pairs: &[Pair]) -> Result<HashMap<Pair, Arc<Facts>>> {
         let each = match &self.0 {
-            Source::Asked(together) => facts::for_many(&mut *facts::line(together.db()).await?, pairs).await?,
+            Source::Asked(together) => {
+                let db = together.db();
+                facts::for_many(db, &mut *facts::line(db).await?, pairs).await?
+            }
             Source::Remembered { .. } => {
                 let mut each = Vec::with_capacity(pairs.len());
                 for (token, connection) in pairs {

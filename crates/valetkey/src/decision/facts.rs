@@ -362,9 +362,11 @@ pub(super) async fn line(db: &Db) -> Result<PoolConnection<Postgres>> {
 /// Each pair is looked up by a subquery of its own, which the planner cannot merge with the others (`OFFSET 0`): it walks the
 /// indexes for one key at a time, however many are asked for and however small the tables are.
 pub(super) async fn for_many(
+    db: &Db,
     line: &mut PgConnection,
     pairs: &[(TokenHash, ConnectionId)],
 ) -> Result<Vec<Result<Option<Arc<Facts>>>>> {
+    db.note_statement();
     let tokens: Vec<&str> = pairs.iter().map(|(token, _)| token.as_str()).collect();
     let connections: Vec<&str> = pairs.iter().map(|(_, connection)| connection.as_str()).collect();
     // Neither holds a comma. An array in its place would show its length to the planner, which then plans every call anew:

@@ -174,7 +174,7 @@ impl Runner {
             Some(connection) => connection,
             None => facts::line(self.together.db()).await?,
         };
-        let found = facts::for_many(&mut connection, pairs).await?;
+        let found = facts::for_many(self.together.db(), &mut connection, pairs).await?;
         *line = Some(connection);
         Ok(found)
     }

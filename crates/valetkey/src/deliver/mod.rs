@@ -186,7 +186,7 @@ impl Deliverer {
         let allowed = self.allow(caller, connection, Delivery::Reveal, None).await?;
         let definition = self.outside.definition(&allowed.stored.connection.provider)?;
         let wish = Wish { min_life, rejected_version: None };
-        let (allowed, served) = self.serve(allowed, Delivery::Reveal, None, wish).await?;
+        let (allowed, served) = self.serve(allowed, Delivery::Reveal, None, wish, named).await?;
         let now = self.outside.base.clock.now();
         let token = slot::token(&definition, &served.connection, &served.account, named, now)?;
         let (secrets, token_type) = match (&definition.mail, &token) {
@@ -399,7 +399,7 @@ impl Deliverer {
         Ok(Allowed { right: Right::Held { by, account }, site: slot.site.clone(), stored, actor: actor.clone(), epoch, asked })
     }
 
-    /// The account of an allowed use.
+    /// The account of an allowed use, with a token that serves; that of the slot, too, where one is named.
     ///
     /// Where it had to be waited for (a refresh, a body that came slowly), the decision is asked again: what was taken
     /// back meanwhile is not used.
@@ -409,10 +409,15 @@ impl Deliverer {
         delivery: Delivery,
         operation: Option<(&http::Method, &str, &[u8])>,
         wish: Wish,
+        named: Option<&slot::Named>,
     ) -> Result<(Allowed, Served)> {
-        let served = match self.handed_out(&allowed)? {
-            Some(served) => served,
-            None => self.refresher.serve(Arc::clone(&allowed.stored), wish).await?,
+        let served = match (self.handed_out(&allowed)?, named) {
+            (Some(served), _) => served,
+            (None, None) => self.refresher.serve(Arc::clone(&allowed.stored), wish).await?,
+            (None, Some(named)) => {
+                let served = self.refresher.serve(Arc::clone(&allowed.stored), wish).await?;
+                self.refresher.serve_slot(served, named.slot()).await?
+            }
         };
         if allowed.asked.elapsed() < AT_ONCE && self.outside.base.db.epoch() == allowed.epoch {
             return Ok((allowed, served));

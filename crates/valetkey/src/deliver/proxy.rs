@@ -161,7 +161,7 @@ impl Deliverer {
         };
 
         let operation = Some((&parts.method, host.as_str(), uri.path().as_bytes()));
-        let (allowed, served) = self.serve(allowed, Delivery::Proxy, operation, Wish::default()).await?;
+        let (allowed, served) = self.serve(allowed, Delivery::Proxy, operation, Wish::default(), slot.as_ref()).await?;
         let injections =
             self.injections(&definition, &served, app.as_ref(), slot.as_ref()).map_err(|error| allowed.told_of_holder(error))?;
         let injected: Vec<HeaderName> = injections.iter().filter_map(Injection::header_name).collect();

@@ -41,6 +41,11 @@ impl Named {
         Ok(Self { slot: slot.to_owned(), entry: entry.map(str::to_owned) })
     }
 
+    /// Which slot, whichever of its entries.
+    pub(super) fn slot(&self) -> &str {
+        &self.slot
+    }
+
     /// What a call's headers name; absent where they name none.
     pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>> {
         let mut values = headers.get_all(HEADER).iter();
@@ -86,7 +91,7 @@ pub(super) fn token(
     }
     let token = resource::slot_token(definition, connection, account, &named.slot, named.entry.as_deref())?;
     if token.expires_at.is_some_and(|end| end <= now) {
-        let why = format!("the token of `{named}` has ended, and nothing renews it alone; connect the account again");
+        let why = format!("the token of `{named}` has ended and cannot be renewed; connect the account again");
         return Err(Error::new(Code::NotAuthenticated, why));
     }
     Ok(Some(token))

@@ -3,7 +3,8 @@
 //! 1. [`Import::begin`] makes the data keys that will be needed, for inside the transaction that cannot be done, looks up
 //!    what is known, and opens the transaction.
 //! 2. [`Import::item`] for each item. What is known with the same content is passed over. Accounts are sealed and inserted
-//!    in batches; a slot that is taken is a conflict, decided as the header says.
+//!    in batches; a slot that is taken is a conflict, decided as the header says. While the database inserts one batch, the next is
+//!    sealed on another thread; whoever reads the items may do that on a third ([`Preparer`]).
 //! 3. [`Import::end`] makes the grants, remembers what came from where, records the import and commits. A dry run does all
 //!    of it and then drops the transaction. So does everything that goes wrong on the way, and a process that dies.
 
@@ -14,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use aws_lc_rs::hmac;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tokio::task::JoinHandle;
 
 use super::{
     item::{Header, Item, OnConflict, Plain, Rest, account_id},
@@ -26,7 +28,7 @@ use crate::{
     base::Outside,
     connection::{
         erase,
-        import::{self as arrivals, Arrival, BATCH},
+        import::{self as arrivals, Arrival, BATCH, Coming},
     },
     db::Tx,
     error::{Code, Error, Result},
@@ -147,11 +149,44 @@ struct Known {
     target: Option<String>,
 }
 
-/// An account that waits for its batch.
+/// How many accounts are sealed together, on another thread than the one that speaks to the database.
+const SEALED_TOGETHER: usize = 4 * BATCH;
+
+/// An account that waits until it is described and sealed.
 struct Waiting {
-    arrival: Arrival,
+    coming: Coming,
     row: Row,
     kind: &'static str,
+}
+
+/// One that was, and waits for the database.
+type Ready = (Arrival, Row, &'static str);
+
+/// Makes items ready to be taken ([`Import::take`]), wherever they are read: that takes a while, and needs no database.
+#[derive(Clone)]
+pub struct Preparer(hmac::Key);
+
+/// An item that is ready to be taken.
+pub struct Prepared {
+    item: Item,
+    row: Row,
+}
+
+impl Preparer {
+    /// Makes one ready.
+    ///
+    /// # Errors
+    /// `internal` where what is left over of it cannot be written down.
+    pub fn prepare(&self, at: u64, item: Item) -> Result<Prepared> {
+        let row = Row {
+            item: item.id(),
+            digest: item.digest(&self.0),
+            target: None,
+            rest: settle::text_of(&item.rest())?,
+            position: i64::try_from(at).unwrap_or(i64::MAX),
+        };
+        Ok(Prepared { item, row })
+    }
 }
 
 /// A permission that waits for its account and its agent.
@@ -189,9 +224,13 @@ pub struct Import {
     held: HashMap<String, &'static str>,
     apps: HashMap<(ProviderName, Owner), (AppConfigId, Option<String>)>,
     agents: BTreeMap<AgentId, Option<UserId>>,
+    /// Whose agents they are, or were.
+    agent_owners: HashSet<UserId>,
     granted: HashSet<(AgentId, ConnectionId)>,
     tx: Tx,
     waiting: Vec<Waiting>,
+    /// Those that are being sealed.
+    arriving: Option<JoinHandle<Result<Vec<Ready>>>>,
     rows: Vec<Row>,
     from_config: Vec<(ProviderName, Owner, Plain, i64)>,
     named_config: HashSet<(ProviderName, Owner)>,
@@ -222,7 +261,9 @@ impl Import {
         let known = known.into_iter().map(|row| (row.item, Known { digest: row.digest, target: row.target })).collect();
         let apps = app_config::list(&base.db, site).await?;
         let apps = apps.into_iter().map(|app| ((app.provider, app.owner), (app.id, app.client_id))).collect();
-        let agents = agent::list(&base.db, site).await?.into_iter().map(|agent| (agent.id, agent.owner)).collect();
+        let agents: BTreeMap<_, _> =
+            agent::list(&base.db, site).await?.into_iter().map(|agent| (agent.id, agent.owner)).collect();
+        let agent_owners = agents.values().flatten().cloned().collect();
         let grants = grant::list(&base.db, site, None, None).await?;
         let granted = grants.into_iter().filter(|grant| grant.revoked_at.is_none()).map(|g| (g.agent, g.connection)).collect();
         Ok(Self {
@@ -236,9 +277,11 @@ impl Import {
             held: HashMap::new(),
             apps,
             agents,
+            agent_owners,
             granted,
             tx: base.db.begin().await?,
-            waiting: Vec::with_capacity(BATCH),
+            waiting: Vec::new(),
+            arriving: None,
             rows: Vec::with_capacity(store::BATCH),
             from_config: Vec::new(),
             named_config: HashSet::new(),
@@ -263,19 +306,27 @@ impl Import {
         self.items
     }
 
+    /// What makes items ready for this import.
+    pub fn preparer(&self) -> Preparer {
+        Preparer(self.key.clone())
+    }
+
     /// Takes one item.
     ///
     /// # Errors
-    /// `invalid_request` for an item that is none; what the database says. The import is over then: drop it.
+    /// `invalid_request` for an item that is none, perhaps with a later item or at the end; what the database says. The import is
+    /// over then: drop it.
     pub async fn item(&mut self, at: u64, item: Item) -> Result<()> {
+        let prepared = self.preparer().prepare(at, item)?;
+        self.take(prepared).await
+    }
+
+    /// Takes one that is ready.
+    ///
+    /// # Errors
+    /// As [`Import::item`].
+    pub async fn take(&mut self, Prepared { item, row }: Prepared) -> Result<()> {
         self.items += 1;
-        let row = Row {
-            item: item.id(),
-            digest: item.digest(&self.key),
-            target: None,
-            rest: settle::text_of(&item.rest())?,
-            position: i64::try_from(at).unwrap_or(i64::MAX),
-        };
         let kind = item.kind();
         let before = self.known.get(&row.item);
         if let Some(before) = before
@@ -304,6 +355,7 @@ impl Import {
                     done = took;
                 }
                 if done {
+                    self.agent_owners.extend(owner.clone());
                     self.agents.insert(agent.clone(), owner);
                 }
                 let row = Row { target: Some(agent.to_string()), ..row };
@@ -349,7 +401,7 @@ impl Import {
                 if name == FROM_CONFIG {
                     self.named_config.insert((provider.clone(), owner.clone()));
                 }
-                self.account(kind, row, changed, (provider, owner, name), &account, incomplete).await
+                self.account(kind, row, changed, (provider, owner, name), account, incomplete).await
             }
             Item::Grant { provider, owner, name, agent, operations, .. } => {
                 let operations = operations.iter().map(|text| PathPattern::parse(text)).collect::<Result<Vec<_>>>()?;
@@ -369,7 +421,7 @@ impl Import {
             return Err(Error::new(Code::InvalidRequest, "the import was cut off; nothing was brought over"));
         }
         self.accounts_from_config().await?;
-        self.insert_waiting().await?;
+        self.insert_all().await?;
         self.grant_to_owners().await?;
         self.lend().await?;
         self.list_ungranted();
@@ -484,7 +536,7 @@ impl Import {
             }
             let row = Row { item: id, digest, target: None, rest: settle::text_of(&item.rest())?, position: at };
             if let Item::Account { provider, owner, name, account, incomplete, .. } = item {
-                self.account("account_from_config", row, changed, (provider, owner, name), &account, incomplete).await?;
+                self.account("account_from_config", row, changed, (provider, owner, name), account, incomplete).await?;
             }
         }
         Ok(())
@@ -496,7 +548,7 @@ impl Import {
         row: Row,
         changed: bool,
         (provider, owner, name): (ProviderName, Owner, String),
-        account: &Plain,
+        account: Plain,
         incomplete: bool,
     ) -> Result<()> {
         self.check_provider(&provider)?;
@@ -509,9 +561,9 @@ impl Import {
             return self.done(kind, false, false, row, "an account that came before and changed at its source since");
         }
         let before = self.known.get(&row.item).and_then(|known| known.target.as_ref()).and_then(|id| id.parse().ok());
-        let coming = |id| (id, &provider, &definition, &owner, &stored);
         if let Some(before) = before {
-            let arrival = self.arrive(coming(before), account, incomplete)?;
+            let place = (before, &provider, &definition, &owner, &stored);
+            let arrival = arrivals::arrive(&self.outside, self.coming(place, account.clone(), incomplete))?;
             let base = &self.outside.base;
             if arrivals::put_over(base, &mut self.tx, &self.site, &arrival).await? {
                 let row = Row { target: Some(arrival.id.to_string()), ..row };
@@ -525,9 +577,9 @@ impl Import {
                 self.ended.push((slot, arrival.id));
             }
         }
-        let arrival = self.arrive(coming(ConnectionId::new()), account, incomplete)?;
-        let row = Row { target: Some(arrival.id.to_string()), ..row };
-        self.waiting.push(Waiting { arrival, row, kind });
-        if self.waiting.len() >= BATCH { self.insert_waiting().await } else { Ok(()) }
+        let coming = self.coming((ConnectionId::new(), &provider, &definition, &owner, &stored), account, incomplete);
+        let row = Row { target: Some(coming.id.to_string()), ..row };
+        self.waiting.push(Waiting { coming, row, kind });
+        if self.waiting.len() >= SEALED_TOGETHER { self.seal_waiting().await } else { Ok(()) }
     }
 }

@@ -123,26 +123,22 @@ impl Spooled {
         .await
     }
 
-    /// The next bytes; none at the end.
+    /// The next bytes; none at the end. It reads a file: call it where nobody waits for the thread.
     ///
     /// # Errors
     /// `storage_failed` where the file cannot be read, or is not what was written.
-    pub async fn next(self) -> Result<(Self, Option<Zeroizing<Vec<u8>>>)> {
+    pub fn read(&mut self) -> Result<Option<Zeroizing<Vec<u8>>>> {
         if self.sealed.pieces == self.pieces {
-            return Ok((self, None));
+            return Ok(None);
         }
-        blocking(move || {
-            let mut spooled = self;
-            let mut piece = Zeroizing::new(Vec::with_capacity(PIECE + TAG));
-            let most = (PIECE + TAG) as u64;
-            (&spooled.sealed.file).take(most).read_to_end(&mut piece).map_err(failed)?;
-            let nonce = spooled.sealed.nonce();
-            let opened = spooled.sealed.key.open_in_place(nonce, Aad::empty(), &mut piece);
-            let length = opened.map_err(|_| failed("a piece is not what was written"))?.len();
-            piece.truncate(length);
-            Ok((spooled, Some(piece)))
-        })
-        .await
+        let mut piece = Zeroizing::new(Vec::with_capacity(PIECE + TAG));
+        let most = (PIECE + TAG) as u64;
+        (&self.sealed.file).take(most).read_to_end(&mut piece).map_err(failed)?;
+        let nonce = self.sealed.nonce();
+        let opened = self.sealed.key.open_in_place(nonce, Aad::empty(), &mut piece);
+        let length = opened.map_err(|_| failed("a piece is not what was written"))?.len();
+        piece.truncate(length);
+        Ok(Some(piece))
     }
 }
 
@@ -171,14 +167,12 @@ mod tests {
 
     use super::*;
 
-    async fn read(mut spooled: Spooled) -> (Spooled, Vec<u8>) {
+    fn all(spooled: &mut Spooled) -> Vec<u8> {
         let mut all = Vec::new();
-        loop {
-            let (rest, piece) = spooled.next().await.unwrap();
-            let Some(piece) = piece else { return (rest, all) };
+        while let Some(piece) = spooled.read().unwrap() {
             all.extend_from_slice(&piece);
-            spooled = rest;
         }
+        all
     }
 
     #[tokio::test]
@@ -190,8 +184,9 @@ mod tests {
             for part in bytes.chunks(100_003) {
                 spool = spool.write(part).await.unwrap();
             }
-            let (spooled, once) = read(spool.whole().await.unwrap()).await;
-            let (_, twice) = read(spooled.again().await.unwrap()).await;
+            let mut spooled = spool.whole().await.unwrap();
+            let once = all(&mut spooled);
+            let twice = all(&mut spooled.again().await.unwrap());
             assert!(once == bytes && twice == bytes, "{length}");
         }
     }
@@ -211,9 +206,9 @@ mod tests {
     #[tokio::test]
     async fn a_file_that_was_changed_is_an_error_and_no_text() {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::new(dir.path()).unwrap().write(b"canary").await.unwrap().whole().await.unwrap();
+        let mut spool = Spool::new(dir.path()).unwrap().write(b"canary").await.unwrap().whole().await.unwrap();
         std::os::unix::fs::FileExt::write_all_at(&spool.sealed.file, b"x", 2).unwrap();
-        let error = spool.next().await.map(|_| ()).unwrap_err();
+        let error = spool.read().map(|_| ()).unwrap_err();
         assert_eq!(error.code(), Code::StorageFailed);
         assert!(!format!("{error:?}").contains("canary"));
     }

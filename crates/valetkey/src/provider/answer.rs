@@ -208,7 +208,22 @@ impl Step {
 
     /// Reads an answer that holds a list: the outputs of every entry that counts, at most a thousand.
     pub fn read_list(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Result<Vec<Outputs>, StepFailure> {
+        self.read_page(status, headers, body).map(|(found, _)| found)
+    }
+
+    /// The same of a list that comes in pages, with where the next one begins; the last page does not say.
+    pub fn read_page(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<(Vec<Outputs>, Option<Secret>), StepFailure> {
         let answer = self.parse(status, headers, body)?;
+        let next = match self.next.as_ref().and_then(|next| next.path.find(&answer)) {
+            Some(Value::String(text)) if !text.is_empty() && text.len() <= MAX_TOKEN => Some(Secret::new(text.as_str())),
+            Some(Value::Number(number)) => Some(Secret::new(number.to_string())),
+            _ => None,
+        };
         let entries = match &self.list {
             Some(path) => path.find(&answer).and_then(Value::as_array),
             None => answer.as_array(),
@@ -220,7 +235,8 @@ impl Step {
         let entries = entries.map(Vec::as_slice).unwrap_or_default();
         let found = entries.iter().filter(counts).take(MAX_ENTRIES).map(|entry| self.outputs(entry, status));
         // An entry without any of the things asked for is no candidate (a page without an Instagram account).
-        found.filter(|outputs| !matches!(outputs, Ok(o) if o.id.is_none() && o.scope.is_none() && o.token.is_none())).collect()
+        let found = found.filter(|outputs| !matches!(outputs, Ok(o) if o.id.is_none() && o.scope.is_none() && o.token.is_none()));
+        Ok((found.collect::<Result<_, _>>()?, next))
     }
 
     /// The token of a slot, read out of the whole answer that this step brought; absent where it holds none.

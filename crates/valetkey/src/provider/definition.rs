@@ -144,6 +144,19 @@ impl Definition {
         })
     }
 
+    /// The hosts that calls of our own go to once an account is connected: those that renew its token, revoke it at the provider
+    /// and read its lists. Sorted; absent where one of them cannot be told from these values.
+    pub fn call_hosts(&self, vars: &Vars<'_>) -> Option<Vec<String>> {
+        let renewals = self.refresh.step.iter().chain(self.minting_step());
+        let revocations = self.revoke.iter().flat_map(|revoke| &revoke.steps);
+        let lists = self.resources.iter().map(|(_, step)| step);
+        let steps = renewals.chain(revocations).chain(lists);
+        let mut hosts = steps.map(|step| step.url.host(vars).ok()).collect::<Option<Vec<_>>>()?;
+        hosts.sort_unstable();
+        hosts.dedup();
+        Some(hosts)
+    }
+
     /// The field with this name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|field| field.name == name)

@@ -7,7 +7,7 @@ use super::{
     load::Loader,
     proxy::{Inject, Proxy, RateLimit},
     spanned::{Item, NodeValue, Table, duration},
-    step::{ClientStyle, FailWhen, JsonTemplate, OutPaths, Step, Test, Where},
+    step::{ClientStyle, FailWhen, JsonTemplate, NextPage, OutPaths, Step, Test, Where},
     template::Template,
     url_template::UrlTemplate,
     value_path::ValuePath,
@@ -32,6 +32,7 @@ const STEP: &[&str] = &[
     "expires_at_format",
     "expires_from",
     "list",
+    "next",
     "where",
     "select",
     "slot",
@@ -159,6 +160,7 @@ impl<'l, 'a> Steps<'l, 'a> {
             scope_separator: self.separator.clone(),
             secret_in_query: table.flag("secret_in_query"),
             list: self.path(table, "list"),
+            next: table.item("next").and_then(|item| self.next_page(&Table::of(&item)?)),
             where_: table.item("where").and_then(|item| {
                 let (path, test) = test(&Table::of(&item)?, &[])?;
                 Some(Where { path, test })
@@ -214,8 +216,13 @@ impl<'l, 'a> Steps<'l, 'a> {
             Auth::Jwt if self.loader.kind != Kind::JwtBearer => table.wrong("auth", "`jwt` belongs to kind = \"jwt_bearer\""),
             _ => {}
         }
-        if (step.where_.is_some() || step.select.is_some() || step.slot.is_some()) && step.list.is_none() {
-            table.missing("list", "where, select and slot are about its entries");
+        if (step.where_.is_some() || step.select.is_some() || step.slot.is_some() || step.next.is_some()) && step.list.is_none() {
+            table.missing("list", "where, next, select and slot are about its entries");
+        }
+        if let Some(next) = &step.next
+            && step.query.iter().any(|(name, _)| *name == next.query)
+        {
+            table.table_or_empty("query").wrong(&next.query, "is what `next` adds");
         }
         for item in table.list("cache_key") {
             if let Some(Err(why)) = item.text().map(|name| Template::parse(&format!("{{{{{name}}}}}"), &self.loader.names())) {
@@ -239,6 +246,18 @@ impl<'l, 'a> Steps<'l, 'a> {
     pub(super) fn path(&self, table: &Table<'_>, key: &str) -> Option<ValuePath> {
         let item = table.item(key)?;
         ValuePath::parse(item.text()?).map_err(|why| item.report(why)).ok()
+    }
+
+    fn next_page(&self, table: &Table<'_>) -> Option<NextPage> {
+        table.allow(&["path", "query"]);
+        let (path, query) = (self.path(table, "path"), table.text("query"));
+        if path.is_none() && !table.has("path") {
+            table.missing("path", "where a page says where the next one begins");
+        }
+        if query.is_none() && !table.has("query") {
+            table.missing("query", "the parameter that takes it");
+        }
+        Some(NextPage { path: path?, query: query?.to_owned() })
     }
 
     fn json(&self, item: &Item<'_>) -> Option<JsonTemplate> {

@@ -188,6 +188,22 @@ pub enum Inject {
     Oauth1Signature,
 }
 
+impl Inject {
+    /// The templates of its values.
+    pub(super) fn templates(&self) -> Vec<&Template> {
+        match self {
+            Inject::Header { value, .. }
+            | Inject::Query { value, .. }
+            | Inject::Form { value, .. }
+            | Inject::Json { value, .. } => {
+                vec![value]
+            }
+            Inject::Basic { user, password } => vec![user, password],
+            Inject::Oauth1Signature => Vec::new(),
+        }
+    }
+}
+
 /// So many calls in so much time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct RateLimit {

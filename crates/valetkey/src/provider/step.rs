@@ -4,7 +4,10 @@
 //! the standard members of a token request are in it. [`Step::render`] makes the request, whoever holds the HTTP client
 //! sends it, [`Step::read`] reads the answer. Nothing here does I/O, waits, or knows the time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -82,6 +85,8 @@ pub struct Step {
     pub secret_in_query: bool,
     /// Where the list stands, in a step that reads one.
     pub list: Option<ValuePath>,
+    /// Where the next part of the list begins, where it comes in pages.
+    pub next: Option<NextPage>,
     /// Which entries count.
     #[serde(rename = "where")]
     pub where_: Option<Where>,
@@ -162,6 +167,15 @@ impl Test {
     }
 }
 
+/// How a list goes on.
+#[derive(Clone, Debug, Serialize)]
+pub struct NextPage {
+    /// Where a page says where the next one begins; the last one does not say.
+    pub path: ValuePath,
+    /// The query parameter that takes it.
+    pub query: String,
+}
+
 /// Which entries of a list count.
 #[derive(Clone, Debug, Serialize)]
 pub struct Where {
@@ -236,7 +250,18 @@ impl Step {
     /// Errors: `not_configured` or `no_credentials` where a needed value is missing, `host_refused` where an instance's
     /// address is not an origin.
     pub fn render(&self, vars: &Vars<'_>) -> Result<Request<Bytes>> {
+        self.render_page(vars, None)
+    }
+
+    /// The request for one page of a list: the first, or the one that begins where the page before said
+    /// ([`Step::read_page`]).
+    ///
+    /// Errors: as [`Step::render`].
+    pub fn render_page(&self, vars: &Vars<'_>, begins: Option<&Secret>) -> Result<Request<Bytes>> {
         let mut draft = Draft { query: pairs(&self.query, vars)?, form: pairs(&self.form, vars)?, ..Draft::default() };
+        if let (Some(next), Some(begins)) = (&self.next, begins) {
+            draft.query.push((next.query.clone(), open(begins)));
+        }
         for (name, template) in &self.headers {
             if let Some(value) = template.render(vars)? {
                 draft.set_header(name, &value)?;
@@ -260,12 +285,8 @@ impl Step {
     /// Whether the tokens that the step names are there. A revocation step whose token the connection does not have is
     /// left out.
     pub fn applies(&self, vars: &Vars<'_>) -> bool {
-        use super::template::{Part, Var};
-        let in_url = self.url.path_parts().iter().filter_map(|part| match part {
-            Part::Value(slot) => Some(slot),
-            Part::Text(_) => None,
-        });
-        let slots = self.templates().flat_map(Template::slots).chain(in_url);
+        use super::template::Var;
+        let slots = self.templates().flat_map(Template::slots).chain(self.url.slots());
         let tokens = slots.filter(|slot| matches!(slot.var, Var::Token(_) | Var::SlotToken));
         let named = tokens.into_iter().all(|slot| slot.render(vars).is_ok_and(|value| !value.is_empty()));
         named
@@ -280,6 +301,24 @@ impl Step {
     /// Whether the request can hold a secret, beside what `auth` adds.
     pub(super) fn is_secret(&self) -> bool {
         self.url.is_secret() || self.templates().any(Template::is_secret)
+    }
+
+    /// The members of an account that the request is made of: those that the step names, and the tokens that `auth` adds. An
+    /// assertion (`auth = "jwt"`) is made of more: of whatever `[jwt]` names.
+    pub fn members(&self) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        let injected = self.inject.iter().filter(|_| self.auth == Auth::Proxy);
+        let values = self.templates().chain(injected.clone().flat_map(Inject::templates)).flat_map(Template::slots);
+        values.chain(self.url.slots()).for_each(|slot| slot.add_members(&mut names));
+        let signs = self.auth == Auth::Signed || injected.into_iter().any(|inject| matches!(inject, Inject::Oauth1Signature));
+        let tokens: &[&str] = match self.auth {
+            _ if signs => &["access_token", TOKEN_SECRET],
+            Auth::Bearer => &["access_token"],
+            Auth::BearerRefresh => &["refresh_token"],
+            Auth::None | Auth::Client | Auth::ClientBasic | Auth::Proxy | Auth::Jwt | Auth::Signed => &[],
+        };
+        names.extend(tokens.iter().map(|name| (*name).to_owned()));
+        names
     }
 
     /// Every template beside those of the URL.

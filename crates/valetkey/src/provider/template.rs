@@ -16,7 +16,7 @@
 //! A template that is one value and nothing else may render to nothing; the parameter is then left out. In any other
 //! template a missing value is an error: half a header is worse than none.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use base64::Engine as _;
 use serde::{Serialize, Serializer};
@@ -274,6 +274,44 @@ impl Slot {
             Var::Token(_) | Var::SlotToken | Var::Jwt | Var::Code | Var::CodeVerifier => true,
             Var::Extra { default, .. } => default.as_ref().is_some_and(|default| default.is_secret()),
             _ => false,
+        }
+    }
+
+    /// Adds the members of an account from which its value is made.
+    pub(super) fn add_members(&self, names: &mut BTreeSet<String>) {
+        let mut add = |field: &FieldRef| {
+            if field.level == FieldLevel::Connection {
+                names.insert(field.name.clone());
+            }
+        };
+        if let Some(Filter::HmacSha256Hex(key)) = &self.filter {
+            add(key);
+        }
+        match &self.var {
+            Var::Field(field) | Var::Variant { by: field, .. } => add(field),
+            Var::Token(name) => {
+                names.insert((*name).to_owned());
+            }
+            Var::SlotToken => {
+                names.insert("access_token".to_owned());
+            }
+            Var::Extra { name, default } => {
+                names.insert(name.clone());
+                default.iter().flat_map(|default| default.slots()).for_each(|slot| slot.add_members(names));
+            }
+            // Whoever has no connection any more takes it from the account.
+            Var::Id => {
+                names.insert("id".to_owned());
+            }
+            Var::BrokerAppId
+            | Var::BrokerVersion
+            | Var::BrokerUrl
+            | Var::Scopes
+            | Var::Callback
+            | Var::ApiVersion(_)
+            | Var::Jwt
+            | Var::Code
+            | Var::CodeVerifier => {}
         }
     }
 

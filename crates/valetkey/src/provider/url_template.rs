@@ -98,24 +98,7 @@ impl UrlTemplate {
 
     /// The URL with its values, without a query. Holds a secret only where the definition says `secret_in_query`.
     pub fn render(&self, vars: &Vars<'_>) -> Result<String> {
-        let mut url = match &self.base {
-            Base::Fixed { origin, .. } => origin.clone(),
-            Base::Instance(slot) => {
-                let value = slot.render(vars)?;
-                if value.is_empty() {
-                    return Err(slot.missing());
-                }
-                origin(&value, slot.var.takes_loopback_http())
-                    .map_err(|_| Error::new(Code::HostRefused, "the account's server address cannot be used; connect it again"))?
-            }
-            Base::Variant(slot) => {
-                let host = slot.render(vars)?;
-                if host.is_empty() {
-                    return Err(slot.missing());
-                }
-                format!("https://{}", *host)
-            }
-        };
+        let mut url = self.origin(vars)?;
         let start = url.len();
         for part in &self.path {
             match part {
@@ -134,6 +117,33 @@ impl UrlTemplate {
             return Err(Error::new(Code::PathRefused, "a stored value would lead to another path at the provider"));
         }
         Ok(url)
+    }
+
+    /// The host it goes to with these values, in lower case, with its port where that is another than the scheme's.
+    pub fn host(&self, vars: &Vars<'_>) -> Result<String> {
+        let origin = self.origin(vars)?;
+        Ok(origin.split_once("://").map_or(origin.as_str(), |(_, host)| host).to_ascii_lowercase())
+    }
+
+    fn origin(&self, vars: &Vars<'_>) -> Result<String> {
+        match &self.base {
+            Base::Fixed { origin, .. } => Ok(origin.clone()),
+            Base::Instance(slot) => {
+                let value = slot.render(vars)?;
+                if value.is_empty() {
+                    return Err(slot.missing());
+                }
+                origin(&value, slot.var.takes_loopback_http())
+                    .map_err(|_| Error::new(Code::HostRefused, "the account's server address cannot be used; connect it again"))
+            }
+            Base::Variant(slot) => {
+                let host = slot.render(vars)?;
+                if host.is_empty() {
+                    return Err(slot.missing());
+                }
+                Ok(format!("https://{}", *host))
+            }
+        }
     }
 
     /// The host and port it always goes to; absent where an instance or a variant decides.
@@ -159,6 +169,15 @@ impl UrlTemplate {
 
     pub(super) fn path_parts(&self) -> &[Part] {
         &self.path
+    }
+
+    /// Every value in it.
+    pub(super) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        let in_path = self.path.iter().filter_map(|part| match part {
+            Part::Value(slot) => Some(slot),
+            Part::Text(_) => None,
+        });
+        self.instance().into_iter().chain(in_path)
     }
 
     /// Whether it can hold a secret.

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
+use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
@@ -18,15 +19,15 @@ use super::{
 };
 use crate::{
     app_config::{self, AppConfig},
-    audit::AUDIT_LABEL,
-    connection::{self, Renewal, Stored},
+    audit::{AUDIT_LABEL, Event, Outcome},
+    connection::{self, Connection, Renewal, Stored, calls},
     error::{Code, Error, Result},
     principal::Actor,
     provider::{
         Broker, Definition, OwnClient, RefreshStrategy, Vars,
         step::{FailureClass, MAX_ANSWER, Step, StepFailure},
     },
-    secret::Secret,
+    secret::{Secret, SecretMap},
     upstream::{Answer, Failure, Limits, Sent},
 };
 
@@ -55,11 +56,11 @@ pub(super) enum Attempted {
 }
 
 /// A request that is ready, and what it spends: nothing where a token is minted anew.
-struct Prepared {
-    request: Request<Bytes>,
-    authority: String,
-    config: Option<AppConfig>,
-    spent: Option<Secret>,
+pub(super) struct Prepared {
+    pub(super) request: Request<Bytes>,
+    pub(super) authority: String,
+    pub(super) config: Option<AppConfig>,
+    pub(super) spent: Option<Secret>,
 }
 
 impl Refresher {
@@ -74,7 +75,16 @@ impl Refresher {
         }
         let admission = match self.0.breakers.admit(&prepared.authority) {
             Ok(admission) => admission,
-            Err(wait) => return Attempted::Failed(failed_before(Some("provider_unavailable")).after(wait).of_all()),
+            Err(wait) => {
+                let trouble = failed_before(Some("provider_unavailable")).after(wait);
+                // Of a provider with a server for each account, only this account's is known to be away.
+                let one_server = step(&plan.definition, plan.stored.connection.renewal);
+                let one_server = one_server.is_ok_and(|step| step.url.fixed_host().is_some());
+                return Attempted::Failed(if one_server { trouble.of_all() } else { trouble });
+            }
+        };
+        let Ok(share) = self.0.shares.take(&prepared.authority).await else {
+            return Attempted::Failed(Error::internal("no permits").into());
         };
         let Ok(permit) = self.0.permits.acquire().await else { return Attempted::Failed(Error::internal("no permits").into()) };
         if self.0.stopping.is_cancelled() {
@@ -100,7 +110,7 @@ impl Refresher {
         };
         let sent = Instant::now();
         let answer = self.send(prepared.request, begun + settings.deadline).await;
-        drop(permit);
+        drop((permit, share));
         match answer {
             Err(Failure { error, sent: Sent::No }) => {
                 admission.failed(None);
@@ -128,20 +138,10 @@ impl Refresher {
 
     /// Opens and fills in everything that a request needs, before anything is journaled.
     async fn prepare(&self, plan: &Plan) -> Result<Prepared> {
-        let outside = &self.0.outside;
-        let (base, connection, definition) = (&outside.base, &plan.stored.connection, &plan.definition);
+        let base = &self.0.outside.base;
+        let (connection, definition) = (&plan.stored.connection, &plan.definition);
         let Some(sealed) = &plan.stored.sealed else { return Err(super::not_there(&connection.id)) };
         let account = connection::open_account(base, connection, sealed).await?;
-        let config = match &connection.app_config {
-            Some(id) => app_config::get(&base.db, &connection.site, id).await?,
-            // Tokens that came from outside before there was an app: the one that a new connection would be made with.
-            None => app_config::applying(outside, &connection.site, &connection.provider, &connection.owner).await?,
-        };
-        let app = match &config {
-            Some(config) => Some(app_config::open(base, config).await?),
-            None => None,
-        };
-        let client = OwnClient::of(definition, app.as_ref(), Some(&account));
         let spent = match spends(connection.renewal) {
             None => None,
             Some(name) => Some(
@@ -152,16 +152,42 @@ impl Refresher {
         };
         // R38: what was granted, and never what was once asked for. What is minted anew was granted nothing yet.
         let wanted = (connection.renewal == Renewal::Remint).then_some(&connection.wanted_scopes);
-        let scopes = connection.scopes.as_ref().or(wanted).filter(|scopes| !scopes.is_empty());
-        let scopes = scopes.map(|scopes| match &definition.oauth2 {
+        let scopes = connection.scopes.as_ref().or(wanted).map(Vec::as_slice).unwrap_or_default();
+        let step = step(definition, connection.renewal)?;
+        self.request_for(connection, definition, &account, step, spent, scopes).await
+    }
+
+    /// The request of a step, filled in from an account and from the app that it was connected with.
+    pub(super) async fn request_for(
+        &self,
+        connection: &Connection,
+        definition: &Definition,
+        account: &SecretMap,
+        step: &Step,
+        spent: Option<Secret>,
+        scopes: &[String],
+    ) -> Result<Prepared> {
+        let outside = &self.0.outside;
+        let base = &outside.base;
+        let config = match &connection.app_config {
+            Some(id) => app_config::get(&base.db, &connection.site, id).await?,
+            // Tokens that came from outside before there was an app: the one that a new connection would be made with.
+            None => app_config::applying(outside, &connection.site, &connection.provider, &connection.owner).await?,
+        };
+        let app = match &config {
+            Some(config) => Some(app_config::open(base, config).await?),
+            None => None,
+        };
+        let client = OwnClient::of(definition, app.as_ref(), Some(account));
+        let scopes = (!scopes.is_empty()).then(|| match &definition.oauth2 {
             Some(oauth2) => oauth2.join_scopes(scopes),
             None => scopes.join(" "),
         });
         let callback = app_config::callback::of(outside, &connection.site, &connection.provider).await?.url;
         let vars = Vars {
             app: app.as_ref(),
-            fields: Some(&account),
-            account: Some(&account),
+            fields: Some(account),
+            account: Some(account),
             client: client.borrow(),
             scopes: scopes.as_deref(),
             callback: Some(&callback),
@@ -174,7 +200,8 @@ impl Refresher {
             Some(jwt) => Some(jwt.sign(&vars, self.now())?),
             None => None,
         };
-        let request = step(definition, connection.renewal)?.render(&Vars { jwt: assertion.as_ref(), ..vars })?;
+        let request = step.render(&Vars { jwt: assertion.as_ref(), ..vars })?;
+        calls::check(outside, connection, definition, &vars, request.uri()).await?;
         let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
         // Both may write, so they come before any transaction.
         base.ring.ensure(&base.db, connection.site.as_str(), connection.provider.as_str()).await?;
@@ -190,12 +217,33 @@ impl Refresher {
         let connection = &plan.stored.connection;
         let retry_at = self.now().plus(backoff(1, OURS, OURS));
         let failed = Failed { retry_at, refresh_at: retry_at, error: error.code().as_str() };
-        if let Err(storage) = store::note_failure(self.db(), connection, &failed).await {
+        if let Err(storage) = self.note_not_asked(connection, &plan.actor, &failed, &error).await {
             tracing::warn!(connection.id = %connection.id, error = ?storage, "a failure could not be noted");
         }
         tracing::warn!(connection.id = %connection.id, provider = %connection.provider, error = ?error, "a token cannot be renewed");
         count("not_asked");
         error.into()
+    }
+
+    /// Notes it. That the definition leads elsewhere is an event, once.
+    async fn note_not_asked(&self, connection: &Connection, actor: &Actor, failed: &Failed<'_>, error: &Error) -> Result<()> {
+        let base = &self.0.outside.base;
+        let is_event = error.code() == Code::HostRefused && connection.last_error.as_deref() != Some(failed.error);
+        if is_event {
+            base.ring.derived(&base.db, &connection.site, AUDIT_LABEL).await?;
+        }
+        let mut tx = base.db.begin_bookkeeping().await?;
+        let noted = store::note_failure(&mut tx, connection, failed).await?;
+        if noted && is_event {
+            let facts = json!({ "provider": connection.provider, "error": failed.error, "why": error.message() });
+            let event = Event::new(&connection.site, actor, "refresh.refused").outcome(Outcome::Denied);
+            base.audit.record(&mut tx, event.connection(&connection.id).facts(facts)).await?;
+        }
+        tx.commit().await?;
+        if noted && is_event {
+            self.tell_failed(connection, failed.error);
+        }
+        Ok(())
     }
 
     async fn take_lease(&self, plan: &Plan) -> Result<bool> {
@@ -215,7 +263,7 @@ impl Refresher {
         taken
     }
 
-    async fn send(&self, request: Request<Bytes>, deadline: Instant) -> Result<Answer, Failure> {
+    pub(super) async fn send(&self, request: Request<Bytes>, deadline: Instant) -> Result<Answer, Failure> {
         let exchange = self.0.outside.upstream.exchange(request, Limits { deadline, max_body: MAX_ANSWER });
         if !crash::is_set(crash::AFTER_SEND) {
             return exchange.await;
@@ -322,7 +370,8 @@ impl Refresher {
 }
 
 /// Our own words for a success that cannot be read (see `provider::step`): it may have brought tokens.
-const OURS_FOR_UNREADABLE: &[&str] = &["unreadable_answer", "no_token_in_answer", "malformed_token", "unknown_token_type"];
+pub(super) const OURS_FOR_UNREADABLE: &[&str] =
+    &["unreadable_answer", "no_token_in_answer", "malformed_token", "unknown_token_type"];
 
 /// How long a row rests that lacks something of ours.
 const OURS: Duration = Duration::from_secs(30);

@@ -1,12 +1,21 @@
 //! The keeper: renews ahead of time what is due, and keeps idle refresh tokens alive.
 //!
 //! Every replica runs one. The lease makes that safe, and each begins at another moment and takes rows in another order,
-//! so that they seldom meet. A sweep passes each due row once, whatever comes of it: a row that cannot be renewed now
-//! does not stand in the way of the next.
+//! so that they seldom meet.
+//!
+//! 1. It looks again and again which providers have something due, and sweeps each of them on its own, beside the others: one
+//!    that is slow, or has very much to renew, holds up nobody but itself. It is swept again once its sweep is over.
+//! 2. A sweep passes each due row of its provider once, whatever comes of it: a row that cannot be renewed now does not stand
+//!    in the way of the next.
 
 use std::{collections::HashSet, time::Duration};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{
+    FutureExt as _, StreamExt as _,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -15,43 +24,65 @@ use super::{
     store::{self, Due},
     tasks::{self, Job, Key, Purpose},
 };
-use crate::{error::Result, principal::Actor};
+use crate::{
+    error::{Error, Result},
+    principal::Actor,
+};
 
 /// How many rows are read at a time.
 const PAGE: i64 = 64;
 
 pub(super) async fn keep(refresher: &Refresher, stop: &CancellationToken) {
     let interval = refresher.0.settings.keeper_interval;
-    let mut pause = fraction(interval);
+    let mut look_at = Instant::now() + fraction(interval);
+    let mut sweeps: FuturesUnordered<BoxFuture<'_, String>> = FuturesUnordered::new();
+    let mut swept: HashSet<String> = HashSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+            Some(over) = sweeps.next() => {
+                swept.remove(&over);
+            }
+            () = tokio::time::sleep_until(look_at) => {
+                refresher.forget_old_sightings();
+                match store::providers_due(refresher.db(), refresher.now()).await {
+                    Ok(providers) => {
+                        let new: Vec<String> = providers.into_iter().filter(|provider| swept.insert(provider.clone())).collect();
+                        sweeps.extend(new.into_iter().map(|provider| sweep_of(refresher, provider).boxed()));
+                    }
+                    Err(error) => could_not_look(&error),
+                }
+                look_at = Instant::now() + interval / 2 + fraction(interval);
+            }
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            swept = sweep(refresher) => if let Err(error) = swept {
-                tracing::warn!(error = ?error, "the keeper could not look for tokens that are due; it tries again");
-            },
-        }
-        pause = interval / 2 + fraction(interval);
     }
 }
 
-/// Passes every due row once.
-async fn sweep(refresher: &Refresher) -> Result<()> {
-    refresher.forget_old_sightings();
+/// Sweeps one provider, and gives back which.
+async fn sweep_of(refresher: &Refresher, provider: String) -> String {
+    if let Err(error) = sweep(refresher, &provider).await {
+        could_not_look(&error);
+    }
+    provider
+}
+
+fn could_not_look(error: &Error) {
+    tracing::warn!(error = ?error, "the keeper could not look for tokens that are due; it tries again");
+}
+
+/// Passes every due row of a provider once.
+async fn sweep(refresher: &Refresher, provider: &str) -> Result<()> {
     let now = refresher.now();
     let mut after = Due::start();
-    // Providers that are left alone just now.
-    let mut skipped: HashSet<(String, String)> = HashSet::new();
+    // Apps, by site, with which the provider cannot be asked just now.
+    let mut skipped: HashSet<(String, Option<String>)> = HashSet::new();
     loop {
-        let page = store::due(refresher.db(), now, &after, PAGE).await?;
+        let page = store::due(refresher.db(), provider, now, &after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(()) };
         after = last.clone();
         let is_last = i64::try_from(page.len()).unwrap_or(PAGE) < PAGE;
         let mut rows: Vec<Due> =
-            page.into_iter().filter(|row| !skipped.contains(&(row.site.clone(), row.provider.clone()))).collect();
+            page.into_iter().filter(|row| !skipped.contains(&(row.site.clone(), row.app_config_id.clone()))).collect();
         // Replicas that begin at the other end meet in the middle instead of all along.
         if fraction(Duration::from_secs(2)) > Duration::from_secs(1) {
             rows.reverse();
@@ -59,7 +90,7 @@ async fn sweep(refresher: &Refresher) -> Result<()> {
         let at_once = refresher.0.settings.keeper_at_once.max(1);
         let mut outcomes = stream::iter(rows.into_iter().map(|row| renew(refresher, row))).buffer_unordered(at_once);
         while let Some(row) = outcomes.next().await {
-            skipped.extend(row.map(|row| (row.site, row.provider)));
+            skipped.extend(row.map(|row| (row.site, row.app_config_id)));
         }
         if is_last {
             return Ok(());
@@ -67,7 +98,7 @@ async fn sweep(refresher: &Refresher) -> Result<()> {
     }
 }
 
-/// Renews one; gives it back where its provider cannot be asked at present.
+/// Renews one; gives it back where its provider cannot be asked at present for any account of its app.
 async fn renew(refresher: &Refresher, row: Due) -> Option<Due> {
     let (site, id) = match row.ids() {
         Ok(ids) => ids,

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A token that ends sooner is renewed before it is handed out: it must still live when it arrives.
-const MARGIN: Duration = Duration::from_secs(10);
+pub(super) const MARGIN: Duration = Duration::from_secs(10);
 
 /// A connection's token, at one moment.
 pub(super) struct Life<'a> {

@@ -24,6 +24,8 @@
 //! and again locks its account. Where a refresh token is over and the definition names a login to fall back on, the row says
 //! so first, and the next attempt is that login.
 //!
+//! A further token of a connection that brings a refresh token of its own goes the same way, by a mark beside it (`slots.rs`).
+//!
 //! What no refresh prolongs dies of age: whoever listens is warned once ([`Refresher::warn_of_age`]). A provider's lists are
 //! read with a token that serves ([`Refresher::lists`]).
 //!
@@ -38,6 +40,7 @@ mod life;
 mod lists;
 mod run;
 mod settle;
+mod slots;
 mod store;
 mod tasks;
 
@@ -53,7 +56,7 @@ use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    breaker::{Alerts, Breakers},
+    breaker::{Alerts, Breakers, Shares},
     life::Life,
     tasks::{Job, Key, Purpose, Tasks, Trouble},
 };
@@ -76,7 +79,7 @@ pub struct Settings {
     pub lease_extra: Duration,
     /// How often the keeper looks for tokens that are due.
     pub keeper_interval: Duration,
-    /// How many tokens the keeper renews at once.
+    /// How many tokens of one provider the keeper renews at once.
     pub keeper_at_once: usize,
     /// How often a row is looked at while another process holds its lease.
     pub poll: Duration,
@@ -86,7 +89,7 @@ pub struct Settings {
     pub longest_backoff: Duration,
     /// After how many failures in a row, of whatever connections, a provider is left alone for a while.
     pub breaker_after: u32,
-    /// How many refreshes run at once.
+    /// How many refreshes run at once; at most a quarter of them at one host, so that a slow one leaves room for the others.
     pub at_once: usize,
 }
 
@@ -96,7 +99,7 @@ impl Default for Settings {
             deadline: Duration::from_secs(30),
             lease_extra: Duration::from_secs(15),
             keeper_interval: Duration::from_secs(15),
-            keeper_at_once: 16,
+            keeper_at_once: 8,
             poll: Duration::from_millis(75),
             first_backoff: Duration::from_secs(5),
             longest_backoff: Duration::from_secs(15 * 60),
@@ -155,9 +158,11 @@ struct Inner {
     tasks: Tasks,
     /// Which lease of another process was first seen when.
     sightings: Mutex<HashMap<Key, (i64, Instant)>>,
+    slots: slots::Slots,
     breakers: Breakers,
     alerts: Alerts,
     permits: Semaphore,
+    shares: Shares,
     tracker: TaskTracker,
     stopping: CancellationToken,
 }
@@ -171,9 +176,11 @@ impl Refresher {
             holder: format!("r_{}", uuid::Uuid::now_v7().simple()),
             tasks: Tasks::default(),
             sightings: Mutex::default(),
+            slots: slots::Slots::default(),
             breakers: Breakers::new(settings.breaker_after, settings.first_backoff, settings.longest_backoff),
             alerts: Alerts::default(),
             permits: Semaphore::new(settings.at_once.max(1)),
+            shares: Shares::new(settings.at_once / 4),
             tracker: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }))
@@ -244,7 +251,7 @@ impl Refresher {
         self.renewed(Key::of(connection), job).await
     }
 
-    /// Renews what is due until `stop`: in small batches, on every replica.
+    /// Renews what is due until `stop`: each provider on its own, on every replica.
     pub async fn keeper(&self, stop: CancellationToken) {
         keeper::keep(self, &stop).await;
     }

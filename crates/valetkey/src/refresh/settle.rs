@@ -45,7 +45,7 @@ pub(super) struct Spent {
 }
 
 /// What became of an answer.
-enum Settled {
+pub(super) enum Settled {
     /// It is committed.
     Committed(Box<Served>),
     /// Somebody else's tokens are newer; ours are dropped.
@@ -181,7 +181,7 @@ impl Refresher {
     }
 
     /// The connection was revoked while we asked: what came must be revoked at the provider, and is never served.
-    async fn owe(&self, spent: &Spent, outputs: &Outputs, stored: Option<&Stored>) -> Result<Settled> {
+    pub(super) async fn owe(&self, spent: &Spent, outputs: &Outputs, stored: Option<&Stored>) -> Result<Settled> {
         let base = &self.0.outside.base;
         let connection = stored.map_or(&spent.connection, |stored| &stored.connection);
         if stored.is_some_and(|stored| !matches!(stored.connection.status, Status::Revoked { .. })) {
@@ -301,20 +301,24 @@ impl Refresher {
         count("client_fault");
         self.tell_failed(connection, error);
         let let_go = self.let_go(connection, &release).await;
-        if let Some(config) = config.filter(|config| self.0.alerts.refuse(config)) {
-            tracing::error!(
-                app_config.id = %config.id, provider = %connection.provider, site = %connection.site, error,
-                "the provider refuses an app configuration; correct its client id and secret. No account is renewed with it until then"
-            );
-            let facts = json!({ "app_config": config.id, "provider": connection.provider, "error": error });
-            let event = Event::new(&connection.site, &Actor::System, "refresh.failed").outcome(Outcome::Failed).facts(facts);
-            if let Err(error) = record(&self.0.outside.base, event).await {
-                tracing::warn!(error = ?error, "an alert could not be recorded");
-            }
-        }
+        self.alert(connection, config, error).await;
         match let_go {
             Some(false) => Attempted::Again,
             _ => Attempted::Failed(app_refused().after(pause)),
+        }
+    }
+
+    /// Says once in a while that a provider refuses an app.
+    pub(super) async fn alert(&self, connection: &Connection, config: Option<&AppConfig>, error: &str) {
+        let Some(config) = config.filter(|config| self.0.alerts.refuse(config)) else { return };
+        tracing::error!(
+            app_config.id = %config.id, provider = %connection.provider, site = %connection.site, error,
+            "the provider refuses an app configuration; correct its client id and secret. No account is renewed with it until then"
+        );
+        let facts = json!({ "app_config": config.id, "provider": connection.provider, "error": error });
+        let event = Event::new(&connection.site, &Actor::System, "refresh.failed").outcome(Outcome::Failed).facts(facts);
+        if let Err(error) = record(&self.0.outside.base, event).await {
+            tracing::warn!(error = ?error, "an alert could not be recorded");
         }
     }
 

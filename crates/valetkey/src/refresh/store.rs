@@ -113,14 +113,14 @@ pub(super) async fn fall_back(tx: &mut Tx, connection: &Connection, lease: i64) 
     Ok(changed == 1)
 }
 
-/// Notes that a refresh could not even be asked for. Only while nobody holds the lease.
-pub(super) async fn note_failure(db: &Db, connection: &Connection, failed: &Failed<'_>) -> Result<()> {
-    let mut tx = db.begin_bookkeeping().await?;
-    on!(&mut tx, |c| {
+/// Notes that a refresh could not even be asked for. Only while nobody holds the lease, and of several at once only one. False
+/// when nothing was noted.
+pub(super) async fn note_failure(tx: &mut Tx, connection: &Connection, failed: &Failed<'_>) -> Result<bool> {
+    let changed = on!(tx, |c| {
         sqlx::query(
         "UPDATE connections SET failures = failures + 1, retry_at = $4, refresh_at = CASE WHEN refresh_at IS NULL THEN NULL ELSE $5 END,
             last_error = $6
-         WHERE site = $1 AND id = $2 AND version = $3 AND status = 'active' AND lease_holder IS NULL"
+         WHERE site = $1 AND id = $2 AND version = $3 AND status = 'active' AND lease_holder IS NULL AND failures = $7"
     )
     .bind(connection.site.as_str())
     .bind(connection.id.as_str())
@@ -128,11 +128,12 @@ pub(super) async fn note_failure(db: &Db, connection: &Connection, failed: &Fail
     .bind(failed.retry_at.0)
     .bind(failed.refresh_at.0)
     .bind(failed.error)
+    .bind(connection.failures)
     .execute(c)
-    .await
-    .map(|_| ())?
+    .await?
+    .rows_affected()
     });
-    tx.commit().await
+    Ok(changed == 1)
 }
 
 /// Tells the keeper to look again later, or never: nothing can be done about this version before.
@@ -196,13 +197,43 @@ pub(super) async fn write_tokens(
     Ok(changed == 1)
 }
 
+/// Writes an account over the revision that was read, and leaves everything about the connection's own token as it is. With
+/// `new_tokens` the version moves, and with it what is journaled of the version: that one was or was not spent is as true of the
+/// next. False when the row changed meanwhile.
+pub(super) async fn write_account(
+    tx: &mut Tx,
+    old: &Connection,
+    sealed: &[u8],
+    new_tokens: bool,
+    now: Timestamp,
+) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE connections SET sealed = $5, revision = revision + 1, version = version + $6,
+            spending_version = CASE WHEN spending_version = version THEN version + $6 ELSE spending_version END,
+            recovered_version = CASE WHEN recovered_version = version THEN version + $6 ELSE recovered_version END,
+            updated_at = $7
+         WHERE site = $1 AND id = $2 AND version = $3 AND revision = $4 AND status <> 'revoked'"
+    )
+    .bind(old.site.as_str())
+    .bind(old.id.as_str())
+    .bind(old.version)
+    .bind(old.revision)
+    .bind(sealed)
+    .bind(i64::from(new_tokens))
+    .bind(now.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
 row! {
     /// A connection that the keeper should look at.
     #[derive(Clone, Debug)]
     pub(super) struct Due {
         pub(super) site: String,
         pub(super) id: String,
-        pub(super) provider: String,
+        pub(super) app_config_id: Option<String>,
         pub(super) refresh_at: i64,
     }
 }
@@ -210,7 +241,7 @@ row! {
 impl Due {
     /// Before every row.
     pub(super) fn start() -> Self {
-        Self { site: String::new(), id: String::new(), provider: String::new(), refresh_at: i64::MIN }
+        Self { site: String::new(), id: String::new(), app_config_id: None, refresh_at: i64::MIN }
     }
 
     pub(super) fn ids(&self) -> Result<(SiteId, ConnectionId)> {
@@ -218,12 +249,35 @@ impl Due {
     }
 }
 
-/// The next connections that are due, after this one, in the order in which they became so.
-pub(super) async fn due(db: &Db, now: Timestamp, after: &Due, limit: i64) -> Result<Vec<Due>> {
+/// The providers of which a connection is due.
+///
+/// It goes from one provider to the next along the index, so that it costs the same however many connections each has.
+pub(super) async fn providers_due(db: &Db, now: Timestamp) -> Result<Vec<String>> {
+    let rows: Vec<(String,)> = on!(db, |c| sqlx::query_as(
+        "WITH RECURSIVE known (provider) AS (
+             SELECT MIN(provider) FROM connections WHERE refresh_at IS NOT NULL
+             UNION ALL
+             SELECT (SELECT MIN(c.provider) FROM connections c WHERE c.refresh_at IS NOT NULL AND c.provider > known.provider)
+             FROM known WHERE known.provider IS NOT NULL
+         )
+         SELECT provider FROM known
+         WHERE EXISTS (SELECT 1 FROM connections c
+             WHERE c.provider = known.provider AND c.refresh_at IS NOT NULL AND c.refresh_at <= $1 AND c.status = 'active')"
+    )
+    .bind(now.0)
+    .fetch_all(c)
+    .await?);
+    Ok(rows.into_iter().map(|(provider,)| provider).collect())
+}
+
+/// A provider's next connections that are due, after this one, in the order in which they became so; none of a site that is
+/// disabled.
+pub(super) async fn due(db: &Db, provider: &str, now: Timestamp, after: &Due, limit: i64) -> Result<Vec<Due>> {
     Ok(on!(db, |c| sqlx::query_as(
-        "SELECT site, id, provider, refresh_at FROM connections
-         WHERE refresh_at IS NOT NULL AND refresh_at <= $1 AND refresh_at >= $2
+        "SELECT site, id, app_config_id, refresh_at FROM connections
+         WHERE provider = $6 AND refresh_at IS NOT NULL AND refresh_at <= $1 AND refresh_at >= $2
            AND (refresh_at > $2 OR site > $3 OR (site = $3 AND id > $4)) AND status = 'active'
+           AND NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = connections.site AND s.disabled_at IS NOT NULL)
          ORDER BY refresh_at, site, id LIMIT $5"
     )
     .bind(now.0)
@@ -231,6 +285,7 @@ pub(super) async fn due(db: &Db, now: Timestamp, after: &Due, limit: i64) -> Res
     .bind(&after.site)
     .bind(&after.id)
     .bind(limit)
+    .bind(provider)
     .fetch_all(c)
     .await?))
 }
@@ -245,7 +300,7 @@ row! {
 }
 
 /// Active connections whose refresh token, or access token that no refresh token renews, ends between `now` and `before`, and
-/// that were not warned of for this end, by site and id after `after`.
+/// that were not warned of for this end, by site and id after `after`; none of a site that is disabled.
 pub(super) async fn near_their_end(
     db: &Db,
     now: Timestamp,
@@ -260,6 +315,7 @@ pub(super) async fn near_their_end(
                  AND (warned_end IS NULL OR warned_end < refresh_expires_at))
              OR (renewal IN ('none', 'extend') AND access_expires_at > $1 AND access_expires_at <= $2
                  AND (warned_end IS NULL OR warned_end < access_expires_at)))
+           AND NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = connections.site AND s.disabled_at IS NOT NULL)
          ORDER BY site, id LIMIT $5"
     )
     .bind(now.0)

@@ -19,7 +19,7 @@ use crate::{
     audit::Event,
     base::{Base, Outside},
     clock::Timestamp,
-    connection::{self, Connection, NewConnection, RESOURCES, Stored, open_account},
+    connection::{self, Connection, NewConnection, RESOURCES, Stored, calls, open_account},
     error::{Code, Error, Result},
     id::{ConnectionId, SiteId},
     principal::Actor,
@@ -33,6 +33,10 @@ use crate::{
 
 /// How long a provider may take for one list.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// The most pages of one list that are read.
+const MOST_PAGES: usize = 50;
+/// The most entries of one list that are read.
+const MOST_READ: usize = 1_000;
 /// The most entries of one list that can be chosen.
 const MOST_CHOSEN: usize = 100;
 /// How often a write that met another one is tried again.
@@ -74,7 +78,8 @@ pub fn open_choices(definition: &Definition, connection: &Connection) -> Vec<Str
 /// The lists of a connection as the provider has them now. `account` is what the connection seals, with a token that serves.
 ///
 /// # Errors
-/// `upstream_unreachable`, `upstream_timeout`, `upstream_invalid` where a list cannot be had.
+/// `upstream_unreachable`, `upstream_timeout`, `upstream_invalid` where a list cannot be had; `host_refused` where the definition
+/// names another host for it than it did for this connection.
 pub async fn lists(outside: &Outside, connection: &Connection, account: &SecretMap) -> Result<Vec<List>> {
     let definition = outside.definition(&connection.provider)?;
     let mut lists = Vec::new();
@@ -378,19 +383,37 @@ async fn read(
         broker: Broker { url: outside.public_url.as_str(), ..Broker::default() },
         ..Vars::default()
     };
-    let request = step.render(&vars)?;
-    let answer = outside.upstream.exchange(request, Limits::within(DEADLINE)).await.map_err(|failure| failure.error)?;
-    let outputs = step.read_list(answer.status, &answer.headers, answer.body.expose()).map_err(|failure| {
-        Error::new(Code::UpstreamInvalid, format!("{} did not give out its list: `{}`", definition.title, failure.error))
-            .with_detail(&failure)
-    })?;
+    // One deadline for all the pages: whoever has very many of them is slow.
+    let limits = Limits::within(DEADLINE);
     let mut found: Vec<Found> = Vec::new();
-    for Outputs { id, label, username, display_name, token, .. } in outputs {
-        // Without an id nothing can be chosen; of two with the same one the first counts.
-        let Some(id) = id.filter(|id| !found.iter().any(|found| &found.id == id)) else { continue };
-        let label = label.or(display_name).or(username).unwrap_or_else(|| id.clone());
-        found.push(Found { id, label, token });
+    let mut begins: Option<Secret> = None;
+    for _ in 0..MOST_PAGES {
+        let request = step.render_page(&vars, begins.as_ref())?;
+        calls::check(outside, connection, definition, &vars, request.uri()).await?;
+        let answer = outside.upstream.exchange(request, limits).await.map_err(|failure| failure.error)?;
+        let page = step.read_page(answer.status, &answer.headers, answer.body.expose()).map_err(|failure| {
+            Error::new(Code::UpstreamInvalid, format!("{} did not give out its list: `{}`", definition.title, failure.error))
+                .with_detail(&failure)
+        })?;
+        let (outputs, next) = page;
+        for Outputs { id, label, username, display_name, token, .. } in outputs {
+            // Without an id nothing can be chosen; of two with the same one the first counts.
+            let Some(id) = id.filter(|id| !found.iter().any(|found| &found.id == id)) else { continue };
+            let label = label.or(display_name).or(username).unwrap_or_else(|| id.clone());
+            found.push(Found { id, label, token });
+        }
+        let goes_on = match (&next, &begins) {
+            (None, _) => false,
+            // A page that leads to itself would lead there for ever.
+            (Some(next), Some(begins)) => !next.matches(begins),
+            (Some(_), None) => true,
+        };
+        if !goes_on || found.len() >= MOST_READ {
+            break;
+        }
+        begins = next;
     }
+    found.truncate(MOST_READ);
     Ok(found)
 }
 

@@ -124,6 +124,8 @@ row! {
         sealed: Option<Vec<u8>>,
         attempts: i64,
         next_at: Option<i64>,
+        last_error: Option<String>,
+        call_hosts: Option<String>,
     }
 }
 
@@ -140,6 +142,10 @@ pub(super) struct OwedItem {
     /// How often the provider was asked before.
     pub(super) attempts: i64,
     next_at: Option<i64>,
+    /// The stable word of the last failure.
+    pub(super) last_error: Option<String>,
+    /// The hosts that may be asked; absent in a row of an older release.
+    pub(super) call_hosts: Option<Vec<String>>,
 }
 
 impl TryFrom<OwedRow> for OwedItem {
@@ -157,6 +163,8 @@ impl TryFrom<OwedRow> for OwedItem {
             sealed: row.sealed,
             attempts: row.attempts,
             next_at: row.next_at,
+            last_error: row.last_error,
+            call_hosts: row.call_hosts.map(|hosts| serde_json::from_str(&hosts).map_err(Error::internal)).transpose()?,
         })
     }
 }
@@ -164,7 +172,8 @@ impl TryFrom<OwedRow> for OwedItem {
 /// What is due, longest first.
 pub(super) async fn due(db: &Db, now: Timestamp, limit: i64) -> Result<Vec<OwedItem>> {
     let rows: Vec<OwedRow> = on!(db, |c| sqlx::query_as(
-        "SELECT site, id, provider, owner, name, connection, app_config_id, sealed, attempts, next_at FROM revocations
+        "SELECT site, id, provider, owner, name, connection, app_config_id, sealed, attempts, next_at, last_error, call_hosts
+         FROM revocations
          WHERE next_at IS NOT NULL AND next_at <= $1 AND status = 'pending' ORDER BY next_at, id LIMIT $2"
     )
     .bind(now.0)
@@ -177,7 +186,8 @@ pub(super) async fn due(db: &Db, now: Timestamp, limit: i64) -> Result<Vec<OwedI
 /// What a connection owes and is due.
 pub(super) async fn due_of(db: &Db, site: &SiteId, connection: &ConnectionId, now: Timestamp) -> Result<Vec<OwedItem>> {
     let rows: Vec<OwedRow> = on!(db, |c| sqlx::query_as(
-        "SELECT site, id, provider, owner, name, connection, app_config_id, sealed, attempts, next_at FROM revocations
+        "SELECT site, id, provider, owner, name, connection, app_config_id, sealed, attempts, next_at, last_error, call_hosts
+         FROM revocations
          WHERE site = $1 AND connection = $2 AND next_at IS NOT NULL AND next_at <= $3 AND status = 'pending'
          ORDER BY next_at, id"
     )

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use http::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::store::{self, OwedItem, Settlement};
@@ -12,8 +12,8 @@ use crate::{
     app_config,
     audit::{AUDIT_LABEL, Event, Outcome},
     base::Outside,
-    connection::can_revoke_with,
-    error::{Error, Result},
+    connection::{calls, can_revoke_with},
+    error::{Code, Error, Result},
     id::{ConnectionId, SiteId},
     principal::Actor,
     provider::{
@@ -56,6 +56,9 @@ impl Default for Settings {
 /// How many are asked for at once, and read at a time.
 const AT_ONCE: usize = 8;
 const PAGE: i64 = 32;
+
+/// The word for a definition that has a revocation go elsewhere than it named when the account was connected.
+const REFUSED: &str = Code::HostRefused.as_str();
 
 /// Works off what is due until `stop`. Every replica runs one.
 pub async fn worker(outside: Outside, stop: CancellationToken) {
@@ -118,10 +121,24 @@ enum Verdict {
     Later { error: String, retry_after: Option<Duration> },
 }
 
+impl Verdict {
+    /// What two of them mean together: what may still work is tried again, and what failed is not hidden by what did not.
+    fn or_worse(self, other: Self) -> Self {
+        let weight = |verdict: &Self| match verdict {
+            Verdict::NothingToRevoke => 0,
+            Verdict::Unsupported(_) => 1,
+            Verdict::Revoked => 2,
+            Verdict::Failed(_) => 3,
+            Verdict::Later { .. } => 4,
+        };
+        if weight(&other) > weight(&self) { other } else { self }
+    }
+}
+
 async fn one(outside: &Outside, settings: &Settings, item: OwedItem) -> Result<bool> {
     let base = &outside.base;
-    // Long enough for every call of the longest definition; a dead claimer's row comes due again after it.
-    let until = base.clock.now().plus(settings.deadline * 4 + Duration::from_secs(60));
+    // Long enough for every call of the longest definition, for a further token too; a dead claimer's row comes due again after it.
+    let until = base.clock.now().plus(settings.deadline * 8 + Duration::from_secs(60));
     base.ring.derived(&base.db, &item.site, AUDIT_LABEL).await?;
     if !store::claim(&base.db, &item, until).await? {
         return Ok(false);
@@ -144,7 +161,12 @@ async fn settle(outside: &Outside, settings: &Settings, item: &OwedItem, verdict
             let pause = settings.first_backoff.saturating_mul(1 << doublings).min(settings.longest_backoff);
             let at = now.plus(pause.max(retry_after.unwrap_or_default()));
             let mut tx = base.db.begin_bookkeeping().await?;
-            store::settle(&mut tx, item, &Settlement::Again { at, error }).await?;
+            let settled = store::settle(&mut tx, item, &Settlement::Again { at, error }).await?;
+            if settled && error == REFUSED && item.last_error.as_deref() != Some(REFUSED) {
+                let facts = json!({ "provider": item.provider, "error": error, "accepted": item.call_hosts });
+                let event = Event::new(&item.site, &Actor::System, "revocation.refused").outcome(Outcome::Denied);
+                base.audit.record(&mut tx, event.connection(&item.connection).facts(facts)).await?;
+            }
             metrics::counter!("valetkey_revocations_total", "outcome" => "later").increment(1);
             tracing::info!(
                 revocation.id = %item.id, connection.id = %item.connection, provider = %item.provider, error, attempts,
@@ -195,29 +217,61 @@ async fn ask(outside: &Outside, settings: &Settings, item: &OwedItem) -> Result<
         Some(config) => Some(app_config::open(base, config).await?),
         None => None,
     };
-    let client = OwnClient::of(&definition, app.as_ref(), Some(&account));
-    let subject = account.text("id");
     let callback = app_config::callback::of(outside, &item.site, &item.provider).await?.url;
-    let vars = Vars {
-        app: app.as_ref(),
-        fields: Some(&account),
-        account: Some(&account),
-        client: client.borrow(),
-        callback: Some(&callback),
-        id: subject.as_ref().map(Secret::expose),
-        broker: Broker { url: outside.public_url.as_str(), ..Broker::default() },
-        ..Vars::default()
-    };
+    let mut worst = Verdict::NothingToRevoke;
+    // The connection's own tokens, and then those of each slot. All are asked for, whatever became of the first.
+    for tokens in std::iter::once(account.clone()).chain(slots_of(&account)) {
+        let client = OwnClient::of(&definition, app.as_ref(), Some(&tokens));
+        let subject = tokens.text("id");
+        let vars = Vars {
+            app: app.as_ref(),
+            fields: Some(&tokens),
+            account: Some(&tokens),
+            client: client.borrow(),
+            callback: Some(&callback),
+            id: subject.as_ref().map(Secret::expose),
+            broker: Broker { url: outside.public_url.as_str(), ..Broker::default() },
+            ..Vars::default()
+        };
+        worst = worst.or_worse(call(outside, settings, item, &revoke.steps, &vars).await?);
+    }
+    Ok(worst)
+}
+
+/// An account for each of its slots: with the slot's tokens in the place of its own.
+fn slots_of(account: &SecretMap) -> impl Iterator<Item = SecretMap> {
+    let slots = account.expose().get("slots").and_then(Value::as_object);
+    slots.into_iter().flat_map(Map::values).filter_map(move |slot| {
+        let mut of_slot = account.clone();
+        of_slot.expose_mut().remove("slots");
+        for name in ["access_token", "refresh_token"] {
+            let token = slot.get(name).and_then(Value::as_str).unwrap_or_default();
+            of_slot.set_text(name, &Secret::new(token));
+        }
+        ["access_token", "refresh_token"].iter().any(|name| of_slot.text(name).is_some()).then_some(of_slot)
+    })
+}
+
+/// Makes the calls of a definition for one account.
+async fn call(outside: &Outside, settings: &Settings, item: &OwedItem, steps: &[Step], vars: &Vars<'_>) -> Result<Verdict> {
     let (mut revoked, mut unsupported) = (false, None);
-    for step in &revoke.steps {
+    for step in steps {
         if !can_revoke_with(step) {
             unsupported = Some("auth_not_built".to_owned());
             continue;
         }
-        if !step.applies(&vars) {
+        if !step.applies(vars) {
             continue;
         }
-        let request = step.render(&Vars { now: Some(base.clock.now()), ..vars })?;
+        let request = step.render(&Vars { now: Some(outside.base.clock.now()), ..*vars })?;
+        if item.call_hosts.as_ref().is_some_and(|hosts| !calls::is_among(hosts, request.uri())) {
+            tracing::warn!(
+                revocation.id = %item.id, connection.id = %item.connection, provider = %item.provider, to = ?request.uri().authority(),
+                "the provider's definition has a revocation go to another host than it named for the connection; it is not sent there"
+            );
+            // The operator may put the definition right.
+            return Ok(Verdict::Later { error: REFUSED.to_owned(), retry_after: None });
+        }
         let answer = match outside.upstream.exchange(request, Limits::within(settings.deadline)).await {
             Ok(answer) => answer,
             // Asking twice revokes once, so it does not matter whether the request arrived.

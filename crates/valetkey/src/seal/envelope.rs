@@ -20,7 +20,10 @@ use zeroize::Zeroizing;
 use super::store::Table;
 use crate::{
     error::{Code, Error, Result},
-    id::{self, AccountName, AppConfigId, ConnectionId, DataKeyId, FlowId, PlatformKeyId, ProviderName, RevocationId, SiteId},
+    id::{
+        self, AccountName, AppConfigId, ConnectSessionId, ConnectionId, DataKeyId, FlowId, PlatformKeyId, ProviderName,
+        RevocationId, SiteId,
+    },
     secret::SecretBytes,
 };
 
@@ -57,6 +60,17 @@ impl<'a> Place<'a> {
     /// The values of an app configuration.
     pub fn app_config(site: &'a SiteId, provider: &'a ProviderName, owner: &'a str, id: &'a AppConfigId) -> Self {
         Table::AppConfigs.place(site.as_str(), provider.as_str(), owner, "", id.as_str())
+    }
+
+    /// What the maker of a connect session gave to be carried along.
+    pub fn connect_session(
+        site: &'a SiteId,
+        provider: &'a ProviderName,
+        owner: &'a str,
+        name: &'a AccountName,
+        id: &'a ConnectSessionId,
+    ) -> Self {
+        Table::ConnectSessions.place(site.as_str(), provider.as_str(), owner, name.as_stored(), id.as_str())
     }
 
     /// What a connect flow keeps until its callback: verifier or temporary secret, and the fields that were entered.

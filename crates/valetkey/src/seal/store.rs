@@ -13,19 +13,21 @@ use crate::{
 pub(super) enum Table {
     Connections,
     AppConfigs,
+    ConnectSessions,
     Flows,
     PlatformKeys,
     Revocations,
 }
 
 impl Table {
-    pub(super) const ALL: [Table; 5] =
-        [Table::Connections, Table::AppConfigs, Table::Flows, Table::PlatformKeys, Table::Revocations];
+    pub(super) const ALL: [Table; 6] =
+        [Table::Connections, Table::AppConfigs, Table::ConnectSessions, Table::Flows, Table::PlatformKeys, Table::Revocations];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Table::Connections => "connections",
             Table::AppConfigs => "app_configs",
+            Table::ConnectSessions => "connect_sessions",
             Table::Flows => "flows",
             Table::PlatformKeys => "platform_keys",
             Table::Revocations => "revocations",
@@ -37,6 +39,7 @@ impl Table {
         let field = match self {
             Table::Connections => "account",
             Table::AppConfigs => "config",
+            Table::ConnectSessions => "payload",
             Table::Flows => "flow",
             Table::PlatformKeys => "assertion_secret",
             Table::Revocations => "revocation",
@@ -85,6 +88,12 @@ pub(super) async fn sealed_after(db: &Db, table: Table, scope: Scope<'_>, after:
              WHERE (site, id) > ($1, $2) AND ($3 = '' OR site = $3) AND ($4 = '' OR provider = $4) AND sealed IS NOT NULL
              ORDER BY site, id LIMIT 200"
         }
+        Table::ConnectSessions => {
+            "SELECT site, id, provider, owner, name, sealed
+             FROM connect_sessions
+             WHERE (site, id) > ($1, $2) AND ($3 = '' OR site = $3) AND ($4 = '' OR provider = $4) AND sealed IS NOT NULL
+             ORDER BY site, id LIMIT 200"
+        }
         Table::Flows => {
             "SELECT site, id, provider, owner, name, sealed
              FROM flows
@@ -119,6 +128,10 @@ pub(super) async fn count_sealed(db: &Db, table: Table, scope: Scope<'_>) -> Res
             "SELECT COUNT(*) FROM app_configs
              WHERE ($1 = '' OR site = $1) AND ($2 = '' OR provider = $2) AND sealed IS NOT NULL"
         }
+        Table::ConnectSessions => {
+            "SELECT COUNT(*) FROM connect_sessions
+             WHERE ($1 = '' OR site = $1) AND ($2 = '' OR provider = $2) AND sealed IS NOT NULL"
+        }
         Table::Flows => "SELECT COUNT(*) FROM flows WHERE ($1 = '' OR site = $1) AND ($2 = '' OR provider = $2)",
         Table::PlatformKeys => {
             "SELECT COUNT(*) FROM platform_keys WHERE ($1 = '' OR site = $1) AND ($2 = '' OR $2 = '_platform')"
@@ -139,6 +152,7 @@ pub(super) async fn replace_sealed(tx: &mut Tx, table: Table, row: &SealedRow, n
     let sql = match table {
         Table::Connections => "UPDATE connections SET sealed = $1 WHERE site = $2 AND id = $3 AND sealed = $4",
         Table::AppConfigs => "UPDATE app_configs SET sealed = $1 WHERE site = $2 AND id = $3 AND sealed = $4",
+        Table::ConnectSessions => "UPDATE connect_sessions SET sealed = $1 WHERE site = $2 AND id = $3 AND sealed = $4",
         Table::Flows => "UPDATE flows SET sealed = $1 WHERE site = $2 AND id = $3 AND sealed = $4",
         Table::PlatformKeys => "UPDATE platform_keys SET sealed = $1 WHERE site = $2 AND id = $3 AND sealed = $4",
         Table::Revocations => "UPDATE revocations SET sealed = $1 WHERE site = $2 AND id = $3 AND sealed = $4",

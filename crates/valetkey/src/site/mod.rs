@@ -34,6 +34,8 @@ pub struct Site {
     pub unproven_links: bool,
     /// When it was made.
     pub created_at: Timestamp,
+    /// Since when nobody may do anything there but the operator.
+    pub disabled_at: Option<Timestamp>,
 }
 
 row! {
@@ -43,6 +45,7 @@ row! {
         return_to: String,
         unproven_links_at: Option<i64>,
         created_at: i64,
+        disabled_at: Option<i64>,
     }
 }
 
@@ -56,6 +59,7 @@ impl TryFrom<SiteRow> for Site {
             return_to: serde_json::from_str(&row.return_to).map_err(Error::internal)?,
             unproven_links: row.unproven_links_at.is_some(),
             created_at: Timestamp(row.created_at),
+            disabled_at: row.disabled_at.map(Timestamp),
         })
     }
 }
@@ -96,11 +100,12 @@ pub async fn prepare(base: &Base, id: &SiteId) -> Result<()> {
 
 /// One site, if there is one by that id.
 pub async fn get(db: &Db, id: &SiteId) -> Result<Option<Site>> {
-    let row: Option<SiteRow> =
-        on!(db, |c| sqlx::query_as("SELECT id, title, return_to, unproven_links_at, created_at FROM sites WHERE id = $1")
-            .bind(id.as_str())
-            .fetch_optional(c)
-            .await?);
+    let row: Option<SiteRow> = on!(db, |c| sqlx::query_as(
+        "SELECT id, title, return_to, unproven_links_at, created_at, disabled_at FROM sites WHERE id = $1"
+    )
+    .bind(id.as_str())
+    .fetch_optional(c)
+    .await?);
     row.map(Site::try_from).transpose()
 }
 
@@ -124,10 +129,11 @@ fn not_there(id: &SiteId) -> Error {
 
 /// Every site, by id.
 pub async fn list(db: &Db) -> Result<Vec<Site>> {
-    let rows: Vec<SiteRow> =
-        on!(db, |c| sqlx::query_as("SELECT id, title, return_to, unproven_links_at, created_at FROM sites ORDER BY id")
-            .fetch_all(c)
-            .await?);
+    let rows: Vec<SiteRow> = on!(db, |c| sqlx::query_as(
+        "SELECT id, title, return_to, unproven_links_at, created_at, disabled_at FROM sites ORDER BY id"
+    )
+    .fetch_all(c)
+    .await?);
     rows.into_iter().map(Site::try_from).collect()
 }
 
@@ -174,6 +180,32 @@ pub async fn change(base: &Base, actor: &Actor, id: &SiteId, change: SiteChange)
     let event = Event::new(id, actor, "site.change").facts(facts);
     base.audit.record(&mut tx, event).await?;
     tx.commit().await?;
+    require(&base.db, id).await
+}
+
+/// Disables a site, or lets it go on. From when this returns, its agents' tokens and its platform's keys are refused on every
+/// replica, nothing is connected to it, and the keeper renews nothing of it; what is owed to providers is still revoked there.
+/// Nothing is lost: a site that is enabled again goes on with what it had. Doing it again changes nothing.
+///
+/// # Errors
+/// `not_found`.
+pub async fn set_disabled(base: &Base, actor: &Actor, id: &SiteId, disabled: bool) -> Result<Site> {
+    let mut tx = base.db.begin().await?;
+    let changed = on!(&mut tx, |c| sqlx::query(
+        "UPDATE sites SET disabled_at = CASE WHEN $3 = 1 THEN $2 ELSE NULL END
+         WHERE id = $1 AND CASE WHEN disabled_at IS NULL THEN 0 ELSE 1 END <> $3"
+    )
+    .bind(id.as_str())
+    .bind(base.clock.now().0)
+    .bind(i64::from(disabled))
+    .execute(c)
+    .await?
+    .rows_affected());
+    if changed == 1 {
+        let action = if disabled { "site.disable" } else { "site.enable" };
+        base.audit.record(&mut tx, Event::new(id, actor, action)).await?;
+        tx.commit().await?;
+    }
     require(&base.db, id).await
 }
 

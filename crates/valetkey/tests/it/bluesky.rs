@@ -28,7 +28,9 @@ struct Pds(Value);
 
 impl Pds {
     fn running() -> Self {
-        let text = std::env::var("VALETKEY_TEST_PDS").unwrap_or_else(|_| panic!("start one: scripts/peers/up pds"));
+        let text = std::env::var("VALETKEY_TEST_PDS").unwrap_or_else(|_| {
+            panic!("VALETKEY_TEST_PDS is not set: run ./scripts/test, or ./scripts/test --peers for a shell")
+        });
         Self(serde_json::from_str(&text).unwrap())
     }
 

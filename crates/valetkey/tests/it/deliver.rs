@@ -13,7 +13,7 @@ use valetkey::{
     app_config,
     base::Outside,
     connection::{self, Identity, NewConnection},
-    db::Db,
+    db::{Db, testing},
     decision::Authority,
     deliver::{Caller, Deliverer, Guarded, proxy::Target},
     grant::{self, ForWhom, NewGrant},
@@ -585,6 +585,29 @@ on_each_db! {
             assert_eq!(yard.lab.control().requests("api") - before, calls, "{name}");
             assert_eq!(yard.lab.control().refresh_requests(), refreshed, "{name}: the token is renewed all the same");
         }
+    }
+
+    /// The hot path: on SQLite what is remembered decides, on PostgreSQL one statement does, and nothing is written but the
+    /// audit, whose queue nobody empties here.
+    async fn a_warm_reveal_asks_the_database_as_little_as_can_be(db: Db) {
+        let yard = Yard::new(&db).await;
+        let caller = yard.granted().await;
+        let reveals = async |count: u64| {
+            let before = testing::asked(&db);
+            for _ in 0..count {
+                yard.deliverer.reveal(&caller, &yard.connection, None).await.unwrap();
+            }
+            let after = testing::asked(&db);
+            (after.statements - before.statements, after.transactions - before.transactions)
+        };
+        let each = u64::from(!db.is_sqlite());
+        assert_eq!(reveals(1).await, (1, 0), "the first one knows nothing");
+        assert_eq!(reveals(20).await, (20 * each, 0));
+        // What was committed since makes what is remembered count for nothing, once.
+        yard.house.agent("b", None).await;
+        assert_eq!(reveals(1).await, (1, 0));
+        assert_eq!(reveals(20).await, (20 * each, 0));
+        assert_eq!(yard.audited().await.iter().filter(|row| row.action == "connection.reveal").count(), 42);
     }
 
     async fn an_audit_row_is_small_however_long_the_path(db: Db) {

@@ -76,7 +76,7 @@ on_each_db! {
     async fn an_import_that_breaks_off_never_happened(db: Db) {
         let harbour = Harbour::new(&db).await;
         let before = rows(&db).await;
-        for cut in [1, 70, 200] {
+        for cut in [1, 300, 600] {
             let providers = vec!["acme".parse().unwrap()];
             let mut import = Import::begin(&harbour.outside, &harbour.site, &Actor::Operator, Header { providers, ..header() }).await.unwrap();
             for at in 0..cut {
@@ -84,11 +84,39 @@ on_each_db! {
             }
             match cut {
                 // The end says how many there should have been.
-                200 => assert_eq!(import.end(201, 0).await.unwrap_err().code(), Code::InvalidRequest),
+                600 => assert_eq!(import.end(601, 0).await.unwrap_err().code(), Code::InvalidRequest),
                 _ => drop(import),
             }
             assert_eq!(without_keys(rows(&db).await), without_keys(before.clone()), "cut after {cut}");
         }
+    }
+
+    /// Many are sealed together, while others are being inserted: all of them arrive, and of two in one place the first.
+    async fn as_many_accounts_as_come_arrive_each_with_its_own_token(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let header = Header { providers: vec!["acme".parse().unwrap()], on_conflict: OnConflict::Skip, ..header() };
+        let mut import = Import::begin(&harbour.outside, &harbour.site, &Actor::Operator, header).await.unwrap();
+        for at in 0..700 {
+            import.item(at, account(&format!("user:{}", at + 1), &format!("token-{at}"))).await.unwrap();
+        }
+        import.item(700, account("user:1", "another")).await.unwrap();
+        let report = import.end(701, 0).await.unwrap();
+        assert_eq!((report.counts["account"].created, report.counts["account"].skipped, report.conflicts.count), (700, 1, 1));
+        for at in 0..700 {
+            let owner = format!("user:{}", at + 1).parse().unwrap();
+            let token = harbour.account("acme", owner, "").await.unwrap().text("access_token").unwrap();
+            assert_eq!(token.expose(), format!("token-{at}"));
+        }
+    }
+
+    async fn an_account_that_is_no_object_ends_the_whole_import(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let mut wrong = account("user:1", "canary");
+        let Item::Account { account, .. } = &mut wrong else { panic!("an account") };
+        *account = Plain(Secret::new("[\"canary\"]"));
+        let refused = one(&harbour, header(), wrong).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidRequest);
+        assert!(!format!("{refused:?}").contains("canary") && connections(&harbour).await.is_empty());
     }
 
     async fn what_is_here_already_is_a_conflict_that_refuses_the_whole_import(db: Db) {

@@ -9,7 +9,6 @@ mod arrows;
 mod audit;
 mod authlib;
 mod authority;
-#[cfg(feature = "testing-pds")]
 mod bluesky;
 mod broker;
 mod client;
@@ -40,6 +39,7 @@ mod refresh_crash;
 mod refresh_due;
 mod refresh_lost;
 mod refresh_replicas;
+mod refresh_slots;
 mod revoke;
 mod seal;
 mod signed;

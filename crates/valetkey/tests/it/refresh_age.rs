@@ -142,6 +142,7 @@ on_each_db! {
             identity: stored.connection.identity,
             wanted_scopes: stored.connection.wanted_scopes.clone(),
             hosts: Vec::new(),
+            call_hosts: None,
         };
         let mut tx = base.db.begin().await.unwrap();
         assert!(connection::replace_account(base, &mut tx, &stored.connection, &again).await.unwrap());

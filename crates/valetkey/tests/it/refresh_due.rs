@@ -2,23 +2,28 @@
 
 use std::time::Duration;
 
-use provider_lab::{At, Fault, Rule};
+use provider_lab::{At, CLIENT_ID, Fault, Lab, Rule};
 use serde_json::{Value, json};
 use valetkey::{
     clock::Timestamp,
     connection::{
-        Renewal,
+        Renewal, Tokens,
         accounts::{self, Precondition, Slot},
     },
     db::Db,
     id::{AccountName, ConnectionId},
     on, on_each_db,
     principal::Actor,
+    refresh::Settings,
     revoke::{self, UpstreamWish},
-    secret::SecretMap,
+    secret::{Secret, SecretMap},
+    site,
 };
 
-use crate::town::{HOUR, MINUTE, Replica, Town, keep, reauth};
+use crate::{
+    connect::request::with_instance,
+    town::{HOUR, MINUTE, Replica, SCOPES, Town, keep, quick, reaching, reauth},
+};
 
 on_each_db! {
     ///
@@ -81,6 +86,21 @@ on_each_db! {
         assert_eq!(town.lab.refresh_requests(), 0);
     }
 
+    async fn the_keeper_leaves_what_a_disabled_site_holds_until_it_is_enabled(db: Db) {
+        let town = Town::new().await;
+        let replica = town.replica(&db).await;
+        let account = replica.living(&town, "", 4 * MINUTE).await;
+        let base = &replica.outside.base;
+        let switch = async |disabled| site::set_disabled(base, &Actor::Operator, &replica.site, disabled).await.unwrap();
+        switch(true).await;
+        let stop = keep(&replica);
+        some_sweeps().await;
+        assert_eq!(town.lab.refresh_requests(), 0);
+        switch(false).await;
+        replica.until(&account.id, |stored| stored.connection.version == 2).await;
+        stop.cancel();
+    }
+
     ///
     async fn a_renewal_that_fails_for_good_is_told_with_its_provider_and_without_a_secret(db: Db) {
         let town = Town::new().await;
@@ -95,6 +115,61 @@ on_each_db! {
         assert_eq!((told.len(), &told[0]["provider"], town.lab.refresh_requests()), (1, &json!("lab"), 1));
         let told = told[0].to_string();
         assert!(!told.contains(&account.first.access_token) && !told.contains(&account.first.refresh_token.unwrap()));
+    }
+
+    async fn a_slow_provider_holds_up_no_other(db: Db) {
+        let town = Town::new().await;
+        let slow_lab = Lab::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        slow_lab.misbehave(Rule::always(At::Refresh, Fault::DelayBefore { ms: 2_500 }));
+        let settings = Settings { deadline: MINUTE, keeper_at_once: 1, ..quick() };
+        let (healthy, slow) = town.replica(&db).await.with_second(&town, settings, "slow", &slow_lab).await;
+        // Some of the slow ones come due before, some after.
+        let mut slow_ones = Vec::new();
+        for minutes in [4_u32, 3, 1, 0] {
+            let issued = slow_lab.issue(CLIENT_ID, "alice", SCOPES).unwrap();
+            let end = |_: &mut SecretMap, tokens: &mut Tokens, now: Timestamp| {
+                tokens.issued_at = Some(now.plus(minutes * MINUTE).minus(HOUR));
+                tokens.expires_at = Some(now.plus(minutes * MINUTE));
+            };
+            slow_ones.push(slow.store(&issued, &format!("n{minutes}"), end).await);
+        }
+        let first = healthy.living(&town, "first", 2 * MINUTE).await;
+        let stop = keep(&healthy);
+        healthy.until(&first.id, |stored| stored.connection.version == 2).await;
+        // While the slow one is being swept, the others are looked at again.
+        let second = healthy.living(&town, "second", 2 * MINUTE).await;
+        healthy.until(&second.id, |stored| stored.connection.version == 2).await;
+        let mut renewed = 0;
+        for id in &slow_ones {
+            renewed += usize::from(slow.stored(id).await.connection.version == 2);
+        }
+        stop.cancel();
+        assert!(renewed < slow_ones.len(), "the slow provider was waited for");
+    }
+
+    async fn an_instance_that_is_away_does_not_keep_the_others_of_its_provider_waiting(db: Db) {
+        let mut town = Town::new().await;
+        town.definition = with_instance(town.definition.clone());
+        let away = Lab::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let gone = away.origin();
+        let settings = Settings { breaker_after: 1, first_backoff: HOUR, longest_backoff: HOUR, ..quick() };
+        let replica = town.replica(&db).await.rebuilt(settings, |outside| outside.upstream = reaching(&[&town.lab, &away]));
+        away.stop().await;
+        let at = |instance: String, minutes: u32| {
+            move |account: &mut SecretMap, tokens: &mut Tokens, now: Timestamp| {
+                account.set_text("instance", &Secret::new(instance));
+                tokens.issued_at = Some(now.plus(minutes * MINUTE).minus(HOUR));
+                tokens.expires_at = Some(now.plus(minutes * MINUTE));
+            }
+        };
+        // More than the keeper reads at a time, and all of them came due before.
+        for n in 0..70 {
+            replica.account(&town, &format!("n{n}"), at(gone.clone(), 1)).await;
+        }
+        let living = replica.account(&town, "living", at(town.lab.origin(), 3)).await;
+        let stop = keep(&replica);
+        replica.until(&living.id, |stored| stored.connection.version == 2).await;
+        stop.cancel();
     }
 
     ///

@@ -11,7 +11,10 @@ use valetkey::{
     refresh::{Settings, Wish},
 };
 
-use crate::town::{HOUR, MINUTE, Replica, Town, access, crowd, keep, quick, reauth, spawn, spends};
+use crate::{
+    refresh_slots,
+    town::{HOUR, MINUTE, Replica, START, Town, access, crowd, keep, quick, reauth, spawn, spends},
+};
 
 /// R36: two replicas on one PostgreSQL.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,6 +50,27 @@ async fn two_keepers_and_many_callers_spend_no_refresh_token_twice() {
     stop_one.cancel();
     stop_two.cancel();
     assert_eq!((town.lab.refresh_requests(), town.lab.most_spends_of_one_refresh_token()), (20, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_token_of_a_connection_is_renewed_once_on_two_replicas() {
+    let url = testing::postgres_url().await;
+    let town = refresh_slots::town().await;
+    let one = town.replica(&testing::open_postgres(&url).await).await;
+    let two = town.replica(&testing::open_postgres(&url).await).await;
+    let (id, before) = refresh_slots::account(&one, &town, START.minus(MINUTE)).await;
+    town.lab.misbehave(Rule::once(At::Refresh, Fault::DelayAfter { ms: 300 }));
+    let callers: Vec<_> = (0..16)
+        .map(|n| {
+            let (replica, id) = ([&one, &two][n % 2].clone(), id.clone());
+            tokio::spawn(async move { refresh_slots::use_second(&replica, &id).await })
+        })
+        .collect();
+    for caller in callers {
+        let token = caller.await.unwrap().unwrap();
+        assert!(token != before.access_token && town.lab.is_live(&token));
+    }
+    assert_eq!(town.lab.refresh_requests(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -50,6 +50,23 @@ on_each_db! {
         assert_eq!(made, (2,));
     }
 
+    async fn a_site_is_disabled_and_enabled_once_each_and_both_are_recorded(db: Db) {
+        let House { base, site: id } = House::new(&db).await;
+        let now = base.clock.now();
+        let set = async |disabled: bool| site::set_disabled(&base, &OPERATOR, &id, disabled).await.unwrap().disabled_at;
+        assert_eq!(set(false).await, None);
+        assert_eq!(set(true).await, Some(now));
+        base.clock.advance(std::time::Duration::from_secs(60));
+        assert_eq!(set(true).await, Some(now), "the time at which it was disabled moved");
+        assert!(site::is_disabled(&db, &id).await.unwrap());
+        assert_eq!(set(false).await, None);
+        let rows = audit::page(&db, &id, None, 10).await.unwrap();
+        let actions: Vec<_> = rows.into_iter().map(|row| row.action).collect();
+        assert_eq!(actions, ["site.enable", "site.disable", "site.create"]);
+        let nowhere: SiteId = "nowhere".parse().unwrap();
+        assert_eq!(site::set_disabled(&base, &OPERATOR, &nowhere, true).await.unwrap_err().code(), Code::NotFound);
+    }
+
     async fn two_changes_at_once_both_count(db: Db) {
         let House { base, site } = House::new(&db).await;
         for n in 0..40 {

@@ -84,6 +84,7 @@ impl House {
             identity: Identity::Verified,
             wanted_scopes: vec!["read".into()],
             hosts: vec!["api.lab.example".into()],
+            call_hosts: None,
         }
     }
 

@@ -11,7 +11,7 @@ use valetkey::{
     clock::{Clock, Timestamp},
     connection::{self, Identity, NewConnection, Renewal, Status, Stored, Tokens},
     db::Db,
-    id::{AppConfigId, ConnectionId, SiteId},
+    id::{AppConfigId, ConnectionId, ProviderName, SiteId},
     principal::{Actor, Owner},
     provider::{Catalogue, Trust},
     refresh::{Refresher, Served, Settings, Wish},
@@ -41,6 +41,8 @@ pub(crate) struct Replica {
     pub(crate) outside: Outside,
     pub(crate) refresher: Refresher,
     pub(crate) site: SiteId,
+    /// At which provider it stores accounts.
+    pub(crate) provider: ProviderName,
     pub(crate) config: AppConfigId,
 }
 
@@ -106,6 +108,12 @@ fn upstream(lab: Option<&str>) -> Upstream {
     Upstream::new(upstream::Settings { allow_private, ..upstream::Settings::default() }).unwrap()
 }
 
+/// The way outside for a process that reaches these labs and no other private address.
+pub(crate) fn reaching(labs: &[&Lab]) -> Upstream {
+    let allow_private = labs.iter().map(|lab| lab.addr().to_string().parse().unwrap()).collect();
+    Upstream::new(upstream::Settings { allow_private, ..upstream::Settings::default() }).unwrap()
+}
+
 pub(crate) fn client(secret: &str) -> Map<String, Value> {
     Map::from_iter([("client_id".to_owned(), json!(CLIENT_ID)), ("client_secret".to_owned(), json!(secret))])
 }
@@ -127,7 +135,7 @@ impl Replica {
         };
         // The first replica makes the site; the others find it.
         let _ = site::create(&base, &Actor::Operator, &site, "Default").await;
-        let provider = "lab".parse().unwrap();
+        let provider: ProviderName = "lab".parse().unwrap();
         let definition = outside.catalogue.get(&provider).unwrap().clone();
         let config = match app_config::current(db, &site, &provider, &Owner::Site).await.unwrap() {
             Some(config) => config,
@@ -137,7 +145,22 @@ impl Replica {
             }
         };
         let refresher = Refresher::new(outside.clone(), settings);
-        Self { outside, refresher, site, config: config.id }
+        Self { outside, refresher, site, provider, config: config.id }
+    }
+
+    /// The same process with a second provider, played by another lab; and as it stores accounts there.
+    pub(crate) async fn with_second(&self, town: &Town, settings: Settings, name: &str, lab: &Lab) -> (Self, Self) {
+        let provider: ProviderName = name.parse().unwrap();
+        let text = lab.definition(&DefinitionOptions::default());
+        let first = self.rebuilt(settings, |outside| {
+            outside.catalogue = Arc::new(catalogue(&town.definition).with_text(&provider, &text, Trust::Dev).unwrap());
+            outside.upstream = reaching(&[&town.lab, lab]);
+        });
+        let definition = first.outside.catalogue.get(&provider).unwrap().clone();
+        let (base, values) = (&first.outside.base, client(CLIENT_SECRET));
+        let config = app_config::set(base, &first.site, &Actor::Operator, &definition, &Owner::Site, &values).await.unwrap();
+        let second = Self { provider, config: config.id, ..first.clone() };
+        (first, second)
     }
 
     /// The same process with other pieces.
@@ -191,7 +214,7 @@ impl Replica {
         change: impl FnOnce(&mut SecretMap, &mut Tokens, Timestamp),
     ) -> ConnectionId {
         let (base, now) = (&self.outside.base, self.now());
-        let provider = "lab".parse().unwrap();
+        let provider = self.provider.clone();
         let definition = self.outside.catalogue.get(&provider).unwrap();
         let mut account = SecretMap::default();
         account.set_text("access_token", &issued.access_token.clone().into());
@@ -231,8 +254,9 @@ impl Replica {
             identity: Identity::Verified,
             wanted_scopes: SCOPES.split(' ').map(str::to_owned).collect(),
             hosts: Vec::new(),
+            call_hosts: None,
         };
-        base.ring.ensure(&base.db, self.site.as_str(), "lab").await.unwrap();
+        base.ring.ensure(&base.db, self.site.as_str(), self.provider.as_str()).await.unwrap();
         let mut tx = base.db.begin().await.unwrap();
         let id = connection::insert(base, &mut tx, &Actor::Operator, &new).await.unwrap();
         tx.commit().await.unwrap();

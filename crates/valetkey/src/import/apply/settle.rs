@@ -1,10 +1,13 @@
 //! What an import settles in batches and at its end: slots that are taken, grants, what came from where.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{
-    BATCH, Conflict, Counts, DATA_MACHINE, Import, LeftOut, Lent, OnConflict, Plain, Report, Rest, Row, TOOK_PLACE, ToGrant,
-    Waiting, arrivals, erase, grant, store,
+    BATCH, Conflict, Counts, DATA_MACHINE, Import, LeftOut, Lent, OnConflict, Plain, Ready, Report, Rest, Row, TOOK_PLACE,
+    ToGrant, Waiting, arrivals, erase, grant, store,
 };
 use crate::{
     connection::{
@@ -13,42 +16,64 @@ use crate::{
     },
     error::{Code, Error, Result},
     grant::{ForWhom, NewGrant},
-    id::{AccountName, AgentId, ConnectionId, ProviderName},
+    id::{AccountName, AgentId, ConnectionId, ProviderName, UserId},
     principal::Owner,
     provider::Definition,
     scope,
 };
 
 impl Import {
-    pub(super) fn arrive(
+    /// What an account is described and sealed from.
+    pub(super) fn coming(
         &self,
         (id, provider, definition, owner, name): (ConnectionId, &ProviderName, &Option<Arc<Definition>>, &Owner, &AccountName),
-        account: &Plain,
+        Plain(account): Plain,
         incomplete: bool,
-    ) -> Result<Arrival> {
+    ) -> Coming {
         // Its owner's own app, else the site's, as when connecting.
         let app = self.apps.get(&(provider.clone(), owner.clone())).or_else(|| self.apps.get(&(provider.clone(), Owner::Site)));
-        let coming = Coming {
+        Coming {
             id,
-            site: &self.site,
+            site: self.site.clone(),
             provider: provider.clone(),
             definition: definition.clone(),
             owner: owner.clone(),
             name: name.clone(),
-            account: account.0.expose(),
+            account,
             app: app.cloned(),
             needs_reauth: incomplete.then_some("unreadable"),
             trusted: self.header.trust_identities,
             seal: !self.header.dry_run,
-        };
-        arrivals::arrive(&self.outside, coming)
+        }
     }
 
-    /// Inserts the accounts that wait. A slot that is taken is a conflict.
-    pub(super) async fn insert_waiting(&mut self) -> Result<()> {
+    /// Has the accounts that wait described and sealed, and meanwhile inserts those that were before them.
+    pub(super) async fn seal_waiting(&mut self) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
+        let outside = self.outside.clone();
+        let sealing = tokio::task::spawn_blocking(move || -> Result<Vec<Ready>> {
+            let ready = |one: Waiting| Ok((arrivals::arrive(&outside, one.coming)?, one.row, one.kind));
+            waiting.into_iter().map(ready).collect()
+        });
+        match self.arriving.replace(sealing) {
+            Some(before) => self.insert(before.await.map_err(Error::internal)??).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Inserts all accounts that came.
+    pub(super) async fn insert_all(&mut self) -> Result<()> {
+        self.seal_waiting().await?;
+        match self.arriving.take() {
+            Some(last) => self.insert(last.await.map_err(Error::internal)??).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Inserts accounts. A slot that is taken is a conflict.
+    async fn insert(&mut self, ready: Vec<Ready>) -> Result<()> {
         let (arrivals, rest): (Vec<Arrival>, Vec<(Row, &'static str)>) =
-            waiting.into_iter().map(|Waiting { arrival, row, kind }| (arrival, (row, kind))).unzip();
+            ready.into_iter().map(|(arrival, row, kind)| (arrival, (row, kind))).unzip();
         let outside = self.outside.clone();
         let base = &outside.base;
         let taken = arrivals::insert_free(base, &mut self.tx, &self.site, &self.actor, &arrivals).await?;
@@ -102,7 +127,7 @@ impl Import {
         let reached = match owner {
             Owner::Site => true,
             // Its agents reached a person's account wherever the policy said so.
-            Owner::User(user) => self.agents.values().any(|owner| owner.as_ref() == Some(user)),
+            Owner::User(user) => self.agent_owners.contains(user),
             Owner::Agent(agent) => {
                 self.owned.push((item, agent.clone(), id.clone(), position));
                 false
@@ -174,20 +199,18 @@ impl Import {
 
     /// What agents reached before because nobody asked: now somebody has to say so.
     pub(super) fn list_ungranted(&mut self) {
+        let mut agents_of: HashMap<&UserId, Vec<&AgentId>> = HashMap::new();
+        for (agent, owner) in self.agents.iter().filter_map(|(agent, owner)| Some((agent, owner.as_ref()?))) {
+            agents_of.entry(owner).or_default().push(agent);
+        }
         for (owner, provider, name, connection) in std::mem::take(&mut self.reached) {
-            let before = |agent_owner: &Option<crate::id::UserId>| match &owner {
-                Owner::Site => true,
-                Owner::User(user) => agent_owner.as_ref() == Some(user),
-                Owner::Agent(_) => false,
+            let before: Vec<&AgentId> = match &owner {
+                Owner::Site => self.agents.keys().collect(),
+                Owner::User(user) => agents_of.get(user).cloned().unwrap_or_default(),
+                Owner::Agent(_) => Vec::new(),
             };
-            let agents: Vec<AgentId> = self
-                .agents
-                .iter()
-                .filter(|(agent, agent_owner)| {
-                    before(agent_owner) && !self.granted.contains(&((*agent).clone(), connection.clone()))
-                })
-                .map(|(agent, _)| agent.clone())
-                .collect();
+            let granted = |agent: &AgentId| self.granted.contains(&(agent.clone(), connection.clone()));
+            let agents: Vec<AgentId> = before.into_iter().filter(|agent| !granted(agent)).cloned().collect();
             if !agents.is_empty() {
                 self.report.to_grant.push(ToGrant { connection, provider, owner, name, agents });
             }

@@ -299,6 +299,21 @@ fn a_form_answer_is_read_where_it_is_expected() {
 }
 
 #[test]
+fn a_page_of_a_list_says_where_the_next_begins_and_the_last_does_not() {
+    let catalogue = crate::provider::Catalogue::embedded().unwrap();
+    let facebook = catalogue.get(&super::name("facebook")).unwrap();
+    let step = &facebook.resources[0].1;
+    let next = |body: &str| step.read_page(StatusCode::OK, &HeaderMap::new(), body.as_bytes()).unwrap().1;
+    let begins = next(r#"{"data":[{"id":"1"}],"paging":{"cursors":{"after":"MTAx"}}}"#);
+    assert_eq!(begins.unwrap().expose(), "MTAx");
+    for last in
+        [r#"{"data":[]}"#, r#"{"data":[],"paging":{"cursors":{"after":""}}}"#, r#"{"data":[],"paging":{"cursors":{"after":{}}}}"#]
+    {
+        assert!(next(last).is_none(), "{last}");
+    }
+}
+
+#[test]
 fn a_list_is_read_entry_by_entry() {
     let catalogue = crate::provider::Catalogue::embedded().unwrap();
     let get = |provider: &str| catalogue.get(&super::name(provider)).unwrap().clone();

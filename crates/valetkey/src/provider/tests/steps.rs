@@ -80,6 +80,22 @@ fn the_token_request_is_that_of_the_standard() {
     assert!(request.headers()[header::AUTHORIZATION].is_sensitive());
 }
 
+/// What a revocation that waits for its provider keeps of an account.
+#[test]
+fn a_step_says_of_which_members_of_an_account_it_is_made() {
+    let members = |section: &str| step(section).members().into_iter().collect::<Vec<_>>();
+    let named = "[identity]\nmethod = \"POST\"\nurl = \"{{field.instance}}/teams/{{extra.team}}\"\nauth = \"bearer\"\n\
+                 form = { a = \"{{token.refresh_token}}\", b = \"{{field.app_id}} refresh\" }\n\
+                 out = { id = \"id\", \"extra.team\" = \"team.id\" }";
+    assert_eq!(members(named), ["access_token", "instance", "refresh_token", "team"]);
+    let as_proxied = "[identity]\nmethod = \"GET\"\nurl = \"https://api.good.example/of/{{id}}\"\nauth = \"proxy\"\n\
+                      out = { id = \"id\", \"extra.team\" = \"team.id\" }";
+    assert_eq!(members(as_proxied), ["access_token", "id"]);
+    let as_client = "[identity]\nmethod = \"GET\"\nurl = \"https://api.good.example/me\"\nauth = \"client_basic\"\n\
+                     out = { id = \"id\", \"extra.team\" = \"team.id\" }";
+    assert!(members(as_client).is_empty());
+}
+
 #[test]
 fn a_parameter_that_renders_to_nothing_is_left_out() {
     let oauth2 = load(GOOD).oauth2.unwrap();
@@ -275,9 +291,9 @@ fn a_filter_turns_the_value() {
 fn a_revocation_names_only_tokens_that_are_there() {
     let text = with(
         "kills = \"family\"\nmethod = \"POST\"\nurl = \"https://api.good.example/revoke\"\nauth = \"client\"\nform = { token = \"{{token.refresh_token}}\" }\n",
-        "kills = \"token\"\n[[revoke.steps]]\nmethod = \"POST\"\nurl = \"https://api.good.example/revoke\"\nauth = \"client\"\n\
+        "kills = \"token\"\n[[revoke.steps]]\nmethod = \"POST\"\nurl = \"https://api.good.example/revoke\"\nauth = \"client_basic\"\n\
          form = { token = \"{{token.refresh_token}}\", token_type_hint = \"refresh_token\" }\n\
-         [[revoke.steps]]\nmethod = \"POST\"\nurl = \"https://api.good.example/revoke\"\nauth = \"client\"\n\
+         [[revoke.steps]]\nmethod = \"POST\"\nurl = \"https://api.good.example/revoke\"\nauth = \"client_basic\"\n\
          form = { token = \"{{token.access_token}}\", token_type_hint = \"access_token\" }\n",
     );
     let values = Values::new();

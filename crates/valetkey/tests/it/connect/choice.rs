@@ -96,6 +96,22 @@ on_each_db! {
         assert_eq!(world.audited("connection.choose").await.len(), 1);
     }
 
+    /// Who has more than a provider puts into one page can choose any of them.
+    async fn a_list_that_comes_in_pages_is_read_to_its_end(db: Db) {
+        let paged = |text: String| {
+            let next = "next = { path = \"paging.cursors.after\", query = \"after\" }";
+            text.replace("list = \"data\"\n", &format!("query = {{ limit = \"2\" }}\nlist = \"data\"\n{next}\n"))
+        };
+        let world = World::with(&db, &DefinitionOptions { pages: true, ..DefinitionOptions::default() }, paged).await;
+        let (ended, ..) = connect(&world).await;
+        let id = connected(&ended);
+        let before = world.lab.requests("pages");
+        let lists = refresher(&world).lists(&world.house.site, &id).await.unwrap();
+        assert_eq!(lists[0].entries.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["p1", "p2", "p3"]);
+        assert_eq!(world.lab.requests("pages") - before, 3, "two, one, and nothing behind it");
+        assert_eq!(choose(&world, &id, &["p3"]).await.unwrap(), ["p3"]);
+    }
+
     async fn the_page_to_choose_on_belongs_to_the_browser_that_connected(db: Db) {
         let world = world_of(&db).await;
         let (ended, session, binding) = connect(&world).await;

@@ -10,7 +10,7 @@ pub(crate) mod oauth1;
 mod outcomes;
 mod payload;
 mod register;
-mod request;
+pub(crate) mod request;
 mod sessions;
 mod state;
 pub(crate) mod tokens;

@@ -18,7 +18,7 @@ use valetkey::{
 
 use super::{
     outcomes::{around, log},
-    world::{OPERATOR, World, alices, connected, failure, of, param},
+    world::{OPERATOR, World, alices, carried, connected, failure, of, param},
 };
 
 /// A world whose lab speaks OAuth 1.0a.
@@ -261,14 +261,14 @@ on_each_db! {
         let before = world.connection(&id).await;
         world.lab.misbehave(Rule::once(At::Authorize, Fault::Deny { error: "access_denied".into() }));
         let mut new = alices();
-        new.payload = Some("carried".into());
+        new.payload = Some(Secret::new("carried"));
         let started = world.start(new).await;
         let query = world.sign_in(&started, "alice").await;
         assert!(query.starts_with("denied=lab_tt_"), "{query}");
         // In another browser the word changes nothing.
         assert_eq!(failure(&world.come_back(&query, None).await), Code::AccessDenied);
         let ended = world.come_back(&query, Some(&started.binding.value)).await;
-        assert_eq!((failure(&ended), ended.payload.as_deref()), (Code::AccessDenied, Some("carried")));
+        assert_eq!((failure(&ended), carried(&ended)), (Code::AccessDenied, Some("carried")));
         let after = world.connection(&id).await;
         assert_eq!((after.version, &after.status, after.updated_at), (before.version, &Status::Active, before.updated_at));
         assert_eq!(world.audited("connection.connect").await[0].0, "denied");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use provider_lab::{At, Fault, Rule};
 use serde_json::json;
 use valetkey::{
     Code,
@@ -70,12 +71,12 @@ on_each_db! {
     async fn a_payload_of_four_kib_is_carried_and_a_larger_one_is_refused(db: Db) {
         let world = World::new(&db).await;
         let mut new = alices();
-        new.payload = Some("x".repeat(4097));
+        new.payload = Some(Secret::new("x".repeat(4097)));
         assert_eq!(world.refused(new.clone()).await, Code::InvalidRequest);
-        new.payload = Some("é".repeat(2048));
+        new.payload = Some(Secret::new("é".repeat(2048)));
         let ended = world.connect(new.clone(), "alice").await;
         connected(&ended);
-        assert_eq!(ended.payload, new.payload);
+        assert!(ended.payload.unwrap().matches(&new.payload.unwrap()));
     }
 
     async fn what_cannot_be_connected_gets_no_link(db: Db) {
@@ -238,11 +239,7 @@ on_each_db! {
         let by_key = Actor::Platform { key: key.clone(), user: None };
         let person: UserId = "alice".parse().unwrap();
         let disable = async |on: bool| platform::set_person_disabled(base, site, &OPERATOR, &person, on).await.unwrap();
-        let close = async |at: Option<i64>| {
-            let mut tx = db.begin().await.unwrap();
-            on!(&mut tx, |c| sqlx::query("UPDATE sites SET disabled_at = $1").bind(at).execute(c).await.map(|_| ()).unwrap());
-            tx.commit().await.unwrap();
-        };
+        let close = async |on: bool| drop(site::set_disabled(base, &OPERATOR, site, on).await.unwrap());
         let link = session::create(&world.outside, site, &by_key, alices()).await.unwrap();
         let visit = world.open(&link, &alices().owner).await;
         let csrf = session::visit(&world.outside, &link.link, Some(&visit)).await.unwrap().csrf.unwrap();
@@ -260,14 +257,69 @@ on_each_db! {
         disable(true).await;
         refused("the person is disabled").await;
         disable(false).await;
-        close(Some(1)).await;
+        close(true).await;
         refused("the site is disabled").await;
-        close(None).await;
+        close(false).await;
         // What somebody else's link is for goes on.
         let others = world.link(of("user:bob")).await;
         platform::revoke(base, site, &OPERATOR, &key).await.unwrap();
         refused("the key was revoked").await;
         session::view(&world.outside, &others.link).await.unwrap();
+    }
+
+    /// Whatever was stopped while the person was away at the provider, nothing is exchanged for it; and what was issued in that
+    /// moment is given back.
+    async fn a_flow_ends_with_its_person_its_key_and_its_site(db: Db) {
+        let world = World::new(&db).await;
+        let (base, site) = (&world.house.base, &world.house.site);
+        let new = NewKey { label: "p".into(), scopes: [Scope::Connect].into(), asserts: Asserts::Any, expires_at: None };
+        let key = platform::create(base, site, &OPERATOR, new).await.unwrap().key.id;
+        let by_key = Actor::Platform { key: key.clone(), user: None };
+        let person: UserId = "alice".parse().unwrap();
+        let disable = async |on: bool| platform::set_person_disabled(base, site, &OPERATOR, &person, on).await.unwrap();
+        let close = async |on: bool| drop(site::set_disabled(base, &OPERATOR, site, on).await.unwrap());
+        let begun = async |owner: &str| {
+            let link = session::create(&world.outside, site, &by_key, of(owner)).await.unwrap();
+            let visit = world.open(&link, &of(owner).owner).await;
+            let started = world.approve(&link, &visit).await;
+            let query = world.sign_in(&started, "alice").await;
+            (link, started, query)
+        };
+        let refused = async |flow: (session::Created, session::Started, String), why: &str| {
+            let (link, started, query) = flow;
+            let ended = world.come_back(&query, Some(&started.binding.value)).await;
+            assert_eq!(failure(&ended), Code::Forbidden, "{why}");
+            assert_eq!(state_of(&world, &link).await, "forbidden", "{why}");
+            assert_eq!(world.audited("connection.connect").await[0].0, "denied", "{why}");
+        };
+        let flow = begun("user:alice").await;
+        disable(true).await;
+        refused(flow, "the person is disabled").await;
+        disable(false).await;
+        let flow = begun("user:alice").await;
+        close(true).await;
+        refused(flow, "the site is disabled").await;
+        close(false).await;
+        assert_eq!(world.token_requests(), 0, "a code was exchanged for nobody");
+
+        // Stopped while the provider takes its time.
+        let (_, started, query) = begun("user:alice").await;
+        world.lab.misbehave(Rule::once(At::Code, Fault::HoldAfter));
+        let stop = async {
+            assert!(world.lab.wait_until(Duration::from_secs(5), |lab| lab.held() == 1).await);
+            disable(true).await;
+            world.lab.release();
+        };
+        let (ended, ()) = tokio::join!(world.come_back(&query, Some(&started.binding.value)), stop);
+        assert_eq!(failure(&ended), Code::Forbidden);
+        assert_eq!(world.owed().await, [("the account was not connected after all".into(), "pending".into())]);
+        disable(false).await;
+
+        // The link of an account that belongs to no person hangs on the key alone.
+        let flow = begun("site").await;
+        platform::revoke(base, site, &OPERATOR, &key).await.unwrap();
+        refused(flow, "the key was revoked").await;
+        assert!(world.connections().await.is_empty());
     }
 
     /// A chat looks at a link before the person does. Whoever answers first is the one who goes on.

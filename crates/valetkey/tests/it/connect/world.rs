@@ -241,6 +241,11 @@ pub(crate) fn failure(ended: &Ended) -> Code {
     }
 }
 
+/// What the maker of its link gave.
+pub(crate) fn carried(ended: &Ended) -> Option<&str> {
+    ended.payload.as_ref().map(Secret::expose)
+}
+
 /// A parameter of the authorization request.
 pub(crate) fn param(started: &session::Started, name: &str) -> Option<String> {
     let url = Url::parse(started.authorize_url.expose()).unwrap();
