@@ -133,10 +133,9 @@ impl Refresher {
             }
             let mark = text(token, MARK).map(str::to_owned);
             if let Some(mark) = mark.as_deref().filter(|mark| !self.db().is_sqlite() && !mark.starts_with(&self.0.holder)) {
-                let since = match &seen.mark {
-                    Some((known, since)) if known == mark => *since,
-                    _ => seen.mark.insert((mark.to_owned(), Instant::now())).1,
-                };
+                let known = seen.mark.as_ref().filter(|(known, _)| known == mark).map(|(_, since)| *since);
+                let since = known.unwrap_or_else(Instant::now);
+                seen.mark = Some((mark.to_owned(), since));
                 let lease = self.0.settings.lease();
                 if since.elapsed() < lease {
                     if begun.elapsed() > self.0.settings.deadline {
@@ -148,6 +147,10 @@ impl Refresher {
             }
             // What never rotates is as good after a lost answer as before.
             let recovery = mark.is_some() && Life::rotates(&definition);
+            // As for the connection's own token: not while there is one that lives.
+            if recovery && !is_due(&account, slot, self.now()) {
+                return Err(failed_before(Some(ANSWER_LOST)).into());
+            }
             if recovery && token.get(AGAIN) == Some(&Value::Bool(true)) {
                 let spent = Secret::new(text(token, "refresh_token").unwrap_or_default());
                 self.end_slot(&stored.connection, slot, &spent, ANSWER_LOST, "holder_died").await?;
