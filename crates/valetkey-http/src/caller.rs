@@ -5,6 +5,8 @@
 //! - A *platform* shows its key as a bearer (`vkp_...`); the site is the key's. `Valet-User: <id>` names the person it
 //!   speaks for, which the key must be allowed to do, and narrows what follows to that person.
 //! - An *agent* shows its token as a bearer. It is looked up by whoever needs it, together with what is decided about it.
+//!   What it says of the agents that called it (`X-Agents-Api-*`, [`CallerChain`]) is read here, once, for whatever it calls;
+//!   it is claimed and not proven, and says nothing about who is calling us.
 //!
 //! Whatever is wrong with a credential, the answer is one and the same 401. A 403 tells somebody whom we know, and leaves a
 //! row in the audit; a 401 leaves none, so that nobody can fill the audit with nothing.
@@ -24,7 +26,7 @@ use valetkey::{
     decision,
     id::{SiteId, UserId},
     platform::{self, PlatformKey, Scope},
-    principal::{Actor, Owner},
+    principal::{Actor, CallerChain, Owner, Principal},
     site,
     token::TokenHash,
 };
@@ -77,6 +79,8 @@ pub enum Caller {
     Agent {
         /// The hash.
         hash: TokenHash,
+        /// The agents that the call came through, as it claims.
+        chain: CallerChain,
     },
 }
 
@@ -90,14 +94,18 @@ impl Caller {
         }
     }
 
-    /// Who is acting, for rows and the audit.
-    pub fn actor(&self) -> Result<Actor> {
+    /// Who is acting.
+    pub fn principal(&self) -> Result<Principal> {
         match self {
-            Caller::Operator { uid: None, .. } => Ok(Actor::Operator),
-            Caller::Operator { uid: Some(uid), .. } => Ok(Actor::LocalUser { uid: *uid }),
-            Caller::Platform { key, user } => Ok(Actor::Platform { key: key.id.clone(), user: user.clone() }),
+            Caller::Operator { site, uid } => Ok(Principal::operator(site.clone(), *uid)),
+            Caller::Platform { key, user } => Ok(Principal::platform(key.site.clone(), &key.id, user.clone())),
             Caller::Agent { .. } => Err(Error::internal("an agent's id is known only after its token was looked up")),
         }
+    }
+
+    /// Who is acting, for rows and the audit.
+    pub fn actor(&self) -> Result<Actor> {
+        Ok(self.principal()?.actor())
     }
 
     /// The person that a platform speaks for in this call.
@@ -296,22 +304,20 @@ async fn note_denial(state: &AppState, caller: &Caller, (method, path): (&Method
         return Ok(());
     }
     let base = state.base();
-    let (site, actor) = match caller {
-        Caller::Operator { site, .. } => (site.clone(), caller.actor()?),
+    let principal = match caller {
         // The person it names may be what it was refused for: that is a fact, and nobody who acted.
-        Caller::Platform { key, .. } => (key.site.clone(), Actor::Platform { key: key.id.clone(), user: None }),
-        Caller::Agent { hash } => {
+        Caller::Platform { key, .. } => Principal::platform(key.site.clone(), &key.id, None),
+        Caller::Agent { hash, chain } => {
             let facts = decision::for_token_alone(&base.db, hash).await?.ok_or_else(decision::unauthenticated)?;
-            let principal = decision::principal(&facts, base.clock.now())?;
-            match (principal.agent, principal.token) {
-                (Some(agent), Some(token)) => (principal.site, Actor::Agent { agent, token, user: principal.user }),
-                _ => return Err(decision::unauthenticated()),
-            }
+            decision::calling(&facts, false, chain, base.clock.now())?
         }
+        Caller::Operator { .. } => caller.principal()?,
     };
-    let facts = json!({ "method": served_as(method).as_str(), "path": path, "code": code.as_str(), "person": caller.user() });
+    let mut facts = json!({ "method": served_as(method).as_str(), "path": path, "code": code.as_str(), "person": caller.user() });
+    principal.chain.note(&mut facts);
     metrics::counter!("valetkey_denials_total", "code" => code.as_str()).increment(1);
-    base.audit.record_use(Event::new(&site, &actor, "api.call").outcome(Outcome::Denied).facts(facts)).await
+    let event = Event::new(&principal.site, &principal.actor(), "api.call").outcome(Outcome::Denied).facts(facts);
+    base.audit.record_use(event).await
 }
 
 async fn identify(state: &AppState, request: &Parts, who: Who) -> Result<Caller> {
@@ -341,7 +347,8 @@ async fn identify(state: &AppState, request: &Parts, who: Who) -> Result<Caller>
                 "Valet-User is for platform keys; an agent's token says for whom it acts",
             ));
         }
-        return Ok(Caller::Agent { hash });
+        // What cannot be read is refused, and not taken for a call without a chain.
+        return Ok(Caller::Agent { hash, chain: CallerChain::from_headers(&request.headers)? });
     }
     let key = state.keys().authenticate(bearer, state.base().clock.now()).await.map_err(|error| match error.code() {
         Code::Unauthenticated => decision::unauthenticated(),

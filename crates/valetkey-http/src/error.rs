@@ -133,7 +133,7 @@ pub fn status(code: Code) -> StatusCode {
         Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         Code::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Code::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+        Code::RateLimited | Code::ChainTooDeep => StatusCode::TOO_MANY_REQUESTS,
         Code::EngineMissing => StatusCode::NOT_IMPLEMENTED,
         Code::TokenExchangeFailed
         | Code::RequestTokenFailed

@@ -77,6 +77,9 @@ page! {
     post "/v1/sites" => sites::create, Who::Operator;
     get "/v1/sites/{id}" => sites::show, ADMIN;
     patch "/v1/sites/{id}" => sites::change, ADMIN;
+    // What nobody there may exceed is the operator's word, beyond which no platform widens its own agents.
+    get "/v1/sites/{id}/policy" => sites::policy, ADMIN;
+    put "/v1/sites/{id}/policy" => sites::set_policy, Who::Operator;
 
     // Providers, for every platform; the apps there, by named scope, for whoever administers the site.
     get "/v1/providers" => providers::list, Who::Platform;
@@ -149,7 +152,10 @@ page! {
     get "/v1/agents/{agent}" => agents::show, AGENTS;
     patch "/v1/agents/{agent}" => agents::change, AGENTS;
     delete "/v1/agents/{agent}" => agents::delete, AGENTS;
+    get "/v1/agents/{agent}/ceiling" => agents::ceiling, AGENTS;
+    put "/v1/agents/{agent}/ceiling" => agents::set_ceiling, AGENTS;
     get "/v1/agents/{agent}/roles" => agents::roles, AGENTS;
+    get "/v1/agents/{agent}/roles/{user}" => agents::check_role, AGENTS;
     put "/v1/agents/{agent}/roles/{user}" => agents::set_role, AGENTS;
     delete "/v1/agents/{agent}/roles/{user}" => agents::remove_role, AGENTS;
     get "/v1/agents/{agent}/tokens" => tokens::list, AGENTS;
@@ -199,6 +205,7 @@ page! {
     patch "/v1/keys/{id}" => keys::change, Who::Operator;
     delete "/v1/keys/{id}" => keys::revoke, Who::Operator;
     patch "/v1/people/{id}" => people::change, ADMIN;
+    delete "/v1/people/{id}" => people::erase, ADMIN;
     // Who is signed in, and the signing out: also by a key that signs in the people it may speak for.
     get "/v1/people/{id}/sessions" => people::sessions, SIGNIN;
     delete "/v1/people/{id}/sessions" => people::sign_out, SIGNIN;

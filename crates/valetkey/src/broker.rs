@@ -29,7 +29,7 @@ use crate::{
     error::{Code, Error, Result},
     extend::Extensions,
     id::SiteId,
-    oauth,
+    oauth, person,
     principal::{Actor, Delivery, Owner},
     proposal,
     provider::{Catalogue, Problem, Trust},
@@ -352,6 +352,7 @@ impl Broker {
             proposal::sweep(base).await?;
             session::sweep(&base.db, base.clock.now()).await.map(|_| ())
         });
+        self.every(SWEEP_EVERY, "erasing people", |broker| async move { person::go_on(broker.outside()).await.map(|_| ()) });
         self.every(ASK_DEVICES_EVERY, "asking for sign-ins on other devices", |broker| async move {
             connect::device::poll(broker.outside(), broker.tasks()).await.map(|_| ())
         });

@@ -213,8 +213,7 @@ impl RequestContext {
 
 impl From<&Principal> for RequestContext {
     fn from(principal: &Principal) -> Self {
-        let person = principal.user.clone();
-        Self { agent: principal.agent.clone(), ..Self::new(Origin::Bearer { person }) }
+        Self::from(&principal.actor())
     }
 }
 

@@ -66,6 +66,8 @@ codes! {
     PayloadTooLarge = "payload_too_large",
     /// Too many requests.
     RateLimited = "rate_limited",
+    /// The call says that it comes through more agents than the site lets call one another.
+    ChainTooDeep = "chain_too_deep",
     /// Protocol upgrades are not proxied.
     UpgradeRefused = "upgrade_refused",
     /// The method is never proxied.

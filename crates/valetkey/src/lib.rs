@@ -27,6 +27,7 @@ pub mod mail;
 pub mod mine;
 pub mod oauth;
 pub mod oauth1;
+pub mod person;
 pub mod platform;
 pub mod principal;
 pub mod proposal;

@@ -1,5 +1,7 @@
 //! Who is acting, for whom, and how far: one vocabulary for tokens, platforms, operators and people.
 
+mod chain;
+
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
@@ -8,7 +10,10 @@ use crate::{
     error::{Code, Error, Result},
     id::{AccountName, AgentId, ConnectionId, PlatformKeyId, ProviderName, SiteId, TokenId, UserId},
     provider::pattern::PathPattern,
+    text,
 };
+
+pub use chain::{CallerChain, Claims};
 
 /// Who an outside account belongs to. Always written by the caller; nothing falls back to another owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -199,7 +204,8 @@ impl fmt::Display for Delivery {
     }
 }
 
-/// The most a token may ever do, whatever is granted: each part that is present narrows.
+/// The most that may ever be done, whatever is granted: each part that is present narrows. It stands on a token, on an agent
+/// (for all its tokens) and on a site (for all its agents); what may be done is within each of them.
 ///
 /// Stored as JSON. A ceiling that cannot be read, or that holds a part we do not know, denies everything
 /// (promise 4): an unknown part may have been meant to narrow.
@@ -221,6 +227,42 @@ pub struct Ceiling {
     /// What the platform that minted an imported token allows it there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<PlatformCeiling>,
+}
+
+impl Ceiling {
+    /// Refuses one whose lists have no end.
+    ///
+    /// # Errors
+    /// `invalid_request`, naming the list.
+    pub fn check(&self) -> Result<()> {
+        let lengths = [
+            ("connections", self.connections.as_ref().map_or(0, BTreeSet::len)),
+            ("providers", self.providers.as_ref().map_or(0, BTreeSet::len)),
+            ("operations", self.operations.as_ref().map_or(0, Vec::len)),
+        ];
+        lengths.into_iter().try_for_each(|(what, length)| text::check_list(what, length, text::LIST))
+    }
+
+    /// How a ceiling stands in its column: absent where it narrows nothing.
+    ///
+    /// # Errors
+    /// As [`Ceiling::check`].
+    pub(crate) fn to_column(ceiling: Option<&Self>) -> Result<Option<String>> {
+        let Some(ceiling) = ceiling.filter(|ceiling| **ceiling != Self::default()) else { return Ok(None) };
+        ceiling.check()?;
+        serde_json::to_string(ceiling).map(Some).map_err(Error::internal)
+    }
+
+    /// Reads the column of an agent or a site, to be shown.
+    ///
+    /// # Errors
+    /// `internal` where it cannot be read: everything is denied then, and it must not be shown as if it were none.
+    pub(crate) fn from_column(text: Option<&str>) -> Result<Option<Self>> {
+        text.map(serde_json::from_str).transpose().map_err(|error| {
+            Error::new(Code::Internal, "the stored ceiling cannot be read, so that everything is denied; set it anew")
+                .with_detail(error)
+        })
+    }
 }
 
 /// The most a token may do at the platform that minted it. We keep it and tell it; the platform holds its own calls to it.
@@ -272,23 +314,173 @@ impl PlatformCeiling {
 pub enum AuthSource {
     /// A bearer token of an agent.
     AgentToken,
-    /// A person asserted by their platform.
+    /// A person who is signed in here.
+    Session,
+    /// A person asserted by their platform, for one act.
     Assertion,
+    /// A platform by its key, for a person it may speak for or for itself.
+    Platform,
+    /// Whoever holds the machine.
+    Operator,
+    /// The broker's own background work.
+    System,
 }
 
-/// Who is acting in this request: one type for an agent's token and for a signed-in person (mission document 003).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+impl AuthSource {
+    /// The word for it in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            AuthSource::AgentToken => "agent_token",
+            AuthSource::Session => "session",
+            AuthSource::Assertion => "assertion",
+            AuthSource::Platform => "platform",
+            AuthSource::Operator => "operator",
+            AuthSource::System => "system",
+        }
+    }
+}
+
+/// Who is acting in this request: one type for an agent's token, a signed-in person, a platform, the operator and the system
+/// (mission document 003). Only [`Principal::export`] of it goes into answers and logs.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Principal {
     /// The site everything happens in.
     pub site: SiteId,
-    /// The acting agent, if an agent acts.
-    pub agent: Option<AgentId>,
-    /// The proven person, if there is one. Absent is absent: the integer 0 lives in compatibility code only.
-    pub user: Option<UserId>,
     /// How we know.
     pub source: AuthSource,
+    /// The acting agent, if an agent acts.
+    pub agent: Option<AgentId>,
+    /// The person that the agent belongs to. They are not acting.
+    pub owner: Option<UserId>,
+    /// The acting person: whose live rights bound what is done. Absent is absent: the integer 0 lives in compatibility code only.
+    pub user: Option<UserId>,
+    /// The proven person who is calling now: the acting one, unless the call gave them up.
+    pub calling_user: Option<UserId>,
     /// The token, if one was shown.
     pub token: Option<TokenId>,
+    /// The first characters of the token.
+    pub token_prefix: Option<String>,
+    /// What somebody called the token.
+    pub token_label: Option<String>,
+    /// The program that calls: a platform's key.
+    pub client: Option<String>,
+    /// Which user of the machine the operator is; absent where nothing says so.
+    pub local_user: Option<u32>,
+    /// Everything that narrows: the site's ceiling, the agent's and the token's, those of them that there are.
+    pub ceilings: Vec<Ceiling>,
+    /// The agents that the call came through, as it claims. Nobody checked it.
+    pub chain: CallerChain,
+}
+
+impl Principal {
+    /// One of a source, with nothing else known of it.
+    pub(crate) fn of(site: SiteId, source: AuthSource) -> Self {
+        Self {
+            site,
+            source,
+            agent: None,
+            owner: None,
+            user: None,
+            calling_user: None,
+            token: None,
+            token_prefix: None,
+            token_label: None,
+            client: None,
+            local_user: None,
+            ceilings: Vec::new(),
+            chain: CallerChain::default(),
+        }
+    }
+
+    /// Whoever holds the machine.
+    pub fn operator(site: SiteId, local_user: Option<u32>) -> Self {
+        Self { local_user, ..Self::of(site, AuthSource::Operator) }
+    }
+
+    /// A platform by its key, for a person that it may speak for or for itself.
+    pub fn platform(site: SiteId, key: &PlatformKeyId, user: Option<UserId>) -> Self {
+        let client = Some(key.to_string());
+        Self { user: user.clone(), calling_user: user, client, ..Self::of(site, AuthSource::Platform) }
+    }
+
+    /// A person who is signed in here ([`AuthSource::Session`]), or was asserted for one act ([`AuthSource::Assertion`]).
+    pub fn person(site: SiteId, user: UserId, source: AuthSource) -> Self {
+        Self { user: Some(user.clone()), calling_user: Some(user), ..Self::of(site, source) }
+    }
+
+    /// The broker's own background work.
+    pub fn system(site: SiteId) -> Self {
+        Self::of(site, AuthSource::System)
+    }
+
+    /// Whether something narrows it besides what is granted.
+    pub fn has_ceiling(&self) -> bool {
+        !self.ceilings.is_empty()
+    }
+
+    /// Who acted, for rows and the audit.
+    pub fn actor(&self) -> Actor {
+        let user = self.calling_user.clone();
+        let acted = match self.source {
+            AuthSource::AgentToken => {
+                self.agent.clone().zip(self.token.clone()).map(|(agent, token)| Actor::Agent { agent, token, user })
+            }
+            AuthSource::Platform => {
+                let key = self.client.as_ref().and_then(|key| key.parse().ok());
+                key.map(|key| Actor::Platform { key, user })
+            }
+            AuthSource::Session | AuthSource::Assertion => user.map(Actor::User),
+            AuthSource::Operator => Some(self.local_user.map_or(Actor::Operator, |uid| Actor::LocalUser { uid })),
+            AuthSource::System => None,
+        };
+        acted.unwrap_or(Actor::System)
+    }
+
+    /// What of it may stand in a log or an answer: no token, nothing that somebody wrote freely, and no ceiling's content.
+    pub fn export(&self) -> Exported {
+        Exported {
+            schema_version: 1,
+            site: self.site.clone(),
+            source: self.source,
+            agent: self.agent.clone(),
+            acting_user: self.user.clone(),
+            calling_user: self.calling_user.clone(),
+            client: self.client.clone(),
+            has_ceiling: self.has_ceiling(),
+            chain: self.chain.claims().cloned(),
+        }
+    }
+}
+
+impl fmt::Debug for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.export(), f)
+    }
+}
+
+/// The safe shape of a [`Principal`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Exported {
+    /// 1. A member that changes its meaning makes it another number; a new member does not.
+    pub schema_version: u8,
+    /// The site.
+    pub site: SiteId,
+    /// How we know.
+    pub source: AuthSource,
+    /// The acting agent.
+    pub agent: Option<AgentId>,
+    /// The person whose live rights bound what is done.
+    pub acting_user: Option<UserId>,
+    /// The proven person who is calling.
+    pub calling_user: Option<UserId>,
+    /// The program that calls.
+    pub client: Option<String>,
+    /// Whether something narrows it besides what is granted.
+    pub has_ceiling: bool,
+    /// The agents that the call came through, as it claims: marked as unverified. Absent where it claims nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Claims>,
 }
 
 #[cfg(test)]
@@ -328,6 +520,64 @@ mod tests {
         for text in ["", "Operator", "operator/uid:", "operator/uid:x", "user:", "agent:a", "platform:x", "agent:a/tok_1/alice"] {
             assert!(text.parse::<Actor>().is_err(), "{text:?}");
         }
+    }
+
+    fn whole() -> Principal {
+        let (agent, token): (AgentId, TokenId) = ("a".parse().unwrap(), TokenId::new());
+        let ceiling = Ceiling { providers: Some(BTreeSet::from(["canary".parse().unwrap()])), ..Ceiling::default() };
+        Principal {
+            agent: Some(agent),
+            owner: Some("canary".parse().unwrap()),
+            user: Some("alice".parse().unwrap()),
+            token: Some(token),
+            token_prefix: Some("canary".to_owned()),
+            token_label: Some("canary".to_owned()),
+            ceilings: vec![ceiling],
+            ..Principal::of(SiteId::default_site(), AuthSource::AgentToken)
+        }
+    }
+
+    /// T-064, T-065.
+    #[test]
+    fn what_a_principal_shows_of_itself_is_no_token_no_label_and_no_ceiling() {
+        let principal = whole();
+        let shown = serde_json::to_value(principal.export()).unwrap();
+        let expected = serde_json::json!({
+            "schema_version": 1, "site": "default", "source": "agent_token", "agent": "a", "acting_user": "alice",
+            "calling_user": null, "client": null, "has_ceiling": true,
+        });
+        assert_eq!(shown, expected);
+        let debug = format!("{principal:?}");
+        assert!(!debug.contains("canary") && !debug.contains(principal.token.as_ref().unwrap().as_str()), "{debug}");
+    }
+
+    #[test]
+    fn a_principal_acts_as_its_source_says() {
+        let (site, alice, key) = (SiteId::default_site(), "alice".parse::<UserId>().unwrap(), PlatformKeyId::new());
+        let acts = |principal: Principal, text: &str| assert_eq!(principal.actor().to_string(), text);
+        acts(Principal::operator(site.clone(), None), "operator");
+        acts(Principal::operator(site.clone(), Some(1000)), "operator/uid:1000");
+        acts(Principal::system(site.clone()), "system");
+        acts(Principal::platform(site.clone(), &key, None), &format!("platform:{key}"));
+        acts(Principal::platform(site.clone(), &key, Some(alice.clone())), &format!("platform:{key}/user:alice"));
+        acts(Principal::person(site.clone(), alice.clone(), AuthSource::Session), "user:alice");
+        acts(Principal::person(site, alice.clone(), AuthSource::Assertion), "user:alice");
+        // The person that a call gave up still bounds it, and did not act.
+        let agent = whole();
+        let text = format!("agent:a/{}", agent.token.as_ref().unwrap());
+        acts(agent.clone(), &text);
+        acts(Principal { calling_user: Some(alice), ..agent }, &format!("{text}/user:alice"));
+    }
+
+    #[test]
+    fn a_ceiling_that_narrows_nothing_is_no_ceiling() {
+        assert_eq!(Ceiling::to_column(None).unwrap(), None);
+        assert_eq!(Ceiling::to_column(Some(&Ceiling::default())).unwrap(), None);
+        // An empty list allows nothing.
+        let closed = Ceiling { providers: Some(BTreeSet::new()), ..Ceiling::default() };
+        let column = Ceiling::to_column(Some(&closed)).unwrap();
+        assert_eq!(Ceiling::from_column(column.as_deref()).unwrap(), Some(closed));
+        assert_eq!(Ceiling::from_column(Some("{\"budget\":1}")).unwrap_err().code(), Code::Internal);
     }
 
     #[test]

@@ -4,10 +4,13 @@ use clap::{Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Session, token::Token};
+use super::{
+    Session,
+    token::{CeilingArgs, Token, shown_ceiling},
+};
 use crate::{
-    client::segment,
-    failure::Result,
+    client::{segment, with_query},
+    failure::{Failure, Result},
     output::{cell, facts, items, table},
 };
 
@@ -29,7 +32,14 @@ pub(crate) enum Agent {
         owner: Option<String>,
     },
     /// List the site's agents
-    List,
+    List {
+        /// Only those on which this person has a role, their own among them
+        #[arg(long, value_name = "USER")]
+        user: Option<String>,
+        /// Only those on which they have at least this role [default: viewer]
+        #[arg(long, value_enum, requires = "user")]
+        role: Option<RoleWord>,
+    },
     /// Show an agent and who has which role on it
     Show {
         /// Its id or slug
@@ -50,9 +60,19 @@ pub(crate) enum Agent {
         /// Its id or slug
         agent: String,
     },
+    /// Show what narrows all tokens of an agent, or narrow them: each part that is given, in place of all that was set before
+    Ceiling {
+        /// Its id or slug
+        agent: String,
+        #[command(flatten)]
+        ceiling: CeilingArgs,
+        /// Let them be
+        #[arg(long)]
+        clear: bool,
+    },
     /// Who has which role on an agent
     #[command(subcommand)]
-    Role(Role),
+    Access(Access),
     /// An agent's tokens
     #[command(subcommand)]
     Token(Token),
@@ -60,23 +80,38 @@ pub(crate) enum Agent {
 
 /// Roles.
 #[derive(Debug, Subcommand)]
-pub(crate) enum Role {
+pub(crate) enum Access {
+    /// List who has which role, besides the agent's owner
+    List {
+        /// The agent's id or slug
+        agent: String,
+    },
     /// Give a person a role, in place of the one they had
-    Set {
+    Grant {
         /// The agent's id or slug
         agent: String,
         /// The person's id
         user: String,
         /// The role; each includes those before it
-        #[arg(value_enum)]
+        #[arg(long, value_enum, default_value_t = RoleWord::Operator)]
         role: RoleWord,
     },
     /// Take a person's role away
-    Remove {
+    Revoke {
         /// The agent's id or slug
         agent: String,
         /// The person's id
         user: String,
+    },
+    /// Whether a person has a role now; ends with 1 where they have not
+    Check {
+        /// The agent's id or slug
+        agent: String,
+        /// The person's id
+        user: String,
+        /// At least this role
+        #[arg(long, value_enum, default_value_t = RoleWord::Viewer)]
+        role: RoleWord,
     },
 }
 
@@ -108,30 +143,50 @@ impl Agent {
                 let body = json!({ "slug": slug, "id": id, "title": title, "owner": owner });
                 session.ask(Method::POST, "/v1/agents", Some(&body), show).await
             }
-            Self::List => session.ask_all("/v1/agents", "agents", list).await,
+            Self::List { user, role } => {
+                let path = with_query("/v1/agents", &[("user", user.as_deref()), ("role", role.map(RoleWord::word))]);
+                session.ask_all(&path, "agents", list).await
+            }
             Self::Show { agent } => session.ask(Method::GET, &path(&agent)?, None, show).await,
             Self::Disable { agent } => session.ask(Method::PATCH, &path(&agent)?, Some(&json!({ "disabled": true })), show).await,
             Self::Enable { agent } => session.ask(Method::PATCH, &path(&agent)?, Some(&json!({ "disabled": false })), show).await,
             Self::Delete { agent } => {
                 session.ask(Method::DELETE, &path(&agent)?, None, |_| format!("agent {agent} is deleted")).await
             }
-            Self::Role(role) => role.run(session).await,
+            Self::Ceiling { agent, ceiling, clear } => {
+                let path = format!("{}/ceiling", path(&agent)?);
+                let said = |answer: &Value| shown_ceiling(answer.get("ceiling"));
+                match (ceiling.body(), clear) {
+                    (Some(_), true) => Err(Failure::usage("--clear takes everything away that narrows; give it alone")),
+                    (None, false) => session.ask(Method::GET, &path, None, said).await,
+                    (ceiling, _) => session.ask(Method::PUT, &path, Some(&json!({ "ceiling": ceiling })), said).await,
+                }
+            }
+            Self::Access(access) => access.run(session).await,
             Self::Token(token) => token.run(session).await,
         }
     }
 }
 
-impl Role {
+impl Access {
     async fn run(self, session: &Session) -> Result<()> {
+        let of = |agent: &str, user: &str| Ok::<_, Failure>(format!("{}/roles/{}", path(agent)?, segment(user)?));
         match self {
-            Self::Set { agent, user, role } => {
-                let path = format!("{}/roles/{}", path(&agent)?, segment(&user)?);
+            Self::List { agent } => session.ask(Method::GET, &format!("{}/roles", path(&agent)?), None, roles).await,
+            Self::Grant { agent, user, role } => {
                 let body = json!({ "role": role.word() });
-                session.ask(Method::PUT, &path, Some(&body), |_| format!("{user} is {} of {agent}", role.word())).await
+                let said = |_: &Value| format!("{user} is {} of {agent}", role.word());
+                session.ask(Method::PUT, &of(&agent, &user)?, Some(&body), said).await
             }
-            Self::Remove { agent, user } => {
-                let path = format!("{}/roles/{}", path(&agent)?, segment(&user)?);
-                session.ask(Method::DELETE, &path, None, |_| format!("{user} has no role of their own on {agent}")).await
+            Self::Revoke { agent, user } => {
+                let said = |_: &Value| format!("{user} has no role of their own on {agent}");
+                session.ask(Method::DELETE, &of(&agent, &user)?, None, said).await
+            }
+            Self::Check { agent, user, role } => {
+                let path = with_query(&of(&agent, &user)?, &[("role", Some(role.word()))]);
+                let answer = session.with(async |client| client.call(Method::GET, &path, None).await).await?;
+                session.out.show(&answer, checked)?;
+                if answer.get("allowed") == Some(&json!(true)) { Ok(()) } else { Err(Failure::silent()) }
             }
         }
     }
@@ -159,9 +214,21 @@ fn show(agent: &Value) -> String {
     ]);
     match items(agent, "roles") {
         [] => about,
-        roles => {
-            let row = |role: &Value| ["/user", "/role", "/created_at"].map(|at| cell(role, at)).to_vec();
-            format!("{about}\n\n{}", table(&["user", "role", "since"], roles.iter().map(row).collect(), ""))
-        }
+        _ => format!("{about}\n\n{}", roles(agent)),
     }
+}
+
+fn roles(answer: &Value) -> String {
+    let row = |role: &Value| ["/user", "/role", "/created_at"].map(|at| cell(role, at)).to_vec();
+    let rows = items(answer, "roles").iter().map(row).collect();
+    table(&["user", "role", "since"], rows, "nobody has a role on the agent, besides its owner")
+}
+
+fn checked(answer: &Value) -> String {
+    let role = cell(answer, "/role");
+    facts(&[
+        ("allowed", cell(answer, "/allowed")),
+        ("role", if role.is_empty() { "none".to_owned() } else { role }),
+        ("asked for", cell(answer, "/least")),
+    ])
 }

@@ -1,4 +1,4 @@
-//! `valetkey person`: stop somebody, let them act again, and end their sessions.
+//! `valetkey person`: stop somebody, let them act again, end their sessions, erase them.
 
 use clap::Subcommand;
 use http::Method;
@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::Session;
 use crate::{
     client::segment,
-    failure::Result,
-    output::{cell, items, table},
+    failure::{Failure, Result},
+    output::{cell, facts, items, table},
 };
 
 /// People.
@@ -34,6 +34,15 @@ pub(crate) enum Person {
         /// The person's id
         user: String,
     },
+    /// Erase a person for good: their accounts, apps, tokens, grants and roles end, their agents are disabled. The audit keeps
+    /// their id, and nothing else is kept
+    Erase {
+        /// The person's id
+        user: String,
+        /// That it is meant: there is no way back
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 impl Person {
@@ -50,6 +59,13 @@ impl Person {
                 let said = |answer: &Value| format!("{user} is signed out; sessions ended: {}", cell(answer, "/ended"));
                 return session.ask(Method::DELETE, &path, None, said).await;
             }
+            Self::Erase { user, yes: false } => {
+                return Err(Failure::usage(format!("erasing {user} cannot be undone; say --yes where that is meant")));
+            }
+            Self::Erase { user, yes: true } => {
+                let path = format!("/v1/people/{}", segment(&user)?);
+                return session.ask(Method::DELETE, &path, None, erased).await;
+            }
         };
         let path = format!("/v1/people/{}", segment(&user)?);
         let word = if disabled { "disabled" } else { "enabled" };
@@ -61,4 +77,17 @@ fn list(answer: &Value) -> String {
     let row = |session: &Value| ["/id", "/opened_at", "/expires_at", "/key"].map(|at| cell(session, at)).to_vec();
     let rows = items(answer, "sessions").iter().map(row).collect();
     table(&["id", "since", "until", "vouched for by"], rows, "this person is signed in nowhere")
+}
+
+fn erased(answer: &Value) -> String {
+    let parts = [
+        ("erased", "/id"),
+        ("accounts", "/connections"),
+        ("apps", "/apps"),
+        ("tokens", "/tokens"),
+        ("grants", "/grants"),
+        ("roles", "/roles"),
+        ("agents disabled", "/agents"),
+    ];
+    facts(&parts.map(|(name, at)| (name, cell(answer, at))))
 }

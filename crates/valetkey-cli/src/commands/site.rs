@@ -4,7 +4,10 @@ use clap::{Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::Session;
+use super::{
+    Session,
+    token::{CeilingArgs, shown_ceiling},
+};
 use crate::{
     client::segment,
     failure::{Failure, Result},
@@ -44,6 +47,18 @@ pub(crate) enum Site {
         /// The platform's page that signs people in here; an empty text takes it away, and then nobody can sign in
         #[arg(long, value_name = "URL")]
         signin_url: Option<String>,
+    },
+    /// Show what nobody at the site may exceed, or set it: the parts of the ceiling that are given take the place of all that
+    /// were set before
+    Policy {
+        #[command(flatten)]
+        ceiling: CeilingArgs,
+        /// At which depth a chain of agents is exhausted: 1 to 10 [default: 3]
+        #[arg(long, value_name = "DEPTH", value_parser = clap::value_parser!(u32).range(1..=10))]
+        chain_limit: Option<u32>,
+        /// Take everything away that was set; what is given besides is set then
+        #[arg(long)]
+        clear: bool,
     },
     /// Stop a site: its tokens and keys are refused at once, nothing is connected to it, and nothing of it is renewed. Nothing is
     /// lost: `site enable` lets it go on with what it had. Tokens that end meanwhile may have to be connected again
@@ -106,6 +121,29 @@ impl Site {
                     .await?;
                 session.out.show(&answer, show)
             }
+            Self::Policy { ceiling, chain_limit, clear } => {
+                let path = format!("{own}/policy");
+                let ceiling = ceiling.body();
+                if ceiling.is_none() && chain_limit.is_none() && !clear {
+                    return session.ask(Method::GET, &path, None, shown_policy).await;
+                }
+                let answer = session
+                    .with(async |client| {
+                        let mut policy = match clear {
+                            true => json!({}),
+                            false => client.call(Method::GET, &path, None).await?,
+                        };
+                        if let Some(ceiling) = ceiling {
+                            policy["ceiling"] = ceiling;
+                        }
+                        if let Some(limit) = chain_limit {
+                            policy["chain_limit"] = limit.into();
+                        }
+                        client.call(Method::PUT, &path, Some(&policy)).await
+                    })
+                    .await?;
+                session.out.show(&answer, shown_policy)
+            }
         }
     }
 }
@@ -151,4 +189,10 @@ fn show(site: &Value) -> String {
         ("since", cell(site, "/created_at")),
         ("disabled", cell(site, "/disabled_at")),
     ])
+}
+
+fn shown_policy(policy: &Value) -> String {
+    let limit = policy.get("chain_limit").and_then(Value::as_u64);
+    let limit = facts(&[("chain limit", limit.map_or_else(|| "3, as usual".to_owned(), |limit| limit.to_string()))]);
+    format!("{}\n{limit}", shown_ceiling(policy.get("ceiling")))
 }

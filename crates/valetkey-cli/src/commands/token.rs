@@ -60,7 +60,7 @@ pub(crate) enum Token {
     },
 }
 
-/// The most a token may do, whatever is granted. Each part that is given narrows.
+/// The most that may be done, whatever is granted. Each part that is given narrows.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CeilingArgs {
     /// At most this delivery, whatever is granted: proxy, reveal
@@ -78,7 +78,8 @@ pub(crate) struct CeilingArgs {
 }
 
 impl CeilingArgs {
-    fn body(self) -> Option<Value> {
+    /// The ceiling; nothing where no part is given.
+    pub(super) fn body(self) -> Option<Value> {
         let parts = [
             ("delivery", self.only_deliver),
             ("connections", self.only_connection),
@@ -118,6 +119,19 @@ impl Token {
             }
         }
     }
+}
+
+/// A ceiling for people.
+pub(super) fn shown_ceiling(ceiling: Option<&Value>) -> String {
+    let Some(ceiling) = ceiling.filter(|ceiling| !ceiling.is_null()) else { return "nothing narrows besides grants".to_owned() };
+    let parts =
+        [("delivery", "/delivery"), ("connections", "/connections"), ("providers", "/providers"), ("operations", "/operations")];
+    // An empty list allows nothing, and is not shown as if it were not there.
+    let parts = parts.map(|(name, at)| match ceiling.pointer(at) {
+        Some(Value::Array(list)) if list.is_empty() => (name, "none".to_owned()),
+        _ => (name, cell(ceiling, at)),
+    });
+    facts(&parts)
 }
 
 fn minted(answer: &Value) -> String {

@@ -4,6 +4,7 @@
 
 mod approvals;
 mod auth;
+mod authority;
 mod browser;
 mod canary;
 mod clients;

@@ -95,7 +95,7 @@ on_each_home! {
         let key = world.key("connect", "any");
         let connection = world.connect(&server, &key, "42", "bob").await;
         world.agent("roadie", "42");
-        home.cli(&["agent", "role", "set", "roadie", "43", "operator"]).ok();
+        home.cli(&["agent", "access", "grant", "roadie", "43"]).ok();
         world.token("roadie", "43");
         home.json(&["grant", "create", "--agent", "roadie", "--connection", &connection, "--for", "users:42,43"]);
         let commands: &[&[&str]] = &[
@@ -108,6 +108,10 @@ on_each_home! {
             &["account", "get", "lab", "--user", "42"],
             &["agent", "list"],
             &["agent", "show", "roadie"],
+            &["agent", "access", "list", "roadie"],
+            &["agent", "access", "check", "roadie", "43"],
+            &["agent", "ceiling", "roadie"],
+            &["site", "policy"],
             &["agent", "token", "list", "roadie"],
             &["grant", "list", "--agent", "roadie"],
             &["explain", "--agent", "roadie", "--connection", &connection, "--user", "43"],

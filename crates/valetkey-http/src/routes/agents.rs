@@ -10,6 +10,7 @@ use valetkey::{
     Code, Error,
     agent::{self, NewAgent, Role},
     id::{AgentId, UserId},
+    principal::Ceiling,
 };
 
 use super::{limited, maybe, moment, next};
@@ -60,6 +61,12 @@ pub(crate) struct Which {
     after: Option<AgentId>,
     /// How many at most, up to 1000.
     limit: Option<u32>,
+    /// Only those on which this person has a role, their own among them. In a call for a person it is that person.
+    #[param(value_type = Option<String>)]
+    user: Option<UserId>,
+    /// Only those on which the person has at least this role: `viewer`, `operator` or `admin`; `viewer` when absent.
+    #[param(value_type = Option<String>)]
+    role: Option<Role>,
 }
 
 /// A page of agents.
@@ -71,11 +78,24 @@ pub(crate) struct Agents {
     next: Option<String>,
 }
 
-/// Lists the site's agents; in a call for a person those on which they have a role.
+/// Lists the site's agents; in a call for a person, or with `user`, those on which that person has a role.
 #[utoipa::path(get, path = "/v1/agents", tag = "agents", params(Which), responses((status = 200, body = Agents)))]
 pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(which): Query<Which>) -> Answer<Json<Agents>> {
-    let limit = limited(which.limit);
-    let agents = agent::page(&state.base().db, caller.site()?, caller.user(), which.after.as_ref(), limit).await?;
+    let (db, site, limit) = (&state.base().db, caller.site()?, limited(which.limit));
+    let person = match (caller.user(), which.user.as_ref()) {
+        (Some(user), Some(other)) if user != other => {
+            return Err(Error::new(Code::Forbidden, format!("in a call for user {user} nobody else is asked about")).into());
+        }
+        (user, named) => user.or(named),
+    };
+    let agents = match (person, which.role) {
+        (None, Some(_)) => return Err(Error::new(Code::InvalidRequest, "`role` needs `user`: whose role").into()),
+        (None, None) => agent::page(db, site, None, which.after.as_ref(), limit).await?,
+        (Some(user), least) => {
+            let held = agent::held(db, site, user, least.unwrap_or(Role::Viewer), None, which.after.as_ref(), limit).await?;
+            held.into_iter().map(|held| held.agent).collect()
+        }
+    };
     let next = next(&agents, limit, |agent| agent.id.to_string());
     Ok(Json(Agents { agents: agents.into_iter().map(Agent::from).collect(), next }))
 }
@@ -202,6 +222,97 @@ pub(crate) async fn roles(State(state): State<AppState>, caller: Caller, Path(na
     let agent = named_agent(&state, &caller, &named, Role::Viewer).await?;
     let roles = agent::roles(&state.base().db, caller.site()?, &agent.id).await?;
     Ok(Json(Roles { roles: roles.into_iter().map(Access::from).collect() }))
+}
+
+/// Which role is asked about.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Least {
+    /// `viewer`, `operator` or `admin`; `viewer` when absent.
+    #[param(value_type = Option<String>)]
+    role: Option<Role>,
+}
+
+/// What a person may do with an agent now.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Standing {
+    /// The agent.
+    agent: String,
+    /// The person.
+    user: String,
+    /// Their live role: `admin` for the agent's owner; absent where they have none, or are disabled.
+    role: Option<String>,
+    /// The role that was asked about.
+    least: String,
+    /// Whether they have at least that role.
+    allowed: bool,
+}
+
+/// Whether a person has a role on an agent now. It is the answer that every use of the role gets.
+#[utoipa::path(get, path = "/v1/agents/{agent}/roles/{user}", tag = "agents",
+    params(("agent" = String, Path), ("user" = String, Path), Least), responses((status = 200, body = Standing)))]
+pub(crate) async fn check_role(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path((named, user)): Path<(String, UserId)>,
+    Query(asked): Query<Least>,
+) -> Answer<Json<Standing>> {
+    let agent = named_agent(&state, &caller, &named, Role::Viewer).await?;
+    let least = asked.role.unwrap_or(Role::Viewer);
+    let role = agent::role_of(&state.base().db, caller.site()?, &agent.id, &user).await?;
+    Ok(Json(Standing {
+        agent: agent.id.to_string(),
+        user: user.to_string(),
+        role: role.map(|role| role.to_string()),
+        least: least.to_string(),
+        allowed: role >= Some(least),
+    }))
+}
+
+/// What narrows all tokens of an agent.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct AgentCeiling {
+    /// The most that any of its tokens may do, whatever is granted: `delivery`, `connections`, `providers`, `operations`; absent
+    /// for no ceiling.
+    #[schema(value_type = Option<Object>)]
+    ceiling: Option<Ceiling>,
+}
+
+/// What narrows all tokens of an agent, beside the ceilings of the tokens.
+#[utoipa::path(get, path = "/v1/agents/{agent}/ceiling", tag = "agents", params(("agent" = String, Path)),
+    responses((status = 200, body = AgentCeiling)))]
+pub(crate) async fn ceiling(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(named): Path<String>,
+) -> Answer<Json<AgentCeiling>> {
+    let agent = named_agent(&state, &caller, &named, Role::Viewer).await?;
+    Ok(Json(AgentCeiling { ceiling: agent::ceiling(&state.base().db, caller.site()?, &agent.id).await? }))
+}
+
+/// What shall narrow all tokens of an agent.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewCeiling {
+    /// Each part that is present narrows: `delivery`, `connections`, `providers`, `operations`. Absent or empty for no ceiling.
+    #[schema(value_type = Option<Object>)]
+    ceiling: Option<Ceiling>,
+}
+
+/// Narrows all tokens of an agent from the next request on, in place of what narrowed them before.
+#[utoipa::path(put, path = "/v1/agents/{agent}/ceiling", tag = "agents", params(("agent" = String, Path)),
+    request_body = NewCeiling, responses((status = 200, body = AgentCeiling)))]
+pub(crate) async fn set_ceiling(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(named): Path<String>,
+    Body(new): Body<NewCeiling>,
+) -> Answer<Json<AgentCeiling>> {
+    let (base, site) = (state.base(), caller.site()?);
+    let agent = named_agent(&state, &caller, &named, Role::Admin).await?;
+    agent::set_ceiling(base, site, &caller.actor()?, &agent.id, new.ceiling.as_ref()).await?;
+    Ok(Json(AgentCeiling { ceiling: agent::ceiling(&base.db, site, &agent.id).await? }))
 }
 
 /// A role to give.

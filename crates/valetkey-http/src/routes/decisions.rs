@@ -12,7 +12,7 @@ use valetkey::{
     decision::{self, Request, Who},
     deliver,
     id::{ConnectionId, SessionName, TaskName, UserId},
-    principal::Delivery,
+    principal::{Claims, Delivery, Exported},
 };
 
 use super::connections::reached;
@@ -131,17 +131,56 @@ pub(crate) async fn explain(
     Ok(Json(deliver::explain(state.outside(), &facts, &request, base.clock.now()).into()))
 }
 
+/// Who is acting: what may be shown of it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Principal {
+    /// The number of this shape: 1.
+    schema_version: u8,
+    /// The site everything happens in.
+    site: String,
+    /// How we know: `agent_token`, `session`, `assertion`, `platform`, `operator` or `system`.
+    source: String,
+    /// The acting agent.
+    agent: Option<String>,
+    /// The person whose live rights bound what is done.
+    acting_user: Option<String>,
+    /// The proven person who is calling now; absent means unattended.
+    calling_user: Option<String>,
+    /// The program that calls.
+    client: Option<String>,
+    /// Whether a ceiling of the token, the agent or the site narrows it.
+    has_ceiling: bool,
+    /// The agents that the call says it came through: `agent`, `user`, `host`, `depth` and `root`, with `unverified`, which is
+    /// always true. Absent where it says nothing.
+    #[schema(value_type = Option<Object>)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chain: Option<Claims>,
+}
+
+impl From<Exported> for Principal {
+    fn from(principal: Exported) -> Self {
+        Self {
+            schema_version: principal.schema_version,
+            site: principal.site.to_string(),
+            source: principal.source.as_str().to_owned(),
+            agent: principal.agent.map(|agent| agent.to_string()),
+            acting_user: principal.acting_user.map(|user| user.to_string()),
+            calling_user: principal.calling_user.map(|user| user.to_string()),
+            client: principal.client,
+            has_ceiling: principal.has_ceiling,
+            chain: principal.chain,
+        }
+    }
+}
+
 /// Who the token makes the caller, and what it may use.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Me {
-    /// The site everything happens in.
-    site: String,
-    /// The agent.
-    agent: Option<String>,
-    /// The person it acts for; absent means unattended.
+    /// Who is acting.
+    #[serde(flatten)]
+    principal: Principal,
+    /// The person it acts for; absent means unattended. The same as `calling_user`.
     user: Option<String>,
-    /// How we know: `agent_token`.
-    source: String,
     /// The token's id.
     token: Option<String>,
     /// The connections that can be used.
@@ -173,10 +212,10 @@ pub(crate) struct Usable {
 #[utoipa::path(get, path = "/v1/me", tag = "decisions",
     params(("Valet-Unattended" = Option<String>, Header, description = "`true`: without the token's person.")), responses((status = 200, body = Me)))]
 pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: HeaderMap) -> Answer<Json<Me>> {
-    let deliver::Caller { token: hash, unattended } = super::deliver::agent(&caller, &headers)?;
+    let deliver::Caller { token: hash, unattended, chain } = super::deliver::agent(&caller, &headers)?;
     let (base, now) = (state.base(), state.base().clock.now());
     let facts = decision::for_token_alone(&base.db, &hash).await?.ok_or_else(decision::unauthenticated)?;
-    let principal = decision::principal(&facts, now)?;
+    let principal = decision::calling(&facts, unattended, &chain, now)?;
     if let Some(token) = &principal.token {
         state.last_used().note(&principal.site, token, now);
     }
@@ -205,11 +244,9 @@ pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: H
         }
     }
     Ok(Json(Me {
-        site: principal.site.to_string(),
-        agent: principal.agent.map(|agent| agent.to_string()),
-        user: principal.user.filter(|_| !unattended).map(|user| user.to_string()),
-        source: "agent_token".to_owned(),
-        token: principal.token.map(|token| token.to_string()),
+        user: principal.calling_user.as_ref().map(ToString::to_string),
+        token: principal.token.as_ref().map(ToString::to_string),
+        principal: principal.export().into(),
         connections,
     }))
 }

@@ -151,9 +151,9 @@ pub(crate) async fn proxy_root(state: State<AppState>, caller: Caller, request: 
     proxy(state, caller, request).await
 }
 
-/// The calling agent, and whether it gives up its token's person for this call.
+/// The calling agent, whether it gives up its token's person for this call, and through whom it says it was called.
 pub(super) fn agent(caller: &Caller, headers: &HeaderMap) -> Result<deliver::Caller> {
-    let Caller::Agent { hash } = caller else {
+    let Caller::Agent { hash, chain } = caller else {
         return Err(Error::new(Code::Forbidden, "this is for agents, with their own token"));
     };
     let mut values = headers.get_all(UNATTENDED).iter();
@@ -162,7 +162,7 @@ pub(super) fn agent(caller: &Caller, headers: &HeaderMap) -> Result<deliver::Cal
         (Some(b"true"), None) => true,
         _ => return Err(Error::new(Code::InvalidRequest, "Valet-Unattended: it is `true`, or it is not sent")),
     };
-    Ok(deliver::Caller { token: hash.clone(), unattended })
+    Ok(deliver::Caller { token: hash.clone(), unattended, chain: chain.clone() })
 }
 
 /// The wish in a body that may be missing.

@@ -1,9 +1,9 @@
-//! People: the platform knows them; here they can be stopped.
+//! People: the platform knows them; here they can be stopped and erased.
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use valetkey::{id::UserId, platform, principal::Owner, session};
+use valetkey::{id::UserId, person, platform, principal::Owner, session};
 
 use super::moment;
 use crate::{
@@ -96,4 +96,33 @@ pub(crate) async fn sign_out(State(state): State<AppState>, caller: Caller, Path
     caller.require_reaches(&Owner::User(id.clone()))?;
     let ended = session::close_all(state.base(), caller.site()?, &caller.actor()?, &id).await?;
     Ok(Json(SignedOut { ended }))
+}
+
+/// What an erasing ended.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Erased {
+    /// The person's id, which is all that the audit knows of them.
+    id: String,
+    /// Accounts that are over here; their providers are told as soon as they answer (`GET /v1/revocations`).
+    connections: u64,
+    /// Apps at providers.
+    apps: u64,
+    /// Tokens that lived.
+    tokens: u64,
+    /// Grants that lived.
+    grants: u64,
+    /// Roles on agents.
+    roles: u64,
+    /// Agents of theirs: disabled, and nobody's.
+    agents: u64,
+}
+
+/// Erases a person for good: their accounts, apps, tokens, grants and roles. Doing it again ends what is still there.
+#[utoipa::path(delete, path = "/v1/people/{id}", tag = "people", params(("id" = String, Path)),
+    responses((status = 200, body = Erased)))]
+pub(crate) async fn erase(State(state): State<AppState>, caller: Caller, Path(id): Path<UserId>) -> Answer<Json<Erased>> {
+    caller.require_reaches(&Owner::User(id.clone()))?;
+    let person::Erased { connections, apps, tokens, grants, roles, agents } =
+        person::erase(state.outside(), caller.site()?, &caller.actor()?, &id).await?;
+    Ok(Json(Erased { id: id.to_string(), connections, apps, tokens, grants, roles, agents }))
 }

@@ -4,7 +4,7 @@ use axum::extract::State;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use valetkey::{Code, Error, id::SiteId, site};
+use valetkey::{Code, Error, id::SiteId, principal::Ceiling, site};
 
 use crate::{
     caller::Caller,
@@ -133,6 +133,46 @@ pub(crate) async fn change(
     let SiteChange { title, return_to, unproven_links, signin_url, disabled: _ } = change;
     let change = site::SiteChange { title, return_to, unproven_links, signin_url };
     Ok(Json(site::change(state.base(), &caller.actor()?, &id, change).await?.into()))
+}
+
+/// What nobody at a site may exceed.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SitePolicy {
+    /// The most that any agent there may do, whatever is granted; each part that is present narrows: `delivery`, `connections`,
+    /// `providers`, `operations`. Absent or empty for no ceiling.
+    #[schema(value_type = Option<Object>)]
+    ceiling: Option<Ceiling>,
+    /// At which depth a chain of agents is exhausted: 1 to 10; absent for 3.
+    chain_limit: Option<u32>,
+}
+
+impl From<site::Policy> for SitePolicy {
+    fn from(policy: site::Policy) -> Self {
+        Self { ceiling: policy.ceiling, chain_limit: policy.chain_limit }
+    }
+}
+
+/// What nobody at a site may exceed; a platform sees its own site's only.
+#[utoipa::path(get, path = "/v1/sites/{id}/policy", tag = "sites", params(("id" = String, Path)),
+    responses((status = 200, body = SitePolicy)))]
+pub(crate) async fn policy(State(state): State<AppState>, caller: Caller, Path(id): Path<SiteId>) -> Answer<Json<SitePolicy>> {
+    own(&caller, &id)?;
+    Ok(Json(site::policy(&state.base().db, &id).await?.into()))
+}
+
+/// Sets the whole policy of a site. It holds from the next request on.
+#[utoipa::path(put, path = "/v1/sites/{id}/policy", tag = "sites", params(("id" = String, Path)), request_body = SitePolicy,
+    responses((status = 200, body = SitePolicy)))]
+pub(crate) async fn set_policy(
+    State(state): State<AppState>,
+    caller: Caller,
+    Path(id): Path<SiteId>,
+    Body(new): Body<SitePolicy>,
+) -> Answer<Json<SitePolicy>> {
+    let policy = site::Policy { ceiling: new.ceiling, chain_limit: new.chain_limit };
+    site::set_policy(state.base(), &caller.actor()?, &id, &policy).await?;
+    Ok(Json(site::policy(&state.base().db, &id).await?.into()))
 }
 
 /// A platform may know of no site but its own.

@@ -8,6 +8,7 @@ mod agents;
 mod app_config;
 mod approvals;
 mod audit;
+mod authority;
 mod authzen;
 mod clients;
 mod connect_sessions;

@@ -1,4 +1,10 @@
 //! Agents, and the roles that people have on them. An agent owns no credential by being an agent.
+//!
+//! A role is looked up when it is needed and never remembered. [`held`] is the one question about it: a check of one agent
+//! ([`may`]) and a list of all of them cannot disagree. (The decision reads the same rows among its facts.)
+//!
+//! Who may give and take roles: an admin of the agent, its owner being one; the site's platform; the operator. Roles that
+//! somebody gave stay when they lose theirs; tokens that they minted do not (see [`crate::decision`]).
 
 mod store;
 
@@ -14,7 +20,7 @@ use crate::{
     db::{Db, Tx},
     error::{Code, Error, Result},
     id::{AgentId, SiteId, UserId},
-    principal::Actor,
+    principal::{Actor, Ceiling},
     text,
 };
 
@@ -88,6 +94,15 @@ pub struct NewAgent {
     pub title: String,
     /// The person it belongs to.
     pub owner: Option<UserId>,
+}
+
+/// An agent on which a person has a role.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The agent.
+    pub agent: Agent,
+    /// What the person may do with it.
+    pub role: Role,
 }
 
 /// A person's role on an agent.
@@ -193,7 +208,32 @@ pub async fn list(db: &Db, site: &SiteId) -> Result<Vec<Agent>> {
 /// A page of a site's agents, the oldest first: at most `limit`, after the one with id `after`. With a person only those on
 /// which they have a role, theirs among them.
 pub async fn page(db: &Db, site: &SiteId, user: Option<&UserId>, after: Option<&AgentId>, limit: u32) -> Result<Vec<Agent>> {
-    store::page(db, site, user, after, limit).await
+    match user {
+        None => store::page(db, site, after, limit).await,
+        Some(user) => {
+            let held = held(db, site, user, Role::Viewer, None, after, limit).await?;
+            Ok(held.into_iter().map(|held| held.agent).collect())
+        }
+    }
+}
+
+/// On which agents a person has at least a role now, and which: on one agent (`only`), or a page of all of them, the oldest
+/// first. The owner of an agent is its admin; a deleted agent is nobody's; a person who is disabled has no role.
+pub async fn held(
+    db: &Db,
+    site: &SiteId,
+    user: &UserId,
+    least: Role,
+    only: Option<&AgentId>,
+    after: Option<&AgentId>,
+    limit: u32,
+) -> Result<Vec<Held>> {
+    store::held(db, site, user, least, only, after, limit).await
+}
+
+/// Whether a person has at least a role on an agent now.
+pub async fn may(base: &Base, site: &SiteId, user: &UserId, id: &AgentId, least: Role) -> Result<bool> {
+    Ok(!held(&base.db, site, user, least, Some(id), None, 1).await?.is_empty())
 }
 
 /// Disables an agent or lets it act again. Its tokens stop and start with it.
@@ -201,7 +241,7 @@ pub async fn set_disabled(base: &Base, site: &SiteId, actor: &Actor, id: &AgentI
     let mut tx = base.db.begin().await?;
     let at = disabled.then(|| base.clock.now());
     if !store::set_disabled(&mut tx, site, id, at).await? {
-        return Err(Error::new(Code::NotFound, format!("there is no agent `{id}`")));
+        return Err(not_there(id));
     }
     let action = if disabled { "agent.disable" } else { "agent.enable" };
     base.audit.record(&mut tx, Event::new(site, actor, action).agent(id)).await?;
@@ -217,9 +257,15 @@ pub async fn delete(base: &Base, site: &SiteId, actor: &Actor, id: &AgentId) -> 
     tx.commit().await
 }
 
-/// Gives a person a role on an agent, in place of the one they had.
+/// Gives a person a role on an agent, in place of the one they had. Whether the caller may is checked before.
+///
+/// # Errors
+/// `conflict` where the agent is theirs, and the role would be less than they have by that.
 pub async fn set_role(base: &Base, site: &SiteId, actor: &Actor, id: &AgentId, user: &UserId, role: Role) -> Result<()> {
-    require(&base.db, site, id).await?;
+    let agent = require(&base.db, site, id).await?;
+    if role < Role::Admin {
+        refuse_owner(&agent, user)?;
+    }
     let mut tx = base.db.begin().await?;
     store::set_role(&mut tx, site, id, user, role, actor, base.clock.now()).await?;
     let event = Event::new(site, actor, "agent.role").agent(id).facts(json!({ "user": user, "role": role }));
@@ -228,7 +274,11 @@ pub async fn set_role(base: &Base, site: &SiteId, actor: &Actor, id: &AgentId, u
 }
 
 /// Takes a person's role on an agent away. Doing it again changes nothing.
+///
+/// # Errors
+/// `conflict` where the agent is theirs: they would be its admin all the same.
 pub async fn remove_role(base: &Base, site: &SiteId, actor: &Actor, id: &AgentId, user: &UserId) -> Result<()> {
+    refuse_owner(&require(&base.db, site, id).await?, user)?;
     let mut tx = base.db.begin().await?;
     if store::remove_role(&mut tx, site, id, user).await? {
         let event = Event::new(site, actor, "agent.role").agent(id).facts(json!({ "user": user, "role": null }));
@@ -237,20 +287,77 @@ pub async fn remove_role(base: &Base, site: &SiteId, actor: &Actor, id: &AgentId
     tx.commit().await
 }
 
+/// Nobody is told that an owner's role is gone, because it is not.
+fn refuse_owner(agent: &Agent, user: &UserId) -> Result<()> {
+    if agent.owner.as_ref() != Some(user) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::Conflict,
+        format!("the agent belongs to user {user}, who is its admin by that; disable the person or the agent"),
+    ))
+}
+
 /// Who has which role on an agent, besides its owner.
 pub async fn roles(db: &Db, site: &SiteId, id: &AgentId) -> Result<Vec<Access>> {
     store::roles(db, site, id).await
 }
 
-/// The live role of a person on an agent: admin for its owner, else the role they were given.
+/// The live role of a person on an agent that must be there.
 pub async fn role_of(db: &Db, site: &SiteId, id: &AgentId, user: &UserId) -> Result<Option<Role>> {
-    if require(db, site, id).await?.owner.as_ref() == Some(user) {
-        return Ok(Some(Role::Admin));
+    require(db, site, id).await?;
+    Ok(held(db, site, user, Role::Viewer, Some(id), None, 1).await?.pop().map(|held| held.role))
+}
+
+/// What narrows all tokens of an agent; absent for none.
+///
+/// # Errors
+/// `not_found`; `internal` where it cannot be read, and so everything is denied.
+pub async fn ceiling(db: &Db, site: &SiteId, id: &AgentId) -> Result<Option<Ceiling>> {
+    let stored = store::ceiling(db, site, id).await?.ok_or_else(|| not_there(id))?;
+    Ceiling::from_column(stored.as_deref())
+}
+
+/// Whether something narrows all tokens of an agent: a ceiling of its own or its site's, readable or not.
+pub async fn is_narrowed(db: &Db, site: &SiteId, id: &AgentId) -> Result<bool> {
+    store::is_narrowed(db, site, id).await
+}
+
+/// Narrows all tokens of an agent from the next request on, or lets them be; in place of what narrowed them before.
+///
+/// # Errors
+/// `not_found`; `invalid_request` for lists without an end.
+pub async fn set_ceiling(base: &Base, site: &SiteId, actor: &Actor, id: &AgentId, ceiling: Option<&Ceiling>) -> Result<()> {
+    let column = Ceiling::to_column(ceiling)?;
+    let mut tx = base.db.begin().await?;
+    if !store::set_ceiling(&mut tx, site, id, column.as_deref()).await? {
+        return Err(not_there(id));
     }
-    Ok(roles(db, site, id).await?.into_iter().find(|access| &access.user == user).map(|access| access.role))
+    let event = Event::new(site, actor, "agent.ceiling").agent(id).facts(json!({ "ceiling": ceiling }));
+    base.audit.record(&mut tx, event).await?;
+    tx.commit().await
+}
+
+/// What erasing a person changes about agents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Roles that are gone.
+    pub roles: u64,
+    /// Agents that were the person's: they are disabled, and belong to nobody.
+    pub agents: u64,
+}
+
+/// Takes a person's roles and agents from them, in the transaction that erases the person. An agent without its owner does not
+/// go on by itself: who has the role of admin on it, or the platform, may let it act again.
+pub async fn forget_person(tx: &mut Tx, site: &SiteId, user: &UserId, now: Timestamp) -> Result<Forgotten> {
+    Ok(Forgotten { roles: store::remove_roles(tx, site, user).await?, agents: store::disown(tx, site, user, now).await? })
 }
 
 /// One agent that must be there.
 pub async fn require(db: &Db, site: &SiteId, id: &AgentId) -> Result<Agent> {
-    get(db, site, id).await?.ok_or_else(|| Error::new(Code::NotFound, format!("there is no agent `{id}`")))
+    get(db, site, id).await?.ok_or_else(|| not_there(id))
+}
+
+fn not_there(id: &AgentId) -> Error {
+    Error::new(Code::NotFound, format!("there is no agent `{id}`"))
 }

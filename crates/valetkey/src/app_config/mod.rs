@@ -447,3 +447,13 @@ pub async fn delete(base: &Base, site: &SiteId, actor: &Actor, provider: &Provid
     base.audit.record(&mut tx, Event::new(site, actor, "app_config.delete").facts(facts)).await?;
     tx.commit().await
 }
+
+/// Deletes the ended configurations of an owner who is no more, but those that a revocation or a live connection still needs.
+pub async fn forget(tx: &mut Tx, site: &SiteId, owner: &Owner) -> Result<()> {
+    store::forget(tx, site, owner).await
+}
+
+/// Whether an owner has a configuration, or had one that is still kept.
+pub async fn is_left(db: &Db, site: &SiteId, owner: &Owner) -> Result<bool> {
+    store::is_left(db, site, owner).await
+}

@@ -189,3 +189,28 @@ pub(super) async fn list(db: &Db, site: &SiteId) -> Result<Vec<AppConfig>> {
     .await?);
     rows.into_iter().map(AppConfig::try_from).collect()
 }
+
+pub(super) async fn forget(tx: &mut Tx, site: &SiteId, owner: &Owner) -> Result<()> {
+    on!(tx, |c| sqlx::query(
+        "DELETE FROM app_configs WHERE site = $1 AND owner = $2 AND replaced_at IS NOT NULL
+            AND NOT EXISTS (SELECT 1 FROM revocations r
+                            WHERE r.site = $1 AND r.app_config_id = app_configs.id AND r.status = 'pending')
+            AND NOT EXISTS (SELECT 1 FROM connections n
+                            WHERE n.site = $1 AND n.app_config_id = app_configs.id AND n.status <> 'revoked')"
+    )
+    .bind(site.as_str())
+    .bind(owner.to_string())
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    Ok(())
+}
+
+pub(super) async fn is_left(db: &Db, site: &SiteId, owner: &Owner) -> Result<bool> {
+    let row: Option<(String,)> = on!(db, |c| sqlx::query_as("SELECT id FROM app_configs WHERE site = $1 AND owner = $2 LIMIT 1")
+        .bind(site.as_str())
+        .bind(owner.to_string())
+        .fetch_optional(c)
+        .await?);
+    Ok(row.is_some())
+}

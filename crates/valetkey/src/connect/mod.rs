@@ -51,8 +51,10 @@ pub use callback::{Answer, ERROR_WORDS, callback};
 
 use crate::{
     base::Base,
+    db::Tx,
     error::{Code, Error, Result},
     id::{ConnectSessionId, ConnectionId, ProviderName, SiteId, sha256_hex},
+    principal::Owner,
     provider::{Definition, step::StepFailure},
     secret::{Secret, SecretMap},
 };
@@ -155,6 +157,11 @@ pub async fn sweep(base: &Base) -> Result<(u64, u64)> {
     let gone = store::sweep(&mut tx, now, now.minus(OUTCOME_LIFE)).await?;
     tx.commit().await?;
     Ok(gone)
+}
+
+/// Deletes the links and flows that are under way for an owner who is no more.
+pub async fn forget(tx: &mut Tx, site: &SiteId, owner: &Owner) -> Result<()> {
+    store::forget(tx, site, owner).await
 }
 
 /// The word of RFC 8628 section 3.5 for a device code whose time is over.

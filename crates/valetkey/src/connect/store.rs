@@ -513,3 +513,20 @@ pub(super) async fn sweep(tx: &mut Tx, flows: Timestamp, sessions: Timestamp) ->
         .rows_affected());
     Ok((flows, sessions))
 }
+
+/// Deletes an owner's flows and sessions.
+pub(super) async fn forget(tx: &mut Tx, site: &SiteId, owner: &Owner) -> Result<()> {
+    on!(&mut *tx, |c| sqlx::query("DELETE FROM flows WHERE site = $1 AND owner = $2")
+        .bind(site.as_str())
+        .bind(owner.to_string())
+        .execute(c)
+        .await
+        .map(|_| ())?);
+    on!(&mut *tx, |c| sqlx::query("DELETE FROM connect_sessions WHERE site = $1 AND owner = $2")
+        .bind(site.as_str())
+        .bind(owner.to_string())
+        .execute(c)
+        .await
+        .map(|_| ())?);
+    Ok(())
+}

@@ -41,7 +41,7 @@ pub use row::Stored;
 pub use store::{Filter, ageing, get, is_stored, list, load, load_in, page, slot, stored_slot};
 pub use timing::{RefreshWindow, refresh_at};
 pub use write::{
-    Connected, NewConnection, Tokens, erase, insert, replace_account, set_needs_reauth, set_resources, set_warned,
+    Connected, NewConnection, Tokens, erase, forget, insert, replace_account, set_needs_reauth, set_resources, set_warned,
     upsert_connected,
 };
 

@@ -408,6 +408,20 @@ pub async fn erase(tx: &mut Tx, site: &SiteId, id: &ConnectionId, actor: &Actor,
     Ok(changed == 1)
 }
 
+/// Forgets what is known of whose the ended accounts of an owner were, for an owner who is no more.
+pub async fn forget(tx: &mut Tx, site: &SiteId, owner: &Owner) -> Result<()> {
+    on!(tx, |c| sqlx::query(
+        "UPDATE connections SET subject = NULL, subject_name = NULL, resources = NULL, last_error = NULL
+         WHERE site = $1 AND owner = $2 AND status = 'revoked'"
+    )
+    .bind(site.as_str())
+    .bind(owner.to_string())
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    Ok(())
+}
+
 /// Notes that the person must connect again, unless the tokens changed meanwhile. False when they did.
 pub async fn set_needs_reauth(
     tx: &mut Tx,

@@ -7,9 +7,11 @@
 //! A grant *permits* what it fits exactly. One that asks or denies *speaks of* whatever might be meant: every spelling of a
 //! path, everything that a revealed token could do, and what cannot be read. So neither is slipped past.
 
+use std::fmt;
+
 use serde::Serialize;
 
-use super::facts::{Facts, GrantFacts, Parsed};
+use super::facts::{Facts, GrantFacts, Over, Parsed};
 use crate::{
     agent::Role,
     clock::Timestamp,
@@ -17,7 +19,7 @@ use crate::{
     error::{Code, Error, Result},
     grant::{Effect, ForWhom, Rate},
     id::{GrantId, UserId},
-    principal::{AuthSource, Ceiling, Delivery, Principal},
+    principal::{AuthSource, CallerChain, Ceiling, Delivery, Principal},
     provider::pattern::{MAIL_METHOD, PathPattern},
 };
 
@@ -160,11 +162,6 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
     if let Some(reason) = nobody(facts, now) {
         return Decision { reasons: vec![reason], ..deny(Code::Unauthenticated, "", "", None) };
     }
-    let ceiling = match facts.token.as_ref().and_then(|token| token.ceiling.as_ref()) {
-        Some(Parsed::Read(ceiling)) => Some(ceiling),
-        // An unreadable one was refused above.
-        Some(Parsed::Unreadable) | None => None,
-    };
 
     // What is asked for.
     let nothing = |fact, text, change| deny(Code::NotFound, fact, text, change);
@@ -207,10 +204,13 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
             Some("give the person a role on the agent, or mint a token without a person"),
         );
     }
-    if let Some(ceiling) = ceiling
-        && let Some(reason) = beyond_ceiling(ceiling, facts, request)
-    {
-        return Decision { reasons: vec![reason], ..deny(Code::GrantDenied, "ceiling", "", None) };
+    for (over, ceiling) in facts.ceilings() {
+        // An unreadable one was refused above.
+        if let Parsed::Read(ceiling) = ceiling
+            && let Some(reason) = beyond_ceiling(over, ceiling, facts, request)
+        {
+            return Decision { reasons: vec![reason], ..deny(Code::GrantDenied, "", "", None) };
+        }
     }
 
     let whose = person.map(|p| &p.id);
@@ -285,13 +285,34 @@ pub fn principal(facts: &Facts, now: Timestamp) -> Result<Principal> {
     if nobody(facts, now).is_some() {
         return Err(unauthenticated());
     }
+    let user = facts.person.as_ref().map(|person| person.id.clone());
+    let token = facts.token.as_ref();
+    let readable = facts.ceilings().filter_map(|(_, ceiling)| match ceiling {
+        Parsed::Read(ceiling) => Some(ceiling.clone()),
+        Parsed::Unreadable => None,
+    });
     Ok(Principal {
-        site: facts.site.clone(),
         agent: Some(facts.agent.id.clone()),
-        user: facts.person.as_ref().map(|person| person.id.clone()),
-        source: AuthSource::AgentToken,
-        token: facts.token.as_ref().map(|token| token.id.clone()),
+        owner: facts.agent.owner.clone(),
+        user: user.clone(),
+        calling_user: user,
+        token: token.map(|token| token.id.clone()),
+        token_prefix: token.map(|token| token.prefix.clone()),
+        token_label: token.map(|token| token.label.clone()),
+        ceilings: readable.collect(),
+        ..Principal::of(facts.site.clone(), AuthSource::AgentToken)
     })
+}
+
+/// The same for one call: it may give the token's person up, and says through which agents it came.
+///
+/// # Errors
+/// The one 401; `chain_too_deep` where somebody is acting, and the chain is exhausted at their site.
+pub fn calling(facts: &Facts, unattended: bool, chain: &CallerChain, now: Timestamp) -> Result<Principal> {
+    let principal = principal(facts, now)?;
+    chain.check(facts.chain_limit)?;
+    let calling_user = principal.calling_user.clone().filter(|_| !unattended);
+    Ok(Principal { calling_user, chain: chain.clone(), ..principal })
 }
 
 /// The one answer to a token that is nobody's.
@@ -318,9 +339,6 @@ fn nobody(facts: &Facts, now: Timestamp) -> Option<Reason> {
         if token.expires_at.is_some_and(|at| at <= now) {
             return dead("token_expired", "the token is expired", Some("mint another token"));
         }
-        if token.ceiling == Some(Parsed::Unreadable) {
-            return dead("ceiling_unreadable", "the token's ceiling cannot be read", Some("mint another token"));
-        }
         if let Some(minter) = &token.minter
             && (minter.gone || minter.role < Some(Role::Operator))
         {
@@ -331,6 +349,11 @@ fn nobody(facts: &Facts, now: Timestamp) -> Option<Reason> {
             );
         }
     }
+    for (over, ceiling) in facts.ceilings() {
+        if *ceiling == Parsed::Unreadable {
+            return dead("ceiling_unreadable", &format!("{} ceiling cannot be read", whose(over)), Some(anew(over)));
+        }
+    }
     // A token for a person dies with that person, also for unattended calls.
     if facts.person.as_ref().is_some_and(|person| person.gone) {
         return dead("person_gone", "the person the token acts for is disabled", Some("enable the person"));
@@ -338,23 +361,48 @@ fn nobody(facts: &Facts, now: Timestamp) -> Option<Reason> {
     None
 }
 
-fn beyond_ceiling(ceiling: &Ceiling, facts: &Facts, request: &Request<'_>) -> Option<Reason> {
+fn whose(over: Over) -> &'static str {
+    match over {
+        Over::Site => "the site's",
+        Over::Agent => "the agent's",
+        Over::Token => "the token's",
+    }
+}
+
+/// What helps against a ceiling.
+fn anew(over: Over) -> &'static str {
+    match over {
+        Over::Site => "let the operator set the site's policy anew",
+        Over::Agent => "let an admin of the agent set its ceiling anew",
+        Over::Token => "mint another token",
+    }
+}
+
+/// Why a use is beyond a ceiling, wherever that stands.
+fn beyond_ceiling(over: Over, ceiling: &Ceiling, facts: &Facts, request: &Request<'_>) -> Option<Reason> {
     let row = &facts.connection.as_ref()?.stored.connection;
-    let reason = |text: String| Some(Reason { fact: "ceiling", text, change: Some("mint a token with a higher ceiling") });
+    let (fact, change) = match over {
+        Over::Site => ("site_ceiling", anew(over)),
+        Over::Agent => ("agent_ceiling", anew(over)),
+        Over::Token => ("ceiling", "mint a token with a higher ceiling"),
+    };
+    let reason = |what: fmt::Arguments<'_>| {
+        Some(Reason { fact, text: format!("{} ceiling does not {what}", whose(over)), change: Some(change) })
+    };
     if ceiling.delivery.as_ref().is_some_and(|allowed| !allowed.contains(&request.delivery)) {
-        return reason(format!("the token's ceiling does not allow {}", request.delivery));
+        return reason(format_args!("allow {}", request.delivery));
     }
     if ceiling.connections.as_ref().is_some_and(|allowed| !allowed.contains(&row.id)) {
-        return reason("the token's ceiling does not include this connection".to_owned());
+        return reason(format_args!("include this connection"));
     }
     if ceiling.providers.as_ref().is_some_and(|allowed| !allowed.contains(&row.provider)) {
-        return reason(format!("the token's ceiling does not include {}", row.provider));
+        return reason(format_args!("include {}", row.provider));
     }
     if ceiling.operations.as_ref().is_some_and(|allowed| !operation_fits(allowed, request)) {
-        return reason("the token's ceiling does not include this operation".to_owned());
+        return reason(format_args!("include this operation"));
     }
     if ceiling.platform.as_ref().is_some_and(|platform| !platform.may_use_accounts()) {
-        return reason("the token's platform does not let it use tools, and so no accounts".to_owned());
+        return reason(format_args!("let it use tools at its platform, and so no accounts"));
     }
     None
 }

@@ -16,7 +16,7 @@ use crate::{
     grant::{Effect, ForWhom, Rate},
     id::{AgentId, ClientId, ConnectionId, FamilyId, GrantId, SessionName, SiteId, TaskName, TokenId, UserId},
     on,
-    principal::{Ceiling, Delivery},
+    principal::{CallerChain, Ceiling, Delivery},
     provider::pattern::PathPattern,
     row,
     token::{Audience, TokenHash},
@@ -36,8 +36,12 @@ pub enum Parsed<T> {
 pub struct Facts {
     /// The site everything happens in.
     pub site: SiteId,
-    /// Since when the site is disabled.
+    /// Whether the site is disabled.
     pub site_disabled: bool,
+    /// What narrows everything at the site; absent for none.
+    pub site_ceiling: Option<Parsed<Ceiling>>,
+    /// At which depth a chain of agents is exhausted there.
+    pub chain_limit: u32,
     /// The token that was shown; absent when an agent is asked about without one.
     pub token: Option<TokenFacts>,
     /// The agent.
@@ -54,11 +58,35 @@ pub struct Facts {
     pub grants: Vec<GrantFacts>,
 }
 
+impl Facts {
+    /// Every ceiling that there is over a use, the widest first.
+    pub fn ceilings(&self) -> impl Iterator<Item = (Over, &Parsed<Ceiling>)> {
+        let token = self.token.as_ref().and_then(|token| token.ceiling.as_ref());
+        let all = [(Over::Site, self.site_ceiling.as_ref()), (Over::Agent, self.agent.ceiling.as_ref()), (Over::Token, token)];
+        all.into_iter().filter_map(|(over, ceiling)| Some((over, ceiling?)))
+    }
+}
+
+/// Over what a ceiling stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// Everything at the site.
+    Site,
+    /// All tokens of the agent.
+    Agent,
+    /// One token.
+    Token,
+}
+
 /// What a decision needs of a token.
 #[derive(Clone, Debug)]
 pub struct TokenFacts {
     /// Its id.
     pub id: TokenId,
+    /// The first characters of its text.
+    pub prefix: String,
+    /// What somebody called it.
+    pub label: String,
     /// Until when.
     pub expires_at: Option<Timestamp>,
     /// Whether it is revoked.
@@ -93,8 +121,12 @@ pub struct AgentFacts {
     pub id: AgentId,
     /// Whether it is disabled or deleted.
     pub gone: bool,
+    /// The person it belongs to.
+    pub owner: Option<UserId>,
     /// Whether its owner is disabled.
     pub owner_gone: bool,
+    /// What narrows all its tokens; absent for none.
+    pub ceiling: Option<Parsed<Ceiling>>,
 }
 
 /// What a decision needs of a person.
@@ -152,7 +184,11 @@ row! {
     struct FactRow {
         t_site: String,
         s_disabled: Option<i64>,
+        s_ceiling: Option<String>,
+        s_chain: Option<i64>,
         t_id: Option<String>,
+        t_prefix: Option<String>,
+        t_label: Option<String>,
         t_expires: Option<i64>,
         t_revoked: Option<i64>,
         t_ceiling: Option<String>,
@@ -173,6 +209,7 @@ row! {
         a_owner: Option<String>,
         a_disabled: Option<i64>,
         a_deleted: Option<i64>,
+        a_ceiling: Option<String>,
         a_owner_disabled: Option<i64>,
         c_owner_disabled: Option<i64>,
         g_id: Option<String>,
@@ -196,13 +233,14 @@ row! {
 /// What both statements select about the agent, its people and its grants. `t` is the token or what stands for it.
 macro_rules! fact_columns {
     () => {
-        "t.site AS t_site, s.disabled_at AS s_disabled, t.id AS t_id, t.expires_at AS t_expires, t.revoked_at AS t_revoked,
+        "t.site AS t_site, s.disabled_at AS s_disabled, s.ceiling AS s_ceiling, s.chain_limit AS s_chain,
+         t.id AS t_id, t.prefix AS t_prefix, t.label AS t_label, t.expires_at AS t_expires, t.revoked_at AS t_revoked,
          t.ceiling AS t_ceiling, t.minter AS t_minter, pm.disabled_at AS minter_disabled, rm.role AS minter_role,
          t.created_at AS t_created, t.client AS t_client, t.family AS t_family, t.parent AS t_parent, t.audience AS t_audience,
          t.person AS t_person, pp.disabled_at AS person_disabled, rp.role AS person_role,
          t.session_name AS t_session, t.task_name AS t_task,
          a.id AS a_id, a.owner_user AS a_owner, a.disabled_at AS a_disabled, a.deleted_at AS a_deleted,
-         po.disabled_at AS a_owner_disabled, pc.disabled_at AS c_owner_disabled,
+         a.ceiling AS a_ceiling, po.disabled_at AS a_owner_disabled, pc.disabled_at AS c_owner_disabled,
          g.id AS g_id, g.effect AS g_effect, g.for_whom AS g_for_whom, g.session_name AS g_session, g.task_name AS g_task,
          g.delivery AS g_delivery, g.scopes AS g_scopes, g.operations AS g_operations, g.rate AS g_rate,
          g.max_uses AS g_max_uses, g.uses AS g_uses, g.expires_at AS g_expires, g.grantor AS g_grantor,
@@ -353,7 +391,8 @@ pub async fn for_agent(db: &Db, site: &SiteId, who: &Who, connection: &Connectio
     let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(
         "SELECT ",
         fact_columns!(),
-        " FROM (SELECT x.site AS site, x.id AS agent, $4 AS person, CAST(NULL AS TEXT) AS id, CAST(NULL AS BIGINT) AS expires_at,
+        " FROM (SELECT x.site AS site, x.id AS agent, $4 AS person, CAST(NULL AS TEXT) AS id, CAST(NULL AS TEXT) AS prefix,
+                       CAST(NULL AS TEXT) AS label, CAST(NULL AS BIGINT) AS expires_at,
                        CAST(NULL AS BIGINT) AS revoked_at, CAST(NULL AS TEXT) AS ceiling, CAST(NULL AS TEXT) AS minter,
                        CAST(NULL AS BIGINT) AS created_at, CAST(NULL AS TEXT) AS client, CAST(NULL AS TEXT) AS family,
                        CAST(NULL AS TEXT) AS parent, CAST(NULL AS TEXT) AS audience, $5 AS session_name, $6 AS task_name
@@ -447,6 +486,8 @@ fn assemble(rows: Vec<Both>) -> Result<Option<Facts>> {
         None => None,
         Some(id) => Some(TokenFacts {
             id: id.parse()?,
+            prefix: fact.t_prefix.clone().unwrap_or_default(),
+            label: fact.t_label.clone().unwrap_or_default(),
             expires_at: fact.t_expires.map(Timestamp),
             revoked: fact.t_revoked.is_some(),
             ceiling: fact.t_ceiling.as_deref().map(parsed),
@@ -468,11 +509,15 @@ fn assemble(rows: Vec<Both>) -> Result<Option<Facts>> {
     let mut facts = Facts {
         site: fact.t_site.parse()?,
         site_disabled: fact.s_disabled.is_some(),
+        site_ceiling: fact.s_ceiling.as_deref().map(parsed),
+        chain_limit: chain_limit(fact.s_chain),
         token,
         agent: AgentFacts {
             id: fact.a_id.parse()?,
             gone: fact.a_disabled.is_some() || fact.a_deleted.is_some(),
+            owner: owner.as_deref().map(str::parse).transpose()?,
             owner_gone: fact.a_owner_disabled.is_some(),
+            ceiling: fact.a_ceiling.as_deref().map(parsed),
         },
         person: person(&fact.t_person, fact.person_disabled, &fact.person_role).transpose()?,
         session: fact.t_session.as_deref().map(str::parse).transpose()?,
@@ -516,4 +561,10 @@ fn assemble(rows: Vec<Both>) -> Result<Option<Facts>> {
 
 fn parsed<T: serde::de::DeserializeOwned>(text: &str) -> Parsed<T> {
     serde_json::from_str(text).map_or(Parsed::Unreadable, Parsed::Read)
+}
+
+/// A stored limit within what a site can set. One that was written by somebody else narrows and never widens.
+fn chain_limit(stored: Option<i64>) -> u32 {
+    let usual = CallerChain::USUAL_LIMIT;
+    stored.map_or(usual, |limit| u32::try_from(limit).unwrap_or(1).clamp(1, CallerChain::HIGHEST_LIMIT))
 }

@@ -31,8 +31,8 @@ pub fn check_request(headers: &HeaderMap) -> Result<()> {
 /// Prepares a caller's headers, which [`check_request`] let pass, for the provider.
 ///
 /// Removed: hop-by-hop headers and those that `Connection` names (RFC 9110 section 7.6.1), `Host`, our own
-/// `Authorization` and `Valet-*`, `Cookie`, `Expect`, what tells of other hops (`Via`, `Forwarded`, `X-Forwarded-*`,
-/// ...), what makes some servers see another URL (`X-Original-URL`, ...), and every header of `injected`: the
+/// `Authorization`, `Valet-*` and `X-Agents-Api-*`, `Cookie`, `Expect`, what tells of other hops (`Via`, `Forwarded`,
+/// `X-Forwarded-*`, ...), what makes some servers see another URL (`X-Original-URL`, ...), and every header of `injected`: the
 /// definition sets those, after this. A length that is said twice is said once.
 pub fn clean_request(headers: &mut HeaderMap, injected: &[HeaderName]) {
     if let Some(length) = headers.get(header::CONTENT_LENGTH).cloned() {
@@ -115,6 +115,8 @@ fn is_refused_in_request(name: &HeaderName, injected: &[HeaderName]) -> bool {
         )
         || name.starts_with("x-forwarded")
         || name.starts_with("valet-")
+        // Which of the platform's agents and people called one another is not the provider's business.
+        || name.starts_with("x-agents-api-")
         || injected.iter().any(|own| folded_name(own) == name)
 }
 
@@ -374,6 +376,7 @@ mod tests {
             ("x_rewrite_url", "/admin"),
             ("via", "1.1 x"),
             ("valet-person", "bob"),
+            ("x-agents-api-caller-user", "7"),
             ("expect", "100-continue"),
             ("accept", "a"),
             ("accept", "b"),

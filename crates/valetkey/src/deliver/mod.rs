@@ -55,7 +55,7 @@ use crate::{
     grant::{self, Limits},
     id::{ApprovalId, ConnectionId, GrantId, ProviderName, SiteId, UserId},
     mail,
-    principal::{Actor, Delivery, Slot},
+    principal::{Actor, CallerChain, Delivery, Slot},
     provider::{Definition, FieldLevel, TOKEN_SECRET, pattern::MAIL_METHOD},
     refresh::{Refresher, Served, Wish},
     secret::{Secret, SecretMap},
@@ -69,13 +69,22 @@ pub use streams::Guarded;
 /// A decision that is acted on within this time was not waited with.
 const AT_ONCE: Duration = Duration::from_millis(250);
 
-/// Who calls: an agent by its token, and whether it gave the token's person up for this call.
+/// Who calls: an agent by its token, whether it gave the token's person up for this call, and what it says of its own caller.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The hash of the token that was shown.
     pub token: TokenHash,
     /// The call is made without the token's person. Nothing can name another one (decisions 3).
     pub unattended: bool,
+    /// The agents that the call came through, as it claims: for the audit, and for an end of chains that go in circles.
+    pub chain: CallerChain,
+}
+
+impl Caller {
+    /// An agent that calls for its token's person, and says of nobody that they called it.
+    pub fn new(token: TokenHash) -> Self {
+        Self { token, unattended: false, chain: CallerChain::default() }
+    }
 }
 
 /// What a reveal hands out.
@@ -228,7 +237,7 @@ impl Deliverer {
         if definition.mail.is_some() {
             facts["servers"] = json!(secrets.expose().keys().collect::<Vec<_>>());
         }
-        let event = self.event(&allowed, "connection.reveal").facts(facts);
+        let event = self.event(&allowed, "connection.reveal", facts);
         self.outside.base.audit.record_use(event).await?;
         metrics::counter!("valetkey_deliveries_total", "delivery" => "reveal").increment(1);
         Ok(Revealed {
@@ -279,6 +288,7 @@ impl Deliverer {
             None => for_token_alone(&self.outside.base.db, &caller.token).await?.map(Arc::new).ok_or_else(unauthenticated)?,
         };
         principal(&facts, now)?;
+        self.check_chain(&facts, caller).await?;
         let person = facts.person.as_ref().filter(|_| !caller.unattended).map(|person| &person.id);
         let mut usable = Vec::new();
         for facts in &candidates.facts {
@@ -308,7 +318,8 @@ impl Deliverer {
         if !refusals.contains(&refused.code()) {
             return Err(refused);
         }
-        let told = json!({ "delivery": delivery, "provider": provider, "code": refused.code().as_str() });
+        let mut told = json!({ "delivery": delivery, "provider": provider, "code": refused.code().as_str() });
+        caller.chain.note(&mut told);
         let event = Event::new(&facts.site, &actor(&facts, person), "connection.use");
         self.outside.base.audit.record_use(event.outcome(Outcome::Denied).facts(told)).await?;
         metrics::counter!("valetkey_denials_total", "code" => refused.code().as_str()).increment(1);
@@ -374,6 +385,9 @@ impl Deliverer {
             Effect::Deny => false,
         };
         let actor = actor(&facts, decision.person.as_ref());
+        if decision.code != Some(Code::Unauthenticated) {
+            self.check_chain(&facts, caller).await?;
+        }
         match (&facts.connection, goes_on) {
             (Some(connection), true) => {
                 let stored = Arc::clone(&connection.stored);
@@ -383,8 +397,20 @@ impl Deliverer {
                 let (site, caller) = (facts.site.clone(), caller.clone());
                 Ok(Allowed { right: Right::Agent { caller, facts, decision }, site, stored, actor, epoch, asked })
             }
-            _ => Err(self.refuse(&facts, &decision, &actor, connection, delivery).await?),
+            _ => Err(self.refuse(caller, &facts, &decision, &actor, connection, delivery).await?),
         }
+    }
+
+    /// Refuses a chain of agents that is exhausted, and records that. Whether the token is alive is settled before.
+    async fn check_chain(&self, facts: &Facts, caller: &Caller) -> Result<()> {
+        let Err(error) = caller.chain.check(facts.chain_limit) else { return Ok(()) };
+        let person = facts.person.as_ref().filter(|_| !caller.unattended).map(|person| &person.id);
+        let mut noted = json!({ "code": error.code().as_str() });
+        caller.chain.note(&mut noted);
+        let event = Event::new(&facts.site, &actor(facts, person), "connection.use").outcome(Outcome::Denied).facts(noted);
+        self.outside.base.audit.record_use(event).await?;
+        metrics::counter!("valetkey_denials_total", "code" => error.code().as_str()).increment(1);
+        Err(error)
     }
 
     /// The owner's use of a connection that is theirs.
@@ -463,6 +489,7 @@ impl Deliverer {
     /// Records a refusal and turns it into what the caller is told.
     async fn refuse(
         &self,
+        caller: &Caller,
         facts: &Facts,
         decision: &Decision,
         actor: &Actor,
@@ -470,10 +497,10 @@ impl Deliverer {
         delivery: Delivery,
     ) -> Result<Error> {
         let reasons: BTreeSet<_> = decision.reasons.iter().map(|reason| reason.fact).collect();
-        let mut event = Event::new(&facts.site, actor, "connection.use")
-            .agent(&facts.agent.id)
-            .outcome(Outcome::Denied)
-            .facts(json!({ "delivery": delivery, "code": decision.code.map(Code::as_str), "reasons": reasons }));
+        let mut noted = json!({ "delivery": delivery, "code": decision.code.map(Code::as_str), "reasons": reasons });
+        caller.chain.note(&mut noted);
+        let mut event =
+            Event::new(&facts.site, actor, "connection.use").agent(&facts.agent.id).outcome(Outcome::Denied).facts(noted);
         event.connection = Some(connection.clone());
         self.outside.base.audit.record_use(event).await?;
         metrics::counter!("valetkey_denials_total", "code" => decision.code.map_or("none", Code::as_str)).increment(1);
@@ -521,13 +548,18 @@ impl Deliverer {
     async fn none_left(&self, allowed: &Allowed, grant: &GrantId, error: Error, reason: &'static str) -> Result<Error> {
         let code = error.code().as_str();
         let facts = json!({ "grant": grant, "code": code, "reasons": [reason] });
-        self.outside.base.audit.record_use(self.event(allowed, "connection.use").outcome(Outcome::Denied).facts(facts)).await?;
+        let event = self.event(allowed, "connection.use", facts).outcome(Outcome::Denied);
+        self.outside.base.audit.record_use(event).await?;
         metrics::counter!("valetkey_denials_total", "code" => code).increment(1);
         Ok(error)
     }
 
-    fn event(&self, allowed: &Allowed, action: &'static str) -> Event {
-        let event = Event::new(&allowed.site, &allowed.actor, action);
+    /// What the audit says of a use; where an agent says who called it, that too.
+    fn event(&self, allowed: &Allowed, action: &'static str, mut facts: Value) -> Event {
+        if let Right::Agent { caller, .. } = &allowed.right {
+            caller.chain.note(&mut facts);
+        }
+        let event = Event::new(&allowed.site, &allowed.actor, action).facts(facts);
         match allowed.right {
             Right::Held { .. } => event,
             Right::Agent { .. } | Right::Owner => event.connection(&allowed.stored.connection.id),

@@ -229,7 +229,7 @@ impl Deliverer {
             Payload::Stream(inner) => upstream::Body::stream(Upload::new(inner, injected, Arc::clone(&ticket))),
         };
         self.take_use(&allowed, approval.as_ref()).await?;
-        self.outside.base.audit.record_use(self.event(&allowed, "connection.proxy").facts(facts)).await?;
+        self.outside.base.audit.record_use(self.event(&allowed, "connection.proxy", facts)).await?;
         metrics::counter!("valetkey_deliveries_total", "delivery" => "proxy").increment(1);
         let answer = self.send(&ticket, http::Request::from_parts(parts, body)).await?;
         if answer.status() == StatusCode::UNAUTHORIZED
@@ -260,7 +260,7 @@ impl Deliverer {
         // What a grant asks about is held or carried by an approval, once its body is read.
         if decision.denied() {
             let connection = &allowed.stored.connection.id;
-            return Err(self.refuse(facts, &decision, &allowed.actor, connection, Delivery::Proxy).await?);
+            return Err(self.refuse(caller, facts, &decision, &allowed.actor, connection, Delivery::Proxy).await?);
         }
         let right = Right::Agent { caller: caller.clone(), facts: Arc::clone(facts), decision };
         Ok(Allowed { right, ..allowed })
@@ -321,7 +321,7 @@ impl Deliverer {
         if refusals.contains(&error.code()) {
             let code = error.code().as_str();
             let facts = json!({ "delivery": Delivery::Proxy, "code": code, "method": shortened(method.as_str()), "path": shortened(path) });
-            let event = self.event(allowed, "connection.use").outcome(Outcome::Denied).facts(facts);
+            let event = self.event(allowed, "connection.use", facts).outcome(Outcome::Denied);
             self.outside.base.audit.record_use(event).await?;
             metrics::counter!("valetkey_denials_total", "code" => code).increment(1);
         }

@@ -326,7 +326,7 @@ mod tests {
         let audit = Audit::new(clock.clone(), ring.clone(), Mode::Batched);
         let streams = Streams::new(Base { db, ring, clock, audit });
         let token = TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap();
-        let caller = Caller { token, unattended: false };
+        let caller = Caller::new(token);
         let operation = Operation { method: http::Method::POST, host: String::new(), path: String::new() };
         let by = By::Grant { caller, operation: Arc::new(operation), grant: GrantId::new() };
         let answer = Arc::new(streams.add(by, &ConnectionId::new(), 0));
@@ -344,7 +344,7 @@ mod tests {
         let audit = Audit::new(clock.clone(), ring.clone(), Mode::Batched);
         let streams = Streams::new(Base { db: db.clone(), ring, clock, audit });
         let token = TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap();
-        let caller = Caller { token, unattended: false };
+        let caller = Caller::new(token);
         let operation = Operation { method: http::Method::GET, host: String::new(), path: String::new() };
         let by = By::Grant { caller, operation: Arc::new(operation), grant: GrantId::new() };
         let ticket = streams.add(by, &ConnectionId::new(), db.epoch());

@@ -341,6 +341,18 @@ pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &GrantId, rea
     tx.commit().await
 }
 
+/// Takes back every grant that a person made, in the transaction that erases the person. Says how many lived.
+pub async fn revoke_of_person(
+    tx: &mut Tx,
+    site: &SiteId,
+    actor: &Actor,
+    user: &UserId,
+    reason: &str,
+    now: Timestamp,
+) -> Result<u64> {
+    store::revoke_of_person(tx, site, user, actor, reason, now).await
+}
+
 /// Takes one use of a grant that has a count limit. False means that none is left.
 ///
 /// It is one compare-and-set, so that two replicas cannot both take the last one.

@@ -293,6 +293,28 @@ pub(super) async fn revoke(
     Ok(changed == 1)
 }
 
+pub(super) async fn revoke_of_person(
+    tx: &mut Tx,
+    site: &SiteId,
+    user: &UserId,
+    actor: &Actor,
+    reason: &str,
+    now: Timestamp,
+) -> Result<u64> {
+    Ok(on!(tx, |c| sqlx::query(
+        "UPDATE grants SET revoked_at = $3, revoked_by = $4, revoke_reason = $5
+         WHERE site = $1 AND grantor = $2 AND revoked_at IS NULL"
+    )
+    .bind(site.as_str())
+    .bind(user.as_str())
+    .bind(now.0)
+    .bind(actor.to_string())
+    .bind(reason)
+    .execute(c)
+    .await?
+    .rows_affected()))
+}
+
 pub(super) async fn take_use(tx: &mut Tx, site: &SiteId, id: &GrantId) -> Result<bool> {
     let changed = on!(tx, |c| sqlx::query(
         "UPDATE grants SET uses = uses + 1

@@ -122,6 +122,7 @@ impl Out {
             }
             let roles = agent::roles(&base.db, site, &agent.id).await?;
             let tokens = token::list_hashed(&base.db, site, &agent.id).await?;
+            let is_narrowed = agent::is_narrowed(&base.db, site, &agent.id).await?;
             let id = agent.id.clone();
             let owner = agent.owner.clone();
             let created_at = Some(agent.created_at);
@@ -138,6 +139,8 @@ impl Out {
                     self.lose(what, "its text has a form that Data Machine does not take").await?;
                 } else if token.person.is_none() || token.person != agent.owner || minter.is_some() {
                     self.lose(what, "at Data Machine a token acts for its agent's owner, and it does not").await?;
+                } else if is_narrowed {
+                    self.lose(what, "a ceiling of its agent or site narrows it, which Data Machine does not know").await?;
                 } else if let Some(person) = token.person {
                     let item = Item::Token {
                         hash: hash.as_str().to_owned(),

@@ -327,11 +327,35 @@ pub async fn import_gone(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor,
 }
 
 /// Disables a person or lets them act again: their tokens, grants and accounts stop and start with them.
+///
+/// # Errors
+/// `conflict` for letting somebody act again who was erased.
 pub async fn set_person_disabled(base: &Base, site: &SiteId, actor: &Actor, user: &UserId, disabled: bool) -> Result<()> {
     let now = base.clock.now();
     let mut tx = base.db.begin().await?;
-    store::set_person_disabled(&mut tx, site, user, now, disabled).await?;
+    if !store::set_person_disabled(&mut tx, site, user, now, disabled).await? {
+        if disabled {
+            return Ok(());
+        }
+        return Err(Error::new(Code::Conflict, format!("user {user} was erased, which is for good; use another id")));
+    }
     let action = if disabled { "person.disable" } else { "person.enable" };
     base.audit.record(&mut tx, Event::new(site, actor, action).facts(json!({ "user": user }))).await?;
     tx.commit().await
+}
+
+/// Marks a person as erased, in the transaction that takes what is theirs. They are disabled by that, for good. False where
+/// they were erased before.
+pub async fn mark_erased(tx: &mut Tx, site: &SiteId, user: &UserId, now: Timestamp) -> Result<bool> {
+    store::mark_erased(tx, site, user, now).await
+}
+
+/// The people whose erasing is not done, with since when it goes on; at most a hundred.
+pub async fn being_erased(db: &Db) -> Result<Vec<(SiteId, UserId, Timestamp)>> {
+    store::being_erased(db).await
+}
+
+/// Notes that nothing of an erased person is left.
+pub async fn mark_erase_done(tx: &mut Tx, site: &SiteId, user: &UserId, now: Timestamp) -> Result<()> {
+    store::mark_erase_done(tx, site, user, now).await
 }

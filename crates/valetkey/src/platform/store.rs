@@ -254,18 +254,63 @@ pub(super) async fn person_is_disabled(db: &Db, site: &SiteId, user: &UserId) ->
     Ok(row.is_some())
 }
 
-pub(super) async fn set_person_disabled(tx: &mut Tx, site: &SiteId, user: &UserId, now: Timestamp, disabled: bool) -> Result<()> {
-    on!(tx, |c| sqlx::query(
+/// False where the person was erased: that stays.
+pub(super) async fn set_person_disabled(
+    tx: &mut Tx,
+    site: &SiteId,
+    user: &UserId,
+    now: Timestamp,
+    disabled: bool,
+) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
         "INSERT INTO people (site, id, created_at, disabled_at) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (site, id) DO UPDATE SET disabled_at = excluded.disabled_at"
+         ON CONFLICT (site, id) DO UPDATE SET disabled_at = excluded.disabled_at WHERE people.erased_at IS NULL"
     )
     .bind(site.as_str())
     .bind(user.as_str())
     .bind(now.0)
     .bind(disabled.then_some(now.0))
     .execute(c)
-    .await
-    .map(|_| ())?);
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
+pub(super) async fn mark_erased(tx: &mut Tx, site: &SiteId, user: &UserId, now: Timestamp) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "INSERT INTO people (site, id, created_at, disabled_at, erased_at) VALUES ($1, $2, $3, $3, $3)
+         ON CONFLICT (site, id) DO UPDATE SET disabled_at = COALESCE(people.disabled_at, excluded.disabled_at),
+            erased_at = excluded.erased_at
+         WHERE people.erased_at IS NULL"
+    )
+    .bind(site.as_str())
+    .bind(user.as_str())
+    .bind(now.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
+pub(super) async fn being_erased(db: &Db) -> Result<Vec<(SiteId, UserId, Timestamp)>> {
+    let rows: Vec<(String, String, i64)> = on!(db, |c| {
+        sqlx::query_as(
+        "SELECT site, id, erased_at FROM people WHERE erased_at IS NOT NULL AND erase_done_at IS NULL ORDER BY erased_at LIMIT 100"
+    )
+    .fetch_all(c)
+    .await?
+    });
+    rows.into_iter().map(|(site, user, since)| Ok((site.parse()?, user.parse()?, Timestamp(since)))).collect()
+}
+
+pub(super) async fn mark_erase_done(tx: &mut Tx, site: &SiteId, user: &UserId, now: Timestamp) -> Result<()> {
+    on!(tx, |c| sqlx::query("UPDATE people SET erase_done_at = $3 WHERE site = $1 AND id = $2 AND erased_at IS NOT NULL")
+        .bind(site.as_str())
+        .bind(user.as_str())
+        .bind(now.0)
+        .execute(c)
+        .await
+        .map(|_| ())?);
     Ok(())
 }
 

@@ -1,5 +1,9 @@
 //! Sites: the tenants. Everything belongs to exactly one, and nothing crosses.
 
+mod policy;
+
+pub use policy::{Policy, policy, set_policy};
+
 use serde::Serialize;
 use serde_json::json;
 use url::Url;

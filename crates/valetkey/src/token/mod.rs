@@ -17,7 +17,7 @@ mod store;
 pub use issue::{Issue, Standing, depth, hold, issue, newest_revocation, standing, sweep};
 pub use last_used::LastUsed;
 
-use std::{collections::BTreeSet, str::FromStr};
+use std::str::FromStr;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
@@ -185,16 +185,7 @@ pub struct NewToken {
 /// at once where it could never work.
 pub async fn mint(base: &Base, site: &SiteId, actor: &Actor, agent: &AgentId, new: NewToken) -> Result<(Token, Secret)> {
     text::check("label", &new.label, text::LABEL)?;
-    if let Some(ceiling) = &new.ceiling {
-        let lengths = [
-            ("connections", ceiling.connections.as_ref().map_or(0, BTreeSet::len)),
-            ("providers", ceiling.providers.as_ref().map_or(0, BTreeSet::len)),
-            ("operations", ceiling.operations.as_ref().map_or(0, Vec::len)),
-        ];
-        for (what, length) in lengths {
-            text::check_list(what, length, text::LIST)?;
-        }
-    }
+    new.ceiling.iter().try_for_each(Ceiling::check)?;
     agent::require(&base.db, site, agent).await?;
     let minter = actor.user().cloned();
     for user in [&new.person, &minter].into_iter().flatten() {
@@ -351,6 +342,19 @@ pub async fn revoke_all(base: &Base, site: &SiteId, actor: &Actor, agent: &Agent
     base.audit.record(&mut tx, Event::new(site, actor, "token.revoke_all").agent(agent).facts(facts)).await?;
     tx.commit().await?;
     Ok(ended)
+}
+
+/// Revokes every token that acts for a person, or was minted by them, in the transaction that erases the person. Says how many
+/// lived.
+pub async fn revoke_of_person(
+    tx: &mut Tx,
+    site: &SiteId,
+    actor: &Actor,
+    user: &UserId,
+    reason: &str,
+    now: Timestamp,
+) -> Result<u64> {
+    store::revoke_of_person(tx, site, user, actor, reason, now).await
 }
 
 /// Notes that tokens were used. Called in batches, off the hot path, at most once a minute for each token.

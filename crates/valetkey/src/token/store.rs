@@ -229,6 +229,28 @@ pub(super) async fn revoke_all(
     .rows_affected()))
 }
 
+pub(super) async fn revoke_of_person(
+    tx: &mut Tx,
+    site: &SiteId,
+    user: &UserId,
+    actor: &Actor,
+    reason: &str,
+    now: Timestamp,
+) -> Result<u64> {
+    Ok(on!(tx, |c| sqlx::query(
+        "UPDATE agent_tokens SET revoked_at = $3, revoked_by = $4, revoke_reason = $5
+         WHERE site = $1 AND (person = $2 OR minter = $2) AND revoked_at IS NULL"
+    )
+    .bind(site.as_str())
+    .bind(user.as_str())
+    .bind(now.0)
+    .bind(actor.to_string())
+    .bind(reason)
+    .execute(c)
+    .await?
+    .rows_affected()))
+}
+
 pub(super) async fn touch(tx: &mut Tx, site: &SiteId, id: &TokenId, at: Timestamp) -> Result<()> {
     on!(tx, |c| sqlx::query(
         "UPDATE agent_tokens SET last_used_at = $3 WHERE site = $1 AND id = $2 AND (last_used_at IS NULL OR last_used_at < $3)"

@@ -201,7 +201,7 @@ on_each_db! {
         valetkey::connection::accounts::confirm(&house.base, &Actor::Operator, &stored).await.unwrap();
         house.role(&agent, "alice", Role::Operator).await;
         let grant = house.grant(&agent, &connection, ForWhom::Owner).await;
-        let caller = Caller { token: house.token(&agent, Some("alice")).await.1, unattended: false };
+        let caller = Caller::new(house.token(&agent, Some("alice")).await.1);
         let client = AuthenticatedClient::for_agent(&shop.deliverer, caller, connection);
         assert_eq!(get(&client, "/me").await.unwrap().status(), StatusCode::OK);
         valetkey::grant::revoke(&house.base, &house.site, &Actor::Operator, &grant, "test").await.unwrap();

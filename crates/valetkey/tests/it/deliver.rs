@@ -98,7 +98,7 @@ impl Yard {
     }
 
     pub(crate) async fn caller(&self, person: Option<&str>) -> Caller {
-        Caller { token: self.house.token(&self.agent, person).await.1, unattended: false }
+        Caller::new(self.house.token(&self.agent, person).await.1)
     }
 
     pub(crate) async fn get(&self, caller: &Caller, path: &str) -> Result<http::Response<Guarded>> {
@@ -370,7 +370,7 @@ on_each_db! {
     ///
     async fn a_stranger_learns_nothing_and_is_not_remembered(db: Db) {
         let yard = Yard::new(&db).await;
-        let stranger = Caller { token: TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap(), unattended: false };
+        let stranger = Caller::new(TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap());
         assert_eq!(yard.get(&stranger, "/me").await.unwrap_err().code(), Code::Unauthenticated);
         let stranger_at_provider = yard.deliverer.resolve(&stranger, "lab", valetkey::principal::Delivery::Proxy).await.unwrap_err();
         assert_eq!(stranger_at_provider.code(), Code::Unauthenticated);
@@ -473,7 +473,7 @@ on_each_db! {
         let yard = Yard::new(&db).await;
         let expires_at = Some(yard.house.base.clock.now().plus(Duration::from_secs(60)));
         let new = valetkey::token::NewToken { expires_at, ..Default::default() };
-        let caller = Caller { token: yard.house.token_with(&yard.agent, new).await.1, unattended: false };
+        let caller = Caller::new(yard.house.token_with(&yard.agent, new).await.1);
         yard.house.base.clock.advance(Duration::from_secs(60));
         let error = yard.deliverer.resolve(&caller, "lab", valetkey::principal::Delivery::Proxy).await.unwrap_err();
         assert_eq!(error.code(), Code::Unauthenticated);
@@ -541,7 +541,7 @@ on_each_db! {
         assert_eq!(resolve(&caller, "lab").await, Code::Ambiguous);
         // A mistyped name is no refusal, and a stranger leaves no row.
         assert_eq!(resolve(&caller, "nowhere").await, Code::NotFound);
-        let stranger = Caller { token: TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap(), unattended: false };
+        let stranger = Caller::new(TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap());
         assert_eq!(resolve(&stranger, "lab").await, Code::Unauthenticated);
         let rows = yard.audited().await;
         let denied: Vec<_> = rows.iter().filter(|row| row.outcome == "denied").collect();

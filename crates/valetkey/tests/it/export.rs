@@ -1,6 +1,7 @@
 //! Moving out: what moved in comes back as it was, and what changed as it is now.
 
 use valetkey::{
+    agent,
     import::{
         data_machine::{
             compose::{Composed, compose},
@@ -11,7 +12,8 @@ use valetkey::{
         export::{self, Line},
     },
     on_each_db,
-    principal::Actor,
+    principal::{Actor, Ceiling, Delivery},
+    site,
 };
 
 use crate::moving::{Harbour, SITES, fixture, header, salts};
@@ -43,6 +45,28 @@ on_each_db! {
         // Plaintext from before sealing is sealed, as the old system does with the next save.
         let legacy = 6;
         assert_eq!(sealed(&out.auth_data), sealed(&before) + legacy);
+    }
+
+    /// What is narrowed here must not move out as if it were not.
+    async fn a_token_below_a_ceiling_of_its_agent_or_site_stays_here(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let site = SITES[0];
+        harbour.bring_dump(site, header()).await.unwrap();
+        let (base, key) = (&harbour.outside.base, Key::derive(&salts(site)).unwrap());
+        let lost = async || {
+            let (_, losses) = harbour.moved_out(&key).await;
+            losses.into_iter().filter(|loss| loss.what.starts_with("token ") && loss.why.contains("a ceiling of its agent or site")).count()
+        };
+        assert_eq!(lost().await, 0);
+        let ceiling = Ceiling { delivery: Some([Delivery::Proxy].into()), ..Ceiling::default() };
+        let policy = site::Policy { ceiling: Some(ceiling.clone()), ..site::Policy::default() };
+        site::set_policy(base, &Actor::Operator, &harbour.site, &policy).await.unwrap();
+        let all = lost().await;
+        site::set_policy(base, &Actor::Operator, &harbour.site, &site::Policy::default()).await.unwrap();
+        let agent = "1".parse().unwrap();
+        agent::set_ceiling(base, &harbour.site, &Actor::Operator, &agent, Some(&ceiling)).await.unwrap();
+        let some = lost().await;
+        assert!(all > some && some > 0, "{all} {some}");
     }
 
     async fn what_the_old_format_cannot_hold_is_said(db: Db) {

@@ -126,7 +126,7 @@ impl Post {
     }
 
     async fn caller(&self) -> Caller {
-        Caller { token: self.house.token(&self.agent, None).await.1, unattended: false }
+        Caller::new(self.house.token(&self.agent, None).await.1)
     }
 
     async fn reveal(&self, connection: &ConnectionId) -> Result<Revealed> {
@@ -260,7 +260,7 @@ on_each_db! {
             ..valetkey::token::NewToken::default()
         };
         let (_, token) = post.house.token_with(&post.agent, new).await;
-        let revealed = post.deliverer.reveal(&Caller { token, unattended: false }, &mailbox, None).await.unwrap();
+        let revealed = post.deliverer.reveal(&Caller::new(token), &mailbox, None).await.unwrap();
         assert_eq!(revealed.secrets.expose().keys().collect::<Vec<_>>(), ["smtp"]);
     }
 

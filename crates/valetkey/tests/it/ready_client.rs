@@ -96,7 +96,7 @@ impl Shop {
         let new = NewAgent { id: None, slug: slug.to_owned(), title: String::new(), owner: None };
         let agent = agent::create(base, &site(), &OPERATOR, new).await.unwrap().id;
         let (_, text) = token::mint(base, &site(), &OPERATOR, &agent, NewToken::default()).await.unwrap();
-        (agent, Caller { token: TokenHash::of_presented(text.expose()).unwrap(), unattended: false })
+        (agent, Caller::new(TokenHash::of_presented(text.expose()).unwrap()))
     }
 
     async fn refused(&self, caller: &Caller, named: &str) -> Code {
@@ -137,7 +137,7 @@ async fn an_agents_client_uses_what_the_agent_was_granted_and_nothing_else() {
         let not_theirs = shop.broker.client_for_agent(other, alices.as_str()).await.unwrap();
         assert_eq!(me(&not_theirs).await.unwrap_err().code(), Code::NotFound);
         let nobody = TokenHash::of_presented(&format!("datamachine_x_{}", "0".repeat(64))).unwrap();
-        let nobody = Caller { token: nobody, unattended: false };
+        let nobody = Caller::new(nobody);
         assert_eq!(shop.refused(&nobody, "lab").await, Code::Unauthenticated);
 
         // Of two none is chosen.

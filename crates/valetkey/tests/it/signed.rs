@@ -58,7 +58,7 @@ impl Pen {
         let agent = world.house.agent("a", Some("alice")).await;
         let new = NewGrant { delivery: both(), ..NewGrant::proxy(&agent, &connection, ForWhom::Owner) };
         world.house.grant_with(new).await;
-        let caller = Caller { token: world.house.token(&agent, Some("alice")).await.1, unattended: false };
+        let caller = Caller::new(world.house.token(&agent, Some("alice")).await.1);
         world.lab.reset_records();
         Self { world, deliverer, connection, caller }
     }

@@ -55,7 +55,7 @@ async fn connect(world: &World) -> (Ended, ConnectSessionId, Secret) {
 async fn caller(world: &World, id: &ConnectionId) -> Caller {
     let agent = world.house.agent("a", Some("alice")).await;
     world.house.grant_with(NewGrant { delivery: both(), ..NewGrant::proxy(&agent, id, ForWhom::Owner) }).await;
-    Caller { token: world.house.token(&agent, Some("alice")).await.1, unattended: false }
+    Caller::new(world.house.token(&agent, Some("alice")).await.1)
 }
 
 fn deliverer(world: &World) -> Deliverer {
@@ -181,7 +181,7 @@ on_each_db! {
         let id = connected(&connect(&world).await.0);
         choose(&world, &id, &["p2"]).await.unwrap();
         let agent = world.house.agent("b", Some("alice")).await;
-        let stranger = Caller { token: world.house.token(&agent, Some("alice")).await.1, unattended: false };
+        let stranger = Caller::new(world.house.token(&agent, Some("alice")).await.1);
         assert!(seen_scope(&world, &stranger, &id, Some("page")).await.is_err());
         world.house.grant(&agent, &id, ForWhom::Owner).await;
         assert_eq!(seen_scope(&world, &stranger, &id, Some("page")).await.unwrap(), "page:p2");
