@@ -1,7 +1,8 @@
 //! Erasing a person: what is theirs goes, and what others did stays.
 //!
-//! 1. One transaction disables the person for good, ends the tokens that act for them or were minted by them, takes back the
-//!    grants that they made, and takes their roles and agents from them. From then on every request of theirs is refused.
+//! 1. One transaction disables the person for good, ends their sessions, their consents and the tokens that act for them or were
+//!    minted by them, takes back the grants that they made, takes their roles and agents from them, and removes what waits for
+//!    an answer of theirs or was asked for them. From then on every request of theirs is refused.
 //! 2. Their accounts are ended one by one, as [`crate::revoke`] ends any: the sealed account is gone with the row's own commit,
 //!    and the provider is told through the outbox. Then their apps at providers go, as soon as no revocation needs them.
 //! 3. What a process that died left undone, and what a flow brings that was under way meanwhile, is done in the background
@@ -16,7 +17,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::{
-    agent, app_config,
+    agent, app_config, approval,
     audit::Event,
     base::Outside,
     clock::Timestamp,
@@ -25,10 +26,11 @@ use crate::{
     error::Result,
     grant,
     id::{SiteId, UserId},
-    platform,
+    oauth, platform,
     principal::{Actor, Owner},
+    proposal,
     revoke::{self, UpstreamWish},
-    token,
+    session, token,
 };
 
 /// The reason in the rows that end with a person.
@@ -65,11 +67,18 @@ pub async fn erase(outside: &Outside, site: &SiteId, actor: &Actor, user: &UserI
     let mut tx = base.db.begin().await?;
     let first = platform::mark_erased(&mut tx, site, user, now).await?;
     let agent::Forgotten { roles, agents } = agent::forget_person(&mut tx, site, user, now).await?;
+    session::close_all_in(base, &mut tx, site, actor, user).await?;
+    // The consents before the tokens: what is issued under one meanwhile is seen then.
+    let consents = oauth::erase_person(&mut tx, site, user).await?;
     let tokens = token::revoke_of_person(&mut tx, site, actor, user, REASON, now).await?;
     let grants = grant::revoke_of_person(&mut tx, site, actor, user, REASON, now).await?;
+    approval::forget(&mut tx, site, user).await?;
+    proposal::forget(&mut tx, site, user).await?;
     let taken = Erased { tokens, grants, roles, agents, ..Erased::default() };
-    if first || taken != Erased::default() {
-        let facts = json!({ "user": user, "tokens": tokens, "grants": grants, "roles": roles, "agents": agents });
+    if first || consents > 0 || taken != Erased::default() {
+        let facts = json!({
+            "user": user, "consents": consents, "tokens": tokens, "grants": grants, "roles": roles, "agents": agents,
+        });
         base.audit.record(&mut tx, Event::new(site, actor, "person.erased").facts(facts)).await?;
     }
     tx.commit().await?;

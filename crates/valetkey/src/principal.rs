@@ -363,7 +363,7 @@ pub struct Principal {
     pub token_prefix: Option<String>,
     /// What somebody called the token.
     pub token_label: Option<String>,
-    /// The program that calls: a platform's key.
+    /// The program that calls: a platform's key, or the client that the authorization server issued the token to.
     pub client: Option<String>,
     /// Which user of the machine the operator is; absent where nothing says so.
     pub local_user: Option<u32>,

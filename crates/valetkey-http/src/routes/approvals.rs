@@ -307,11 +307,11 @@ pub(super) fn decider(caller: &Caller) -> Result<Decider, Error> {
 pub(super) async fn asker(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Result<Asker, Error> {
     let (base, agent) = (state.base(), super::deliver::agent(caller, headers)?);
     let facts = decision::for_token_alone(&base.db, &agent.token).await?.ok_or_else(decision::unauthenticated)?;
-    let principal = decision::principal(&facts, base.clock.now())?;
+    let principal = decision::calling(&facts, agent.unattended, &agent.chain, base.clock.now())?;
     let (Some(id), Some(token)): (Option<AgentId>, Option<TokenId>) = (principal.agent, principal.token) else {
         return Err(decision::unauthenticated());
     };
     state.last_used().note(&principal.site, &token, base.clock.now());
-    let person: Option<UserId> = principal.user.filter(|_| !agent.unattended);
+    let person: Option<UserId> = principal.calling_user;
     Ok(Asker { site: principal.site, agent: id, token, person })
 }

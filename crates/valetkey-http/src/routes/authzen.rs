@@ -283,7 +283,7 @@ impl<'a> Asker<'a> {
     async fn must_be_alive(&self, state: &AppState) -> Result<()> {
         let Some(token) = &self.token else { return Ok(()) };
         let facts = decision::for_token_alone(&state.base().db, &token.token).await?.ok_or_else(decision::unauthenticated)?;
-        decision::principal(&facts, state.base().clock.now()).map(|_| ())
+        decision::calling(&facts, token.unattended, &token.chain, state.base().clock.now()).map(|_| ())
     }
 
     async fn decided(&self, state: &AppState, subject: &Named, action: &Action, resource: &Named) -> Result<Decided> {
@@ -364,7 +364,7 @@ impl<'a> Asker<'a> {
             let owner = facts.connection.as_ref().map(|connection| &connection.stored.connection.owner);
             return Ok(owner.is_none_or(|owner| self.caller.reaches(owner)));
         };
-        decision::principal(facts, now)?;
+        decision::calling(facts, token.unattended, &token.chain, now)?;
         let acts_for = facts.person.as_ref().filter(|_| !token.unattended).map(|person| person.id.as_str());
         Ok(claim.agent.is_none_or(|agent| facts.agent.id.as_str() == agent)
             && claim.session.is_none_or(|session| facts.session.as_ref().is_some_and(|own| own.as_str() == session))

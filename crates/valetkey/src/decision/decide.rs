@@ -1,6 +1,7 @@
 //! The pure function that decides, with its reasons.
 //!
-//! 1. Whoever asks must be somebody, the connection must be there, and the token's ceiling must include what is asked.
+//! 1. Whoever asks must be somebody, the connection must be there, and every ceiling (the site's, the agent's, the token's) must
+//!    include what is asked.
 //! 2. A denial that speaks of it ends it.
 //! 3. A grant must permit it. Where one that asks speaks of it, that one must permit it, and a person must approve.
 //!
@@ -299,6 +300,7 @@ pub fn principal(facts: &Facts, now: Timestamp) -> Result<Principal> {
         token: token.map(|token| token.id.clone()),
         token_prefix: token.map(|token| token.prefix.clone()),
         token_label: token.map(|token| token.label.clone()),
+        client: token.and_then(|token| token.origin.client.as_ref()).map(ToString::to_string),
         ceilings: readable.collect(),
         ..Principal::of(facts.site.clone(), AuthSource::AgentToken)
     })

@@ -13,7 +13,7 @@ use crate::{
     error::Code,
     grant::ForWhom,
     id::{ConnectionId, GrantId, SiteId, TokenId, UserId},
-    principal::{Ceiling, Delivery, Owner},
+    principal::{CallerChain, Ceiling, Delivery, Owner},
     provider::pattern::PathPattern,
 };
 
@@ -159,14 +159,19 @@ fn facts() -> impl Strategy<Value = Facts> {
         |(person, (session, task), ceiling, grants)| Facts {
             site: SiteId::default_site(),
             site_disabled: false,
+            site_ceiling: None,
+            chain_limit: CallerChain::USUAL_LIMIT,
             token: Some(TokenFacts {
                 id: TokenId::new(),
+                prefix: "vk_".to_owned(),
+                label: String::new(),
                 expires_at: None,
                 revoked: false,
                 ceiling: ceiling.map(Parsed::Read),
                 minter: None,
+                origin: Origin { created_at: NOW, client: None, family: None, parent: None, audience: None },
             }),
-            agent: AgentFacts { id: "a".parse().unwrap(), gone: false, owner_gone: false },
+            agent: AgentFacts { id: "a".parse().unwrap(), gone: false, owner: None, owner_gone: false, ceiling: None },
             person: person.map(|(name, role)| PersonFacts { id: user(name), gone: false, role }),
             session: session.map(|name| name.parse().unwrap()),
             task: task.map(|name| name.parse().unwrap()),

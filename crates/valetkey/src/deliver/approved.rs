@@ -156,7 +156,7 @@ impl Deliverer {
         let request = Request { delivery: used.delivery, operation: used.operation, unattended: caller.unattended };
         let anew = decide_approved(facts, &explain::asked(&self.outside, facts, &request), grant, now);
         if !anew.allowed() {
-            return Err(self.refuse(facts, &anew, &allowed.actor, connection, used.delivery).await?);
+            return Err(self.refuse(caller, facts, &anew, &allowed.actor, connection, used.delivery).await?);
         }
         let right = Right::Agent { caller: caller.clone(), facts: Arc::clone(facts), decision: anew };
         Ok((Allowed { right, ..allowed }, Some(found)))

@@ -227,7 +227,7 @@ impl Server {
 
     async fn upstream(&self, client: &Client, shown: &Shown, ceiling: &Ceiling, named: &str) -> Outcome<Issued> {
         let (_, _, hash) = self.child(client, shown, ceiling, Audience::Api, UPSTREAM_LIFE).await?;
-        let caller = Caller { token: hash, unattended: false };
+        let caller = Caller::new(hash);
         let revealed = async {
             let connection = self.deliverer.resolve(&caller, named, Delivery::Reveal).await?;
             self.deliverer.reveal(&caller, &connection, None).await
@@ -304,6 +304,7 @@ fn is_refusal(code: Code) -> bool {
         Code::Unauthenticated
             | Code::NotFound
             | Code::GrantDenied
+            | Code::ApprovalRequired
             | Code::IdentityUnverified
             | Code::Ambiguous
             | Code::NotConfigured

@@ -44,7 +44,7 @@ use crate::{
     base::{Base, Outside},
     clock::Timestamp,
     db::Tx,
-    decision::{self, Authority, Facts},
+    decision::{self, Authority, Facts, Who},
     deliver::Deliverer,
     error::{Code, Error, Result},
     id::{AgentId, ConnectionId, SiteId, UserId, sha256_hex},
@@ -131,7 +131,8 @@ impl Server {
     async fn can_act(&self, site: &SiteId, agent: &AgentId, person: &UserId) -> Result<bool> {
         // No connection has this id: only who acts is asked.
         let none = ConnectionId::new();
-        let Some(facts) = decision::for_agent(&self.base().db, site, agent, Some(person), &none).await? else { return Ok(false) };
+        let who = Who::new(agent.clone(), Some(person.clone()));
+        let Some(facts) = decision::for_agent(&self.base().db, site, &who, &none).await? else { return Ok(false) };
         let operates = facts.person.as_ref().is_some_and(|person| person.role >= Some(Role::Operator));
         match decision::principal(&facts, self.now()) {
             Ok(_) => Ok(operates),
@@ -199,6 +200,8 @@ fn hash(secret: &Secret) -> String {
 /// Removes a person's consents and what hangs on them, in the caller's transaction; for erasing the person. Their tokens are
 /// rows of `agent_tokens`, and go with the others that were minted for them.
 pub async fn erase_person(tx: &mut Tx, site: &SiteId, person: &UserId) -> Result<u64> {
+    // Whoever issues under one of them is waited for; otherwise a refresh token could come that hangs on what is removed.
+    family::hold_of_person(tx, site, person).await?;
     store::erase_person(tx, site, person).await?;
     family::erase(tx, site, person).await
 }

@@ -200,6 +200,17 @@ pub async fn hold(tx: &mut Tx, site: &SiteId, id: &FamilyId, now: Timestamp) -> 
     Ok(held == 1)
 }
 
+/// Holds all consents of a person until the transaction ends: nothing is issued under them meanwhile.
+pub(crate) async fn hold_of_person(tx: &mut Tx, site: &SiteId, person: &UserId) -> Result<()> {
+    on!(tx, |c| sqlx::query("UPDATE token_families SET used_at = used_at WHERE site = $1 AND person = $2")
+        .bind(site.as_str())
+        .bind(person.as_str())
+        .execute(c)
+        .await
+        .map(|_| ())?);
+    Ok(())
+}
+
 /// Ends a consent with every token that came of it: no request that arrives after this returned is served. Doing it again
 /// changes nothing; false then.
 pub async fn end(base: &Base, site: &SiteId, actor: &Actor, id: &FamilyId, reason: &str) -> Result<bool> {

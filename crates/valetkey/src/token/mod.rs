@@ -344,8 +344,8 @@ pub async fn revoke_all(base: &Base, site: &SiteId, actor: &Actor, agent: &Agent
     Ok(ended)
 }
 
-/// Revokes every token that acts for a person, or was minted by them, in the transaction that erases the person. Says how many
-/// lived.
+/// Revokes every token that acts for a person, or was minted by them, and what was exchanged for one, in the transaction that
+/// erases the person. Their consents are removed before. Says how many lived.
 pub async fn revoke_of_person(
     tx: &mut Tx,
     site: &SiteId,
@@ -354,7 +354,8 @@ pub async fn revoke_of_person(
     reason: &str,
     now: Timestamp,
 ) -> Result<u64> {
-    store::revoke_of_person(tx, site, user, actor, reason, now).await
+    let ended = store::revoke_of_person(tx, site, user, actor, reason, now).await?;
+    Ok(ended + issue::revoke_exchanged(tx, site, actor, reason, now).await?)
 }
 
 /// Notes that tokens were used. Called in batches, off the hot path, at most once a minute for each token.

@@ -75,7 +75,7 @@ impl Asking {
     async fn over(yard: Yard) -> Self {
         let grant = yard.house.grant_with(asks(&yard.agent, &yard.connection, ForWhom::Owner)).await;
         let (token, hash) = yard.house.token(&yard.agent, Some("alice")).await;
-        Self { yard, caller: Caller { token: hash, unattended: false }, grant, token }
+        Self { yard, caller: Caller::new(hash), grant, token }
     }
 
     /// The same with another agent, account, grant and token.

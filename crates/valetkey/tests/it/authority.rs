@@ -11,7 +11,7 @@ use valetkey::{
     agent::{self, Role},
     clock::Timestamp,
     db::testing,
-    decision::{self, Authority, Facts, Over, Parsed, Request, decide},
+    decision::{self, Authority, Facts, Over, Parsed, Request, Who, decide},
     error::Code,
     grant::{ForWhom, NewGrant},
     id::{AgentId, ConnectionId, ProviderName, UserId},
@@ -63,7 +63,7 @@ on_each_db! {
                         assert_eq!((decision.code, decision.reasons[0].fact), (Some(Code::GrantDenied), fact));
                     }
                     // Explaining is enforcing, for whoever has no token yet as well.
-                    let facts = decision::for_agent(&db, &house.site, &agent, None, &connection).await.unwrap().unwrap();
+                    let facts = decision::for_agent(&db, &house.site, &Who::new(agent.clone(), None), &connection).await.unwrap().unwrap();
                     assert_eq!(decide(&facts, request, house.base.clock.now()), decision);
                 }
             }
@@ -169,7 +169,8 @@ on_each_db! {
                     for agent in [&first, &second, &gone] {
                         let may = agent::may(&house.base, &house.site, &user, agent, least).await.unwrap();
                         assert_eq!(may, all.contains(agent), "{person} {agent} {least}");
-                        let facts = decision::for_agent(&db, &house.site, agent, Some(&user), &connection).await.unwrap().unwrap();
+                        let who = Who::new(agent.clone(), Some(user.clone()));
+                        let facts = decision::for_agent(&db, &house.site, &who, &connection).await.unwrap().unwrap();
                         let person_of = facts.person.as_ref().filter(|person| !person.gone);
                         let decided = agent != &gone && person_of.is_some_and(|person| person.role >= Some(least));
                         assert_eq!(may, decided, "{person} {agent} {least}");

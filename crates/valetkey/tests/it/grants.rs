@@ -268,7 +268,7 @@ on_each_db! {
         let (authority, lab) = (Authority::new(db.clone()), "lab".parse().unwrap());
         let (_, token) = house.token(&agent, None).await;
         let subjects = [
-            Subject::Token(Caller { token, unattended: false }),
+            Subject::Token(Caller::new(token)),
             Subject::Agent(house.site.clone(), Who::new(agent.clone(), None)),
         ];
         let ask = async |subject: &Subject, deliveries: &[Delivery]| {
