@@ -19,7 +19,7 @@ use valetkey::{
     Code,
     db::{Db, testing},
     id::{self, PlatformKeyId, SiteId},
-    on, on_each_db,
+    on, on_each_db, person,
     platform::{self, Asserts, Minted, NewKey, Purpose, Scope},
     principal::Actor,
     secret::Secret,
@@ -387,6 +387,16 @@ on_each_db! {
         assert!(signing.is_alive(&bobs).await, "somebody else's stays");
         assert_eq!(session::close_all(base, site, &OPERATOR, &"alice".parse().unwrap()).await.unwrap(), 0);
         assert_eq!(signing.world.audited("session.close").await.len(), 2, "what changes nothing is not recorded");
+    }
+
+    async fn erasing_a_person_ends_their_sessions(db: Db) {
+        let signing = Signing::new(&db).await;
+        let (secret, _) = signing.alice().await;
+        let (world, alice) = (&signing.world, "alice".parse().unwrap());
+        person::erase(&world.outside, &world.house.site, &OPERATOR, &alice).await.unwrap();
+        assert!(!signing.is_alive(&secret).await);
+        assert!(session::of_person(&world.house.base, &world.house.site, &alice).await.unwrap().is_empty());
+        assert_eq!(world.audited("session.close").await.len(), 1);
     }
 
     async fn a_person_has_twenty_sessions_at_the_most(db: Db) {

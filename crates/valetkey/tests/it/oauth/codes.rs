@@ -6,12 +6,13 @@ use valetkey::{
     Code,
     agent::{self, Role},
     db::Db,
+    decision,
     id::sha256_hex,
     oauth::{GrantType, NewClient, Scopes, Word, authorize::Choice, authorize::Life, authorize::Misasked, client, register},
-    on, on_each_db, platform,
+    on, on_each_db, person, platform,
     principal::Actor,
     secret::Secret,
-    token::{self, family},
+    token::{self, TokenHash, family},
 };
 
 use super::world::{CALLBACK, CHALLENGE, Hall, ISSUER, VERIFIER, alice, form, in_query, word};
@@ -28,6 +29,10 @@ on_each_db! {
         let issued = hall.redeem(&client, &in_query(&address, "code").unwrap()).await.unwrap();
         assert_eq!((issued.token_type, issued.expires_in, issued.scope.as_deref()), ("Bearer", Some(900), Some("proxy provider:reddit")));
         assert!(hall.is_taken(&issued.access_token).await);
+        let hash = TokenHash::of_presented(issued.access_token.expose()).unwrap();
+        let facts = decision::for_token_alone(&db, &hash).await.unwrap().unwrap();
+        let principal = decision::principal(&facts, hall.house.base.clock.now()).unwrap();
+        assert_eq!((principal.client, principal.user), (Some(client.id.to_string()), Some(alice())));
         let listed = token::list(&db, hall.site(), &hall.agent).await.unwrap();
         assert_eq!((listed.len(), listed[0].person.as_ref(), listed[0].label.as_str()), (1, Some(&alice()), "App"));
         assert_eq!(listed[0].ceiling.as_ref().map(Scopes::of).unwrap().to_string(), "proxy provider:reddit");
@@ -321,10 +326,12 @@ on_each_db! {
     async fn erasing_a_person_removes_their_consents(db: Db) {
         let hall = Hall::new(&db).await;
         let client = hall.public().await;
-        let refresh: Secret = hall.tokens(&client, &[]).await.refresh_token.unwrap();
-        let mut tx = db.begin().await.unwrap();
-        assert_eq!(valetkey::oauth::erase_person(&mut tx, hall.site(), &alice()).await.unwrap(), 1);
-        tx.commit().await.unwrap();
+        let issued = hall.tokens(&client, &[]).await;
+        let refresh: Secret = issued.refresh_token.unwrap();
+        let erased = person::erase(&hall.outside, hall.site(), &Actor::Operator, &alice()).await.unwrap();
+        assert_eq!((erased.tokens, erased.agents), (1, 1));
+        assert!(!hall.is_taken(&issued.access_token).await);
         assert_eq!(word(hall.refresh(&client, &refresh).await), Word::InvalidGrant);
+        assert!(family::list(&db, hall.site(), &family::Filter::default(), hall.house.base.clock.now()).await.unwrap().is_empty());
     }
 }

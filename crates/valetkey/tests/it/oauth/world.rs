@@ -37,6 +37,7 @@ pub(crate) const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 /// A house with an authorization server; alice owns the agent.
 pub(crate) struct Hall {
     pub(crate) house: House,
+    pub(crate) outside: Outside,
     pub(crate) oauth: Server,
     pub(crate) agent: AgentId,
 }
@@ -54,9 +55,9 @@ impl Hall {
         let authority = Authority::new(db.clone());
         let refresher = Refresher::new(outside.clone(), refresh::Settings::default());
         let deliverer = Deliverer::new(outside.clone(), authority.clone(), refresher, LastUsed::default());
-        let oauth = Server::new(outside, authority, deliverer);
+        let oauth = Server::new(outside.clone(), authority, deliverer);
         let agent = house.agent("a", Some("alice")).await;
-        Self { house, oauth, agent }
+        Self { house, outside, oauth, agent }
     }
 
     pub(crate) fn site(&self) -> &SiteId {
