@@ -36,12 +36,11 @@ const MIGRATIONS: &[Migration] = &[
     migration!("0002_callback_urls", admits 1),
     migration!("0003_imports", admits 1),
     migration!("0004_scope_policies", admits 1),
-    migration!("0006_attempts", admits 1),
-    migration!("0007_device_choices", admits 1),
-    migration!("0014_due_by_provider", admits 1),
-    // Its number was free; it came after the others, and the order here is what a database remembers.
-    migration!("0005_sealed_payloads", admits 1),
-    migration!("0015_call_hosts", admits 1),
+    migration!("0005_attempts", admits 1),
+    migration!("0006_device_choices", admits 1),
+    migration!("0007_due_by_provider", admits 1),
+    migration!("0008_sealed_payloads", admits 1),
+    migration!("0009_call_hosts", admits 1),
 ];
 
 /// "valetkey" as a number: the advisory lock that migrating processes take.
