@@ -36,20 +36,19 @@ const MIGRATIONS: &[Migration] = &[
     migration!("0002_callback_urls", admits 1),
     migration!("0003_imports", admits 1),
     migration!("0004_scope_policies", admits 1),
-    migration!("0006_attempts", admits 1),
-    migration!("0007_device_choices", admits 1),
-    migration!("0014_due_by_provider", admits 1),
-    // Its number was free; it came after the others, and the order here is what a database remembers.
-    migration!("0005_sealed_payloads", admits 1),
-    migration!("0015_call_hosts", admits 1),
-    migration!("0013_webhooks", admits 1),
-    migration!("0009_sessions", admits 1),
-    migration!("0010_oauth_server", admits 1),
-    // An older release does not know that a grant can deny. The number is this migration's own place in the list.
-    migration!("0011_grants", admits 13),
-    migration!("0012_approvals", admits 1),
-    // Who does not know these columns would not keep to them: `admits` is its own place in this list, too.
-    migration!("0008_ceilings", admits 15),
+    migration!("0005_attempts", admits 1),
+    migration!("0006_device_choices", admits 1),
+    migration!("0007_due_by_provider", admits 1),
+    migration!("0008_sealed_payloads", admits 1),
+    migration!("0009_call_hosts", admits 1),
+    migration!("0010_webhooks", admits 1),
+    migration!("0011_sessions", admits 1),
+    migration!("0012_oauth_server", admits 1),
+    // An older release does not know that a grant can deny.
+    migration!("0013_grants", admits 13),
+    migration!("0014_approvals", admits 1),
+    // An older release would not keep to a ceiling that it does not know.
+    migration!("0015_ceilings", admits 15),
 ];
 
 /// "valetkey" as a number: the advisory lock that migrating processes take.
