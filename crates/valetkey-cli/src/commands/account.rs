@@ -123,10 +123,7 @@ impl Account {
                         client.call(Method::GET, &path, None).await
                     })
                     .await?;
-                session.out.show(&answer, |answer| {
-                    let lines = facts(&found_by_policy(answer));
-                    if answer["found"].is_null() { lines } else { format!("{lines}\n\n{}", show(&answer["found"])) }
-                })
+                session.out.show(&answer, |answer| found_by_policy(answer, show))
             }
             Self::Set { which, file, replace } => {
                 let account = object(session, &file)?;

@@ -8,7 +8,7 @@ use valetkey::{id::UserId, principal::Owner};
 use crate::{
     client::{Client, segment, with_query},
     failure::{Failure, Result},
-    output::cell,
+    output::{cell, facts},
 };
 
 /// One of three owners.
@@ -82,14 +82,15 @@ impl Acting {
     }
 }
 
-/// What an answer to such a look-up says of how it was found.
-pub(crate) fn found_by_policy(answer: &Value) -> Vec<(&'static str, String)> {
+/// An answer to such a look-up: how it was found, and what, in the words of `show`.
+pub(crate) fn found_by_policy(answer: &Value, show: impl FnOnce(&Value) -> String) -> String {
     let from = match cell(answer, "/resolved_from") {
         none if none.is_empty() => "nobody's: there is none".to_owned(),
         owner if answer["fell_back"] == true => format!("{owner}, in place of one that is missing"),
         owner => owner,
     };
-    vec![("policy", cell(answer, "/policy")), ("chosen by it", cell(answer, "/wanted")), ("applies", from)]
+    let how = facts(&[("policy", cell(answer, "/policy")), ("chosen by it", cell(answer, "/wanted")), ("applies", from)]);
+    if answer["found"].is_null() { how } else { format!("{how}\n\n{}", show(&answer["found"])) }
 }
 
 /// An owner as part of a path: `site`, `users/<id>` or `agents/<id>`.

@@ -112,10 +112,7 @@ impl Provider {
                         client.call(Method::GET, &acting.query(client, &path).await?, None).await
                     })
                     .await?;
-                session.out.show(&answer, |answer| {
-                    let lines = facts(&found_by_policy(answer));
-                    if answer["found"].is_null() { lines } else { format!("{lines}\n\n{}", app(&answer["found"])) }
-                })
+                session.out.show(&answer, |answer| found_by_policy(answer, app))
             }
             Self::Forget { name, owner } => {
                 let answer = session

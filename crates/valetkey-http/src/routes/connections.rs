@@ -463,7 +463,7 @@ pub(crate) async fn choose(
 }
 
 /// What a connection is connected again for.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Reconnect {
     /// The scopes that are needed; those that were asked for before when absent. What was granted before is always asked for

@@ -405,6 +405,29 @@ pub async fn applying(outside: &Outside, site: &SiteId, provider: &ProviderName,
     }
 }
 
+/// The app with which an account's tokens are renewed, revoked and used for its lists, and its values: the one whose client minted
+/// them. For tokens that came from outside before there was an app it is the one that a new connection would be made with.
+pub async fn of_account(
+    outside: &Outside,
+    site: &SiteId,
+    provider: &ProviderName,
+    owner: &Owner,
+    minted_with: Option<&AppConfigId>,
+) -> Result<Option<(AppConfig, SecretMap)>> {
+    let base = &outside.base;
+    let config = match minted_with {
+        Some(id) => get(&base.db, site, id).await?,
+        None => applying(outside, site, provider, owner).await?,
+    };
+    match config {
+        Some(config) => {
+            let values = open(base, &config).await?;
+            Ok(Some((config, values)))
+        }
+        None => Ok(None),
+    }
+}
+
 /// One configuration by id, the replaced ones among them: the one a connection's tokens were minted with.
 pub async fn get(db: &Db, site: &SiteId, id: &AppConfigId) -> Result<Option<AppConfig>> {
     store::by_id(db, site, id).await

@@ -77,19 +77,35 @@ pub async fn check(
     vars: &Vars<'_>,
     uri: &Uri,
 ) -> Result<()> {
+    require(known(outside, connection, definition, vars).await?.as_deref(), connection, definition, uri)
+}
+
+/// The hosts that such a call may go to; fixed by this where nothing is yet. Absent where that cannot be told.
+pub async fn known(
+    outside: &Outside,
+    connection: &Connection,
+    definition: &Definition,
+    vars: &Vars<'_>,
+) -> Result<Option<Vec<String>>> {
     let (db, site, id) = (&outside.base.db, &connection.site, &connection.id);
-    let mut known = fixed(db, site, id).await?;
-    if known.is_none()
-        && let Some(hosts) = definition.call_hosts(vars)
-    {
-        let mut tx = db.begin_bookkeeping().await?;
-        fix(&mut tx, site, id, &hosts).await?;
-        tx.commit().await?;
-        // Another process may have been first, with another definition.
-        known = fixed(db, site, id).await?;
+    if let Some(known) = fixed(db, site, id).await? {
+        return Ok(Some(known));
     }
+    let Some(hosts) = definition.call_hosts(vars) else { return Ok(None) };
+    let mut tx = db.begin_bookkeeping().await?;
+    fix(&mut tx, site, id, &hosts).await?;
+    tx.commit().await?;
+    // Another process may have been first, with another definition.
+    fixed(db, site, id).await
+}
+
+/// Refuses a call to a host that is not among those that are known.
+///
+/// # Errors
+/// `host_refused`.
+pub fn require(known: Option<&[String]>, connection: &Connection, definition: &Definition, uri: &Uri) -> Result<()> {
     match known {
-        Some(known) if !is_among(&known, uri) => Err(refused(definition, id, uri, &known)),
+        Some(known) if !is_among(known, uri) => Err(refused(definition, &connection.id, uri, known)),
         _ => Ok(()),
     }
 }

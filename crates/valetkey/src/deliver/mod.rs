@@ -452,12 +452,14 @@ impl Deliverer {
         wish: Wish,
         named: Option<&slot::Named>,
     ) -> Result<(Allowed, Served)> {
-        let served = match (self.handed_out(&allowed)?, named) {
-            (Some(served), _) => served,
-            (None, None) => self.refresher.serve(Arc::clone(&allowed.stored), wish).await?,
-            (None, Some(named)) => {
+        let served = match self.handed_out(&allowed)? {
+            Some(served) => served,
+            None => {
                 let served = self.refresher.serve(Arc::clone(&allowed.stored), wish).await?;
-                self.refresher.serve_slot(served, named.slot()).await?
+                match named {
+                    Some(named) => self.refresher.serve_slot(served, named.slot()).await?,
+                    None => served,
+                }
             }
         };
         if allowed.asked.elapsed() < AT_ONCE && self.outside.base.db.epoch() == allowed.epoch {

@@ -83,10 +83,10 @@ impl Refresher {
                 return Attempted::Failed(if one_server { trouble.of_all() } else { trouble });
             }
         };
-        let Ok(share) = self.0.shares.take(&prepared.authority).await else {
-            return Attempted::Failed(Error::internal("no permits").into());
+        let room = match self.room(&prepared.authority).await {
+            Ok(room) => room,
+            Err(error) => return Attempted::Failed(error.into()),
         };
-        let Ok(permit) = self.0.permits.acquire().await else { return Attempted::Failed(Error::internal("no permits").into()) };
         if self.0.stopping.is_cancelled() {
             return Attempted::Failed(Trouble::new(Code::Unavailable, "the service is shutting down; try again"));
         }
@@ -110,7 +110,7 @@ impl Refresher {
         };
         let sent = Instant::now();
         let answer = self.send(prepared.request, begun + settings.deadline).await;
-        drop((permit, share));
+        drop(room);
         match answer {
             Err(Failure { error, sent: Sent::No }) => {
                 admission.failed(None);
@@ -157,6 +157,13 @@ impl Refresher {
         self.request_for(connection, definition, &account, step, spent, scopes).await
     }
 
+    /// Waits until one more request may be under way at a host, and one more at all.
+    pub(super) async fn room(&self, authority: &str) -> Result<impl Sized> {
+        let share = self.0.shares.take(authority).await.map_err(Error::internal)?;
+        let permit = self.0.permits.acquire().await.map_err(Error::internal)?;
+        Ok((permit, share))
+    }
+
     /// The request of a step, filled in from an account and from the app that it was connected with.
     pub(super) async fn request_for(
         &self,
@@ -169,15 +176,8 @@ impl Refresher {
     ) -> Result<Prepared> {
         let outside = &self.0.outside;
         let base = &outside.base;
-        let config = match &connection.app_config {
-            Some(id) => app_config::get(&base.db, &connection.site, id).await?,
-            // Tokens that came from outside before there was an app: the one that a new connection would be made with.
-            None => app_config::applying(outside, &connection.site, &connection.provider, &connection.owner).await?,
-        };
-        let app = match &config {
-            Some(config) => Some(app_config::open(base, config).await?),
-            None => None,
-        };
+        let Connection { site, provider, owner, app_config, .. } = connection;
+        let (config, app) = app_config::of_account(outside, site, provider, owner, app_config.as_ref()).await?.unzip();
         let client = OwnClient::of(definition, app.as_ref(), Some(account));
         let scopes = (!scopes.is_empty()).then(|| match &definition.oauth2 {
             Some(oauth2) => oauth2.join_scopes(scopes),

@@ -203,9 +203,7 @@ impl Refresher {
             Ok(admission) => admission,
             Err(wait) => return Err(failed_before(Some("provider_unavailable")).after(wait)),
         };
-        let no_permits = || Trouble::from(Error::internal("no permits"));
-        let share = self.0.shares.take(&prepared.authority).await.map_err(|_| no_permits())?;
-        let permit = self.0.permits.acquire().await.map_err(|_| no_permits())?;
+        let room = self.room(&prepared.authority).await?;
         let mark = format!("{} {}", self.0.holder, uuid::Uuid::now_v7().simple());
         let marked = with(account, slot, |token| {
             token.insert(MARK.to_owned(), Value::from(mark.as_str()));
@@ -228,7 +226,7 @@ impl Refresher {
             sent_at: self.now(),
         };
         let answer = self.send(prepared.request, begun + self.0.settings.deadline).await;
-        drop((permit, share));
+        drop(room);
         let lost = |error: &str| {
             count("lost");
             tracing::warn!(connection.id = %connection.id, slot, error, "the answer to a refresh of a slot was lost; there is one more attempt");

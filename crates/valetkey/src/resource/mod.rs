@@ -362,16 +362,8 @@ async fn read(
     connection: &Connection,
     account: &SecretMap,
 ) -> Result<Vec<Found>> {
-    let base = &outside.base;
-    let config = match &connection.app_config {
-        Some(id) => app_config::get(&base.db, &connection.site, id).await?,
-        // As when it is renewed.
-        None => app_config::applying(outside, &connection.site, &connection.provider, &connection.owner).await?,
-    };
-    let app = match &config {
-        Some(config) => Some(app_config::open(base, config).await?),
-        None => None,
-    };
+    let Connection { site, provider, owner, app_config, .. } = connection;
+    let app = app_config::of_account(outside, site, provider, owner, app_config.as_ref()).await?.map(|(_, app)| app);
     let client = OwnClient::of(definition, app.as_ref(), Some(account));
     let vars = Vars {
         app: app.as_ref(),
@@ -379,17 +371,18 @@ async fn read(
         account: Some(account),
         client: client.borrow(),
         id: connection.subject.as_deref(),
-        now: Some(base.clock.now()),
+        now: Some(outside.base.clock.now()),
         broker: Broker { url: outside.public_url.as_str(), ..Broker::default() },
         ..Vars::default()
     };
+    let hosts = calls::known(outside, connection, definition, &vars).await?;
     // One deadline for all the pages: whoever has very many of them is slow.
     let limits = Limits::within(DEADLINE);
     let mut found: Vec<Found> = Vec::new();
     let mut begins: Option<Secret> = None;
     for _ in 0..MOST_PAGES {
         let request = step.render_page(&vars, begins.as_ref())?;
-        calls::check(outside, connection, definition, &vars, request.uri()).await?;
+        calls::require(hosts.as_deref(), connection, definition, request.uri())?;
         let answer = outside.upstream.exchange(request, limits).await.map_err(|failure| failure.error)?;
         let page = step.read_page(answer.status, &answer.headers, answer.body.expose()).map_err(|failure| {
             Error::new(Code::UpstreamInvalid, format!("{} did not give out its list: `{}`", definition.title, failure.error))

@@ -208,15 +208,8 @@ async fn ask(outside: &Outside, settings: &Settings, item: &OwedItem) -> Result<
     let place = Place::revocation(&item.site, &item.provider, &owner, &item.name, &item.id);
     let bytes = base.ring.open(&base.db, &place, sealed).await?;
     let account = SecretMap::from_json(&bytes).map_err(|_| Error::internal("a sealed revocation holds no JSON object"))?;
-    let config = match &item.app_config {
-        Some(id) => app_config::get(&base.db, &item.site, id).await?,
-        // As when they were renewed.
-        None => app_config::applying(outside, &item.site, &item.provider, &item.owner).await?,
-    };
-    let app = match &config {
-        Some(config) => Some(app_config::open(base, config).await?),
-        None => None,
-    };
+    let app = app_config::of_account(outside, &item.site, &item.provider, &item.owner, item.app_config.as_ref()).await?;
+    let app = app.map(|(_, app)| app);
     let callback = app_config::callback::of(outside, &item.site, &item.provider).await?.url;
     let mut worst = Verdict::NothingToRevoke;
     // The connection's own tokens, and then those of each slot. All are asked for, whatever became of the first.

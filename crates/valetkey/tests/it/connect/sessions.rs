@@ -7,7 +7,7 @@ use serde_json::json;
 use valetkey::{
     Code,
     connect::session::{self, NewSession, Proof},
-    id::UserId,
+    id::{PlatformKeyId, UserId},
     on, on_each_db,
     platform::{self, Asserts, NewKey, Scope},
     principal::{Actor, Owner},
@@ -234,12 +234,9 @@ on_each_db! {
     async fn a_link_ends_with_its_person_its_key_and_its_site(db: Db) {
         let world = World::new(&db).await;
         let (base, site) = (&world.house.base, &world.house.site);
-        let new = NewKey { label: "p".into(), scopes: [Scope::Connect].into(), asserts: Asserts::Any, expires_at: None };
-        let key = platform::create(base, site, &OPERATOR, new).await.unwrap().key.id;
-        let by_key = Actor::Platform { key: key.clone(), user: None };
-        let person: UserId = "alice".parse().unwrap();
-        let disable = async |on: bool| platform::set_person_disabled(base, site, &OPERATOR, &person, on).await.unwrap();
-        let close = async |on: bool| drop(site::set_disabled(base, &OPERATOR, site, on).await.unwrap());
+        let (key, by_key) = key_of(&world).await;
+        let disable = async |on: bool| disable_alice(&world, on).await;
+        let close = async |on: bool| close_site(&world, on).await;
         let link = session::create(&world.outside, site, &by_key, alices()).await.unwrap();
         let visit = world.open(&link, &alices().owner).await;
         let csrf = session::visit(&world.outside, &link.link, Some(&visit)).await.unwrap().csrf.unwrap();
@@ -272,12 +269,9 @@ on_each_db! {
     async fn a_flow_ends_with_its_person_its_key_and_its_site(db: Db) {
         let world = World::new(&db).await;
         let (base, site) = (&world.house.base, &world.house.site);
-        let new = NewKey { label: "p".into(), scopes: [Scope::Connect].into(), asserts: Asserts::Any, expires_at: None };
-        let key = platform::create(base, site, &OPERATOR, new).await.unwrap().key.id;
-        let by_key = Actor::Platform { key: key.clone(), user: None };
-        let person: UserId = "alice".parse().unwrap();
-        let disable = async |on: bool| platform::set_person_disabled(base, site, &OPERATOR, &person, on).await.unwrap();
-        let close = async |on: bool| drop(site::set_disabled(base, &OPERATOR, site, on).await.unwrap());
+        let (key, by_key) = key_of(&world).await;
+        let disable = async |on: bool| disable_alice(&world, on).await;
+        let close = async |on: bool| close_site(&world, on).await;
         let begun = async |owner: &str| {
             let link = session::create(&world.outside, site, &by_key, of(owner)).await.unwrap();
             let visit = world.open(&link, &of(owner).owner).await;
@@ -454,4 +448,20 @@ async fn allow(world: &World, urls: &[&str]) {
 async fn switch(world: &World, on: bool) {
     let change = SiteChange { unproven_links: Some(on), ..SiteChange::default() };
     site::change(&world.house.base, &OPERATOR, &world.house.site, change).await.unwrap();
+}
+
+/// A platform's key that may make links for anybody, and its holder as the one who acts.
+async fn key_of(world: &World) -> (PlatformKeyId, Actor) {
+    let new = NewKey { label: "p".into(), scopes: [Scope::Connect].into(), asserts: Asserts::Any, expires_at: None };
+    let key = platform::create(&world.house.base, &world.house.site, &OPERATOR, new).await.unwrap().key.id;
+    (key.clone(), Actor::Platform { key, user: None })
+}
+
+async fn disable_alice(world: &World, on: bool) {
+    let person: UserId = "alice".parse().unwrap();
+    platform::set_person_disabled(&world.house.base, &world.house.site, &OPERATOR, &person, on).await.unwrap();
+}
+
+async fn close_site(world: &World, on: bool) {
+    site::set_disabled(&world.house.base, &OPERATOR, &world.house.site, on).await.unwrap();
 }
