@@ -174,7 +174,7 @@ pub(crate) async fn create(
         }
     };
     let operations = match &new.operations {
-        Some(wanted) => Some(Operations::read(&state.outside().definition(&connection.provider)?, wanted)?),
+        Some(wanted) => Some(Operations::read(state.outside().definition(&connection.provider)?.as_ref(), wanted)?),
         None => None,
     };
     let new = NewGrant {

@@ -1,6 +1,6 @@
 //! The rows of grants.
 
-use super::{Effect, Grant, Operations, rate::Reserved};
+use super::{Grant, Operations, rate::Reserved};
 use crate::{
     clock::Timestamp,
     db::{Db, Tx},

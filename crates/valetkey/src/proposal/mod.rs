@@ -218,7 +218,7 @@ pub async fn propose(outside: &Outside, asker: &Asker, wish: Wish) -> Result<Pro
         delivery.insert(Delivery::Proxy);
     }
     let operations = match &wish.operations {
-        Some(named) => Some(Operations::read(&outside.definition(&provider)?, named)?),
+        Some(named) => Some(Operations::read(outside.definition(&provider)?.as_ref(), named)?),
         None => None,
     };
     let (operations, operation_names) = operations.map(|read| (read.patterns, read.names)).unzip();
@@ -380,7 +380,7 @@ pub async fn accept(outside: &Outside, site: &SiteId, by: &Decider, id: &Proposa
         return Err(Error::new(Code::InvalidRequest, "effect: allow or ask; whoever wants neither refuses the proposal"));
     }
     let operations = match terms.operations.filter(|named| !named.is_empty()) {
-        Some(named) => Some(Operations::read(&outside.definition(&proposal.provider)?, &named)?),
+        Some(named) => Some(Operations::read(outside.definition(&proposal.provider)?.as_ref(), &named)?),
         None => None,
     };
     let new = NewGrant {
