@@ -129,7 +129,7 @@ pub(crate) fn is_checked(prefix: &str, text: &str) -> bool {
     if !rest.is_ascii() || rest.len() != BODY + 1 + CHECK || rest.as_bytes()[BODY] != b'_' {
         return false;
     }
-    sha256_hex(text[..prefix.len() + BODY].as_bytes())[..CHECK] == rest[BODY + 1..]
+    sha256_hex(&text.as_bytes()[..prefix.len() + BODY])[..CHECK] == rest[BODY + 1..]
 }
 
 /// A token as it is listed: never its text, never its hash.

@@ -107,7 +107,7 @@ on_each_db! {
             grant_types: BTreeSet::from([GrantType::AuthorizationCode]), ..NewClient::default() };
         let (confidential, _) = hall.client(new).await;
         let own = hall.tokens(&confidential, &[]).await;
-        let by_client = Asker::Client(confidential);
+        let by_client = Asker::Client(Box::new(confidential));
         assert_eq!(hall.introspect(&by_client, own.access_token.expose()).await["active"], json!(true));
         assert_eq!(hall.introspect(&by_client, live.access_token.expose()).await, json!({ "active": false }));
         base.clock.advance(Duration::from_secs(900));
@@ -137,7 +137,7 @@ on_each_db! {
         let issued = hall.tokens(&client, &[("scope", "proxy reveal")]).await;
         testing::execute(&db, "UPDATE oauth_clients SET ceiling = '{\"delivery\":[\"proxy\"]}'").await;
         let narrower = client::get(&db, hall.site(), &client.id).await.unwrap().unwrap();
-        let told = hall.introspect(&Asker::Client(narrower), issued.access_token.expose()).await;
+        let told = hall.introspect(&Asker::Client(Box::new(narrower)), issued.access_token.expose()).await;
         assert_eq!(told["scope"], "proxy");
         assert!(told.get("platform").is_none());
         assert_eq!(hall.introspect(&hall.asker().await, issued.access_token.expose()).await["scope"], "proxy reveal");
