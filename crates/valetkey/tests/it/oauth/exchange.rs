@@ -166,6 +166,38 @@ on_each_db! {
         assert_eq!(hall.introspect(&hall.asker().await, issued.access_token.expose()).await["aud"], serde_json::json!([mcp]));
     }
 
+    /// R83, R113: a token for one resource brings none for the other: who consented to it was told where it is taken.
+    async fn a_token_for_one_resource_is_exchanged_for_none_elsewhere(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (app, client) = (hall.public().await, hall.exchanger(None).await);
+        let mcp = format!("{ISSUER}/mcp");
+        for (own, other) in [(mcp.as_str(), ISSUER), (ISSUER, mcp.as_str())] {
+            let token = hall.tokens(&app, &[("resource", own)]).await.access_token;
+            for name in ["resource", "audience"] {
+                assert_eq!(word(hall.trade(&client, &token, &[(name, other)]).await), Word::InvalidTarget, "{own} by {name}");
+            }
+            for asked in [&[][..], &[("resource", own)]] {
+                let child = hall.trade(&client, &token, asked).await.unwrap().access_token;
+                assert_eq!(hall.introspect(&hall.asker().await, child.expose()).await["aud"], serde_json::json!([own]));
+            }
+        }
+    }
+
+    /// R113: a token that acts for one person is not made to act for another, whatever the other says.
+    async fn a_persons_token_does_not_come_to_act_for_somebody_else(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (client, key) = (hall.exchanger(None).await, hall.platform().await);
+        hall.role("bob", Role::Operator).await;
+        let alices = hall.minted(Some("alice"), None).await;
+        let consented = hall.tokens(&hall.public().await, &[]).await.access_token;
+        for token in [&alices, &consented] {
+            let by_bob = hall.assertion(&key, "bob", Purpose::Exchange);
+            assert_eq!(word(hall.delegate(&client, token, &by_bob).await), Word::InvalidRequest);
+            let by_alice = hall.assertion(&key, "alice", Purpose::Exchange);
+            hall.delegate(&client, token, &by_alice).await.unwrap();
+        }
+    }
+
     /// R115: exchanges do not go on for ever, and who acts is the agent whose token it is, however it came about.
     async fn a_token_is_exchanged_sixteen_times_and_not_once_more(db: Db) {
         let hall = Hall::new(&db).await;
