@@ -223,7 +223,7 @@ on_each_db! {
         let mut browser = front.browser("alice").await;
         let answer = browser.get(&path).await.expect(200);
         let page = text(&answer);
-        for said in ["Claude &#60;Code&#62;", "Helper", "alice", "Default", "without seeing their keys", "be handed the access tokens", "30 days", "app.example"] {
+        for said in ["Claude &#60;Code&#62;", "Helper", "alice", "Default", "without seeing their keys", "be handed the access tokens", "granted for you", "while nobody is there", "30 days", "app.example"] {
             assert!(page.contains(said), "{said:?} is not on: {page}");
         }
         assert!(!page.contains("Nobody here vouches"), "{page}");
