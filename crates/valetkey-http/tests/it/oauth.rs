@@ -464,6 +464,16 @@ on_each_db! {
         assert_eq!(answer.bytes, inactive.bytes);
     }
 
+    /// R98: where the database does not answer, that is what is said, and nothing of a token.
+    async fn a_database_that_fails_is_no_answer_about_a_token(front: Front) {
+        let issued = front.tokens(&front.public().await).await;
+        let key = format!("Bearer {}", front.key().await);
+        front.broker.base().db.close().await;
+        let token = [("token", issued["access_token"].as_str().unwrap())];
+        let answer = front.post_with("/oauth/introspect", &token, &[("authorization", key.as_str())]).await;
+        refused(answer, 503, "temporarily_unavailable");
+    }
+
     /// R89: who guesses waits, whatever they guess at; and does not shut anybody else out.
     async fn who_fails_often_waits(front: Front) {
         let (client, secret) = front.confidential().await;

@@ -122,6 +122,8 @@ on_each_db! {
         let hall = Hall::new(&db).await;
         let (base, client) = (&hall.house.base, hall.exchanger(None).await);
         let app = hall.public().await;
+        let expired = hall.tokens(&app, &[]).await.access_token;
+        base.clock.advance(Duration::from_secs(900));
         let refresh = hall.tokens(&app, &[]).await.refresh_token.unwrap();
         let revoked = hall.minted(None, None).await;
         let id = token::list(&db, hall.site(), &hall.agent).await.unwrap()[0].id.clone();
@@ -131,8 +133,18 @@ on_each_db! {
         let new = agent::NewAgent { id: None, slug: "x".into(), title: String::new(), owner: None };
         let there = agent::create(base, &other, &Actor::Operator, new).await.unwrap();
         let (_, elsewhere) = token::mint(base, &other, &Actor::Operator, &there.id, NewToken::default()).await.unwrap();
-        for (why, bad) in [("a refresh token", &refresh), ("revoked", &revoked), ("another site's", &elsewhere), ("nonsense", &Secret::new("x"))] {
-            assert_eq!(word(hall.trade(&client, bad, &[]).await), Word::InvalidRequest, "{why}");
+        let nonsense = Secret::new("x");
+        for (why, bad) in [
+            ("a refresh token", &refresh),
+            ("expired", &expired),
+            ("revoked", &revoked),
+            ("another site's", &elsewhere),
+            ("nonsense", &nonsense),
+        ] {
+            // Before anything else, whatever that is.
+            for more in [&[][..], &[("scope", "everything")], &[("resource", "https://api.example")], &[("audience", "nobody")]] {
+                assert_eq!(word(hall.trade(&client, bad, more).await), Word::InvalidRequest, "{why}, {more:?}");
+            }
             let assertion = hall.assertion(&hall.platform().await, "alice", Purpose::Exchange);
             assert_eq!(word(hall.delegate(&client, bad, &assertion).await), Word::InvalidRequest, "{why} as an actor");
         }
