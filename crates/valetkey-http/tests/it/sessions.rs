@@ -11,7 +11,7 @@ use valetkey::{
     grant::{self, Effect, ForWhom, NewGrant},
     id::{ConnectionId, GrantId, SiteId},
     platform::{self, Asserts, NewKey, Purpose, Scope},
-    principal::Actor,
+    principal::{Actor, Delivery},
     session,
     site::{self, SiteChange},
 };
@@ -164,6 +164,39 @@ on_each_db! {
         assert!(text(&browser.get("/").await).contains("You have connected no account yet"));
         for action in ["grant.revoke", "connection.revoke"] {
             assert_eq!(pages.audited(action).await[0].0, "user:alice", "{action}");
+        }
+    }
+
+    /// A denial that is for a part must not read as if it were for everything.
+    async fn a_persons_page_says_what_a_permission_is_about_and_no_more(pages: Pages) {
+        let (connection, allows) = pages.connected("alice").await;
+        let (base, site) = (pages.broker.base(), SiteId::default_site());
+        let agent = grant::get(&base.db, &site, &allows).await.unwrap().unwrap().agent;
+        let plain = || NewGrant::proxy(&agent, &connection, ForWhom::Anyone);
+        let denial = || NewGrant { effect: Effect::Deny, ..plain() };
+        let tonight = NewGrant {
+            for_whom: ForWhom::Owner, session: Some("night".parse().unwrap()), task: Some("digest".parse().unwrap()),
+            rate: Some("5/1h".parse().unwrap()), ..plain()
+        };
+        for new in [
+            denial(),
+            NewGrant { delivery: [Delivery::Reveal].into(), ..denial() },
+            NewGrant { delivery: [Delivery::Proxy, Delivery::Reveal].into(), ..denial() },
+            tonight,
+        ] {
+            grant::create(base, &site, &Actor::Operator, new).await.unwrap();
+        }
+        let mut browser = pages.browser();
+        browser.enter("alice", "/").await.expect(303);
+        let page = text(&browser.get("/").await.expect(200));
+        for said in [
+            "for you, without seeing the account",
+            "may not make calls with it for anyone",
+            "may not be shown its token for anyone",
+            "may not use it for anyone",
+            "; only in its session night; only for its task digest; at most 5/1h",
+        ] {
+            assert!(page.contains(said), "{said:?} is not on: {page}");
         }
     }
 
