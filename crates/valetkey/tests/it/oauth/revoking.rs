@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use valetkey::{
     agent,
-    db::Db,
     oauth::Word,
     on_each_db, platform,
     principal::Actor,
