@@ -587,40 +587,6 @@ on_each_db! {
         refused(front.post("/oauth/token", &poll).await, 400, "access_denied");
     }
 
-    /// Whoever knows a client's id can begin a sign-in, and each makes a row.
-    async fn who_begins_sign_ins_of_devices_without_end_waits(front: Front) {
-        let client = front.public().await;
-        let form = [("client_id", client.id.as_str())];
-        let mut begun = 0;
-        while front.post_from("203.0.113.9", "/oauth/device_authorization", &form).await.status == StatusCode::OK {
-            begun += 1;
-            assert!(begun < 100);
-        }
-        assert!(begun >= 30, "{begun}");
-        front.post_from("203.0.113.9", "/oauth/device_authorization", &form).await.expect(429);
-        front.post_from("198.51.100.7", "/oauth/device_authorization", &form).await.expect(200);
-    }
-
-    /// A guess that brings its answer along is a guess.
-    async fn who_answers_codes_of_devices_at_random_waits(front: Front) {
-        let mut browser = front.browser("alice").await;
-        let token = csrf(&browser.get("/oauth/device").await.expect(200));
-        for (decision, rest) in [("deny", 39), ("allow", 0)] {
-            let form = [
-                ("csrf", token.as_str()),
-                ("user_code", "BBBB-BBBB"),
-                ("decision", decision),
-                ("agent", front.agent.as_str()),
-                ("scope", "proxy"),
-                ("life", "1h"),
-            ];
-            for _ in 0..rest {
-                browser.post_with("/oauth/device", &form, OURS).await;
-            }
-            browser.post_with("/oauth/device", &form, OURS).await.expect(429);
-        }
-    }
-
     async fn who_tries_codes_of_devices_waits(front: Front) {
         let mut browser = front.browser("alice").await;
         let token = csrf(&browser.get("/oauth/device").await.expect(200));

@@ -52,10 +52,8 @@ pub(super) async fn answer(State(state): State<AppState>, form: SignedForm) -> R
         session.require_fresh(state.base().clock.now())?;
         let missing = || Error::new(Code::InvalidRequest, "type the code that your device shows");
         let code = fields.one("user_code")?.filter(|code| !code.is_empty()).ok_or_else(missing)?.expose();
-        // Also where the answer comes along: who guesses at codes would send one with each.
-        let page = look(&state, &who, code).await?;
         if fields.one("decision")?.is_none() {
-            return Ok(page);
+            return look(&state, &who, code).await;
         }
         let allowed = says_yes(&fields)?;
         match allowed {

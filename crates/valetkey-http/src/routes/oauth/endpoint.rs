@@ -87,9 +87,6 @@ pub(super) async fn token(State(state): State<AppState>, asked: Asked) -> Respon
 
 /// `POST /oauth/device_authorization`
 pub(super) async fn begin_device(State(state): State<AppState>, asked: Asked) -> Response {
-    if let Some(wait) = crowded(&state, "device", asked.ip) {
-        return Refusal::wait(wait).into_response();
-    }
     let work = async {
         let client = state.oauth().client(&asked.presented()?).await?;
         let begun = state.oauth().begin_device(&client, &asked.params).await?;
@@ -150,7 +147,9 @@ pub(super) async fn register(State(state): State<AppState>, request: Request) ->
             None => None,
             query => Some(named_site(query).ok_or_else(|| odd("the query names a site, or nothing"))?),
         };
-        if let Some(wait) = crowded(&state, "register", ip(&parts.extensions)) {
+        // Each makes a row, so who registers many waits as who fails often does.
+        let key = ip(&parts.extensions).map(|ip| format!("register {}", failures::address(ip)));
+        if let Some(wait) = key.as_ref().and_then(|key| state.failures().note(key)) {
             return Err(Refusal::wait(wait));
         }
         if !content_type(&parts.headers).eq_ignore_ascii_case("application/json") {
@@ -164,12 +163,6 @@ pub(super) async fn register(State(state): State<AppState>, request: Request) ->
         Ok(client) => answer(StatusCode::CREATED, &client),
         Err(refusal) => refusal.into_response(),
     }
-}
-
-/// How long an address waits that began too many things of a kind. Each makes a row, and to begin one takes no secret: the id of
-/// a public client is known to everybody.
-fn crowded(state: &AppState, kind: &str, ip: Option<IpAddr>) -> Option<Duration> {
-    state.failures().note(&format!("{kind} {}", failures::address(ip?)))
 }
 
 /// What an endpoint says.
