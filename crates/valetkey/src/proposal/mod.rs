@@ -286,7 +286,10 @@ async fn reached(base: &Base, asker: &Asker, id: &ConnectionId) -> Result<Connec
     };
     let grants = grant::list(&base.db, &asker.site, Some(&asker.agent), Some(id)).await?;
     let now = base.clock.now();
-    if !grants.iter().any(|grant| grant.revoked_at.is_none() && grant.expires_at.is_none_or(|at| at > now)) {
+    // One that denies lets the agent know of nothing.
+    let tells =
+        |grant: &Grant| grant.effect != Effect::Deny && grant.revoked_at.is_none() && grant.expires_at.is_none_or(|at| at > now);
+    if !grants.iter().any(tells) {
         return Err(none());
     }
     live(base, &asker.site, id).await?.ok_or_else(none)

@@ -231,6 +231,8 @@ on_each_db! {
             grant::revoke(base, desk.site(), &Actor::Operator, &grant.id, "test").await.unwrap();
         }
         assert!(grant::get(&db, desk.site(), &old).await.unwrap().unwrap().revoked_at.is_some());
+        let denial = NewGrant { effect: Effect::Deny, ..NewGrant::proxy(&desk.yard.agent, &connection, ForWhom::Anyone) };
+        desk.yard.house.grant_with(denial).await;
         assert_eq!(code(desk.propose(named(&connection)).await), Code::NotFound);
         let wrong = Wish { provider: Some("reddit".parse().unwrap()), ..named(&connection) };
         desk.yard.house.grant(&desk.yard.agent, &connection, ForWhom::Unattended).await;
