@@ -223,7 +223,7 @@ on_each_db! {
         let mut browser = front.browser("alice").await;
         let answer = browser.get(&path).await.expect(200);
         let page = text(&answer);
-        for said in ["Claude &#60;Code&#62;", "Helper", "alice", "Default", "without seeing their keys", "be handed the access tokens", "30 days", "app.example"] {
+        for said in ["Claude &#60;Code&#62;", "Helper", "alice", "Default", "without seeing their keys", "be handed the access tokens", "granted for you", "while nobody is there", "30 days", "app.example"] {
             assert!(page.contains(said), "{said:?} is not on: {page}");
         }
         assert!(!page.contains("Nobody here vouches"), "{page}");
@@ -462,6 +462,16 @@ on_each_db! {
         let by_client = basic(other.id.as_str(), &secret);
         let answer = front.post_with("/oauth/introspect", &[("token", token)], &[("authorization", &by_client)]).await.expect(200);
         assert_eq!(answer.bytes, inactive.bytes);
+    }
+
+    /// R98: where the database does not answer, that is what is said, and nothing of a token.
+    async fn a_database_that_fails_is_no_answer_about_a_token(front: Front) {
+        let issued = front.tokens(&front.public().await).await;
+        let key = format!("Bearer {}", front.key().await);
+        front.broker.base().db.close().await;
+        let token = [("token", issued["access_token"].as_str().unwrap())];
+        let answer = front.post_with("/oauth/introspect", &token, &[("authorization", key.as_str())]).await;
+        refused(answer, 503, "temporarily_unavailable");
     }
 
     /// R89: who guesses waits, whatever they guess at; and does not shut anybody else out.

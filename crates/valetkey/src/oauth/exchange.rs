@@ -2,8 +2,8 @@
 //!
 //! | subject | actor | result |
 //! |---|---|---|
-//! | an agent's token | | a token of the same agent that may less, for a shorter time |
-//! | a person's assertion | an agent's token | a token of that agent that acts for that person (`sub` the person, `act` the agent) |
+//! | an agent's token | | a token of the same agent that may less, for a shorter time, at the same place |
+//! | a person's assertion | an agent's token, for nobody or for that person | a token of that agent that acts for that person (`sub` the person, `act` the agent) |
 //!
 //! 1. Subject and actor are looked at before anything else: whatever is wrong with them is `invalid_request` (section 2.2.2).
 //! 2. What comes out lies under the token that was shown, the scopes that were asked for and the client's own ceiling. It is of
@@ -70,7 +70,11 @@ impl Server {
         match target {
             Target::Ours(audience) => {
                 let own = shown.token.facts.token.as_ref().and_then(|token| token.origin.audience);
-                let audience = audience.or(own).unwrap_or(Audience::Api);
+                // Whoever gets hold of a token for one place must not be able to make one for another of it.
+                if own.is_some() && audience.is_some() && own != audience {
+                    return Err(Fault::new(Word::InvalidTarget, "the token is for another resource"));
+                }
+                let audience = own.or(audience).unwrap_or(Audience::Api);
                 let (text, expires_at, _) = self.child(client, &shown, &ceiling, audience, ACCESS_LIFE).await?;
                 Ok(Issued {
                     access_token: text,
@@ -108,6 +112,10 @@ impl Server {
                 // The agent first: an assertion is used up by looking at it.
                 let token = self.agents_token(client, actor).await?;
                 let person = self.proven(client, &subject).await?;
+                // What somebody let a program do in their name is not done in another's.
+                if token.principal.user.as_ref().is_some_and(|own| *own != person) {
+                    return Err(odd("the agent's token acts for somebody else; one that is for nobody will do"));
+                }
                 let shown = of_agent(token, Some(person.clone()))?;
                 if !self.can_act(&client.site, &shown.agent, &person).await? {
                     return Err(odd("the person may not have this agent act"));

@@ -38,7 +38,7 @@ on_each_db! {
         assert!(token::list_hashed(&db, hall.site(), &hall.agent).await.unwrap().is_empty(), "it does not move to another system");
     }
 
-    /// R66: tokens and codes have 256 random bits, and only their SHA-256 is stored.
+    /// R66: tokens and codes, those of devices too, have 256 random bits, and only their SHA-256 is stored.
     async fn only_hashes_are_stored(db: Db) {
         let hall = Hall::new(&db).await;
         let client = hall.public().await;
@@ -52,7 +52,15 @@ on_each_db! {
         let refreshes: Vec<(String,)> =
             on!(&db, |c| sqlx::query_as("SELECT token_hash FROM oauth_refresh_tokens").fetch_all(c).await.unwrap());
         let tokens: Vec<(String,)> = on!(&db, |c| sqlx::query_as("SELECT token_hash FROM agent_tokens").fetch_all(c).await.unwrap());
-        for (rows, plain) in [(codes, code.as_str()), (refreshes, refresh.expose()), (tokens, issued.access_token.expose())] {
+        let device = hall.oauth.begin_device(&client, &form(&[])).await.unwrap().device_code;
+        assert_eq!(device.expose().len(), 43);
+        let devices: Vec<(String,)> = on!(&db, |c| sqlx::query_as("SELECT device_hash FROM oauth_devices").fetch_all(c).await.unwrap());
+        for (rows, plain) in [
+            (codes, code.as_str()),
+            (refreshes, refresh.expose()),
+            (tokens, issued.access_token.expose()),
+            (devices, device.expose()),
+        ] {
             assert_eq!(rows, [(sha256_hex(plain.as_bytes()),)]);
         }
     }

@@ -121,6 +121,8 @@ on_each_db! {
         let hall = Hall::new(&db).await;
         let (base, client) = (&hall.house.base, hall.exchanger(None).await);
         let app = hall.public().await;
+        let expired = hall.tokens(&app, &[]).await.access_token;
+        base.clock.advance(Duration::from_secs(900));
         let refresh = hall.tokens(&app, &[]).await.refresh_token.unwrap();
         let revoked = hall.minted(None, None).await;
         let id = token::list(&db, hall.site(), &hall.agent).await.unwrap()[0].id.clone();
@@ -130,8 +132,18 @@ on_each_db! {
         let new = agent::NewAgent { id: None, slug: "x".into(), title: String::new(), owner: None };
         let there = agent::create(base, &other, &Actor::Operator, new).await.unwrap();
         let (_, elsewhere) = token::mint(base, &other, &Actor::Operator, &there.id, NewToken::default()).await.unwrap();
-        for (why, bad) in [("a refresh token", &refresh), ("revoked", &revoked), ("another site's", &elsewhere), ("nonsense", &Secret::new("x"))] {
-            assert_eq!(word(hall.trade(&client, bad, &[]).await), Word::InvalidRequest, "{why}");
+        let nonsense = Secret::new("x");
+        for (why, bad) in [
+            ("a refresh token", &refresh),
+            ("expired", &expired),
+            ("revoked", &revoked),
+            ("another site's", &elsewhere),
+            ("nonsense", &nonsense),
+        ] {
+            // Before anything else, whatever that is.
+            for more in [&[][..], &[("scope", "everything")], &[("resource", "https://api.example")], &[("audience", "nobody")]] {
+                assert_eq!(word(hall.trade(&client, bad, more).await), Word::InvalidRequest, "{why}, {more:?}");
+            }
             let assertion = hall.assertion(&hall.platform().await, "alice", Purpose::Exchange);
             assert_eq!(word(hall.delegate(&client, bad, &assertion).await), Word::InvalidRequest, "{why} as an actor");
         }
@@ -163,6 +175,38 @@ on_each_db! {
         let same = [("resource", mcp.as_str()), ("audience", mcp.as_str())];
         let issued = hall.trade(&client, &own, &same).await.unwrap();
         assert_eq!(hall.introspect(&hall.asker().await, issued.access_token.expose()).await["aud"], serde_json::json!([mcp]));
+    }
+
+    /// R83, R113: a token for one resource brings none for the other: who consented to it was told where it is taken.
+    async fn a_token_for_one_resource_is_exchanged_for_none_elsewhere(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (app, client) = (hall.public().await, hall.exchanger(None).await);
+        let mcp = format!("{ISSUER}/mcp");
+        for (own, other) in [(mcp.as_str(), ISSUER), (ISSUER, mcp.as_str())] {
+            let token = hall.tokens(&app, &[("resource", own)]).await.access_token;
+            for name in ["resource", "audience"] {
+                assert_eq!(word(hall.trade(&client, &token, &[(name, other)]).await), Word::InvalidTarget, "{own} by {name}");
+            }
+            for asked in [&[][..], &[("resource", own)]] {
+                let child = hall.trade(&client, &token, asked).await.unwrap().access_token;
+                assert_eq!(hall.introspect(&hall.asker().await, child.expose()).await["aud"], serde_json::json!([own]));
+            }
+        }
+    }
+
+    /// R113: a token that acts for one person is not made to act for another, whatever the other says.
+    async fn a_persons_token_does_not_come_to_act_for_somebody_else(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (client, key) = (hall.exchanger(None).await, hall.platform().await);
+        hall.role("bob", Role::Operator).await;
+        let alices = hall.minted(Some("alice"), None).await;
+        let consented = hall.tokens(&hall.public().await, &[]).await.access_token;
+        for token in [&alices, &consented] {
+            let by_bob = hall.assertion(&key, "bob", Purpose::Exchange);
+            assert_eq!(word(hall.delegate(&client, token, &by_bob).await), Word::InvalidRequest);
+            let by_alice = hall.assertion(&key, "alice", Purpose::Exchange);
+            hall.delegate(&client, token, &by_alice).await.unwrap();
+        }
     }
 
     /// R115: exchanges do not go on for ever, and who acts is the agent whose token it is, however it came about.

@@ -4,9 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
 use valetkey::{
-    agent,
+    agent::{self, Role},
     clock::Timestamp,
     db::testing,
+    id::UserId,
     oauth::{Asker, GrantType, NewClient, client},
     on_each_db, platform,
     principal::Actor,
@@ -112,6 +113,23 @@ on_each_db! {
         assert_eq!(hall.introspect(&by_client, live.access_token.expose()).await, json!({ "active": false }));
         base.clock.advance(Duration::from_secs(900));
         assert_eq!(hall.introspect(&asker, live.access_token.expose()).await, json!({ "active": false }), "expired");
+    }
+
+    /// R93: nor is a token active whose person, or whoever minted it, may no longer have the agent act.
+    async fn a_role_that_is_taken_away_makes_its_tokens_inactive(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (base, site, bob) = (&hall.house.base, hall.site(), "bob".parse::<UserId>().unwrap());
+        hall.role("bob", Role::Operator).await;
+        let for_bob = NewToken { person: Some(bob.clone()), ..NewToken::default() };
+        let (_, acts_for_bob) = token::mint(base, site, &Actor::Operator, &hall.agent, for_bob).await.unwrap();
+        let (_, minted_by_bob) = token::mint(base, site, &Actor::User(bob), &hall.agent, NewToken::default()).await.unwrap();
+        let asker = hall.asker().await;
+        for (role, active) in [(Role::Operator, true), (Role::Viewer, false), (Role::Admin, true)] {
+            hall.role("bob", role).await;
+            for token in [&acts_for_bob, &minted_by_bob] {
+                assert_eq!(hall.introspect(&asker, token.expose()).await["active"], json!(active), "{role}");
+            }
+        }
     }
 
     /// R94: a hint never changes the answer, whether it is right, wrong or unknown.
