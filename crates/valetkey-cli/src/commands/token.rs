@@ -207,8 +207,8 @@ fn list(answer: &Value, now: Timestamp) -> String {
 
 /// Where a token stands, for people. One whose end cannot be read is not shown as if it lived.
 fn status(token: &Value, now: Timestamp) -> String {
-    let ends = cell(token, "/expires_at");
-    let over = !ends.is_empty() && ends.parse::<Timestamp>().map_or(true, |at| at <= now);
+    let ends = token.get("expires_at").and_then(Value::as_str).map(str::parse::<Timestamp>);
+    let over = ends.is_some_and(|end| end.map_or(true, |at| at <= now));
     match cell(token, "/revoked_at") {
         revoked if !revoked.is_empty() => format!("revoked {revoked}"),
         _ if over => "expired".to_owned(),

@@ -434,3 +434,114 @@ fn is_refusal(code: Code) -> bool {
             | Code::InvalidRequest
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::Cell, collections::BTreeSet};
+
+    use proptest::{
+        prelude::*,
+        test_runner::{Config, TestRunner},
+    };
+
+    use super::*;
+    use crate::{
+        oauth::scope::tests::{any_scopes, is_within},
+        principal::PlatformCeiling,
+    };
+
+    /// A name out of two, or none.
+    fn name<T: FromStr + std::fmt::Debug + Clone>(words: [&'static str; 2]) -> impl Strategy<Value = Option<T>> {
+        prop::option::of(prop::sample::select(words.to_vec()).prop_map(|word| word.parse::<T>().ok())).prop_map(Option::flatten)
+    }
+
+    fn ceiling() -> impl Strategy<Value = Ceiling> {
+        let closed = Ceiling { providers: Some(BTreeSet::new()), ..Ceiling::default() };
+        let silent = Ceiling { delivery: Some(BTreeSet::new()), ..Ceiling::default() };
+        let some = (any_scopes(), any::<bool>(), any::<bool>()).prop_map(|(scopes, operations, platform)| {
+            let most = Ceiling {
+                operations: operations.then(|| vec!["GET /v1/**".parse().unwrap()]),
+                platform: platform.then(PlatformCeiling::default),
+                ..Ceiling::default()
+            };
+            scopes.narrow(&most).unwrap()
+        });
+        prop_oneof![1 => Just(Ceiling::default()), 1 => Just(closed), 1 => Just(silent), 8 => some]
+    }
+
+    fn parent() -> impl Strategy<Value = Parent> {
+        let names = (name::<UserId>(["alice", "bob"]), name::<SessionName>(["s1", "s2"]), name::<TaskName>(["t1", "t2"]));
+        (ceiling(), names, prop::option::of(1_000_u64..5_000), 0_u32..=DEPTH).prop_map(
+            |(ceiling, (person, session, task), ends, depth)| {
+                let expires_at = ends.map(|ends| START.plus(Duration::from_secs(ends)));
+                Parent { ceiling, person, session, task, expires_at, depth }
+            },
+        )
+    }
+
+    fn wanted() -> impl Strategy<Value = Wanted> {
+        let names = (name::<UserId>(["alice", "bob"]), name::<SessionName>(["s1", "s2"]), name::<TaskName>(["t1", "t2"]));
+        let scopes = prop::option::of(any_scopes());
+        (scopes, prop::bool::weighted(0.2), names, 1_u64..2_000).prop_map(|(scopes, upstream, (proven, session, task), life)| {
+            Wanted { scopes, upstream, session, task, proven, life: Duration::from_secs(life) }
+        })
+    }
+
+    const START: Timestamp = Timestamp(1_800_000_000_000_000);
+
+    /// R113: whatever is exchanged for whatever, by whichever clients and however often, nothing that comes out holds more than what
+    /// was shown: scopes, time, person, session, task, and the number of exchanges that are left.
+    #[test]
+    fn what_is_exchanged_holds_nothing_more() {
+        let turn = || (prop::option::of(any_scopes()), wanted(), 0_u64..300);
+        let (issued, named, refused) = (Cell::new(0), Cell::new(0), Cell::new(0));
+        let config = Config { cases: 2_000, failure_persistence: None, ..Config::default() };
+        TestRunner::new(config)
+            .run(&(parent(), prop::collection::vec(turn(), 1..6)), |(first, turns)| {
+                let (mut held, mut now) = (first.clone(), START);
+                for (client, wanted, later) in turns {
+                    now = now.plus(Duration::from_secs(later));
+                    let client = client.and_then(|scopes| scopes.narrow(&Ceiling::default()));
+                    let Ok(child) = held.child(client.as_ref(), &wanted, now) else {
+                        refused.set(refused.get() + 1);
+                        continue;
+                    };
+                    issued.set(issued.get() + 1);
+                    for most in [&held.ceiling, &first.ceiling].into_iter().chain(&client) {
+                        prop_assert!(is_within(&child.ceiling, most), "{:?} is beyond {:?}", child.ceiling, most);
+                    }
+                    prop_assert!(held.expires_at.is_none_or(|end| child.expires_at <= end));
+                    prop_assert!(child.expires_at <= now.plus(wanted.life));
+                    // Another person only by a proof of theirs, a name only where there was none.
+                    let person = wanted.proven.as_ref().or(held.person.as_ref());
+                    prop_assert_eq!(child.person.as_ref(), person);
+                    prop_assert_eq!(child.session.as_ref(), held.session.as_ref().or(wanted.session.as_ref()));
+                    prop_assert_eq!(child.task.as_ref(), held.task.as_ref().or(wanted.task.as_ref()));
+                    prop_assert!(held.session.is_none() || wanted.session.is_none() || held.session == wanted.session);
+                    prop_assert!(held.task.is_none() || wanted.task.is_none() || held.task == wanted.task);
+                    prop_assert!(held.depth < DEPTH);
+                    named.set(named.get() + usize::from(held.session.is_none() && child.session.is_some()));
+                    let Child { ceiling, person, session, task, expires_at } = child;
+                    held = Parent { ceiling, person, session, task, expires_at: Some(expires_at), depth: held.depth + 1 };
+                }
+                Ok(())
+            })
+            .unwrap();
+        let counts = (issued.get(), named.get(), refused.get());
+        assert!(counts.0 > 500 && counts.1 > 50 && counts.2 > 500, "{counts:?}");
+    }
+
+    /// An empty list allows nothing, and is not taken for none.
+    #[test]
+    fn what_allows_nothing_is_exchanged_for_nothing_more() {
+        let silent = Ceiling { delivery: Some(BTreeSet::new()), ..Ceiling::default() };
+        let parent = Parent { ceiling: silent.clone(), person: None, session: None, task: None, expires_at: None, depth: 0 };
+        let child = parent.child(None, &Wanted { life: ACCESS_LIFE, ..Wanted::default() }, START).unwrap();
+        assert_eq!(child.ceiling, silent);
+        let asked = Wanted { scopes: Some("proxy".parse().unwrap()), life: ACCESS_LIFE, ..Wanted::default() };
+        assert_eq!(parent.child(None, &asked, START).unwrap_err().word(), Some(Word::InvalidScope));
+        let client = "proxy reveal".parse::<Scopes>().unwrap().narrow(&Ceiling::default()).unwrap();
+        let asked = Wanted { life: ACCESS_LIFE, ..Wanted::default() };
+        assert_eq!(parent.child(Some(&client), &asked, START).unwrap_err().word(), Some(Word::InvalidScope));
+    }
+}
