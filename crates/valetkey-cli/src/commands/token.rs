@@ -215,3 +215,21 @@ fn status(token: &Value, now: Timestamp) -> String {
         _ => "active".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_active_until_its_end_and_not_at_it() {
+        let now = Timestamp::from_unix_seconds(1_800_000_000);
+        let stands = |token: Value| status(&token, now);
+        let (before, after) = (now.minus(Duration::from_secs(1)), now.plus(Duration::from_secs(1)));
+        assert_eq!(stands(json!({ "expires_at": null, "revoked_at": null })), "active");
+        assert_eq!(stands(json!({ "expires_at": after })), "active");
+        for over in [json!(now), json!(before), json!("some day")] {
+            assert_eq!(stands(json!({ "expires_at": over })), "expired");
+        }
+        assert!(stands(json!({ "expires_at": before, "revoked_at": before })).starts_with("revoked 20"));
+    }
+}

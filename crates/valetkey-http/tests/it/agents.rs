@@ -109,6 +109,27 @@ on_each_db! {
         app.get(&first, "/v1/me").await.refused(401, "unauthenticated");
     }
 
+    async fn a_token_is_revoked_as_one_of_the_agent_that_is_named(app: App) {
+        let (first, second) = (app.agent("first", "alice").await, app.agent("second", "alice").await);
+        let (id, token) = app.token(&first, json!({})).await;
+        let key = app.key_text(&[Scope::Agents], alice_and_bob()).await;
+        let (alice, bob) = (As::For(key.clone(), "alice"), As::For(key, "bob"));
+        let path = |agent: &str| format!("/v1/tokens/{id}?agent={agent}");
+        for who in [&As::Operator, &alice] {
+            app.delete(who, &path(&second)).await.refused(404, "not_found");
+            app.delete(who, &path("third")).await.refused(404, "not_found");
+        }
+        // A role on the agent that is named opens no token of another.
+        app.role(&second, "bob", "admin").await;
+        for agent in [&first, &second] {
+            app.delete(&bob, &path(agent)).await.refused(404, "not_found");
+        }
+        app.get(&token, "/v1/me").await.expect(200);
+        app.delete(&alice, &path("first")).await.expect(204);
+        app.delete(&alice, &path(&first)).await.expect(204);
+        app.get(&token, "/v1/me").await.refused(401, "unauthenticated");
+    }
+
     async fn a_use_is_noted_off_the_hot_path(app: App) {
         let agent = app.agent("a", "alice").await;
         let (_, token) = app.token(&agent, json!({})).await;
