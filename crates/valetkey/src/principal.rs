@@ -584,7 +584,7 @@ mod tests {
         }
     }
 
-    /// T-064, T-065.
+    /// T-062, T-064, T-065.
     #[test]
     fn what_a_principal_shows_of_itself_is_no_token_no_label_and_no_ceiling() {
         let principal = whole();
@@ -616,6 +616,33 @@ mod tests {
         acts(Principal { calling_user: Some(alice), ..agent }, &format!("{text}/user:alice"));
     }
 
+    /// T-067, T-107, T-216: who is signed in acts and calls; no agent and no token is beside them, and nothing narrows them here.
+    #[test]
+    fn a_signed_in_person_is_the_acting_and_the_calling_one() {
+        let alice: UserId = "alice".parse().unwrap();
+        for source in [AuthSource::Session, AuthSource::Assertion] {
+            let principal = Principal::person(SiteId::default_site(), alice.clone(), source);
+            assert_eq!((principal.source, &principal.user, &principal.calling_user), (source, &Some(alice.clone()), &Some(alice.clone())));
+            assert_eq!((&principal.agent, &principal.token, principal.has_ceiling()), (&None, &None, false));
+        }
+    }
+
+    /// T-103: an entry that is none is refused with its list, and not left out of it.
+    #[test]
+    fn an_entry_of_a_ceiling_that_is_none_is_not_read() {
+        for odd in [
+            r#"{"providers":[""]}"#,
+            r#"{"providers":["lab",""]}"#,
+            r#"{"connections":["x"]}"#,
+            r#"{"operations":[""]}"#,
+            r#"{"delivery":["proxy",""]}"#,
+            r#"{"delivery":"proxy"}"#,
+        ] {
+            assert!(serde_json::from_str::<Ceiling>(odd).is_err(), "{odd}");
+        }
+    }
+
+    /// T-102.
     #[test]
     fn a_ceiling_that_narrows_nothing_is_no_ceiling() {
         assert_eq!(Ceiling::to_column(None).unwrap(), None);

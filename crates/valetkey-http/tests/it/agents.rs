@@ -19,8 +19,10 @@ on_each_db! {
         let ambiguous = app.get(&As::Operator, "/v1/agents/helper").await.refused(409, "ambiguous").json();
         assert_eq!(ambiguous["choices"].as_array().unwrap().len(), 2);
         app.delete(&As::Operator, "/v1/agents/helper").await.refused(409, "ambiguous");
-        app.delete(&As::Operator, &format!("/v1/agents/{second}")).await.expect(204);
-        app.delete(&As::Operator, &format!("/v1/agents/{second}")).await.expect(204);
+        for _ in 0..2 {
+            app.delete(&As::Operator, &format!("/v1/agents/{second}")).await.expect(204);
+            app.get(&As::Operator, &format!("/v1/agents/{second}")).await.refused(404, "not_found");
+        }
         app.get(&As::Operator, "/v1/agents/helper").await.expect(200);
     }
 
@@ -32,7 +34,9 @@ on_each_db! {
         assert_eq!(shown["owner"], "alice", "made in a call for alice, it is hers");
         app.post(&alice, "/v1/agents", json!({ "slug": "his", "owner": "bob" })).await.refused(403, "forbidden");
 
-        app.get(&bob, &format!("/v1/agents/{agent}")).await.refused(404, "not_found");
+        for named in [agent.as_str(), "hers", "nobodys"] {
+            app.get(&bob, &format!("/v1/agents/{named}")).await.refused(404, "not_found");
+        }
         assert_eq!(app.get(&bob, "/v1/agents").await.expect(200).json()["agents"], json!([]));
         app.put(&bob, &format!("/v1/agents/{agent}/roles/bob"), json!({ "role": "admin" })).await.refused(404, "not_found");
         app.put(&alice, &format!("/v1/agents/{agent}/roles/bob"), json!({ "role": "operator" })).await.expect(204);
@@ -75,6 +79,39 @@ on_each_db! {
         app.post(&plain, &path, json!({ "person": "carol" })).await.refused(403, "forbidden");
         app.post(&plain, &path, json!({ "person": "bob", "unattended": true })).await.refused(400, "invalid_request");
         app.post(&As::Operator, &path, json!({ "person": "dave" })).await.refused(403, "forbidden");
+    }
+
+    /// T-021, T-084, T-235: an agent's token manages no agent, its own as little as another of its owner's, and mints nothing.
+    async fn an_agents_token_manages_no_agent(app: App) {
+        let (own, other) = (app.agent("own", "alice").await, app.agent("other", "alice").await);
+        for new in [json!({}), json!({ "person": "alice" })] {
+            let (id, token) = app.token(&own, new).await;
+            for agent in [&own, &other] {
+                let path = |rest: &str| format!("/v1/agents/{agent}{rest}");
+                for refused in [
+                    app.get(&token, &path("")).await,
+                    app.patch(&token, &path(""), json!({ "disabled": false })).await,
+                    app.delete(&token, &path("")).await,
+                    app.get(&token, &path("/roles")).await,
+                    app.get(&token, &path("/roles/alice")).await,
+                    app.put(&token, &path("/roles/bob"), json!({ "role": "admin" })).await,
+                    app.get(&token, &path("/ceiling")).await,
+                    app.put(&token, &path("/ceiling"), json!({ "ceiling": null })).await,
+                    app.get(&token, &path("/tokens")).await,
+                    app.post(&token, &path("/tokens"), json!({})).await,
+                    app.delete(&token, &path("/tokens")).await,
+                ] {
+                    refused.refused(403, "forbidden");
+                }
+            }
+            app.delete(&token, &format!("/v1/tokens/{id}")).await.refused(403, "forbidden");
+            let me = app.get(&token, "/v1/me").await.expect(200).json();
+            assert_eq!((&me["agent"], &me["token"]), (&json!(own), &json!(id)));
+        }
+        for (agent, tokens) in [(&own, 2), (&other, 0)] {
+            let listed = app.get(&As::Operator, &format!("/v1/agents/{agent}/tokens")).await.expect(200).json();
+            assert_eq!(listed["tokens"].as_array().unwrap().len(), tokens);
+        }
     }
 
     async fn a_token_lives_no_longer_than_its_minters_role(app: App) {
