@@ -622,7 +622,10 @@ mod tests {
         let alice: UserId = "alice".parse().unwrap();
         for source in [AuthSource::Session, AuthSource::Assertion] {
             let principal = Principal::person(SiteId::default_site(), alice.clone(), source);
-            assert_eq!((principal.source, &principal.user, &principal.calling_user), (source, &Some(alice.clone()), &Some(alice.clone())));
+            assert_eq!(
+                (principal.source, &principal.user, &principal.calling_user),
+                (source, &Some(alice.clone()), &Some(alice.clone()))
+            );
             assert_eq!((&principal.agent, &principal.token, principal.has_ceiling()), (&None, &None, false));
         }
     }

@@ -50,6 +50,7 @@ on_each_home! {
         assert!(tokens(&home, "roadie").is_empty());
     }
 
+    /// T-196, T-197, T-198, T-199.
     async fn the_capabilities_of_the_platform_are_kept_with_the_token(home: Home) {
         home.cli(&["agent", "create", "roadie"]).ok();
         let platform = |scope: &str| create(&home, "roadie", &["--capabilities", scope])["ceiling"]["platform"].clone();

@@ -10,6 +10,7 @@ fn alice_and_bob() -> Asserts {
 }
 
 on_each_db! {
+    /// T-139, T-142, T-146, T-178, T-194.
     async fn an_agent_is_found_by_id_or_slug_and_two_slugs_are_ambiguous(app: App) {
         let first = app.agent("helper", "alice").await;
         for named in ["helper", first.as_str()] {
@@ -26,6 +27,7 @@ on_each_db! {
         app.get(&As::Operator, "/v1/agents/helper").await.expect(200);
     }
 
+    /// T-087, T-168, T-171, T-172, T-174, T-182, T-189, T-233.
     async fn a_call_for_a_person_goes_as_far_as_their_role(app: App) {
         let key = app.key_text(&[Scope::Agents], alice_and_bob()).await;
         let (alice, bob) = (As::For(key.clone(), "alice"), As::For(key.clone(), "bob"));
@@ -51,6 +53,7 @@ on_each_db! {
         app.get(&bob, &format!("/v1/agents/{agent}")).await.refused(404, "not_found");
     }
 
+    /// T-176.
     async fn a_key_speaks_for_nobody_it_was_not_given(app: App) {
         let key = app.key_text(&[Scope::Agents], alice_and_bob()).await;
         app.get(&As::For(key.clone(), "carol"), "/v1/agents").await.refused(403, "forbidden");
@@ -59,6 +62,7 @@ on_each_db! {
         app.get(&As::For(key, "alice"), "/v1/agents").await.refused(403, "forbidden");
     }
 
+    /// T-218.
     async fn a_token_acts_for_whom_it_was_minted(app: App) {
         let agent = app.agent("a", "alice").await;
         app.role(&agent, "bob", "operator").await;
@@ -125,6 +129,7 @@ on_each_db! {
         app.get(&token, "/v1/me").await.refused(401, "unauthenticated");
     }
 
+    /// T-007, T-008.
     /// R66: a token is random, shown once, and stored only as a hash.
     async fn a_tokens_text_is_shown_once_and_its_hash_never(app: App) {
         let agent = app.agent("a", "alice").await;
@@ -167,6 +172,7 @@ on_each_db! {
         app.get(&token, "/v1/me").await.refused(401, "unauthenticated");
     }
 
+    /// T-013.
     async fn a_use_is_noted_off_the_hot_path(app: App) {
         let agent = app.agent("a", "alice").await;
         let (_, token) = app.token(&agent, json!({})).await;

@@ -146,7 +146,7 @@ on_each_db! {
         }
     }
 
-    /// T-179, T-180, T-181, T-182: each agent once, with the most that the person has on it.
+    /// T-179, T-180, T-181, T-182, T-191: each agent once, with the most that the person has on it.
     async fn a_persons_agents_are_listed_once_each_with_their_role(db: Db) {
         let house = House::new(&db).await;
         let own = house.agent("own", Some("alice")).await;

@@ -200,6 +200,7 @@ on_each_db! {
         assert_eq!(word(hall.trade(&client, &own, &[]).await), Word::InvalidClient);
     }
 
+    /// T-217.
     /// A person whom their platform proves has an agent act for them: `sub` is the person, `act` the agent.
     async fn an_agent_acts_for_a_person_whom_a_platform_proves(db: Db) {
         let hall = Hall::new(&db).await;
