@@ -34,6 +34,9 @@ on_each_home! {
         let shown = home.cli(&["agent", "token", "create", "roadie", "--label", "laptop"]).ok();
         assert!(shown.contains("vk_") && shown.contains("shown this once"), "{shown}");
         assert_eq!(create(&home, "roadie", &[])["expires_at"], json!(null));
+        let named = create(&home, "roadie", &["--session", "chat-7", "--task", "post-1"]);
+        assert_eq!((&named["session"], &named["task"]), (&json!("chat-7"), &json!("post-1")));
+        home.cli(&["agent", "token", "create", "roadie", "--session", "chat 7"]).failed(2);
         home.cli(&["agent", "token", "create", "nobody"]).failed(3);
     }
 
