@@ -7,7 +7,6 @@ use http::{HeaderMap, HeaderValue, Method};
 use valetkey::{
     Code, Result,
     agent::{self, Agent, NewAgent, Role},
-    db::Db,
     decision::{self, Request},
     deliver::Caller,
     grant::{self, Effect, ForWhom, NewGrant},

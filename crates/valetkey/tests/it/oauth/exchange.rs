@@ -5,7 +5,6 @@ use std::time::Duration;
 use valetkey::{
     agent::{self, Role},
     approval::{self, Decider},
-    db::Db,
     decision::{Parsed, for_token_alone},
     grant::{Effect, ForWhom, NewGrant},
     id::{ApprovalId, SessionName},
