@@ -46,7 +46,7 @@ pub(crate) enum Token {
         /// `capabilities`, `ability_categories`, `ability_allow`, `ability_deny`, `scope` and `label`. Accounts can be used only with
         /// `datamachine_use_tools` among the capabilities
         #[arg(long, value_name = "JSON", value_parser = capabilities)]
-        capabilities: Option<PlatformCeiling>,
+        capabilities: Option<Box<PlatformCeiling>>,
     },
     /// List an agent's tokens
     List {
@@ -90,10 +90,10 @@ pub(crate) enum Format {
 }
 
 /// Reads a scope of Data Machine.
-fn capabilities(text: &str) -> std::result::Result<PlatformCeiling, String> {
+fn capabilities(text: &str) -> std::result::Result<Box<PlatformCeiling>, String> {
     let scope = serde_json::from_str::<Value>(text).ok();
     let read = scope.and_then(|scope| PlatformCeiling::from_scope(&scope));
-    read.ok_or_else(|| "it is neither a JSON list nor a JSON object".to_owned())
+    read.map(Box::new).ok_or_else(|| "it is neither a JSON list nor a JSON object".to_owned())
 }
 
 /// The most that may be done, whatever is granted. Each part that is given narrows.
@@ -193,6 +193,7 @@ fn minted(answer: &Value) -> String {
         ("session", cell(answer, "/session")),
         ("task", cell(answer, "/task")),
         ("until", cell(answer, "/expires_at")),
+        ("capabilities", cell(answer, "/ceiling/platform/capabilities")),
         ("token", cell(answer, "/token")),
     ]);
     format!("{shown}\n\nThe token is shown this once.")

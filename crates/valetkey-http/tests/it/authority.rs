@@ -137,7 +137,9 @@ on_each_db! {
         app.delete(&alice, &roles("alice")).await.refused(409, "conflict");
     }
 
-    /// T-015, T-052, T-053, T-055, T-056, T-059, T-135: what a chain claims is recorded, marked as unverified, and makes nobody of anybody.
+    /// T-015, T-052, T-053, T-055, T-056, T-059, T-135.
+    ///
+    /// What a chain claims is recorded, marked as unverified, and makes nobody of anybody.
     async fn a_chain_is_shown_and_recorded_as_unverified_and_widens_nothing(app: App) {
         let (agent, token, connection) = scene(&app).await;
         let claimed = json!({

@@ -11,7 +11,7 @@ use crate::principal::{Ceiling, PlatformCeiling};
 pub(super) fn read(capabilities: Option<&[u8]>, site_scope: Option<i64>) -> Option<Value> {
     let platform = match capabilities {
         None => PlatformCeiling::default(),
-        Some(text) => match serde_json::from_slice(text).ok().and_then(|scope| PlatformCeiling::from_scope(&scope)) {
+        Some(text) => match serde_json::from_slice::<Value>(text).ok().and_then(|scope| PlatformCeiling::from_scope(&scope)) {
             Some(platform) => platform,
             None => return Some(json!("unreadable")),
         },

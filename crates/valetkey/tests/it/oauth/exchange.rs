@@ -389,12 +389,12 @@ on_each_db! {
         hall.house.grant_with(asks).await;
         let alice = Decider { actor: Actor::User(alice()), administers: false };
         let own = hall.minted(Some("alice"), None).await;
-        let wait = async |more: &[(&str, &str)]| -> (ApprovalId, serde_json::Value) {
+        let wait = async |more: &[(&str, &str)]| {
             let all = [&[("audience", "reddit")][..], more].concat();
             let fault = hall.trade(&client, &own, &all).await.unwrap_err();
             assert_eq!(fault.word(), Some(Word::AuthorizationPending), "{fault}");
             let told = fault.more().unwrap().clone();
-            (told["approval"].as_str().unwrap().parse().unwrap(), told)
+            (told["approval"].as_str().unwrap().parse::<ApprovalId>().unwrap(), told)
         };
         let (id, told) = wait(&[]).await;
         assert_eq!((&told["code"], &told["status"]), (&"approval_required".into(), &"pending".into()));
