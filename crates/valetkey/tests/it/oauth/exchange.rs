@@ -313,6 +313,9 @@ on_each_db! {
             assert_eq!(hall.names_of(token).await, (Some("chat-7".to_owned()), Some("post-1".to_owned())));
             assert!(may(token).await);
         }
+        let told = hall.introspect(&hall.asker().await, kept.expose()).await;
+        assert_eq!((told["session"].as_str(), told["task"].as_str()), (Some("chat-7"), Some("post-1")));
+        assert!(hall.introspect(&hall.asker().await, plain.expose()).await.get("session").is_none());
         for other in [("session", "chat-8"), ("task", "post-2"), ("session", "chat 7"), ("task", "0")] {
             assert_eq!(word(hall.trade(&client, &both, &[other]).await), Word::InvalidRequest, "{other:?}");
         }
