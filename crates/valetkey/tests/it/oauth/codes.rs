@@ -17,6 +17,7 @@ use valetkey::{
 use super::world::{CALLBACK, CHALLENGE, Hall, ISSUER, VERIFIER, alice, form, in_query, word};
 
 on_each_db! {
+    /// T-011.
     /// R73: what a code brings is an agent's token like any other, for the person who consented, short-lived and under the
     /// scopes that they chose.
     async fn a_code_brings_a_token_of_the_agent_for_the_person(db: Db) {
