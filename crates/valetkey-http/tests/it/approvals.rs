@@ -46,7 +46,7 @@ fn ids(answer: Answer, list: &str) -> Vec<String> {
 }
 
 on_each_db! {
-    /// T-255.
+    /// T-255, T-273.
     async fn a_held_call_is_no_error_and_says_where_to_ask(app: App) {
         let asking = Asking::new(&app).await;
         let answer = asking.call(&app, &asking.token, None).await.expect(202);
@@ -71,7 +71,7 @@ on_each_db! {
         assert!(!shown.to_string().contains("canary"));
     }
 
-    /// T-263.
+    /// T-263, T-250.
     async fn an_agent_sees_its_own_calls_and_answers_none(app: App) {
         let asking = Asking::new(&app).await;
         let id = asking.hold(&app).await;
@@ -159,7 +159,7 @@ on_each_db! {
         app.post(&As::Bearer(admin), &approve, json!({})).await.expect(200);
     }
 
-    /// T-259, T-263, T-274.
+    /// T-259, T-263, T-274, T-275.
     async fn a_platform_lists_what_it_reaches(app: App) {
         let asking = Asking::new(&app).await;
         let hers = asking.hold(&app).await;

@@ -86,6 +86,7 @@ on_each_db! {
         assert_eq!(held.code(), "approval_required");
     }
 
+    /// T-248.
     /// An agent asks about itself. What it says of another one, it is not told.
     async fn an_agent_hears_nothing_of_others(app: App) {
         let (own, other) = (app.agent("own", "alice").await, app.agent("other", "alice").await);

@@ -196,7 +196,7 @@ impl Server {
             Err(fault) => fault,
         };
         match &fault {
-            Fault::Refused { word, text } if client.is_vouched_for() => {
+            Fault::Refused { word, text, .. } if client.is_vouched_for() => {
                 let answer = [("error", word.as_str()), ("error_description", &**text)];
                 Err(Misasked::There(self.back(&redirect_uri, state, &answer)?))
             }

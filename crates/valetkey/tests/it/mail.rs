@@ -226,6 +226,7 @@ on_each_db! {
         }
     }
 
+    /// T-242, T-283.
     async fn a_grants_operations_say_which_server_of_a_mailbox_is_handed_out(db: Db) {
         let town = Town::new().await;
         let post = Post::new(&town.replica(&db).await).await;
@@ -412,6 +413,7 @@ on_each_db! {
         assert_eq!(post.reveal(&replaced.connection.id).await.unwrap_err().code(), Code::NotFound);
     }
 
+    /// T-282.
     async fn what_was_handed_out_of_a_mailbox_is_recorded_without_a_secret(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;

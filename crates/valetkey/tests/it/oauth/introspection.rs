@@ -198,6 +198,7 @@ on_each_db! {
         assert_eq!(hall.introspect(&asker, for_api.expose()).await["sub"], format!("user:{}", alice()));
     }
 
+    /// T-264.
     /// R98: where the database does not answer nothing is active: it is an error.
     async fn a_database_that_fails_makes_nothing_active(db: Db) {
         let hall = Hall::new(&db).await;
