@@ -227,6 +227,44 @@ pub(super) async fn take(tx: &mut Tx, site: &SiteId, approval: &Approval, now: T
     Ok(changed == 1)
 }
 
+row! {
+    /// A call whose time is over, and of which that was not told yet.
+    pub(super) struct Over {
+        pub(super) site: String,
+        pub(super) id: String,
+        pub(super) agent: String,
+        pub(super) connection: String,
+        pub(super) grant_id: String,
+    }
+}
+
+/// Calls whose time is over and that are written down as waiting or approved: at most `limit`.
+pub(super) async fn over(db: &Db, now: Timestamp, limit: i64) -> Result<Vec<Over>> {
+    Ok(on!(db, |c| sqlx::query_as(
+        "SELECT site, id, agent, connection, grant_id FROM approvals
+         WHERE expires_at <= $1 AND status IN ('pending', 'approved') ORDER BY expires_at, site, id LIMIT $2"
+    )
+    .bind(now.0)
+    .bind(limit)
+    .fetch_all(c)
+    .await?))
+}
+
+/// Writes down that the time of a call is over. False where another replica did, or it was taken at the last moment.
+pub(super) async fn expire(tx: &mut Tx, over: &Over, now: Timestamp) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE approvals SET status = 'expired', closed_at = COALESCE(closed_at, $3)
+         WHERE site = $1 AND id = $2 AND status IN ('pending', 'approved') AND expires_at <= $3"
+    )
+    .bind(&over.site)
+    .bind(&over.id)
+    .bind(now.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
 /// Removes what was done for a person, or with what is theirs.
 pub(super) async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
     on!(tx, |c| sqlx::query(

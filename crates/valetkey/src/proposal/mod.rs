@@ -403,7 +403,7 @@ pub async fn accept(outside: &Outside, site: &SiteId, by: &Decider, id: &Proposa
         drop(tx);
         return Err(answered(base, site, id).await);
     }
-    let facts = json!({ "proposal": id, "grant": granted.id });
+    let facts = json!({ "proposal": id, "provider": proposal.provider, "grant": granted.id });
     let event = proposal.event(site, &by.actor, "proposal.accept").connection(&connection.id).facts(facts);
     base.audit.record(&mut tx, event).await?;
     tx.commit().await?;
@@ -426,7 +426,8 @@ pub async fn refuse(base: &Base, site: &SiteId, by: &Decider, id: &ProposalId, r
         drop(tx);
         return Err(answered(base, site, id).await);
     }
-    let mut event = proposal.event(site, &by.actor, "proposal.refuse").facts(json!({ "proposal": id }));
+    let mut event =
+        proposal.event(site, &by.actor, "proposal.refuse").facts(json!({ "proposal": id, "provider": proposal.provider }));
     event.connection = proposal.connection.clone();
     base.audit.record(&mut tx, event).await?;
     tx.commit().await?;
