@@ -8,15 +8,15 @@
 //! A grant *permits* what it fits exactly. One that asks or denies *speaks of* whatever might be meant: every spelling of a
 //! path, everything that a revealed token could do, and what cannot be read. So neither is slipped past.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use serde::Serialize;
 
-use super::facts::{Facts, GrantFacts, Over, Parsed};
+use super::facts::{Facts, GrantFacts, Over, Parsed, PersonFacts};
 use crate::{
     agent::Role,
     clock::Timestamp,
-    connection::{Identity, Status},
+    connection::{Connection, Identity, Status},
     error::{Code, Error, Result},
     grant::{Effect, ForWhom, Rate},
     id::{GrantId, UserId},
@@ -195,9 +195,7 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
         );
     }
     // Also for unattended calls: whoever lost their role must not go on by giving up their person.
-    if let Some(person) = &facts.person
-        && person.role < Some(Role::Operator)
-    {
+    if !may_have_it_act(facts.person.as_ref()) {
         return deny(
             Code::GrantDenied,
             "person_role",
@@ -208,7 +206,7 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
     for (over, ceiling) in facts.ceilings() {
         // An unreadable one was refused above.
         if let Parsed::Read(ceiling) = ceiling
-            && let Some(reason) = beyond_ceiling(over, ceiling, facts, request)
+            && let Some(reason) = beyond_ceiling(over, ceiling, Some(row), request)
         {
             return Decision { reasons: vec![reason], ..deny(Code::GrantDenied, "", "", None) };
         }
@@ -279,6 +277,47 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
         person: whose.cloned(),
         reasons: vec![Reason { fact, text, change }],
     }
+}
+
+/// The most that may be done now for a person (nobody when absent), in the words that a ceiling has for it: the ways of delivery,
+/// the providers and the connections that every ceiling over it leaves. Nothing where that is nothing at all.
+///
+/// A use is asked the same questions ([`decide`]), so what is not in it is denied. What is in it still needs a grant: those are of
+/// single connections, and are not looked at here.
+pub fn most(facts: &Facts, person: Option<&PersonFacts>) -> Option<Ceiling> {
+    if !may_have_it_act(person) {
+        return None;
+    }
+    let mut ceilings = Vec::new();
+    for (over, ceiling) in facts.ceilings() {
+        match ceiling {
+            Parsed::Read(ceiling) => ceilings.push((over, ceiling)),
+            Parsed::Unreadable => return None,
+        }
+    }
+    let is_left = |delivery: &Delivery| {
+        let request = Request { delivery: *delivery, operation: None, unattended: false };
+        ceilings.iter().all(|(over, ceiling)| beyond_ceiling(*over, ceiling, None, &request).is_none())
+    };
+    let delivery: BTreeSet<_> = [Delivery::Proxy, Delivery::Reveal].into_iter().filter(is_left).collect();
+    let providers = in_all(ceilings.iter().map(|(_, ceiling)| ceiling.providers.as_ref()));
+    let connections = in_all(ceilings.iter().map(|(_, ceiling)| ceiling.connections.as_ref()));
+    let is_nothing = delivery.is_empty()
+        || providers.as_ref().is_some_and(BTreeSet::is_empty)
+        || connections.as_ref().is_some_and(BTreeSet::is_empty);
+    (!is_nothing).then(|| Ceiling { delivery: Some(delivery), providers, connections, ..Ceiling::default() })
+}
+
+/// What is in each of some lists, where an absent one holds everything.
+fn in_all<'a, T: Ord + Clone + 'a>(lists: impl Iterator<Item = Option<&'a BTreeSet<T>>>) -> Option<BTreeSet<T>> {
+    lists.flatten().fold(None, |known: Option<BTreeSet<T>>, list| {
+        Some(known.map_or_else(|| list.clone(), |known| known.intersection(list).cloned().collect()))
+    })
+}
+
+/// Whether whoever an agent acts for may have it act. Where that is nobody, nobody's role is missing.
+fn may_have_it_act(person: Option<&PersonFacts>) -> bool {
+    person.is_none_or(|person| person.role >= Some(Role::Operator))
 }
 
 /// Who is acting with the token that the facts were loaded for; the one 401 when nobody is.
@@ -380,9 +419,8 @@ fn anew(over: Over) -> &'static str {
     }
 }
 
-/// Why a use is beyond a ceiling, wherever that stands.
-fn beyond_ceiling(over: Over, ceiling: &Ceiling, facts: &Facts, request: &Request<'_>) -> Option<Reason> {
-    let row = &facts.connection.as_ref()?.stored.connection;
+/// Why a use of a connection is beyond a ceiling, wherever that stands; or a use of any connection, where none is named.
+fn beyond_ceiling(over: Over, ceiling: &Ceiling, row: Option<&Connection>, request: &Request<'_>) -> Option<Reason> {
     let (fact, change) = match over {
         Over::Site => ("site_ceiling", anew(over)),
         Over::Agent => ("agent_ceiling", anew(over)),
@@ -394,11 +432,13 @@ fn beyond_ceiling(over: Over, ceiling: &Ceiling, facts: &Facts, request: &Reques
     if ceiling.delivery.as_ref().is_some_and(|allowed| !allowed.contains(&request.delivery)) {
         return reason(format_args!("allow {}", request.delivery));
     }
-    if ceiling.connections.as_ref().is_some_and(|allowed| !allowed.contains(&row.id)) {
-        return reason(format_args!("include this connection"));
-    }
-    if ceiling.providers.as_ref().is_some_and(|allowed| !allowed.contains(&row.provider)) {
-        return reason(format_args!("include {}", row.provider));
+    if let Some(row) = row {
+        if ceiling.connections.as_ref().is_some_and(|allowed| !allowed.contains(&row.id)) {
+            return reason(format_args!("include this connection"));
+        }
+        if ceiling.providers.as_ref().is_some_and(|allowed| !allowed.contains(&row.provider)) {
+            return reason(format_args!("include {}", row.provider));
+        }
     }
     if ceiling.operations.as_ref().is_some_and(|allowed| !operation_fits(allowed, request)) {
         return reason(format_args!("include this operation"));

@@ -381,6 +381,21 @@ proptest! {
         }
     }
 
+    /// What introspection and exchange tell of a token is never too little for what a use of it gets.
+    #[test]
+    fn what_is_not_in_the_most_is_denied(
+        facts in facts(),
+        above in (option::weighted(0.5, ceiling()), option::weighted(0.5, ceiling())),
+        ask in ask(),
+    ) {
+        let mut facts = facts;
+        (facts.agent.ceiling, facts.site_ceiling) = (above.0.map(Parsed::Read), above.1.map(Parsed::Read));
+        let most = most(&facts, facts.person.as_ref());
+        if !most.is_some_and(|most| most.delivery.is_some_and(|left| left.contains(&ask.0))) {
+            prop_assert_eq!(effect(&facts, &ask), Effect::Deny);
+        }
+    }
+
     /// A person's word turns an ask into a yes, under the grant that asked; it turns no denial.
     #[test]
     fn an_approval_turns_an_ask_and_nothing_else(facts in facts(), ask in ask()) {

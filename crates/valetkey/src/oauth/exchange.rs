@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::{ACCESS_LIFE, Client, Fault, Found, Issued, Outcome, Params, Scopes, Server, Word, scope::under, token::BEARER};
 use crate::{
     clock::Timestamp,
-    decision::{Parsed, PersonFacts},
+    decision::{self, Parsed, PersonFacts},
     deliver::{Caller, Revealed},
     error::{Code, Error},
     id::{self, AgentId, ConnectionId, ProviderName, UserId},
@@ -66,7 +66,7 @@ impl Server {
             Some(_) => return Err(Fault::new(Word::InvalidRequest, "the only type of token here is an access token")),
         }
         let target = self.target(params)?;
-        let ceiling = narrowed(client, &shown.token, params, &target)?;
+        let Narrowed { ceiling, scopes } = narrowed(client, &shown, params, &target)?;
         match target {
             Target::Ours(audience) => {
                 let own = shown.token.facts.token.as_ref().and_then(|token| token.origin.audience);
@@ -77,7 +77,7 @@ impl Server {
                     token_type: BEARER,
                     expires_in: Some(expires_at.since(self.now()).as_secs()),
                     refresh_token: None,
-                    scope: Some(Scopes::of(&ceiling).to_string()),
+                    scope: Some(scopes.to_string()),
                     issued_token_type: Some(ACCESS_TOKEN),
                 })
             }
@@ -267,28 +267,41 @@ fn of_agent(token: Found, person: Option<UserId>) -> Outcome<Shown> {
     Ok(Shown { token, agent, person })
 }
 
-/// The ceiling that lies under the shown token, the client and what was asked for.
-fn narrowed(client: &Client, token: &Found, params: &Params, target: &Target) -> Outcome<Ceiling> {
-    let own = match token.facts.token.as_ref().and_then(|token| token.ceiling.as_ref()) {
+/// What the result may do.
+struct Narrowed {
+    /// The ceiling that lies under the shown token, the client and what was asked for. What stands above the token is not in it:
+    /// that is asked at each use.
+    ceiling: Ceiling,
+    /// What of it holds at this moment, by the agent, the site and the person, too.
+    scopes: Scopes,
+}
+
+fn narrowed(client: &Client, shown: &Shown, params: &Params, target: &Target) -> Outcome<Narrowed> {
+    let facts = &shown.token.facts;
+    let own = match facts.token.as_ref().and_then(|token| token.ceiling.as_ref()) {
         None => Ceiling::default(),
         Some(Parsed::Read(ceiling)) => ceiling.clone(),
         Some(Parsed::Unreadable) => return Err(odd("the token's ceiling cannot be read")),
     };
     let nothing = || Fault::new(Word::InvalidScope, "these scopes leave nothing under the token and the client");
     let most = under(&own, client.ceiling.as_ref()).ok_or_else(nothing)?;
+    // A person who is proven anew has their role looked at where they are ([`Server::shown`]).
+    let person = facts.person.as_ref().filter(|person| shown.person.as_ref() == Some(&person.id));
+    let holds = || decision::most(facts, person).and_then(|holds| under(&holds, client.ceiling.as_ref())).ok_or_else(nothing);
     match (params.get("scope"), target) {
         (Some(scope), Target::Ours(_)) => {
-            let asked: Scopes = scope.parse()?;
-            asked.check_within(&most)?;
-            asked.narrow(&most).ok_or_else(nothing)
+            let (asked, holds): (Scopes, _) = (scope.parse()?, holds()?);
+            asked.check_within(&holds)?;
+            let scopes = Scopes::of(&asked.narrow(&holds).ok_or_else(nothing)?);
+            Ok(Narrowed { ceiling: asked.narrow(&most).ok_or_else(nothing)?, scopes })
         }
-        (None, Target::Ours(_)) => Ok(most),
+        (None, Target::Ours(_)) => Ok(Narrowed { scopes: Scopes::of(&holds()?), ceiling: most }),
         // An upstream token has the scopes that it has: nobody can narrow it any more.
         (Some(_), Target::Upstream(_)) => Err(Fault::new(Word::InvalidScope, "an upstream token cannot be narrowed")),
         (None, Target::Upstream(_)) => {
             let reveal = Scopes::from_iter([super::Scope::Delivery(Delivery::Reveal)]);
             let denied = || Fault::new(Word::InvalidTarget, "neither this token nor this client may be handed an upstream token");
-            reveal.narrow(&most).ok_or_else(denied)
+            Ok(Narrowed { ceiling: reveal.narrow(&most).ok_or_else(denied)?, scopes: reveal })
         }
     }
 }

@@ -29,7 +29,7 @@ const PROXY: Request<'static> = Request { delivery: Delivery::Proxy, operation: 
 const REVEAL: Request<'static> = Request { delivery: Delivery::Reveal, operation: None, unattended: false };
 
 /// Sets the ceiling over a place.
-async fn narrow(house: &House, over: Over, agent: &AgentId, ceiling: Option<Ceiling>) {
+pub(crate) async fn narrow(house: &House, over: Over, agent: &AgentId, ceiling: Option<Ceiling>) {
     match over {
         Over::Site => {
             let policy = site::Policy { ceiling, ..site::Policy::default() };
