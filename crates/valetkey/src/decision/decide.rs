@@ -94,6 +94,11 @@ impl Decision {
         self.effect == Effect::Deny
     }
 
+    /// Whether it is denied only because every use that was granted is taken: some other time, or anew, it would be allowed.
+    pub fn is_spent(&self) -> bool {
+        self.denied() && !self.reasons.is_empty() && self.reasons.iter().all(|reason| matches!(reason.fact, USED_UP | RATE))
+    }
+
     /// The error of a refusal: what the agent is told. A dead token learns nothing, a stranger learns that there is nothing.
     pub fn error(&self) -> Error {
         match self.code {
@@ -146,6 +151,10 @@ impl Under<'_> {
 
 /// Why a running call does not go on under another grant.
 const OTHER_USE: &str = "other_use";
+/// Why a grant of which every use is taken permits nothing.
+const USED_UP: &str = "used_up";
+/// Why a grant whose rate is reached permits nothing at this moment.
+pub(crate) const RATE: &str = "rate";
 
 fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Timestamp) -> Decision {
     let person = if request.unattended { None } else { facts.person.as_ref() };
@@ -582,7 +591,7 @@ fn refuses(
             return reason(OTHER_USE, "it counts uses, and this call took none of it".to_owned(), None);
         }
         _ if grant.max_uses.is_some_and(|most| grant.uses >= most) => {
-            return reason("used_up", "it is used up".to_owned(), Some("grant it anew"));
+            return reason(USED_UP, "it is used up".to_owned(), Some("grant it anew"));
         }
         _ => {}
     }

@@ -330,12 +330,19 @@ pub(super) async fn take_use(tx: &mut Tx, site: &SiteId, id: &GrantId) -> Result
 
 /// What is reserved of a grant's rate limit, and the version to hand back to [`set_reserved`].
 pub(super) async fn reserved(tx: &mut Tx, site: &SiteId, id: &GrantId) -> Result<(i64, Reserved)> {
-    let row: Option<(i64, String)> =
-        on!(tx, |c| sqlx::query_as("SELECT version, reserved FROM limits WHERE site = $1 AND grant_id = $2")
-            .bind(site.as_str())
-            .bind(id.as_str())
-            .fetch_optional(c)
-            .await?);
+    let row = on!(tx, |c| sqlx::query_as(RESERVED).bind(site.as_str()).bind(id.as_str()).fetch_optional(c).await?);
+    read_reserved(row)
+}
+
+/// The same for whoever only looks.
+pub(super) async fn reserved_now(db: &Db, site: &SiteId, id: &GrantId) -> Result<Reserved> {
+    let row = on!(db, |c| sqlx::query_as(RESERVED).bind(site.as_str()).bind(id.as_str()).fetch_optional(c).await?);
+    Ok(read_reserved(row)?.1)
+}
+
+const RESERVED: &str = "SELECT version, reserved FROM limits WHERE site = $1 AND grant_id = $2";
+
+fn read_reserved(row: Option<(i64, String)>) -> Result<(i64, Reserved)> {
     match row {
         None => Ok((0, Reserved::default())),
         Some((version, text)) => Ok((version, serde_json::from_str(&text).map_err(Error::internal)?)),
