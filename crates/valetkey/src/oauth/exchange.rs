@@ -21,7 +21,7 @@ use crate::{
     error::{Code, Error},
     id::{self, AgentId, ConnectionId, ProviderName, UserId},
     platform::{self, Purpose},
-    principal::{Actor, Ceiling, Delivery},
+    principal::{Actor, CallerChain, Ceiling, Delivery},
     secret::Secret,
     token::{self, Audience, Issue, TokenHash},
 };
@@ -55,12 +55,12 @@ struct Shown {
 
 impl Server {
     /// Answers a request for an exchange, of a client that proved itself by a secret.
-    pub(super) async fn exchange(&self, client: &Client, params: &Params) -> Outcome<Issued> {
+    pub(super) async fn exchange(&self, client: &Client, params: &Params, chain: &CallerChain) -> Outcome<Issued> {
         // A client without a secret has no such grant; this is for one that was made otherwise.
         if !client.confidential {
             return Err(Fault::new(Word::InvalidClient, "an exchange is for clients with a secret"));
         }
-        let shown = self.shown(client, params).await?;
+        let shown = self.shown(client, params, chain).await?;
         match params.get("requested_token_type") {
             None | Some(ACCESS_TOKEN) => {}
             Some(_) => return Err(Fault::new(Word::InvalidRequest, "the only type of token here is an access token")),
@@ -81,12 +81,12 @@ impl Server {
                     issued_token_type: Some(ACCESS_TOKEN),
                 })
             }
-            Target::Upstream(named) => self.upstream(client, &shown, &ceiling, &named).await,
+            Target::Upstream(named) => self.upstream(client, &shown, &ceiling, &named, chain).await,
         }
     }
 
     /// Looks at subject and actor.
-    async fn shown(&self, client: &Client, params: &Params) -> Outcome<Shown> {
+    async fn shown(&self, client: &Client, params: &Params, chain: &CallerChain) -> Outcome<Shown> {
         let subject = Secret::new(params.require("subject_token")?);
         let subject_type = params.require("subject_token_type")?;
         let actor = match (params.get("actor_token"), params.get("actor_token_type")) {
@@ -97,7 +97,7 @@ impl Server {
         };
         match (subject_type, actor) {
             (ACCESS_TOKEN, None) => {
-                let token = self.agents_token(client, subject.expose()).await?;
+                let token = self.agents_token(client, subject.expose(), chain).await?;
                 let person = token.principal.user.clone();
                 of_agent(token, person)
             }
@@ -106,7 +106,7 @@ impl Server {
             }
             (JWT, Some((actor, ACCESS_TOKEN))) => {
                 // The agent first: an assertion is used up by looking at it.
-                let token = self.agents_token(client, actor).await?;
+                let token = self.agents_token(client, actor, chain).await?;
                 let person = self.proven(client, &subject).await?;
                 let shown = of_agent(token, Some(person.clone()))?;
                 if !self.can_act(&client.site, &shown.agent, &person).await? {
@@ -121,13 +121,17 @@ impl Server {
         }
     }
 
-    /// A live agent's token that the client may exchange.
-    async fn agents_token(&self, client: &Client, text: &str) -> Outcome<Found> {
+    /// A live agent's token that the client may exchange, in a call that came through no more agents than the site allows.
+    async fn agents_token(&self, client: &Client, text: &str, chain: &CallerChain) -> Outcome<Found> {
         let unacceptable = || odd("the token is unknown, expired, revoked, or not this client's to exchange");
         let found = self.find(text).await?.ok_or_else(unacceptable)?;
         let fits = found.principal.site == client.site
             && client.agent.as_ref().is_none_or(|only| found.principal.agent.as_ref() == Some(only));
-        if fits { Ok(found) } else { Err(unacceptable()) }
+        if !fits {
+            return Err(unacceptable());
+        }
+        decision::calling(&found.facts, false, chain, self.now())?;
+        Ok(found)
     }
 
     /// The person that a platform's assertion proves.
@@ -225,9 +229,16 @@ impl Server {
         Ok((text, expires_at, hash))
     }
 
-    async fn upstream(&self, client: &Client, shown: &Shown, ceiling: &Ceiling, named: &str) -> Outcome<Issued> {
+    async fn upstream(
+        &self,
+        client: &Client,
+        shown: &Shown,
+        ceiling: &Ceiling,
+        named: &str,
+        chain: &CallerChain,
+    ) -> Outcome<Issued> {
         let (_, _, hash) = self.child(client, shown, ceiling, Audience::Api, UPSTREAM_LIFE).await?;
-        let caller = Caller::new(hash);
+        let caller = Caller { chain: chain.clone(), ..Caller::new(hash) };
         let revealed = async {
             let connection = self.deliverer.resolve(&caller, named, Delivery::Reveal).await?;
             self.deliverer.reveal(&caller, &connection, None).await
