@@ -1,6 +1,6 @@
 //! The rows of grants.
 
-use super::{Grant, Operations, rate::Reserved};
+use super::{ForWhom, Grant, Operations, rate::Reserved};
 use crate::{
     clock::Timestamp,
     db::{Db, Tx},
@@ -313,6 +313,27 @@ pub(super) async fn revoke_of_person(
     .execute(c)
     .await?
     .rows_affected()))
+}
+
+/// The grants whose people might hold a person, with those as they are stored; revoked ones too.
+pub(super) async fn naming(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<Vec<(String, String)>> {
+    Ok(on!(tx, |c| sqlx::query_as("SELECT id, for_whom FROM grants WHERE site = $1 AND REPLACE(for_whom, $2, '') <> for_whom")
+        .bind(site.as_str())
+        .bind(format!("\"{user}\""))
+        .fetch_all(c)
+        .await?))
+}
+
+pub(super) async fn set_for_whom(tx: &mut Tx, site: &SiteId, id: &str, for_whom: &ForWhom) -> Result<()> {
+    let for_whom = serde_json::to_string(for_whom).map_err(Error::internal)?;
+    on!(tx, |c| sqlx::query("UPDATE grants SET for_whom = $3 WHERE site = $1 AND id = $2")
+        .bind(site.as_str())
+        .bind(id)
+        .bind(&for_whom)
+        .execute(c)
+        .await
+        .map(|_| ())?);
+    Ok(())
 }
 
 pub(super) async fn take_use(tx: &mut Tx, site: &SiteId, id: &GrantId) -> Result<bool> {

@@ -434,9 +434,19 @@ pub async fn refuse(base: &Base, site: &SiteId, by: &Decider, id: &ProposalId, r
     get(&base.db, site, id).await?.ok_or_else(|| unknown(id))
 }
 
-/// Removes what was asked of a person or for them, in the transaction that erases them.
+/// Removes what was asked of a person or for them, and takes them out of what else is asked for, in the transaction that erases
+/// them.
 pub async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
-    store::forget(tx, site, user).await
+    store::forget(tx, site, user).await?;
+    for (id, stored) in store::naming(tx, site, user).await? {
+        let Ok(mut wanted) = serde_json::from_str::<Wanted>(&stored) else { continue };
+        if let ForWhom::People(people) = &mut wanted.for_whom
+            && people.remove(user)
+        {
+            store::set_wanted(tx, site, &id, &wanted).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes what ended long ago. One task per process runs this now and then.

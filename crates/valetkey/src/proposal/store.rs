@@ -1,6 +1,6 @@
 //! The rows of proposals.
 
-use super::{Decided, Proposal, Status, Which};
+use super::{Decided, Proposal, Status, Wanted, Which};
 use crate::{
     clock::Timestamp,
     db::{Db, Tx},
@@ -228,6 +228,27 @@ pub(super) async fn decide(
     .rows_affected()
     });
     Ok(changed == 1)
+}
+
+/// What else is asked for that might be for a person, as it is stored.
+pub(super) async fn naming(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<Vec<(String, String)>> {
+    Ok(on!(tx, |c| sqlx::query_as("SELECT id, wanted FROM proposals WHERE site = $1 AND REPLACE(wanted, $2, '') <> wanted")
+        .bind(site.as_str())
+        .bind(format!("\"{user}\""))
+        .fetch_all(c)
+        .await?))
+}
+
+pub(super) async fn set_wanted(tx: &mut Tx, site: &SiteId, id: &str, wanted: &Wanted) -> Result<()> {
+    let wanted = serde_json::to_string(wanted).map_err(Error::internal)?;
+    on!(tx, |c| sqlx::query("UPDATE proposals SET wanted = $3 WHERE site = $1 AND id = $2")
+        .bind(site.as_str())
+        .bind(id)
+        .bind(&wanted)
+        .execute(c)
+        .await
+        .map(|_| ())?);
+    Ok(())
 }
 
 /// Removes what was asked of a person or for them.
