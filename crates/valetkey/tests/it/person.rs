@@ -202,9 +202,9 @@ on_each_db! {
         assert_eq!(left.iter().filter(|place| !stays(place)).collect::<Vec<_>>(), Vec::<&String>::new());
         assert!(left.contains("audit.facts"));
         // Nobody else is taken out, and nothing is opened by it.
-        let whom = |id: &GrantId| grant::get(&db, site, id);
-        assert_eq!(whom(&listed).await.unwrap().unwrap().for_whom, ForWhom::People(people(&["bob"])));
-        assert_eq!(whom(&denial).await.unwrap().unwrap().for_whom, ForWhom::People(BTreeSet::new()));
+        let whom = async |id: &GrantId| grant::get(&db, site, id).await.unwrap().unwrap().for_whom;
+        assert_eq!(whom(&listed).await, ForWhom::People(people(&["bob"])));
+        assert_eq!(whom(&denial).await, ForWhom::People(BTreeSet::new()));
         let asserts: Vec<_> = platform::list(&db, site).await.unwrap().into_iter().map(|key| (key.id, key.asserts)).collect();
         assert!(asserts.contains(&(keys[0].clone(), Asserts::People(people(&["bob"])))));
         assert!(asserts.contains(&(keys[1].clone(), Asserts::None)));
