@@ -142,6 +142,9 @@ pub struct Approval {
     pub agent_title: String,
     /// The person it was made for; absent where nobody was calling.
     pub person: Option<UserId>,
+    /// Who is behind it: that person, or the one for whom or by whom its token was minted. Giving the person up in a call, or
+    /// minting a token for nobody, makes nobody a second pair of eyes.
+    behind: Option<UserId>,
     /// With which connection.
     pub connection: ConnectionId,
     /// Whose that is.
@@ -186,7 +189,7 @@ impl Approval {
     }
 
     fn about(&self) -> About<'_> {
-        About { agent: &self.agent, person: self.person.as_ref(), owner: &self.owner }
+        About { agent: &self.agent, behind: self.behind.as_ref(), owner: &self.owner }
     }
 }
 

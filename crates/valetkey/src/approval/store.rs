@@ -17,6 +17,7 @@ row! {
         agent: String,
         agent_title: String,
         person: Option<String>,
+        behind: Option<String>,
         connection: String,
         owner: String,
         provider: String,
@@ -49,6 +50,7 @@ impl TryFrom<ApprovalRow> for Approval {
             agent: row.agent.parse()?,
             agent_title: row.agent_title,
             person: row.person.map(|person| person.parse()).transpose()?,
+            behind: row.behind.map(|person| person.parse()).transpose()?,
             connection: row.connection.parse()?,
             owner: row.owner.parse()?,
             provider: row.provider.parse()?,
@@ -65,14 +67,15 @@ impl TryFrom<ApprovalRow> for Approval {
     }
 }
 
-/// The columns of [`ApprovalRow`], with whose account it is and what people call the agent.
+/// The columns of [`ApprovalRow`], with whose account it is, what people call the agent, and whose its token is.
 macro_rules! approval_columns {
     () => {
-        "SELECT p.id, p.agent, a.title AS agent_title, p.person, p.connection, c.owner, c.provider, c.subject_name, p.grant_id,
+        "SELECT p.id, p.agent, a.title AS agent_title, p.person, COALESCE(p.person, t.person, t.minter) AS behind, p.connection, c.owner, c.provider, c.subject_name, p.grant_id,
                 p.digest, p.summary, p.status, p.created_at, p.expires_at, p.decided_at, p.decided_by, p.decide_reason, p.used_at
          FROM approvals p
          JOIN agents a ON a.site = p.site AND a.id = p.agent
-         JOIN connections c ON c.site = p.site AND c.id = p.connection "
+         JOIN connections c ON c.site = p.site AND c.id = p.connection
+         LEFT JOIN agent_tokens t ON t.site = p.site AND t.id = p.token "
     };
 }
 

@@ -101,6 +101,8 @@ pub struct Proposal {
     pub agent_title: String,
     /// The person the agent acts for; absent where it acts for nobody.
     pub person: Option<UserId>,
+    /// Who is behind it: that person, or the one for whom or by whom its token was minted.
+    behind: Option<UserId>,
     /// The person who is asked; absent where whoever administers the site is.
     pub addressee: Option<UserId>,
     /// At which provider.
@@ -458,7 +460,7 @@ pub async fn sweep(base: &Base) -> Result<u64> {
 }
 
 fn about<'a>(proposal: &'a Proposal, owner: &'a Owner) -> About<'a> {
-    About { agent: &proposal.agent, person: proposal.person.as_ref(), owner }
+    About { agent: &proposal.agent, behind: proposal.behind.as_ref(), owner }
 }
 
 /// The connection that a proposal is accepted with: the one it names, or one of the addressee's at its provider.

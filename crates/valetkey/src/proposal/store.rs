@@ -17,6 +17,7 @@ row! {
         agent: String,
         agent_title: String,
         person: Option<String>,
+        behind: Option<String>,
         addressee: Option<String>,
         provider: String,
         connection: Option<String>,
@@ -47,6 +48,7 @@ impl TryFrom<ProposalRow> for Proposal {
             agent: row.agent.parse()?,
             agent_title: row.agent_title,
             person: row.person.map(|person| person.parse()).transpose()?,
+            behind: row.behind.map(|person| person.parse()).transpose()?,
             addressee: row.addressee.map(|person| person.parse()).transpose()?,
             provider: row.provider.parse()?,
             connection: row.connection.map(|connection| connection.parse()).transpose()?,
@@ -61,13 +63,14 @@ impl TryFrom<ProposalRow> for Proposal {
     }
 }
 
-/// The columns of [`ProposalRow`], with what people call the agent.
+/// The columns of [`ProposalRow`], with what people call the agent and whose its token is.
 macro_rules! proposal_columns {
     () => {
-        "SELECT p.id, p.agent, a.title AS agent_title, p.person, p.addressee, p.provider, p.connection, p.wanted, p.reason,
+        "SELECT p.id, p.agent, a.title AS agent_title, p.person, COALESCE(p.person, t.person, t.minter) AS behind, p.addressee, p.provider, p.connection, p.wanted, p.reason,
                 p.status, p.created_at, p.expires_at, p.decided_at, p.decided_by, p.decide_reason, p.grant_id
          FROM proposals p
-         JOIN agents a ON a.site = p.site AND a.id = p.agent "
+         JOIN agents a ON a.site = p.site AND a.id = p.agent
+         LEFT JOIN agent_tokens t ON t.site = p.site AND t.id = p.token "
     };
 }
 

@@ -21,7 +21,8 @@ use valetkey::{
     on, on_each_db, platform,
     principal::Actor,
     revoke::{self, UpstreamWish},
-    site, token,
+    site,
+    token::{self, NewToken, TokenHash},
     webhook::{self, NewWebhook},
 };
 
@@ -338,6 +339,28 @@ on_each_db! {
         assert_eq!(asking.status(&id).await, Status::Pending);
         approval::approve(asking.base(), asking.site(), &administers("dora"), &id).await.unwrap();
         assert_eq!(asking.send(&carol, &usual(), Some(&id)).await.unwrap(), StatusCode::OK);
+    }
+
+    /// T-266: Whose token it is counts, not whom a call says it is made for.
+    async fn whoever_is_behind_a_token_is_no_second_pair_of_eyes(db: Db) {
+        let mut asking = Asking::new(&db).await;
+        asking.yard.connection = asking.yard.connect("site", "").await;
+        let (house, agent) = (&asking.yard.house, &asking.yard.agent);
+        house.role(agent, "carol", Role::Operator).await;
+        house.grant_with(asks(agent, &asking.yard.connection, ForWhom::Unattended)).await;
+        let carol = Actor::User("carol".parse().unwrap());
+        let (_, minted) = token::mint(&house.base, &house.site, &carol, agent, NewToken::default()).await.unwrap();
+        let minted = Caller::new(TokenHash::of_presented(minted.expose()).unwrap());
+        let given_up = Caller { unattended: true, ..asking.yard.caller(Some("carol")).await };
+        let administers = |user: &str| Decider { actor: Actor::User(user.parse().unwrap()), administers: true };
+        for caller in [minted, given_up] {
+            let made = Made { path: if caller.unattended { "/echo" } else { "/echo?x=1" }, ..usual() };
+            let id = held(&asking.send(&caller, &made, None).await.unwrap_err());
+            let by = administers("carol");
+            assert_eq!(code(approval::approve(asking.base(), asking.site(), &by, &id).await), Code::Forbidden);
+            approval::approve(asking.base(), asking.site(), &administers("dora"), &id).await.unwrap();
+            assert_eq!(asking.send(&caller, &made, Some(&id)).await.unwrap(), StatusCode::OK);
+        }
     }
 
     /// T-267.

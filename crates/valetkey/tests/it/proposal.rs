@@ -230,6 +230,23 @@ on_each_db! {
         assert_eq!(granted.grantor, None);
     }
 
+    async fn whoever_is_behind_a_token_does_not_answer_for_the_site(db: Db) {
+        let desk = Desk::new(&db).await;
+        let (yard, house) = (&desk.yard, &desk.yard.house);
+        let sites = yard.connect("site", "").await;
+        house.role(&yard.agent, "carol", Role::Operator).await;
+        house.grant(&yard.agent, &sites, ForWhom::Operators).await;
+        // Her token, in a call that gives her up.
+        let asker = Asker { person: None, ..asker(yard, Some("carol")).await };
+        let wish = Wish { connection: Some(sites.clone()), provider: None, for_whom: Some(ForWhom::Unattended), ..wish() };
+        let id = proposal::propose(&yard.outside, &asker, wish).await.unwrap().id;
+        let administers = |user: &str| Decider { actor: Actor::User(user.parse().unwrap()), administers: true };
+        let terms = || Terms { connection: Some(sites.clone()), ..Terms::default() };
+        let refused = proposal::accept(&yard.outside, desk.site(), &administers("carol"), &id, terms()).await;
+        assert_eq!(code(refused), Code::Forbidden);
+        proposal::accept(&yard.outside, desk.site(), &administers("dora"), &id, terms()).await.unwrap();
+    }
+
     async fn an_unattended_agents_owner_is_asked(db: Db) {
         let mut desk = Desk::new(&db).await;
         desk.asker = asker(&desk.yard, None).await;
