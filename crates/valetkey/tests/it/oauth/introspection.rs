@@ -6,7 +6,7 @@ use serde_json::json;
 use valetkey::{
     agent::{self, Role},
     clock::Timestamp,
-    db::{Db, testing},
+    db::testing,
     decision::Over,
     oauth::{Asker, GrantType, NewClient, client},
     on_each_db, platform,
