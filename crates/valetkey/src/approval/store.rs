@@ -70,8 +70,9 @@ impl TryFrom<ApprovalRow> for Approval {
 /// The columns of [`ApprovalRow`], with whose account it is, what people call the agent, and whose its token is.
 macro_rules! approval_columns {
     () => {
-        "SELECT p.id, p.agent, a.title AS agent_title, p.person, COALESCE(p.person, t.person, t.minter) AS behind, p.connection, c.owner, c.provider, c.subject_name, p.grant_id,
-                p.digest, p.summary, p.status, p.created_at, p.expires_at, p.decided_at, p.decided_by, p.decide_reason, p.used_at
+        "SELECT p.id, p.agent, a.title AS agent_title, p.person, COALESCE(p.person, t.person, t.minter) AS behind, p.connection,
+                c.owner, c.provider, c.subject_name, p.grant_id, p.digest, p.summary, p.status, p.created_at,
+                p.expires_at, p.decided_at, p.decided_by, p.decide_reason, p.used_at
          FROM approvals p
          JOIN agents a ON a.site = p.site AND a.id = p.agent
          JOIN connections c ON c.site = p.site AND c.id = p.connection

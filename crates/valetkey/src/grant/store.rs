@@ -351,13 +351,15 @@ pub(super) async fn take_use(tx: &mut Tx, site: &SiteId, id: &GrantId) -> Result
 
 /// What is reserved of a grant's rate limit, and the version to hand back to [`set_reserved`].
 pub(super) async fn reserved(tx: &mut Tx, site: &SiteId, id: &GrantId) -> Result<(i64, Reserved)> {
-    let row = on!(tx, |c| sqlx::query_as(RESERVED).bind(site.as_str()).bind(id.as_str()).fetch_optional(c).await?);
+    let row: Option<(i64, String)> =
+        on!(tx, |c| sqlx::query_as(RESERVED).bind(site.as_str()).bind(id.as_str()).fetch_optional(c).await?);
     read_reserved(row)
 }
 
 /// The same for whoever only looks.
 pub(super) async fn reserved_now(db: &Db, site: &SiteId, id: &GrantId) -> Result<Reserved> {
-    let row = on!(db, |c| sqlx::query_as(RESERVED).bind(site.as_str()).bind(id.as_str()).fetch_optional(c).await?);
+    let row: Option<(i64, String)> =
+        on!(db, |c| sqlx::query_as(RESERVED).bind(site.as_str()).bind(id.as_str()).fetch_optional(c).await?);
     Ok(read_reserved(row)?.1)
 }
 

@@ -66,8 +66,9 @@ impl TryFrom<ProposalRow> for Proposal {
 /// The columns of [`ProposalRow`], with what people call the agent and whose its token is.
 macro_rules! proposal_columns {
     () => {
-        "SELECT p.id, p.agent, a.title AS agent_title, p.person, COALESCE(p.person, t.person, t.minter) AS behind, p.addressee, p.provider, p.connection, p.wanted, p.reason,
-                p.status, p.created_at, p.expires_at, p.decided_at, p.decided_by, p.decide_reason, p.grant_id
+        "SELECT p.id, p.agent, a.title AS agent_title, p.person, COALESCE(p.person, t.person, t.minter) AS behind, p.addressee,
+                p.provider, p.connection, p.wanted, p.reason, p.status, p.created_at, p.expires_at, p.decided_at,
+                p.decided_by, p.decide_reason, p.grant_id
          FROM proposals p
          JOIN agents a ON a.site = p.site AND a.id = p.agent
          LEFT JOIN agent_tokens t ON t.site = p.site AND t.id = p.token "
