@@ -128,7 +128,8 @@ pub(crate) async fn explain(
     };
     let operation = operation.as_ref().map(|(method, host, path)| (method, host.as_str(), *path));
     let request = Request { delivery: question.delivery, operation, unattended };
-    Ok(Json(deliver::explain(state.outside(), &facts, &request, base.clock.now()).into()))
+    let decision = deliver::evaluate(state.outside(), state.deliverer().limits(), &facts, &request, base.clock.now()).await?;
+    Ok(Json(decision.into()))
 }
 
 /// Who is acting: what may be shown of it.

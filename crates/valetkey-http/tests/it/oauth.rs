@@ -19,6 +19,7 @@ use valetkey::{
     secret::Secret,
     session,
     site::SiteChange,
+    token::{self, NewToken},
 };
 use valetkey_http::{LocalOperator, Peer};
 
@@ -296,6 +297,38 @@ on_each_db! {
         let form = [("client_id", confidential.id.as_str()), ("client_secret", secret.as_str()), ("grant_type", exchange)];
         refused(front.post("/oauth/token", &form).await, 400, "invalid_request");
         refused(front.post_with("/oauth/token", &[("grant_type", exchange)], &right).await, 400, "invalid_request");
+    }
+
+    /// T-050: an exchange is an act of the agent, and a chain of agents ends at it as at any other.
+    async fn an_exhausted_chain_exchanges_nothing(front: Front) {
+        let (client, secret) = front.confidential().await;
+        let new = NewToken { person: Some("alice".parse().unwrap()), ..NewToken::default() };
+        let (_, own) = token::mint(front.broker.base(), &site(), &Actor::Operator, &front.agent, new).await.unwrap();
+        let form = [
+            ("grant_type", GrantType::TokenExchange.as_str()),
+            ("subject_token", own.expose()),
+            ("subject_token_type", "urn:ietf:params:oauth:token-type:access_token"),
+        ];
+        let proof = basic(client.id.as_str(), &secret);
+        let through = |depth: &'static str| {
+            [
+                ("authorization", proof.as_str()),
+                ("x-agents-api-caller-agent", "scout"),
+                ("x-agents-api-caller-host", "https://other.example"),
+                ("x-agents-api-chain-depth", depth),
+                ("x-agents-api-chain-root", "root-1"),
+            ]
+        };
+        let made = async || token::list(&front.broker.base().db, &site(), &front.agent).await.unwrap().len();
+        refused(front.post_with("/oauth/token", &form, &through("3")).await, 429, "chain_too_deep");
+        refused(front.post_with("/oauth/token", &form, &through("-1")).await, 400, "invalid_request");
+        assert_eq!(made().await, 1);
+        front.post_with("/oauth/token", &form, &through("2")).await.expect(200);
+        // Whether the token is anybody's comes first.
+        let mut unknown = form;
+        unknown[1].1 = "nonsense";
+        refused(front.post_with("/oauth/token", &unknown, &through("3")).await, 400, "invalid_request");
+        assert_eq!(made().await, 2);
     }
 
     /// R68: at the token endpoint a parameter that comes twice is refused, an unknown one is ignored, an empty one is not there.
