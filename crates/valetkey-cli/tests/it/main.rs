@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop; clippy knows test functions, not what they call")]
 
+mod agent_builders;
 mod approvals;
 mod auth;
 mod authority;
@@ -22,6 +23,7 @@ mod refresh_survival;
 mod revocation;
 mod saves;
 mod scene;
+mod schemathesis;
 mod serve;
 mod support;
 mod trial;

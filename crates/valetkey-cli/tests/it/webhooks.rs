@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     time::Duration,
@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::{
     on_each_home,
     scene::eventually,
-    support::{Home, text},
+    support::{Home, peer, text},
 };
 
 on_each_home! {
@@ -128,12 +128,6 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn peer(name: &str) -> PathBuf {
-    std::env::var_os(name)
-        .unwrap_or_else(|| panic!("{name} is not set: run ./scripts/test, or ./scripts/test --peers for a shell"))
-        .into()
 }
 
 /// A port that was free a moment ago.
