@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The programs that are run here, each in both languages.
-const RUN: [&str; 8] = ["ask_for", "chain", "device", "exchange", "keep", "post", "reveal", "sign_in"];
+const RUN: [&str; 9] = ["ask_for", "chain", "device", "exchange", "keep", "mcp_post", "post", "reveal", "sign_in"];
 /// What they are made of.
 const PARTS: [&str; 3] = ["broker.py", "broker.ts", "oauth.ts"];
 /// As the page says, checked strictly; `erasableSyntaxOnly` because a newer node only leaves the types away.
@@ -196,6 +196,30 @@ async fn an_agent_posts_through_a_grant_once_a_person_said_yes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_posts_by_mcp_with_the_official_clients() {
+    let scene = Scene::usual(On::Sqlite).await;
+    let connection = scene.connect("lab").await;
+    let agent = scene.agent().await;
+    let token = scene.token(&agent).await;
+    let post =
+        |language: Language, text: &str| start(&scene, language, "mcp_post", &["lab", text], &[("TOKEN", token.token.as_str())]);
+    for language in BOTH {
+        let refused = post(language, "too early").end().await.failed(1);
+        assert!(refused.contains("no_credentials: "), "{refused}");
+    }
+    let grant = json!({ "agent": agent, "connection": connection, "for_whom": "unattended", "effect": "ask" });
+    scene.platform(Method::POST, "/v1/grants", Some(grant)).await;
+    for language in BOTH {
+        let words = format!("by MCP from {language:?}");
+        let program = post(language, &words);
+        scene.home.cli(&["approval", "approve", &waiting(&scene).await]).ok();
+        let said = program.end().await.ok();
+        assert!(said.starts_with("tools: list connect request call status revoke\n"), "{said}");
+        assert!(said.contains(&format!("posted: {words}")), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_hears_which_accounts_there_are_and_that_its_token_is_over() {
     let scene = Scene::usual(On::Sqlite).await;
     let usable = scene.usable("lab").await;
@@ -240,7 +264,7 @@ async fn an_agent_asks_for_access_and_uses_what_a_person_granted() {
         let mut program = start(&scene, language, "ask_for", &["lab"], &[("TOKEN", token.as_str())]);
         let line = program.line().await;
         let id = line.split(' ').nth(1).unwrap();
-        assert!(line.ends_with(id) && line.starts_with("asked: "), "{line}");
+        assert!(line.starts_with("asked: pro_") && line.contains(&format!("/proposals/{id}")), "{line}");
         scene.home.cli(&["proposal", "accept", id, "--connection", &connection]).ok();
         asking.push((language, program, token));
     }
