@@ -61,10 +61,15 @@ impl Program {
     }
 
     /// Waits until it ends by itself.
-    pub(crate) async fn end(mut self) -> Ran {
+    pub(crate) async fn end(self) -> Ran {
+        self.end_within(PATIENCE).await
+    }
+
+    /// The same for one that takes its time.
+    pub(crate) async fn end_within(mut self, patience: Duration) -> Ran {
         let began = Instant::now();
         while self.child.try_wait().unwrap().is_none() {
-            assert!(began.elapsed() < PATIENCE, "it does not end: {:?}", self.end_now());
+            assert!(began.elapsed() < patience, "it does not end: {:?}", self.end_now());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         self.end_now()
