@@ -16,10 +16,10 @@ KNOWN = json.loads(os.environ["KNOWN"])
 LONGEST_WAIT = 1
 
 
-def some(name, made_up):
-    """A value for a parameter: mostly one that is known."""
-    number = zlib.crc32(f"{name} {made_up!r}".encode())
-    values = KNOWN.get(name)
+def some(made_up, *names):
+    """A value for a parameter, mostly one that is known by one of its names."""
+    values = next((KNOWN[name] for name in names if name in KNOWN), None)
+    number = zlib.crc32(f"{names} {made_up!r}".encode())
     return values[number // 4 % len(values)] if values and number % 4 else made_up
 
 
@@ -30,12 +30,13 @@ def before_call(ctx, case, kwargs):
     # `{id}` is of whatever the path is about: /v1/grants/{id}.
     noun = case.path.removeprefix("/v1/").split("/")[0]
     for name, made_up in case.path_parameters.items():
-        spare = "spare " if case.method.upper() == "DELETE" else ""
         kind = f"{noun}.id" if name == "id" else name
-        case.path_parameters[name] = some(spare + kind, made_up)
+        # What is deleted or disabled is not what everything else is tried with.
+        names = {"DELETE": [f"spare {kind}"], "PATCH": [f"spare {kind}", kind]}.get(case.method.upper(), [kind])
+        case.path_parameters[name] = some(made_up, *names)
     if isinstance(case.query, dict):
         for name, made_up in case.query.items():
-            case.query[name] = some(name, made_up)
+            case.query[name] = some(made_up, name)
         try:
             if int(case.query.get("wait", 0)) > LONGEST_WAIT:
                 case.query["wait"] = LONGEST_WAIT
@@ -43,16 +44,20 @@ def before_call(ctx, case, kwargs):
             pass
     if isinstance(case.body, dict):
         for name, made_up in case.body.items():
-            case.body[name] = some(name, made_up)
+            case.body[name] = some(made_up, name)
 
 
 @schemathesis.check
 def the_answer_is_what_the_description_says(ctx, response, case):
     """A success is one that the operation names, and a refusal of ours is a problem document with its own status."""
+    ours = "valet-error" in {name.lower() for name in response.headers}
+    if case.path.startswith("/v1/proxy/") and not ours:
+        # The provider's answer, of which nothing is said.
+        return
     described = case.operation.definition.raw["responses"]
     if response.status_code < 400:
         assert str(response.status_code) in described, f"{response.status_code} is not among {sorted(described)}"
-    elif "Valet-Error" in {name.title() for name in response.headers} and response.content:
+    elif ours and response.content:
         problem = response.json()
         assert problem["status"] == response.status_code, problem
         assert problem["code"] and problem["detail"], problem

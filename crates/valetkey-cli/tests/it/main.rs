@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop; clippy knows test functions, not what they call")]
 
 mod agent_builders;
+mod api;
 mod approvals;
 mod auth;
 mod authority;
@@ -23,7 +24,6 @@ mod refresh_survival;
 mod revocation;
 mod saves;
 mod scene;
-mod schemathesis;
 mod serve;
 mod support;
 mod trial;
