@@ -155,7 +155,8 @@ async fn no_request_that_somebody_makes_up_breaks_the_server() {
         fs::create_dir(&here).unwrap();
         fs::write(here.join("schemathesis.toml"), settings()).unwrap();
         let mut command = Command::new(peer("VALETKEY_TEST_PYTHON"));
-        command.args(["-B", "-m", "schemathesis.cli", "--no-color", "run", &format!("{url}/openapi.json"), "--url", url]);
+        let described = format!("{url}/openapi.json");
+        command.args(["-B", "-m", "schemathesis.cli", "--no-color", "run", described.as_str(), "--url", url]);
         command.args(arguments).current_dir(&here);
         let variables = [
             ("SCHEMATHESIS_HOOKS", "schemathesis_hooks"),
