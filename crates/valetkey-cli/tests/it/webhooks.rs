@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::{
     on_each_home,
     scene::eventually,
-    support::{Home, peer, text},
+    support::{peer, text},
 };
 
 on_each_home! {
