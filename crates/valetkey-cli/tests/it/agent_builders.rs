@@ -159,7 +159,7 @@ async fn consent(browser: &mut Browser, page: &Page, client: &str, agent: &str) 
 fn every_program_of_the_page_is_run_in_both_languages() {
     let on_the_page: BTreeSet<String> = on_the_page().into_iter().map(|(name, _)| name).collect();
     let run = RUN.into_iter().flat_map(|name| [format!("{name}.py"), format!("{name}.ts")]);
-    assert_eq!(on_the_page, run.chain(PARTS.map(str::to_owned)).collect());
+    assert_eq!(on_the_page, run.chain(PARTS.map(str::to_owned)).collect::<BTreeSet<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
