@@ -199,7 +199,6 @@ on_each_db! {
         let connection = shop.accounts.connection(Owner::User(alice)).await.unwrap();
         let stored = shop.world.connection(&connection).await;
         valetkey::connection::accounts::confirm(&house.base, &Actor::Operator, &stored).await.unwrap();
-        house.role(&agent, "alice", Role::Operator).await;
         let grant = house.grant(&agent, &connection, ForWhom::Owner).await;
         let caller = Caller::new(house.token(&agent, Some("alice")).await.1);
         let client = AuthenticatedClient::for_agent(&shop.deliverer, caller, connection);

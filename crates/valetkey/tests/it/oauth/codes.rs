@@ -5,7 +5,6 @@ use std::{collections::BTreeSet, time::Duration};
 use valetkey::{
     Code,
     agent::{self, Role},
-    db::Db,
     decision,
     id::sha256_hex,
     oauth::{GrantType, NewClient, Scopes, Word, authorize::Choice, authorize::Life, authorize::Misasked, client, register},

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use valetkey::{
     agent::{self, Role},
-    db::Db,
     decision::{Parsed, for_token_alone},
     grant::ForWhom,
     oauth::{Client, Issued, Outcome, Word},

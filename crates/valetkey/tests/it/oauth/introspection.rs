@@ -6,7 +6,7 @@ use serde_json::json;
 use valetkey::{
     agent,
     clock::Timestamp,
-    db::{Db, testing},
+    db::testing,
     oauth::{Asker, GrantType, NewClient, client},
     on_each_db, platform,
     principal::Actor,

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use valetkey::{
-    db::Db,
     oauth::Word,
     on_each_db,
     principal::Actor,
