@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The programs that are run here, each in both languages.
-const RUN: [&str; 9] = ["ask_for", "chain", "device", "exchange", "keep", "mcp_post", "post", "reveal", "sign_in"];
+const RUN: [&str; 10] = ["ask_for", "chain", "device", "exchange", "keep", "mcp_local", "mcp_post", "post", "reveal", "sign_in"];
 /// What they are made of.
 const PARTS: [&str; 3] = ["broker.py", "broker.ts", "oauth.ts"];
 /// As the page says, checked strictly; `erasableSyntaxOnly` because a newer node only leaves the types away.
@@ -216,6 +216,18 @@ async fn an_agent_posts_by_mcp_with_the_official_clients() {
         let said = program.end().await.ok();
         assert!(said.starts_with("tools: list connect request call status revoke\n"), "{said}");
         assert!(said.contains(&format!("posted: {words}")), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_sees_what_it_may_use_by_the_command_that_speaks_mcp() {
+    let scene = Scene::usual(On::Sqlite).await;
+    let usable = scene.usable("lab").await;
+    let home = scene.home.folder().to_str().unwrap();
+    for language in BOTH {
+        let variables = [("TOKEN", usable.token.token.as_str()), ("VALETKEY", env!("CARGO_BIN_EXE_valetkey")), ("HOME", home)];
+        let said = start(&scene, language, "mcp_local", &[], &variables).end().await.ok();
+        assert_eq!(said, format!("may use: {} lab\n", usable.connection));
     }
 }
 

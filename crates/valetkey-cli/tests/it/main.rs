@@ -17,6 +17,7 @@ mod import_killed;
 mod keys;
 mod ledger;
 mod main_job;
+mod mcp;
 mod moving;
 mod nginx;
 mod provider;
