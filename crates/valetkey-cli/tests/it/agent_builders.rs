@@ -12,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    time::{Duration, Instant},
 };
 
 use reqwest::{Method, StatusCode};
@@ -23,7 +24,7 @@ use valetkey::{
 };
 
 use crate::{
-    scene::{On, Scene, eventually, on_each, text},
+    scene::{On, Scene, Usable, eventually, on_each, text},
     support::{Browser, Page, Program, peer},
 };
 
@@ -252,6 +253,25 @@ async fn an_agent_hears_which_accounts_there_are_and_that_its_token_is_over() {
     for language in BOTH {
         let refused = post(language, &other).end().await.failed(1);
         assert!(refused.contains("the token is over"), "{refused}");
+    }
+}
+
+/// The same way it waits while an account is renewed: both answers carry `Retry-After`, and say that nothing was sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_is_too_fast_waits_as_it_is_told_and_then_posts() {
+    let scene = Scene::usual(On::Sqlite).await;
+    for language in BOTH {
+        let (connection, agent) = (scene.connect("lab").await, scene.agent().await);
+        let token = scene.token(&agent).await;
+        let grant = json!({ "agent": agent, "connection": connection, "for_whom": "unattended", "rate": "1/4s" });
+        let grant = text(&scene.platform(Method::POST, "/v1/grants", Some(grant)).await, "id");
+        let usable = Usable { connection, agent, token, grant };
+        assert_eq!(scene.proxy(0, &usable, "me").await.status, StatusCode::OK);
+        let used = Instant::now();
+        let variables = [("TOKEN", usable.token.token.as_str())];
+        let program = start(&scene, language, "post", &[usable.connection.as_str(), "in time"], &variables);
+        assert!(program.end().await.ok().contains("posted: in time"));
+        assert!(used.elapsed() > Duration::from_secs(3), "nobody waited");
     }
 }
 
