@@ -25,5 +25,6 @@ mod saves;
 mod scene;
 mod serve;
 mod support;
+mod tokens;
 mod trial;
 mod webhooks;
