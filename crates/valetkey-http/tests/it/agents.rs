@@ -115,7 +115,7 @@ on_each_db! {
         let (id, _) = app.token(&own, json!({})).await;
         let (theirs, token) = app.token(&other, json!({})).await;
         app.delete(&token, &format!("/v1/tokens/{id}")).await.refused(404, "not_found");
-        for named in [&own, "own", "nobody"] {
+        for named in [own.as_str(), "own", "nobody"] {
             app.delete(&token, &format!("/v1/tokens/{theirs}?agent={named}")).await.refused(404, "not_found");
         }
         for (agent, tokens) in [(&own, 3), (&other, 1)] {
