@@ -64,9 +64,9 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
     let began = Instant::now();
     let asked_as = request.headers().get(REQUEST_ID).filter(|value| value.len() <= LONGEST_ID).cloned();
     // A call that a tool makes comes from wherever the tool was asked from. Its headers are the agent's, and as little believed.
-    let known = request.extensions().get::<ClientIp>().copied();
+    let asked_from = request.extensions().get::<ClientIp>().copied();
     let ip = client(&mut request, &state.http().trusted_proxies);
-    let ip = known.map_or(ip, |ClientIp(ip)| ip);
+    let ip = asked_from.map_or(ip, |ClientIp(ip)| ip);
     let id = request_id(&request);
     request.headers_mut().remove(REQUEST_ID);
     let name = CallerName::default();
@@ -93,7 +93,9 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
         response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
     let status = response.status();
+    // Only where we say it: what a provider answers through the proxy asks for none of our tokens.
     if status == StatusCode::UNAUTHORIZED
+        && response.extensions().get::<Logged>().is_some()
         && response.headers().get(header::WWW_AUTHENTICATE).is_some_and(|value| value == "Bearer")
     {
         let audience = if is_mcp { Audience::Mcp } else { Audience::Api };

@@ -359,10 +359,18 @@ fn tool<T: JsonSchema + 'static>(
     properties: Value,
     required: &[&str],
 ) -> Tool {
-    let mut told = Map::new();
-    if let Value::Object(schema) = object(properties, required) {
-        told = schema;
+    // A refusal has a structure too, and the official client compares it with this schema, as anything that a tool tells.
+    let refused = json!({ "code": text("A stable word for what went wrong."), "detail": text("What to do.") });
+    let mut members = Map::new();
+    for more in [refused, properties] {
+        if let Value::Object(more) = more {
+            members.extend(more);
+        }
     }
+    let mut told = Map::new();
+    told.insert("type".to_owned(), "object".into());
+    told.insert("properties".to_owned(), Value::Object(members));
+    told.insert("anyOf".to_owned(), json!([{ "required": required }, { "required": ["code", "detail"] }]));
     Tool::new(name, description, JsonObject::new())
         .with_title(title)
         .with_input_schema::<T>()

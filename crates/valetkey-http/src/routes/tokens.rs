@@ -195,21 +195,32 @@ impl Why {
     }
 }
 
+/// Which agent's token is meant, and why it is revoked.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Whose {
+    /// Only if it is a token of this agent, by id or slug.
+    agent: Option<String>,
+    /// Why, in your words.
+    reason: Option<String>,
+}
+
 /// Revokes a token: no request that comes after this is served by it. Doing it again changes nothing. An agent gives up its own
 /// token, by which it asks; what that came of, a consent, ends with it.
-#[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = String, Path), Why), responses((status = 204)))]
+#[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = String, Path), Whose), responses((status = 204)))]
 pub(crate) async fn revoke(
     State(state): State<AppState>,
     caller: Caller,
     headers: HeaderMap,
     Path(id): Path<TokenId>,
-    Query(why): Query<Why>,
+    Query(Whose { agent: named, reason }): Query<Whose>,
 ) -> Answer<StatusCode> {
-    let base = state.base();
+    let (base, why) = (state.base(), Why { reason });
     let none = || Error::new(Code::NotFound, format!("there is no token `{id}`"));
     if let Caller::Agent { .. } = caller {
         let asker = asker(&state, &caller, &headers).await?;
-        if asker.token != id {
+        if asker.token != id || named.is_some_and(|named| named != asker.agent.as_str()) {
             return Err(none().into());
         }
         let actor = Actor::Agent { agent: asker.agent, token: asker.token, user: asker.person };
@@ -217,9 +228,12 @@ pub(crate) async fn revoke(
         return Ok(StatusCode::NO_CONTENT);
     }
     let site = caller.site()?;
-    if caller.user().is_some() {
+    if caller.user().is_some() || named.is_some() {
         let agent = token::agent_of(&base.db, site, &id).await?.ok_or_else(none)?;
-        named_agent(&state, &caller, agent.as_str(), Role::Operator).await?;
+        let meant = named_agent(&state, &caller, named.as_deref().unwrap_or(agent.as_str()), Role::Operator).await?;
+        if meant.id != agent {
+            return Err(Error::new(Code::NotFound, format!("the agent `{}` has no token `{id}`", meant.slug)).into());
+        }
     }
     token::revoke(base, site, &caller.actor()?, &id, why.reason()).await?;
     Ok(StatusCode::NO_CONTENT)

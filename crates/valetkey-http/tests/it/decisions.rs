@@ -9,6 +9,7 @@ use valetkey::{
 use crate::support::{App, As, on_each_db, text};
 
 on_each_db! {
+    /// T-121, T-232.
     async fn explain_says_what_enforcement_does(app: App) {
         let people = [None, Some("alice"), Some("bob"), Some("carol")];
         let grants = [
@@ -198,6 +199,7 @@ on_each_db! {
         }
     }
 
+    /// T-223.
     async fn a_caller_may_give_its_person_up_and_gain_none(app: App) {
         let agent = app.agent("a", "alice").await;
         let connection = app.account("users/alice", "").await;

@@ -12,6 +12,7 @@ use valetkey::{
     grant::{self, Effect, ForWhom, NewGrant},
     id::{AgentId, ConnectionId, GrantId, SiteId},
     principal::Actor,
+    provider::pattern::PathPattern,
     token::{self, NewToken},
 };
 
@@ -266,7 +267,7 @@ on_each_db! {
 
         let base = pages.broker.base();
         let narrow = NewGrant {
-            operations: Some(vec!["GET /api/me".parse().unwrap()].into()),
+            operations: Some(vec!["GET /api/me".parse::<PathPattern>().unwrap()].into()),
             ..NewGrant::proxy(&client.agent, &client.connection, ForWhom::Owner)
         };
         grant::create(base, &site(), &Actor::Operator, narrow).await.unwrap();

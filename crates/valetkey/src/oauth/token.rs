@@ -150,6 +150,9 @@ impl Server {
             client: &client.id,
             family: Some(&family.id),
             parent: None,
+            // A consent is to an agent, not to a session of its work; whoever runs one exchanges for it.
+            session: None,
+            task: None,
             label: &client.name,
             ceiling,
             audience: family.audience,

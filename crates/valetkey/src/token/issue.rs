@@ -9,7 +9,7 @@ use crate::{
     clock::Timestamp,
     db::{Db, Tx},
     error::{Error, Result},
-    id::{AgentId, ClientId, FamilyId, SiteId, TokenId, UserId, sha256_hex},
+    id::{AgentId, ClientId, FamilyId, SessionName, SiteId, TaskName, TokenId, UserId, sha256_hex},
     on,
     principal::{Actor, Ceiling},
     row,
@@ -33,6 +33,10 @@ pub struct Issue<'a> {
     pub family: Option<&'a FamilyId>,
     /// The token that it is exchanged for.
     pub parent: Option<&'a TokenId>,
+    /// The session it is for: what is granted for that session is granted to it.
+    pub session: Option<&'a SessionName>,
+    /// The task it is for.
+    pub task: Option<&'a TaskName>,
     /// What it is called in lists.
     pub label: &'a str,
     /// The most it may do.
@@ -52,8 +56,8 @@ pub async fn issue(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, new: 
     on!(&mut *tx, |c| {
         sqlx::query(
             "INSERT INTO agent_tokens (site, id, agent, token_hash, prefix, label, person, minter, ceiling, created_by, created_at,
-                                       expires_at, client, family, parent, audience)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+                                       expires_at, client, family, parent, audience, session_name, task_name)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
         )
         .bind(site.as_str())
         .bind(id.as_str())
@@ -71,13 +75,15 @@ pub async fn issue(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, new: 
         .bind(new.family.map(FamilyId::as_str))
         .bind(new.parent.map(TokenId::as_str))
         .bind(new.audience.as_str())
+        .bind(new.session.map(SessionName::as_str))
+        .bind(new.task.map(TaskName::as_str))
         .execute(c)
         .await
         .map(|_| ())?
     });
     let facts = json!({
         "token": id, "client": new.client, "family": new.family, "parent": new.parent, "person": new.person,
-        "audience": new.audience, "expires_at": new.expires_at,
+        "session": new.session, "task": new.task, "audience": new.audience, "expires_at": new.expires_at,
     });
     base.audit.record(tx, Event::new(site, actor, "token.issue").agent(new.agent).facts(facts)).await?;
     Ok((id, hash))

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use valetkey::{
     Code, Result,
     account::Accounts,
-    agent::Role,
     db::Db,
     decision::Authority,
     deliver::{AuthenticatedClient, Caller, Deliverer, Guarded},
