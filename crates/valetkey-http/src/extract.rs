@@ -7,6 +7,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Request, rejection::PathRejection},
     response::IntoResponse,
 };
+use bytes::Bytes;
 use http::{header, request::Parts};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
@@ -115,16 +116,23 @@ where
         if !json {
             return Err(invalid("the body is JSON; say so with `Content-Type: application/json`").into());
         }
-        let reading = Limited::new(request.into_body(), MOST).collect();
-        let bytes = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
-            Ok(Ok(collected)) => collected.to_bytes(),
-            Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
-                return Err(Error::new(Code::PayloadTooLarge, format!("the body is larger than {MOST} bytes")).into());
-            }
-            Ok(Err(error)) => return Err(invalid("the body broke off before its end").with_detail(error).into()),
-            Err(_) => return Err(invalid("the body did not arrive in time").into()),
-        };
+        let bytes = whole(request.into_body(), MOST).await?;
         parse(&bytes).map(Self).map_err(Problem)
+    }
+}
+
+/// A whole body of at most so many bytes.
+///
+/// # Errors
+/// `payload_too_large`; `invalid_request` where it broke off or came too slowly.
+pub(crate) async fn whole(body: axum::body::Body, most: usize) -> Result<Bytes, Error> {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(Error::new(Code::PayloadTooLarge, format!("the body is larger than {most} bytes")))
+        }
+        Ok(Err(error)) => Err(invalid("the body broke off before its end").with_detail(error)),
+        Err(_) => Err(invalid("the body did not arrive in time")),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// By which an agent gives up its token's person for one call. Nothing can name another one.
-const UNATTENDED: &str = "valet-unattended";
+pub(super) const UNATTENDED: &str = "valet-unattended";
 
 /// What a caller wishes of a revealed token.
 #[derive(Debug, Default, Deserialize, ToSchema)]

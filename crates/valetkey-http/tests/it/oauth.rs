@@ -271,6 +271,32 @@ on_each_db! {
         assert_eq!(in_query(&location(&answer).parse().unwrap(), "error").as_deref(), Some("access_denied"));
     }
 
+    /// R83: a token for the MCP server is taken there and nowhere else, and one for the API is not taken there.
+    async fn a_token_for_the_mcp_server_is_taken_there_alone(front: Front) {
+        let client = front.public().await;
+        let mcp = format!("{HTTPS}/mcp");
+        let greet = async |bearer: &str| {
+            let request = Request::post("/mcp").header(header::HOST, "keys.example.test").header(header::CONTENT_TYPE, "application/json");
+            let request = request.header(header::ACCEPT, "application/json, text/event-stream");
+            let request = request.header(header::AUTHORIZATION, format!("Bearer {bearer}"));
+            front.send(request.body(Body::from(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#)).unwrap()).await
+        };
+        for (resource, at_api, at_mcp) in [(HTTPS, 200, 401), (mcp.as_str(), 401, 200)] {
+            let path = authorize(&client, &[("resource", resource)]);
+            let mut browser = front.browser("alice").await;
+            let token = csrf(&browser.get(&path).await.expect(200));
+            let form = [("csrf", token.as_str()), ("decision", "allow"), ("agent", front.agent.as_str()), ("scope", "proxy"), ("life", "1d")];
+            let answer = browser.post_with(&path, &form, OURS).await.expect(303);
+            let code = in_query(&location(&answer).parse().unwrap(), "code").unwrap();
+            let mut form = redeeming(&client, &code);
+            form.push(("resource", resource));
+            let issued = front.post("/oauth/token", &form).await.expect(200).json();
+            let access = issued["access_token"].as_str().unwrap();
+            front.get("/v1/me", Some(access)).await.expect(at_api);
+            greet(access).await.expect(at_mcp);
+        }
+    }
+
     /// R69: what is wrong is said in the words of the standard; whoever proves nothing is told how one proves oneself.
     async fn refusals_are_those_of_the_standard(front: Front) {
         let client = front.public().await;
