@@ -7,6 +7,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Request, rejection::PathRejection},
     response::IntoResponse,
 };
+use bytes::Bytes;
 use http::{header, request::Parts};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
@@ -16,8 +17,10 @@ use crate::error::Problem;
 
 /// The largest JSON body that is read, in bytes.
 pub(crate) const MAX_BODY: usize = 64 * 1024;
-/// How long a JSON body may take to arrive.
+/// How long a body that is read here may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most parameters of a query.
+const MOST_PARAMETERS: usize = 100;
 
 /// The parts of the path, parsed into their types.
 #[derive(Debug)]
@@ -83,6 +86,10 @@ where
 pub(crate) fn pairs(query: Option<&str>) -> Result<Vec<(String, String)>, Error> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        // Each is compared with those before it, also for whoever shows no credential.
+        if pairs.len() >= MOST_PARAMETERS {
+            return Err(invalid(format!("the query names more than {MOST_PARAMETERS} parameters")));
+        }
         if value.contains('\0') || name.contains('\0') {
             return Err(invalid("the query holds a NUL"));
         }
@@ -115,20 +122,25 @@ where
         if !json {
             return Err(invalid("the body is JSON; say so with `Content-Type: application/json`").into());
         }
-        let reading = Limited::new(request.into_body(), MOST).collect();
-        let bytes = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
-            Ok(Ok(collected)) => collected.to_bytes(),
-            Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
-                return Err(Error::new(Code::PayloadTooLarge, format!("the body is larger than {MOST} bytes")).into());
-            }
-            Ok(Err(error)) => return Err(invalid("the body broke off before its end").with_detail(error).into()),
-            Err(_) => return Err(invalid("the body did not arrive in time").into()),
-        };
-        parse(&bytes).map(Self).map_err(Problem)
+        parse(&read(request.into_body(), MOST).await?).map(Self).map_err(Problem)
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+/// A body, read to its end: at most so many bytes, and not for ever.
+///
+/// Errors: `payload_too_large`; `invalid_request` where it breaks off or does not come in time.
+pub(crate) async fn read(body: axum::body::Body, most: usize) -> Result<Bytes, Error> {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(Error::new(Code::PayloadTooLarge, format!("the body is larger than {most} bytes")))
+        }
+        Ok(Err(error)) => Err(invalid("the body broke off before its end").with_detail(error)),
+        Err(_) => Err(invalid("the body did not arrive in time")),
+    }
+}
+
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     if holds_nul(bytes) {
         return Err(invalid("the body holds a NUL"));
     }
@@ -216,5 +228,12 @@ mod tests {
         assert!(pairs(Some("a=1&%61=2")).is_err());
         assert_eq!(pairs(Some("a=&b=1")).unwrap(), [("b".to_owned(), "1".to_owned())]);
         assert!(pairs(Some("a=%00")).is_err());
+    }
+
+    #[test]
+    fn a_query_of_parameters_without_end_is_refused() {
+        let many = |count: usize| (0..count).map(|n| format!("p{n}=1")).collect::<Vec<_>>().join("&");
+        assert_eq!(pairs(Some(&many(100))).unwrap().len(), 100);
+        assert!(pairs(Some(&many(101))).is_err());
     }
 }

@@ -7,7 +7,8 @@
 //!
 //! 1. Subject and actor are looked at before anything else: whatever is wrong with them is `invalid_request` (section 2.2.2).
 //! 2. What comes out lies under the token that was shown, the scopes that were asked for and the client's own ceiling. It is of
-//!    the same agent, so every grant, role and switch counts for it as before; it hangs on the shown token and ends with it.
+//!    the same agent, for the same session and task and for no other place, so every grant, role and switch counts for it as
+//!    before; it hangs on the shown token and ends with it.
 //! 3. Where `audience` names a connection or a provider, the result is the upstream access token itself, if a grant says
 //!    `reveal`: the decision is asked as for any reveal, with a token as in 2. that is never handed out.
 
@@ -70,7 +71,11 @@ impl Server {
         match target {
             Target::Ours(audience) => {
                 let own = shown.token.facts.token.as_ref().and_then(|token| token.origin.audience);
-                let audience = audience.or(own).unwrap_or(Audience::Api);
+                // Whoever gets hold of a token for one place must not be able to make one for another of it.
+                if own.is_some() && audience.is_some() && own != audience {
+                    return Err(Fault::new(Word::InvalidTarget, "the token is for another resource"));
+                }
+                let audience = own.or(audience).unwrap_or(Audience::Api);
                 let (text, expires_at, _) = self.child(client, &shown, &ceiling, audience, ACCESS_LIFE).await?;
                 Ok(Issued {
                     access_token: text,
@@ -204,6 +209,8 @@ impl Server {
             agent: &shown.agent,
             person: shown.person.as_ref(),
             minter: parent.minter.as_ref().map(|minter: &PersonFacts| &minter.id),
+            session: shown.token.facts.session.as_ref(),
+            task: shown.token.facts.task.as_ref(),
             client: &client.id,
             family: parent.origin.family.as_ref(),
             parent: Some(&parent.id),

@@ -147,6 +147,8 @@ impl Server {
             person: Some(&family.person),
             // Whoever consented minted it: it needs their role, as one that they minted by hand does.
             minter: Some(&family.person),
+            session: None,
+            task: None,
             client: &client.id,
             family: Some(&family.id),
             parent: None,

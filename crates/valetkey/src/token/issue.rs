@@ -9,7 +9,7 @@ use crate::{
     clock::Timestamp,
     db::{Db, Tx},
     error::{Error, Result},
-    id::{AgentId, ClientId, FamilyId, SiteId, TokenId, UserId, sha256_hex},
+    id::{AgentId, ClientId, FamilyId, SessionName, SiteId, TaskName, TokenId, UserId, sha256_hex},
     on,
     principal::{Actor, Ceiling},
     row,
@@ -27,6 +27,10 @@ pub struct Issue<'a> {
     pub person: Option<&'a UserId>,
     /// Whose live role on the agent it needs, besides.
     pub minter: Option<&'a UserId>,
+    /// The session that it is for: that of the token it is exchanged for. What holds that one back holds this one back.
+    pub session: Option<&'a SessionName>,
+    /// The task that it is for, likewise.
+    pub task: Option<&'a TaskName>,
     /// The client that it is issued to.
     pub client: &'a ClientId,
     /// The consent that it comes of.
@@ -52,8 +56,8 @@ pub async fn issue(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, new: 
     on!(&mut *tx, |c| {
         sqlx::query(
             "INSERT INTO agent_tokens (site, id, agent, token_hash, prefix, label, person, minter, ceiling, created_by, created_at,
-                                       expires_at, client, family, parent, audience)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+                                       expires_at, client, family, parent, audience, session_name, task_name)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
         )
         .bind(site.as_str())
         .bind(id.as_str())
@@ -71,13 +75,15 @@ pub async fn issue(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor, new: 
         .bind(new.family.map(FamilyId::as_str))
         .bind(new.parent.map(TokenId::as_str))
         .bind(new.audience.as_str())
+        .bind(new.session.map(SessionName::as_str))
+        .bind(new.task.map(TaskName::as_str))
         .execute(c)
         .await
         .map(|_| ())?
     });
     let facts = json!({
         "token": id, "client": new.client, "family": new.family, "parent": new.parent, "person": new.person,
-        "audience": new.audience, "expires_at": new.expires_at,
+        "session": new.session, "task": new.task, "audience": new.audience, "expires_at": new.expires_at,
     });
     base.audit.record(tx, Event::new(site, actor, "token.issue").agent(new.agent).facts(facts)).await?;
     Ok((id, hash))
