@@ -6,7 +6,7 @@ use valetkey::{
     agent::{self, Role},
     db::Db,
     decision::{Parsed, for_token_alone},
-    grant::ForWhom,
+    grant::{Effect, ForWhom, NewGrant},
     oauth::{Client, Issued, Outcome, Word},
     on_each_db,
     platform::{self, Minted, Purpose, Scope},
@@ -16,7 +16,7 @@ use valetkey::{
 };
 
 use super::world::{ACCESS_TOKEN, Hall, ISSUER, JWT, word};
-use crate::support::ceiling;
+use crate::support::{both, ceiling};
 
 impl Hall {
     /// A token that was minted by hand.
@@ -80,6 +80,49 @@ on_each_db! {
         assert_eq!((next.expires_in, next.scope.as_deref()), (Some(300), Some("proxy provider:reddit")));
         for wider in ["reveal", "proxy provider:youtube"] {
             assert_eq!(word(hall.trade(&client, &issued.access_token, &[("scope", wider)]).await), Word::InvalidScope, "{wider}");
+        }
+    }
+
+    /// A denial for a session or a task holds whatever comes of its tokens, too.
+    async fn an_exchange_leads_out_of_no_session_and_no_task(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (base, client, connection) = (&hall.house.base, hall.exchanger(None).await, hall.account().await);
+        let denied = NewGrant { effect: Effect::Deny, delivery: both(), ..NewGrant::proxy(&hall.agent, &connection, ForWhom::Anyone) };
+        hall.house.grant_with(NewGrant { session: Some("night".parse().unwrap()), ..denied.clone() }).await;
+        hall.house.grant_with(NewGrant { task: Some("t-1".parse().unwrap()), ..denied }).await;
+        let alice = NewToken { person: Some("alice".parse().unwrap()), ..NewToken::default() };
+        for (new, allowed) in [
+            (alice.clone(), true),
+            (NewToken { session: Some("night".parse().unwrap()), ..alice.clone() }, false),
+            (NewToken { task: Some("t-1".parse().unwrap()), ..alice.clone() }, false),
+        ] {
+            let (_, own) = token::mint(base, hall.site(), &Actor::Operator, &hall.agent, new).await.unwrap();
+            let child = hall.trade(&client, &own, &[("scope", "proxy reveal")]).await.unwrap().access_token;
+            let next = hall.trade(&client, &child, &[]).await.unwrap().access_token;
+            for token in [&own, &child, &next] {
+                let hash = TokenHash::of_presented(token.expose()).unwrap();
+                assert_eq!(hall.house.ask(&hash, &connection).await.unwrap().allowed(), allowed);
+                let upstream = hall.trade(&client, token, &[("audience", "reddit")]).await;
+                assert_eq!(upstream.is_ok(), allowed, "the upstream token itself");
+            }
+        }
+    }
+
+    /// Whoever gets hold of a token for one place makes none for another of it.
+    async fn a_token_for_one_place_is_exchanged_for_no_other(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (client, app, mcp) = (hall.exchanger(None).await, hall.public().await, format!("{ISSUER}/mcp"));
+        let there = hall.tokens(&app, &[("resource", mcp.as_str())]).await.access_token;
+        let here = hall.tokens(&app, &[]).await.access_token;
+        for (token, own, other) in [(&there, mcp.as_str(), ISSUER), (&here, ISSUER, mcp.as_str())] {
+            for name in ["resource", "audience"] {
+                assert_eq!(word(hall.trade(&client, token, &[(name, other)]).await), Word::InvalidTarget, "{other}");
+            }
+            for asked in [&[][..], &[("resource", own)], &[("audience", own)]] {
+                let issued = hall.trade(&client, token, asked).await.unwrap();
+                let told = hall.introspect(&hall.asker().await, issued.access_token.expose()).await;
+                assert_eq!(told["aud"], serde_json::json!([own]));
+            }
         }
     }
 
