@@ -12,7 +12,7 @@ use crate::{
     base::Outside,
     connection::{self, Connection, Filter, Status},
     error::{Code, Error, Result},
-    grant::{self, Grant},
+    grant::{self, Effect, Grant},
     id::{AgentId, ApprovalId, ConnectionId, FamilyId, GrantId, ProposalId},
     oauth::client,
     principal::Owner,
@@ -125,7 +125,7 @@ async fn account(outside: &Outside, session: &Session, id: &ConnectionId) -> Res
 /// Takes back a permission to use one of the person's accounts, whoever granted it. Doing it again changes nothing.
 ///
 /// # Errors
-/// `not_found` where there is no such permission on an account of theirs.
+/// `not_found` where there is no such permission on an account of theirs; `fresh_proof_needed` for one that asks or denies.
 pub async fn take_back(outside: &Outside, session: &Session, id: &GrantId) -> Result<()> {
     let base = &outside.base;
     let missing = || Error::new(Code::NotFound, "there is no such permission on an account of yours");
@@ -133,6 +133,10 @@ pub async fn take_back(outside: &Outside, session: &Session, id: &GrantId) -> Re
     let connection = connection::get(&base.db, &session.site, &grant.connection).await?;
     if connection.is_none_or(|connection| connection.owner.user() != Some(&session.user)) {
         return Err(missing());
+    }
+    // It holds others back: to take it away is to give.
+    if grant.effect != Effect::Allow {
+        session.require_fresh(base.clock.now())?;
     }
     grant::revoke(base, &session.site, &session.actor(), id, "taken back by the account's owner").await
 }

@@ -201,7 +201,10 @@ pub(super) async fn take_back(State(deps): State<Deps>, Path(grant): Path<String
         mine::take_back(&deps.outside, &form.signed_in.session, &grant).await?;
         redirect("/")
     };
-    taken.await.unwrap_or_else(failed)
+    match taken.await {
+        Ok(response) => response,
+        Err(error) => signed_in::refused(&deps.outside, &form.signed_in, error, "/").await,
+    }
 }
 
 /// `GET /account/connections/{connection}/disconnect`

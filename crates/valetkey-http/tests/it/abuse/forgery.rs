@@ -4,8 +4,9 @@
 use axum::body::Body;
 use http::{Request, header};
 use valetkey::{
-    approval, grant,
-    id::SiteId,
+    approval,
+    grant::{self, Effect},
+    id::{GrantId, SiteId},
     site::SiteChange,
     token::family::{self, Filter},
 };
@@ -155,6 +156,30 @@ on_each_db! {
         }
         assert_eq!(pages_approvals::status(&pages, &call).await, approval::Status::Approved);
         assert_eq!(grants().await, before + 1);
+    }
+
+    /// A grant that asks or denies holds others back: whoever finds a browser in which somebody signed in an hour ago takes none away.
+    async fn what_holds_agents_back_is_taken_away_with_a_fresh_proof(pages: Pages) {
+        let asking = Asking::new(&pages).await;
+        let (base, site) = (pages.broker.base(), SiteId::default_site());
+        let all = grant::list(&base.db, &site, Some(&asking.agent), None).await.unwrap();
+        let id = |effect: Effect| all.iter().find(|grant| grant.effect == effect).unwrap().id.clone();
+        let (asks, allows) = (id(Effect::Ask), id(Effect::Allow));
+        let live = async |id: &GrantId| grant::get(&base.db, &site, id).await.unwrap().unwrap().revoked_at.is_none();
+        let mut browser = pages.browser();
+        browser.enter("alice", "/").await.expect(303);
+        pages.advance(6);
+        let token = csrf(&browser.get("/").await.expect(200));
+        let path = format!("/account/grants/{asks}/revoke");
+        let answer = browser.post_with(&path, &[("csrf", &token)], OURS).await.expect(403);
+        assert!(text(&answer).contains("fresh=1") && live(&asks).await, "{}", text(&answer));
+        // To take a permission away needs none.
+        browser.post_with(&format!("/account/grants/{allows}/revoke"), &[("csrf", &token)], OURS).await.expect(303);
+        assert!(!live(&allows).await);
+        browser.enter("alice", "/").await.expect(303);
+        let token = csrf(&browser.get("/").await.expect(200));
+        browser.post_with(&path, &[("csrf", &token)], OURS).await.expect(303);
+        assert!(!live(&asks).await);
     }
 
     /// A link's page is bound to the browser that opened it: its token is worth nothing in another, and no other's is in it.
