@@ -23,6 +23,15 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(wrong)
 }
 
+/// A whole number of seconds from 1: `3600`.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a number of seconds from 1");
+    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    duration(&format!("{text}s")).map_err(|_| wrong())
+}
+
 /// When something shall end: a moment, or a time from now.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
@@ -70,6 +79,14 @@ mod tests {
         assert_eq!(duration("2d"), Ok(Duration::from_secs(2 * 86_400)));
         for text in ["", "s", "0s", "30", "-1s", "1.5h", "1h30m", "99999999999999999999s", "30000000000d", "5 s", "5S"] {
             assert!(duration(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_a_number_from_one() {
+        assert_eq!(seconds("3600"), Ok(Duration::from_secs(3600)));
+        for text in ["", "0", "-1", "+1", "1.5", "1h", "60s", "never", "99999999999999999999"] {
+            assert!(seconds(text).is_err(), "{text:?}");
         }
     }
 

@@ -88,7 +88,9 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
         response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
     let status = response.status();
+    // Only where we say it: what a provider answers through the proxy asks for none of our tokens.
     if status == StatusCode::UNAUTHORIZED
+        && response.extensions().get::<Logged>().is_some()
         && response.headers().get(header::WWW_AUTHENTICATE).is_some_and(|value| value == "Bearer")
     {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge(&state));

@@ -148,6 +148,7 @@ mod tests {
         value.as_object().unwrap().clone()
     }
 
+    /// T-211 to T-215.
     /// whole numbers above zero are the person, everything else is nobody.
     #[test]
     fn the_calling_user_is_read_from_a_payload_as_it_was() {

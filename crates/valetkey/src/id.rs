@@ -279,10 +279,11 @@ impl serde::Serialize for AccountName {
 mod tests {
     use super::*;
 
+    /// T-074, T-075.
     #[test]
     fn platform_ids_are_refused_when_empty_zero_negative_padded_or_strange() {
         for text in ["", "0", "-1", "-", "007", "a b", "é", "a\0", "a/b", &"x".repeat(192)] {
-            assert!(text.parse::<UserId>().is_err(), "{text:?} was taken");
+            assert!(text.parse::<UserId>().is_err() && text.parse::<AgentId>().is_err(), "{text:?} was taken");
         }
     }
 
@@ -293,10 +294,14 @@ mod tests {
         }
     }
 
+    /// T-078.
     #[test]
     fn an_id_of_one_kind_is_not_read_as_another() {
         let id = ConnectionId::new();
         assert!(id.as_str().parse::<GrantId>().is_err());
+        for odd in ["", "0", "456", "tok_", "tok_456"] {
+            assert!(odd.parse::<TokenId>().is_err(), "{odd:?}");
+        }
         assert_eq!(id.as_str().parse::<ConnectionId>().unwrap(), id);
     }
 

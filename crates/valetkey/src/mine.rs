@@ -125,7 +125,8 @@ async fn account(outside: &Outside, session: &Session, id: &ConnectionId) -> Res
 /// Takes back a permission to use one of the person's accounts, whoever granted it. Doing it again changes nothing.
 ///
 /// # Errors
-/// `not_found` where there is no such permission on an account of theirs; `fresh_proof_needed` for one that asks or denies.
+/// `not_found` where there is no such permission on an account of theirs; `fresh_proof_needed` for one that asks or denies: it
+/// holds others back, so to take it away is to give.
 pub async fn take_back(outside: &Outside, session: &Session, id: &GrantId) -> Result<()> {
     let base = &outside.base;
     let missing = || Error::new(Code::NotFound, "there is no such permission on an account of yours");
@@ -134,7 +135,6 @@ pub async fn take_back(outside: &Outside, session: &Session, id: &GrantId) -> Re
     if connection.is_none_or(|connection| connection.owner.user() != Some(&session.user)) {
         return Err(missing());
     }
-    // It holds others back: to take it away is to give.
     if grant.effect != Effect::Allow {
         session.require_fresh(base.clock.now())?;
     }

@@ -5,6 +5,7 @@ mod chain;
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{
     error::{Code, Error, Result},
@@ -301,11 +302,57 @@ impl PlatformCeiling {
     /// The capability by which Data Machine lets an agent use tools, and so accounts.
     pub const USE_TOOLS: &'static str = "datamachine_use_tools";
 
+    /// Reads a scope as Data Machine writes it: a list of capabilities, or an object that names abilities besides. Nothing for
+    /// what is neither: it was meant to narrow.
+    pub fn from_scope(scope: &Value) -> Option<Self> {
+        match scope {
+            Value::Array(list) if list.is_empty() => Some(Self::structured(&Map::new())),
+            Value::Array(list) => Some(Self { capabilities: Some(words(list)), ..Self::default() }),
+            Value::Object(scope) => Some(Self::structured(scope)),
+            _ => None,
+        }
+    }
+
+    /// A scope that names abilities. Without a list of capabilities it allows none.
+    fn structured(scope: &Map<String, Value>) -> Self {
+        let list = |name: &str| scope.get(name).and_then(Value::as_array).map_or_else(Vec::new, |list| words(list));
+        let text = |name: &str| scope.get(name).and_then(Value::as_str).unwrap_or_default();
+        let slug = text("scope").to_lowercase();
+        Self {
+            capabilities: Some(list("capabilities")),
+            abilities: Some(Abilities {
+                scope: slug.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')).collect(),
+                label: text("label").chars().filter(|c| !c.is_control()).collect(),
+                ability_categories: list("ability_categories"),
+                ability_allow: list("ability_allow"),
+                ability_deny: list("ability_deny"),
+            }),
+            site_scope: None,
+        }
+    }
+
     /// Whether a token may use accounts at all: one that its platform holds to capabilities needs the one for tools. At
     /// Data Machine such a token could not reach an account either, and no grant here shall make it more than it was.
     pub fn may_use_accounts(&self) -> bool {
         self.capabilities.as_ref().is_none_or(|held| held.iter().any(|one| one == Self::USE_TOOLS))
     }
+}
+
+/// Words without spaces around them, each once; a number is its digits, and what is neither is left out.
+fn words(list: &[Value]) -> Vec<String> {
+    let mut words: Vec<String> = Vec::new();
+    for item in list {
+        let word = match item {
+            Value::String(text) => text.trim().to_owned(),
+            Value::Number(number) => number.to_string(),
+            Value::Bool(true) => "1".to_owned(),
+            _ => continue,
+        };
+        if !word.is_empty() && !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    words
 }
 
 /// Where a principal's authority comes from.
@@ -537,7 +584,7 @@ mod tests {
         }
     }
 
-    /// T-064, T-065.
+    /// T-062, T-064, T-065.
     #[test]
     fn what_a_principal_shows_of_itself_is_no_token_no_label_and_no_ceiling() {
         let principal = whole();
@@ -569,6 +616,36 @@ mod tests {
         acts(Principal { calling_user: Some(alice), ..agent }, &format!("{text}/user:alice"));
     }
 
+    /// T-067, T-107, T-216: who is signed in acts and calls; no agent and no token is beside them, and nothing narrows them here.
+    #[test]
+    fn a_signed_in_person_is_the_acting_and_the_calling_one() {
+        let alice: UserId = "alice".parse().unwrap();
+        for source in [AuthSource::Session, AuthSource::Assertion] {
+            let principal = Principal::person(SiteId::default_site(), alice.clone(), source);
+            assert_eq!(
+                (principal.source, &principal.user, &principal.calling_user),
+                (source, &Some(alice.clone()), &Some(alice.clone()))
+            );
+            assert_eq!((&principal.agent, &principal.token, principal.has_ceiling()), (&None, &None, false));
+        }
+    }
+
+    /// T-103: an entry that is none is refused with its list, and not left out of it.
+    #[test]
+    fn an_entry_of_a_ceiling_that_is_none_is_not_read() {
+        for odd in [
+            r#"{"providers":[""]}"#,
+            r#"{"providers":["lab",""]}"#,
+            r#"{"connections":["x"]}"#,
+            r#"{"operations":[""]}"#,
+            r#"{"delivery":["proxy",""]}"#,
+            r#"{"delivery":"proxy"}"#,
+        ] {
+            assert!(serde_json::from_str::<Ceiling>(odd).is_err(), "{odd}");
+        }
+    }
+
+    /// T-102.
     #[test]
     fn a_ceiling_that_narrows_nothing_is_no_ceiling() {
         assert_eq!(Ceiling::to_column(None).unwrap(), None);

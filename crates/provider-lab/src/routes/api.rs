@@ -264,7 +264,14 @@ pub(super) async fn bytes(_caller: Caller, Query(Amount { n }): Query<Amount>) -
 pub(super) async fn status(_caller: Caller, Path(code): Path<u16>) -> Response {
     match StatusCode::from_u16(code) {
         Ok(status) if matches!(code, 204 | 205 | 304) => status.into_response(),
-        Ok(status) if code >= 200 => answer(status, &json!({ "status": code })),
+        Ok(status) if code >= 200 => {
+            let mut response = answer(status, &json!({ "status": code }));
+            if status == StatusCode::UNAUTHORIZED {
+                // RFC 9110 section 15.5.2.
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            response
+        }
         _ => Refusal::request("a status from 200 to 999").into_response(),
     }
 }

@@ -1,6 +1,6 @@
 //! `valetkey grant`: permissions of agents to use connections.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -16,51 +16,7 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub(crate) enum Grant {
     /// Let an agent use a connection, have it ask first, or forbid it
-    Create {
-        /// The agent's id or slug
-        #[arg(long)]
-        agent: String,
-        /// The connection's id
-        #[arg(long)]
-        connection: String,
-        /// What it does: allow, ask (a person approves each use first), deny. One that asks or denies also holds back what
-        /// other grants allow
-        #[arg(long, default_value = "allow", value_parser = ["allow", "ask", "deny"])]
-        effect: String,
-        /// For whom the agent may use it: owner (the calling person is the connection's owner), unattended (no person is
-        /// calling), operators (anyone with that role on the agent), users:ID,ID, or of a denial anyone
-        #[arg(long = "for", value_name = "WHOM", value_parser = for_whom)]
-        for_whom: Option<Value>,
-        /// Only for tokens that were minted for this session
-        #[arg(long)]
-        session: Option<String>,
-        /// Only for tokens that were minted for this task
-        #[arg(long)]
-        task: Option<String>,
-        /// How: proxy (the broker makes the call), reveal (the access token is handed out); without it the proxy, and of a
-        /// denial both
-        #[arg(long, value_name = "HOW", value_delimiter = ',', value_parser = ["proxy", "reveal"])]
-        deliver: Vec<String>,
-        /// At most these scopes of the provider; may be repeated
-        #[arg(long)]
-        scope: Vec<String>,
-        /// Only these operations: a pattern such as 'GET /api/**' (`*` is one segment, `**` the rest), or a name that the
-        /// provider's definition has, such as issue.create; may be repeated
-        #[arg(long, value_name = "OPERATION")]
-        operation: Vec<String>,
-        /// How often at most in any stretch of time, such as 100/1h
-        #[arg(long, value_name = "N/TIME")]
-        rate: Option<String>,
-        /// How often at most, in all
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
-        max_uses: Option<i64>,
-        /// Until when: 90d, or a moment such as 2027-01-31T12:00:00Z
-        #[arg(long, value_name = "WHEN", value_parser = Until::parse)]
-        expires: Option<Until>,
-        /// Why
-        #[arg(long, default_value = "")]
-        note: String,
-    },
+    Create(Box<New>),
     /// List grants, the ended ones among them
     List {
         /// Only this agent's; its id or slug
@@ -80,24 +36,73 @@ pub(crate) enum Grant {
     },
 }
 
+/// What is granted.
+#[derive(Debug, Args)]
+pub(crate) struct New {
+    /// The agent's id or slug
+    #[arg(long)]
+    agent: String,
+    /// The connection's id
+    #[arg(long)]
+    connection: String,
+    /// What it does: allow, ask (a person approves each use first), deny. One that asks or denies also holds back what
+    /// other grants allow
+    #[arg(long, default_value = "allow", value_parser = ["allow", "ask", "deny"])]
+    effect: String,
+    /// For whom the agent may use it: owner (the calling person is the connection's owner), unattended (no person is
+    /// calling), operators (anyone with that role on the agent), users:ID,ID, or of a denial anyone
+    #[arg(long = "for", value_name = "WHOM", value_parser = for_whom)]
+    for_whom: Option<Value>,
+    /// Only for tokens that were minted for this session
+    #[arg(long)]
+    session: Option<String>,
+    /// Only for tokens that were minted for this task
+    #[arg(long)]
+    task: Option<String>,
+    /// How: proxy (the broker makes the call), reveal (the access token is handed out); without it the proxy, and of a
+    /// denial both
+    #[arg(long, value_name = "HOW", value_delimiter = ',', value_parser = ["proxy", "reveal"])]
+    deliver: Vec<String>,
+    /// At most these scopes of the provider; may be repeated
+    #[arg(long)]
+    scope: Vec<String>,
+    /// Only these operations: a pattern such as 'GET /api/**' (`*` is one segment, `**` the rest), or a name that the
+    /// provider's definition has, such as issue.create; may be repeated
+    #[arg(long, value_name = "OPERATION")]
+    operation: Vec<String>,
+    /// How often at most in any stretch of time, such as 100/1h
+    #[arg(long, value_name = "N/TIME")]
+    rate: Option<String>,
+    /// How often at most, in all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    max_uses: Option<i64>,
+    /// Until when: 90d, or a moment such as 2027-01-31T12:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = Until::parse)]
+    expires: Option<Until>,
+    /// Why
+    #[arg(long, default_value = "")]
+    note: String,
+}
+
 impl Grant {
     pub(super) async fn run(self, session: &Session) -> Result<()> {
         match self {
-            Self::Create {
-                agent,
-                connection,
-                effect,
-                for_whom,
-                session: work,
-                task,
-                deliver,
-                scope,
-                operation,
-                rate,
-                max_uses,
-                expires,
-                note,
-            } => {
+            Self::Create(new) => {
+                let New {
+                    agent,
+                    connection,
+                    effect,
+                    for_whom,
+                    session: work,
+                    task,
+                    deliver,
+                    scope,
+                    operation,
+                    rate,
+                    max_uses,
+                    expires,
+                    note,
+                } = *new;
                 let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
                 let body = json!({
                     "agent": agent,

@@ -1,6 +1,6 @@
 //! `valetkey proposal`: what agents ask to be granted.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -30,40 +30,7 @@ pub(crate) enum Proposal {
         id: String,
     },
     /// Grant what is asked for, or less
-    Accept {
-        /// The proposal's id
-        id: String,
-        /// With which connection; needed where the agent names a provider only
-        #[arg(long)]
-        connection: Option<String>,
-        /// What it does: allow, or ask (a person approves each use first)
-        #[arg(long, default_value = "allow", value_parser = ["allow", "ask"])]
-        effect: String,
-        /// For whom the agent may use it: owner, unattended, operators, or users:ID,ID; as asked for without this
-        #[arg(long = "for", value_name = "WHOM", value_parser = grant::for_whom)]
-        for_whom: Option<Value>,
-        /// How: proxy, reveal; not more than is asked for
-        #[arg(long, value_name = "HOW", value_delimiter = ',', value_parser = ["proxy", "reveal"])]
-        deliver: Vec<String>,
-        /// Only these of the operations asked for, as patterns or names; may be repeated
-        #[arg(long, value_name = "OPERATION")]
-        operation: Vec<String>,
-        /// At most these scopes of the provider; may be repeated
-        #[arg(long)]
-        scope: Vec<String>,
-        /// How often at most in any stretch of time, such as 100/1h
-        #[arg(long, value_name = "N/TIME")]
-        rate: Option<String>,
-        /// How often at most, in all
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
-        max_uses: Option<i64>,
-        /// Until when: 90d, or a moment such as 2027-01-31T12:00:00Z
-        #[arg(long, value_name = "WHEN", value_parser = Until::parse)]
-        expires: Option<Until>,
-        /// Why
-        #[arg(long, default_value = "")]
-        note: String,
-    },
+    Accept(Box<Accepted>),
     /// Grant nothing
     Refuse {
         /// The proposal's id
@@ -74,6 +41,43 @@ pub(crate) enum Proposal {
     },
 }
 
+/// What of a proposal is granted.
+#[derive(Debug, Args)]
+pub(crate) struct Accepted {
+    /// The proposal's id
+    id: String,
+    /// With which connection; needed where the agent names a provider only
+    #[arg(long)]
+    connection: Option<String>,
+    /// What it does: allow, or ask (a person approves each use first)
+    #[arg(long, default_value = "allow", value_parser = ["allow", "ask"])]
+    effect: String,
+    /// For whom the agent may use it: owner, unattended, operators, or users:ID,ID; as asked for without this
+    #[arg(long = "for", value_name = "WHOM", value_parser = grant::for_whom)]
+    for_whom: Option<Value>,
+    /// How: proxy, reveal; not more than is asked for
+    #[arg(long, value_name = "HOW", value_delimiter = ',', value_parser = ["proxy", "reveal"])]
+    deliver: Vec<String>,
+    /// Only these of the operations asked for, as patterns or names; may be repeated
+    #[arg(long, value_name = "OPERATION")]
+    operation: Vec<String>,
+    /// At most these scopes of the provider; may be repeated
+    #[arg(long)]
+    scope: Vec<String>,
+    /// How often at most in any stretch of time, such as 100/1h
+    #[arg(long, value_name = "N/TIME")]
+    rate: Option<String>,
+    /// How often at most, in all
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
+    max_uses: Option<i64>,
+    /// Until when: 90d, or a moment such as 2027-01-31T12:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = Until::parse)]
+    expires: Option<Until>,
+    /// Why
+    #[arg(long, default_value = "")]
+    note: String,
+}
+
 impl Proposal {
     pub(super) async fn run(self, session: &Session) -> Result<()> {
         match self {
@@ -82,7 +86,9 @@ impl Proposal {
                 session.ask_all(&with_query("/v1/proposals", &filter), "proposals", list).await
             }
             Self::Show { id } => session.ask(Method::GET, &format!("/v1/proposals/{}", segment(&id)?), None, show).await,
-            Self::Accept { id, connection, effect, for_whom, deliver, operation, scope, rate, max_uses, expires, note } => {
+            Self::Accept(accepted) => {
+                let Accepted { id, connection, effect, for_whom, deliver, operation, scope, rate, max_uses, expires, note } =
+                    *accepted;
                 let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
                 let body = json!({
                     "connection": connection,

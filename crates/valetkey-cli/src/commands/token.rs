@@ -1,15 +1,18 @@
 //! `valetkey agent token`: the bearers by which agents call the broker.
 
-use clap::{Args, Subcommand};
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
+use valetkey::{clock::Timestamp, principal::PlatformCeiling};
 
 use super::Session;
 use crate::{
     client::{segment, with_query},
     failure::{Failure, Result},
-    moments::Until,
-    output::{cell, facts, items, table},
+    moments::{Until, seconds},
+    output::{Output, cell, facts, items, table},
 };
 
 /// Agent tokens.
@@ -36,28 +39,61 @@ pub(crate) enum Token {
         /// Until when: 90d, or a moment such as 2027-01-31T12:00:00Z
         #[arg(long, value_name = "WHEN", value_parser = Until::parse)]
         expires: Option<Until>,
+        /// The same as a number of seconds from now
+        #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with = "expires", allow_hyphen_values = true)]
+        expires_in: Option<Duration>,
+        /// The most it may do at its platform, in the form of Data Machine: a JSON list of capabilities, or an object with
+        /// `capabilities`, `ability_categories`, `ability_allow`, `ability_deny`, `scope` and `label`. Accounts can be used only with
+        /// `datamachine_use_tools` among the capabilities
+        #[arg(long, value_name = "JSON", value_parser = capabilities)]
+        capabilities: Option<Box<PlatformCeiling>>,
     },
     /// List an agent's tokens
     List {
         /// The agent's id or slug
         agent: String,
+        /// How to print them; `json` is what --json prints
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
     },
     /// Revoke a token; no request that comes after this is served by it
+    #[command(allow_missing_positional = true)]
     Revoke {
+        /// The agent's id or slug: a token of another agent is not found then
+        agent: Option<String>,
         /// The token's id
         token: String,
         /// Why
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Revoke every token of an agent
+    /// Revoke every token of an agent, those among them that people consented to; no request that comes after this is served by one
     RevokeAll {
         /// The agent's id or slug
         agent: String,
         /// Why
         #[arg(long)]
         reason: Option<String>,
+        /// That it is meant: there is no way back
+        #[arg(long)]
+        yes: bool,
     },
+}
+
+/// How a list is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Reads a scope of Data Machine.
+fn capabilities(text: &str) -> std::result::Result<Box<PlatformCeiling>, String> {
+    let scope = serde_json::from_str::<Value>(text).ok();
+    let read = scope.and_then(|scope| PlatformCeiling::from_scope(&scope));
+    read.map(Box::new).ok_or_else(|| "it is neither a JSON list nor a JSON object".to_owned())
 }
 
 /// The most that may be done, whatever is granted. Each part that is given narrows.
@@ -96,23 +132,37 @@ impl Token {
     pub(super) async fn run(self, session: &Session) -> Result<()> {
         let of = |agent: &str| Ok::<_, Failure>(format!("/v1/agents/{}/tokens", segment(agent)?));
         match self {
-            Self::Create { agent, label, person, session: work, task, ceiling, expires } => {
+            Self::Create { agent, label, person, session: work, task, ceiling, expires, expires_in, capabilities } => {
+                let mut ceiling = ceiling.body();
+                if let Some(platform) = capabilities {
+                    ceiling.get_or_insert_with(|| json!({}))["platform"] = json!(platform);
+                }
+                let expires = expires.or(expires_in.map(Until::After));
                 let body = json!({
                     "label": label,
                     "person": person,
                     "session": work,
                     "task": task,
-                    "ceiling": ceiling.body(),
+                    "ceiling": ceiling,
                     "expires_at": expires.map(|until| until.from(session.clock.now())),
                 });
                 session.ask(Method::POST, &of(&agent)?, Some(&body), minted).await
             }
-            Self::List { agent } => session.ask_all(&of(&agent)?, "tokens", list).await,
-            Self::Revoke { token, reason } => {
-                let path = with_query(&format!("/v1/tokens/{}", segment(&token)?), &[("reason", reason.as_deref())]);
+            Self::List { agent, format } => {
+                let path = of(&agent)?;
+                let answer = session.with(async |client| client.all(&path, "tokens").await).await?;
+                let out = Output { json: session.out.json || format == Format::Json };
+                out.show(&answer, |answer| list(answer, session.clock.now()))
+            }
+            Self::Revoke { agent, token, reason } => {
+                let path = format!("/v1/tokens/{}", segment(&token)?);
+                let path = with_query(&path, &[("agent", agent.as_deref()), ("reason", reason.as_deref())]);
                 session.ask(Method::DELETE, &path, None, |_| format!("{token} is revoked")).await
             }
-            Self::RevokeAll { agent, reason } => {
+            Self::RevokeAll { agent, yes: false, .. } => {
+                Err(Failure::usage(format!("revoking every token of {agent} cannot be undone; say --yes where that is meant")))
+            }
+            Self::RevokeAll { agent, reason, yes: true } => {
                 let path = with_query(&of(&agent)?, &[("reason", reason.as_deref())]);
                 let said = |answer: &Value| format!("{} tokens are revoked", cell(answer, "/revoked"));
                 session.ask(Method::DELETE, &path, None, said).await
@@ -143,14 +193,44 @@ fn minted(answer: &Value) -> String {
         ("session", cell(answer, "/session")),
         ("task", cell(answer, "/task")),
         ("until", cell(answer, "/expires_at")),
+        ("capabilities", cell(answer, "/ceiling/platform/capabilities")),
         ("token", cell(answer, "/token")),
     ]);
     format!("{shown}\n\nThe token is shown this once.")
 }
 
-fn list(answer: &Value) -> String {
-    let columns = ["/id", "/label", "/prefix", "/person", "/created_at", "/expires_at", "/last_used_at", "/revoked_at"];
-    let row = |token: &Value| columns.map(|at| cell(token, at)).to_vec();
-    let heads = ["id", "label", "begins", "acts for", "since", "until", "last used", "revoked"];
+fn list(answer: &Value, now: Timestamp) -> String {
+    let columns = ["/id", "/label", "/prefix", "/person", "/created_at", "/expires_at", "/last_used_at"];
+    let row = |token: &Value| columns.map(|at| cell(token, at)).into_iter().chain([status(token, now)]).collect::<Vec<_>>();
+    let heads = ["id", "label", "begins", "acts for", "since", "until", "last used", "status"];
     table(&heads, items(answer, "tokens").iter().map(row).collect(), "the agent has no token")
+}
+
+/// Where a token stands, for people. One whose end cannot be read is not shown as if it lived.
+fn status(token: &Value, now: Timestamp) -> String {
+    let ends = token.get("expires_at").and_then(Value::as_str).map(str::parse::<Timestamp>);
+    let over = ends.is_some_and(|end| end.map_or(true, |at| at <= now));
+    match cell(token, "/revoked_at") {
+        revoked if !revoked.is_empty() => format!("revoked {revoked}"),
+        _ if over => "expired".to_owned(),
+        _ => "active".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_active_until_its_end_and_not_at_it() {
+        let now = Timestamp::from_unix_seconds(1_800_000_000);
+        let stands = |token: Value| status(&token, now);
+        let (before, after) = (now.minus(Duration::from_secs(1)), now.plus(Duration::from_secs(1)));
+        assert_eq!(stands(json!({ "expires_at": null, "revoked_at": null })), "active");
+        assert_eq!(stands(json!({ "expires_at": after })), "active");
+        for over in [json!(now), json!(before), json!("some day")] {
+            assert_eq!(stands(json!({ "expires_at": over })), "expired");
+        }
+        assert!(stands(json!({ "expires_at": before, "revoked_at": before })).starts_with("revoked 20"));
+    }
 }

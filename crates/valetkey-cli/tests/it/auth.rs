@@ -152,6 +152,7 @@ on_each_home! {
         assert_eq!(world.home.json(&["auth", "revoke", "lab", "--yes", "--skip-upstream"])["upstream"], "skipped");
     }
 
+    /// T-288.
     /// argued: a token is stored for whom it is said, and nobody can be said together with somebody else.
     async fn every_owner_and_name_is_an_account_of_its_own(home: Home) {
         let world = around(home).await;

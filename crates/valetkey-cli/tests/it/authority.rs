@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::on_each_home;
 
 on_each_home! {
+    /// T-166, T-167, T-169.
     async fn roles_are_granted_listed_checked_and_revoked(home: Home) {
         home.cli(&["agent", "create", "roadie", "--owner", "42"]).ok();
         home.cli(&["agent", "access", "grant", "roadie", "43"]).ok();

@@ -24,5 +24,6 @@ mod saves;
 mod scene;
 mod serve;
 mod support;
+mod tokens;
 mod trial;
 mod webhooks;

@@ -66,7 +66,7 @@ on_each_home! {
         home.cli(&["agent", "disable", "roadie"]).ok();
         call(&server, Method::GET, &me, &token, None).await.refused(401, "unauthenticated");
         home.cli(&["agent", "enable", "roadie"]).ok();
-        let gone = home.json(&["agent", "token", "revoke-all", "roadie"]);
+        let gone = home.json(&["agent", "token", "revoke-all", "roadie", "--yes"]);
         assert_eq!(gone["revoked"], 1);
         call(&server, Method::GET, &me, &token, None).await.refused(401, "unauthenticated");
 

@@ -13,11 +13,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{
-    on_each_home,
-    scene::eventually,
-    support::{Home, text},
-};
+use crate::{on_each_home, scene::eventually, support::text};
 
 on_each_home! {
     async fn a_message_is_verified_by_the_official_libraries(mut home: Home) {

@@ -138,19 +138,29 @@ impl Shown {
 impl ShownGrant {
     fn new(permission: Permission) -> Self {
         let Permission { grant, agent } = permission;
-        let mut words = whom(&grant.for_whom);
-        words += match grant.delivery.contains(&Delivery::Reveal) {
-            true => ", and it may be shown the account's token",
-            false => ", without seeing the account's token",
+        let (whom, ways) = (whom(&grant.for_whom), &grant.delivery);
+        let mut words = match (grant.effect, ways.contains(&Delivery::Proxy), ways.contains(&Delivery::Reveal)) {
+            (Effect::Deny, true, false) => format!("may not make calls with it {whom}"),
+            (Effect::Deny, false, true) => format!("may not be shown its token {whom}"),
+            (Effect::Deny, ..) => format!("may not use it {whom}"),
+            (Effect::Allow | Effect::Ask, _, true) => format!("{whom}, and it may be shown the account's token"),
+            (Effect::Allow | Effect::Ask, _, false) => format!("{whom}, without seeing the account's token"),
         };
-        words = match grant.effect {
-            Effect::Allow => words,
-            Effect::Ask => format!("{words}; it asks before each use"),
-            Effect::Deny => format!("may not use it {}", whom(&grant.for_whom)),
-        };
+        if grant.effect == Effect::Ask {
+            words += "; it asks before each use";
+        }
+        if let Some(session) = &grant.session {
+            words += &format!("; only in its session {session}");
+        }
+        if let Some(task) = &grant.task {
+            words += &format!("; only for its task {task}");
+        }
         if let Some(operations) = &grant.operations {
             let operations: Vec<_> = operations.patterns.iter().map(ToString::to_string).collect();
             words += &format!("; only {}", operations.join(", "));
+        }
+        if let Some(rate) = grant.rate {
+            words += &format!("; at most {rate}");
         }
         if let Some(most) = grant.max_uses {
             words += &format!("; {} of {most} uses left", (most - grant.uses).max(0));

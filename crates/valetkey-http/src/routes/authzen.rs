@@ -361,8 +361,9 @@ impl<'a> Asker<'a> {
     /// Errors: `unauthenticated` where an agent asks whose token is dead: it is told nothing, also not about itself.
     fn may_ask(&self, facts: &Facts, claim: &Claim<'_>, now: Timestamp) -> Result<bool> {
         let Some(token) = &self.token else {
-            let owner = facts.connection.as_ref().map(|connection| &connection.stored.connection.owner);
-            return Ok(owner.is_none_or(|owner| self.caller.reaches(owner)));
+            // Of what is not there it hears as of what it does not reach.
+            let connection = facts.connection.as_ref().map(|connection| &connection.stored.connection);
+            return Ok(connection.is_some_and(|connection| self.caller.reaches(&connection.owner)));
         };
         decision::calling(facts, token.unattended, &token.chain, now)?;
         let acts_for = facts.person.as_ref().filter(|_| !token.unattended).map(|person| person.id.as_str());

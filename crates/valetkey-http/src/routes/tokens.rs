@@ -195,20 +195,35 @@ impl Why {
     }
 }
 
+/// Which agent's token is meant, and why it is revoked.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Whose {
+    /// Only if it is a token of this agent, by id or slug.
+    agent: Option<String>,
+    /// Why, in your words.
+    reason: Option<String>,
+}
+
 /// Revokes a token: no request that comes after this is served by it. Doing it again changes nothing.
-#[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = String, Path), Why), responses((status = 204)))]
+#[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = String, Path), Whose), responses((status = 204)))]
 pub(crate) async fn revoke(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<TokenId>,
-    Query(why): Query<Why>,
+    Query(Whose { agent: named, reason }): Query<Whose>,
 ) -> Answer<StatusCode> {
     let (base, site) = (state.base(), caller.site()?);
-    if caller.user().is_some() {
+    if caller.user().is_some() || named.is_some() {
         let none = || Error::new(Code::NotFound, format!("there is no token `{id}`"));
         let agent = token::agent_of(&base.db, site, &id).await?.ok_or_else(none)?;
-        named_agent(&state, &caller, agent.as_str(), Role::Operator).await?;
+        let meant = named_agent(&state, &caller, named.as_deref().unwrap_or(agent.as_str()), Role::Operator).await?;
+        if meant.id != agent {
+            return Err(Error::new(Code::NotFound, format!("the agent `{}` has no token `{id}`", meant.slug)).into());
+        }
     }
+    let why = Why { reason };
     token::revoke(base, site, &caller.actor()?, &id, why.reason()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -11,6 +11,7 @@ use valetkey_http::ROUTES;
 use crate::support::{App, As, on_each_db};
 
 on_each_db! {
+    /// T-093, T-152, T-231.
     async fn every_route_admits_whom_the_page_names_and_nobody_else(app: App) {
         let agent = app.agent("a", "alice").await;
         let (_, by_token) = app.token(&agent, json!({ "person": "alice" })).await;

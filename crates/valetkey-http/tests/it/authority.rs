@@ -89,7 +89,7 @@ on_each_db! {
         reveal(&app, &token, &connection, &[]).await.expect(200);
     }
 
-    /// T-080, T-085: a list and a check cannot disagree.
+    /// T-080, T-085, T-088, T-090, T-092, T-095, T-185, T-186, T-187: a list and a check cannot disagree.
     async fn a_role_is_checked_and_listed_by_one_word(app: App) {
         let first = app.agent("first", "alice").await;
         let second = app.agent("second", "bob").await;
@@ -137,7 +137,9 @@ on_each_db! {
         app.delete(&alice, &roles("alice")).await.refused(409, "conflict");
     }
 
-    /// T-015: what a chain claims is recorded, marked as unverified, and makes nobody of anybody.
+    /// T-015, T-052, T-053, T-055, T-056, T-059, T-135.
+    ///
+    /// What a chain claims is recorded, marked as unverified, and makes nobody of anybody.
     async fn a_chain_is_shown_and_recorded_as_unverified_and_widens_nothing(app: App) {
         let (agent, token, connection) = scene(&app).await;
         let claimed = json!({

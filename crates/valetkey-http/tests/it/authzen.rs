@@ -86,6 +86,7 @@ on_each_db! {
         assert_eq!(held.code(), "approval_required");
     }
 
+    /// T-248.
     /// An agent asks about itself. What it says of another one, it is not told.
     async fn an_agent_hears_nothing_of_others(app: App) {
         let (own, other) = (app.agent("own", "alice").await, app.agent("other", "alice").await);
@@ -134,6 +135,9 @@ on_each_db! {
             let told = app.post(&key, ONE, about(&agent, "use", kind, place)).await.expect(200).json();
             assert_eq!((&told["decision"], &told["context"]["code"]), (&json!(false), &json!("not_found")));
         }
+        // What it does not reach is not told from what is not there.
+        let ask = async |id: &str| app.post(&key, ONE, about(&agent, "use", "connection", id)).await.expect(200).bytes;
+        assert_eq!(ask(&connection).await, ask(&format!("con_{}", "0".repeat(32))).await);
         assert_eq!(app.get(&key, &format!("/v1/agents/{agent}/reach")).await.expect(200).json()["ways"], json!([]));
         app.get(&key, &format!("/v1/connections/{connection}/who-can")).await.refused(404, "not_found");
         let all = app.get(&As::Operator, &format!("/v1/agents/{agent}/reach")).await.expect(200).json();

@@ -25,6 +25,7 @@ on_each_db! {
         app.post(&As::For(any, "alice"), "/v1/connect-sessions", session("user:bob")).await.refused(403, "forbidden");
     }
 
+    /// T-247.
     ///
     async fn a_link_for_the_site_or_an_agent_needs_admin(app: App) {
         app.reddit().await;

@@ -20,7 +20,7 @@ use valetkey::{
     session,
     site::SiteChange,
 };
-use valetkey_http::Peer;
+use valetkey_http::{LocalOperator, Peer};
 
 use crate::{
     pages::{Browser, HTTPS, Pages, csrf, location, text},
@@ -115,6 +115,16 @@ impl Front {
 
     pub(crate) async fn post_with(&self, path: &str, form: &[(&str, &str)], headers: &[(&str, &str)]) -> Answer {
         self.send(posted(path, headers).body(Body::from(encoded(form))).unwrap()).await
+    }
+
+    /// A request of the operator's with a JSON body, which must succeed.
+    async fn operator(&self, method: Method, path: &str, body: Value) -> Value {
+        let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
+        let mut request = request.body(Body::from(body.to_string())).unwrap();
+        request.extensions_mut().insert(LocalOperator);
+        let answer = self.send(request).await;
+        assert!(answer.status.is_success(), "{path}: {}", String::from_utf8_lossy(&answer.bytes));
+        answer.json()
     }
 
     pub(crate) async fn get(&self, path: &str, bearer: Option<&str>) -> Answer {
@@ -228,7 +238,7 @@ on_each_db! {
         let mut browser = front.browser("alice").await;
         let answer = browser.get(&path).await.expect(200);
         let page = text(&answer);
-        for said in ["Claude &#60;Code&#62;", "Helper", "alice", "Default", "without seeing their keys", "be handed the access tokens", "30 days", "app.example"] {
+        for said in ["Claude &#60;Code&#62;", "Helper", "alice", "Default", "without seeing their keys", "be handed the access tokens", "granted for you", "while nobody is there", "30 days", "app.example"] {
             assert!(page.contains(said), "{said:?} is not on: {page}");
         }
         assert!(!page.contains("Nobody here vouches"), "{page}");
@@ -469,6 +479,16 @@ on_each_db! {
         assert_eq!(answer.bytes, inactive.bytes);
     }
 
+    /// R98: where the database does not answer, that is what is said, and nothing of a token.
+    async fn a_database_that_fails_is_no_answer_about_a_token(front: Front) {
+        let issued = front.tokens(&front.public().await).await;
+        let key = format!("Bearer {}", front.key().await);
+        front.broker.base().db.close().await;
+        let token = [("token", issued["access_token"].as_str().unwrap())];
+        let answer = front.post_with("/oauth/introspect", &token, &[("authorization", key.as_str())]).await;
+        refused(answer, 503, "temporarily_unavailable");
+    }
+
     /// R89: who guesses waits, whatever they guess at; and does not shut anybody else out.
     async fn who_fails_often_waits(front: Front) {
         let (client, secret) = front.confidential().await;
@@ -531,6 +551,38 @@ on_each_db! {
         assert_eq!(seen, [200_u16, 200, 200, 401]);
         refused(front.post("/oauth/revoke", &[("token", access)]).await, 401, "invalid_client");
         refused(front.post("/oauth/revoke", &[("client_id", client.id.as_str())]).await, 400, "invalid_request");
+    }
+
+    /// An upstream token about which a grant asks: the answer has the form of RFC 6749 section 5.2, with the approval in it.
+    async fn an_exchange_that_a_person_has_to_approve_says_which_approval(front: Front) {
+        let (client, secret) = front.confidential().await;
+        let agent = front.agent.as_str();
+        let account = front.operator(Method::PUT, "/v1/providers/http_basic/accounts/users/alice", crate::support::basic("secret")).await;
+        let asks = json!({ "agent": agent, "connection": account["connection"], "effect": "ask", "delivery": ["reveal"] });
+        front.operator(Method::POST, "/v1/grants", asks).await;
+        let minted = front.operator(Method::POST, &format!("/v1/agents/{agent}/tokens"), json!({ "person": "alice" })).await;
+        let own = minted["token"].as_str().unwrap();
+        let by = basic(client.id.as_str(), &secret);
+        let trade = async |more: &[(&str, &str)]| {
+            let usual = [
+                ("grant_type", GrantType::TokenExchange.as_str()),
+                ("subject_token", own),
+                ("subject_token_type", "urn:ietf:params:oauth:token-type:access_token"),
+                ("audience", "http_basic"),
+            ];
+            front.post_with("/oauth/token", &[&usual[..], more].concat(), &[("authorization", &by)]).await
+        };
+        let told = trade(&[]).await.expect(400).json();
+        assert_eq!((&told["error"], &told["code"], &told["status"]), (&json!("authorization_pending"), &json!("approval_required"), &json!("pending")));
+        assert!(told["error_description"].is_string());
+        let id = told["approval"].as_str().unwrap();
+        let poll = told["poll"].as_str().unwrap();
+        assert_eq!(front.get(poll, Some(own)).await.expect(200).json()["status"], "pending");
+        front.operator(Method::POST, &format!("/v1/approvals/{id}/refuse"), json!({ "reason": "no" })).await;
+        refused(trade(&[("approval", id)]).await, 400, "access_denied");
+        // What has not the form of a name or an id.
+        refused(trade(&[("approval", "apr_1")]).await, 400, "invalid_request");
+        refused(trade(&[("session", "a b")]).await, 400, "invalid_request");
     }
 
     async fn a_person_sees_what_they_let_in_and_ends_it(front: Front) {

@@ -159,7 +159,9 @@ on_each_db! {
         }
         let twice = [("csrf", token.as_str()), ("decision", "no"), ("decision", "yes")];
         browser.submit(&path, &twice).await.expect(400);
-        browser.submit(&path, &[("csrf", &token), ("decision", "perhaps")]).await.expect(400);
+        for other in ["perhaps", "approved", "accepted", "YES"] {
+            browser.submit(&path, &[("csrf", &token), ("decision", other)]).await.expect(400);
+        }
         assert_eq!(status(&pages, &id).await, Status::Pending);
     }
 

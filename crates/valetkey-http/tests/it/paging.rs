@@ -43,6 +43,7 @@ on_each_db! {
         assert_eq!((paged, count, all.len()), (all, 3, 5));
     }
 
+    /// T-089, T-183, T-184.
     async fn in_a_call_for_a_person_the_pages_hold_their_agents_only(app: App) {
         let mut hers = BTreeSet::new();
         for slug in ["a", "b", "c"] {

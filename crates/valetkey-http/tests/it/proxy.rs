@@ -97,6 +97,18 @@ async fn a_redirect_does_not_lead_an_agent_into_another_of_its_connections() {
     way.pages.broker.stop().await;
 }
 
+/// A client that is told by a provider's 401 where our tokens come from would fetch another one of ours, for nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_providers_401_does_not_send_an_agent_to_us_for_another_token() {
+    let mut way = Way::new().await;
+    let answer = way.get("/status/401").await.expect(401);
+    assert_eq!(answer.headers[header::WWW_AUTHENTICATE], "Bearer");
+    way.bearer.push('x');
+    let ours = way.get("/status/401").await.expect(401);
+    assert!(ours.headers[header::WWW_AUTHENTICATE].to_str().unwrap().contains("resource_metadata="));
+    way.pages.broker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn paths_are_refused_as_they_stand_on_the_wire() {
     let way = Way::new().await;

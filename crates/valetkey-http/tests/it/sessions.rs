@@ -8,10 +8,10 @@ use serde_json::Value;
 use valetkey::{
     agent::{self, NewAgent},
     audit, connection,
-    grant::{self, ForWhom, NewGrant},
+    grant::{self, Effect, ForWhom, NewGrant},
     id::{ConnectionId, GrantId, SiteId},
     platform::{self, Asserts, NewKey, Purpose, Scope},
-    principal::Actor,
+    principal::{Actor, Delivery},
     session,
     site::{self, SiteChange},
 };
@@ -165,6 +165,66 @@ on_each_db! {
         for action in ["grant.revoke", "connection.revoke"] {
             assert_eq!(pages.audited(action).await[0].0, "user:alice", "{action}");
         }
+    }
+
+    /// A denial that is for a part must not read as if it were for everything.
+    async fn a_persons_page_says_what_a_permission_is_about_and_no_more(pages: Pages) {
+        let (connection, allows) = pages.connected("alice").await;
+        let (base, site) = (pages.broker.base(), SiteId::default_site());
+        let agent = grant::get(&base.db, &site, &allows).await.unwrap().unwrap().agent;
+        let plain = || NewGrant::proxy(&agent, &connection, ForWhom::Anyone);
+        let denial = || NewGrant { effect: Effect::Deny, ..plain() };
+        let tonight = NewGrant {
+            for_whom: ForWhom::Owner, session: Some("night".parse().unwrap()), task: Some("digest".parse().unwrap()),
+            rate: Some("5/1h".parse().unwrap()), ..plain()
+        };
+        for new in [
+            denial(),
+            NewGrant { delivery: [Delivery::Reveal].into(), ..denial() },
+            NewGrant { delivery: [Delivery::Proxy, Delivery::Reveal].into(), ..denial() },
+            tonight,
+        ] {
+            grant::create(base, &site, &Actor::Operator, new).await.unwrap();
+        }
+        let mut browser = pages.browser();
+        browser.enter("alice", "/").await.expect(303);
+        let page = text(&browser.get("/").await.expect(200));
+        for said in [
+            "for you, without seeing the account",
+            "may not make calls with it for anyone",
+            "may not be shown its token for anyone",
+            "may not use it for anyone",
+            "; only in its session night; only for its task digest; at most 5/1h",
+        ] {
+            assert!(page.contains(said), "{said:?} is not on: {page}");
+        }
+    }
+
+    /// A permission that asks or denies holds the others back: to take it away is to give, and that needs a fresh proof.
+    async fn what_holds_others_back_is_taken_away_by_a_fresh_proof_only(pages: Pages) {
+        let (connection, allows) = pages.connected("alice").await;
+        let (base, site) = (pages.broker.base(), SiteId::default_site());
+        let agent = grant::get(&base.db, &site, &allows).await.unwrap().unwrap().agent;
+        let mut browser = pages.browser();
+        browser.enter("alice", "/").await.expect(303);
+        for (effect, for_whom) in [(Effect::Deny, ForWhom::Anyone), (Effect::Ask, ForWhom::Owner)] {
+            let new = NewGrant { effect, ..NewGrant::proxy(&agent, &connection, for_whom) };
+            let held = grant::create(base, &site, &Actor::Operator, new).await.unwrap().id;
+            let path = format!("/account/grants/{held}/revoke");
+            pages.advance(6);
+            let token = browser.token().await;
+            let answer = browser.submit(&path, &[("csrf", &token)]).await.expect(403);
+            assert!(leads_to(&text(&answer), "return_to=%2F&fresh=1") && pages.granted(&held).await, "{effect:?}");
+            browser.enter("alice", "/").await.expect(303);
+            let token = browser.token().await;
+            browser.submit(&path, &[("csrf", &token)]).await.expect(303);
+            assert!(!pages.granted(&held).await, "{effect:?}");
+        }
+        // To take away what allows is no danger.
+        pages.advance(6);
+        let token = browser.token().await;
+        browser.submit(&format!("/account/grants/{allows}/revoke"), &[("csrf", &token)]).await.expect(303);
+        assert!(!pages.granted(&allows).await);
     }
 
     /// What a session is known by cannot be read by a script, set by another host, or sent by another site's form.

@@ -353,6 +353,7 @@ mod tests {
         }
     }
 
+    /// T-047.
     #[test]
     fn what_belongs_to_this_hop_or_to_us_does_not_go_on() {
         let mut headers = map(&[

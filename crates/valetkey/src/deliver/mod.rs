@@ -265,8 +265,8 @@ impl Deliverer {
                     Some(grant) => decide_approved(facts, &request, grant, now),
                     None => decide(facts, &request, now),
                 };
-                // Another grant that counts its uses is not drawn on beside the one that is.
-                found.allowed() && (!found.counted || found.grant == decision.grant)
+                // Another grant with a limit is not drawn on beside the one that is.
+                found.allowed() && (found.grant == decision.grant || !(found.counted || found.rate.is_some()))
             }
         };
         let token_type = account.text("access_token").and(account.text("token_type")).map(|kind| kind.expose().to_owned());

@@ -205,10 +205,15 @@ impl Out {
 
     async fn grants(&mut self, base: &Base, site: &SiteId, accounts: &BTreeMap<ConnectionId, Account>) -> Result<()> {
         let mut lent: BTreeSet<(AgentId, ConnectionId)> = BTreeSet::new();
-        for grant in grant::list(&base.db, site, None, None).await? {
-            if grant.revoked_at.is_some() {
-                continue;
-            }
+        let mut live = grant::list(&base.db, site, None, None).await?;
+        live.retain(|grant| grant.revoked_at.is_none());
+        // What asks or denies here would hold nothing back there.
+        let held: BTreeSet<(AgentId, ConnectionId)> = live
+            .iter()
+            .filter(|grant| grant.effect != Effect::Allow)
+            .map(|grant| (grant.agent.clone(), grant.connection.clone()))
+            .collect();
+        for grant in live {
             let what = format!("grant {}", grant.id);
             let Some((provider, owner, name)) = accounts.get(&grant.connection) else {
                 // On a connection that is over, or on one that stays a configuration.
@@ -225,6 +230,8 @@ impl Out {
             let mail = provider.as_str() == "email_imap" && operations.iter().all(|operation| operation.starts_with("MAIL /"));
             if !mail || operations.is_empty() || !is_plain || has_an_end {
                 self.lose(what, "Data Machine lends mailboxes for operations, without end, and nothing else").await?;
+            } else if held.contains(&(grant.agent.clone(), grant.connection.clone())) {
+                self.lose(what, "another grant holds the agent back here, which Data Machine does not know").await?;
             } else if lent.insert((grant.agent.clone(), grant.connection.clone())) {
                 let (provider, owner, name) = (provider.clone(), owner.clone(), name.clone());
                 let rest = self.rest(&format!("grant/{provider}/{owner}/{name}/{}", grant.agent))?;

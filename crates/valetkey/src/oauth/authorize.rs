@@ -196,7 +196,7 @@ impl Server {
             Err(fault) => fault,
         };
         match &fault {
-            Fault::Refused { word, text } if client.is_vouched_for() => {
+            Fault::Refused { word, text, .. } if client.is_vouched_for() => {
                 let answer = [("error", word.as_str()), ("error_description", &**text)];
                 Err(Misasked::There(self.back(&redirect_uri, state, &answer)?))
             }
@@ -278,20 +278,14 @@ impl Server {
 
     /// The agents that a person may let act for a client.
     async fn agents(&self, person: &UserId, client: &Client, named: Option<&str>) -> Result<Vec<Agent>> {
-        let db = &self.base().db;
-        let mut agents = agent::page(db, &client.site, Some(person), None, MOST_AGENTS).await?;
+        let held = agent::held(&self.base().db, &client.site, person, Role::Operator, None, None, MOST_AGENTS).await?;
+        let mut agents: Vec<Agent> = held.into_iter().map(|held| held.agent).collect();
         agents.retain(|agent| {
             agent.disabled_at.is_none()
                 && client.agent.as_ref().is_none_or(|only| *only == agent.id)
                 && named.is_none_or(|named| named == agent.id.as_str() || named == agent.slug)
         });
-        let mut operable = Vec::with_capacity(agents.len());
-        for agent in agents {
-            if agent::role_of(db, &client.site, &agent.id, person).await? >= Some(Role::Operator) {
-                operable.push(agent);
-            }
-        }
-        Ok(operable)
+        Ok(agents)
     }
 
     /// The consent that a choice makes.

@@ -384,7 +384,7 @@ pub enum Asker {
     /// A site's own backend.
     Platform(PlatformKey),
     /// A confidential client.
-    Client(Client),
+    Client(Box<Client>),
 }
 
 impl Asker {
@@ -429,7 +429,7 @@ impl Server {
                 Ok(Asker::Platform(key))
             }
             Presented::Client { .. } => match self.client(presented).await? {
-                client if client.confidential => Ok(Asker::Client(client)),
+                client if client.confidential => Ok(Asker::Client(Box::new(client))),
                 _ => Err(unproven()),
             },
         }

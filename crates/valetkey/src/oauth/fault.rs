@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt};
 
+use serde_json::Value;
+
 use crate::error::Error;
 
 /// What an endpoint gives, or why it does not.
@@ -42,7 +44,7 @@ words! {
     InvalidTarget = "invalid_target",
     /// The person said no.
     AccessDenied = "access_denied",
-    /// The person has not answered yet.
+    /// A person has not answered yet (also of an upstream token that a grant asks about).
     AuthorizationPending = "authorization_pending",
     /// Asked too often.
     SlowDown = "slow_down",
@@ -63,6 +65,8 @@ pub enum Fault {
         word: Word,
         /// What to do, for people. Holds nothing that the caller sent.
         text: Cow<'static, str>,
+        /// Further members of the answer, for programs: an object without secrets.
+        more: Option<Box<Value>>,
     },
     /// It is ours, or the database's.
     Failed(Error),
@@ -71,7 +75,24 @@ pub enum Fault {
 impl Fault {
     /// A refusal.
     pub fn new(word: Word, text: impl Into<Cow<'static, str>>) -> Self {
-        Self::Refused { word, text: text.into() }
+        Self::Refused { word, text: text.into(), more: None }
+    }
+
+    /// The same refusal with further members in its answer.
+    #[must_use]
+    pub fn with_more(mut self, members: Value) -> Self {
+        if let Self::Refused { more, .. } = &mut self {
+            *more = Some(Box::new(members));
+        }
+        self
+    }
+
+    /// The further members of a refusal's answer.
+    pub fn more(&self) -> Option<&Value> {
+        match self {
+            Self::Refused { more, .. } => more.as_deref(),
+            Self::Failed(_) => None,
+        }
     }
 
     /// The code of a refusal.
@@ -92,7 +113,7 @@ impl From<Error> for Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused { word, text } => write!(f, "{}: {text}", word.as_str()),
+            Self::Refused { word, text, .. } => write!(f, "{}: {text}", word.as_str()),
             Self::Failed(error) => write!(f, "{error}"),
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     clock::Timestamp,
     decision::Parsed,
     error::Result,
-    id::{AgentId, ClientId, FamilyId, SiteId, TokenId, UserId},
+    id::{AgentId, ClientId, FamilyId, SessionName, SiteId, TaskName, TokenId, UserId},
     principal::{Ceiling, Owner, PlatformCeiling},
     token::{self, Audience},
 };
@@ -70,6 +70,11 @@ pub struct Active {
     agent: AgentId,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<UserId>,
+    /// The session and the task that it is for, where it is for one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<SessionName>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<TaskName>,
     auth_source: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     grant_id: Option<FamilyId>,
@@ -136,6 +141,8 @@ impl Server {
             site: principal.site.clone(),
             agent,
             user: principal.user.clone(),
+            session: facts.session.clone(),
+            task: facts.task.clone(),
             auth_source: "agent_token",
             grant_id: token.origin.family.clone(),
             platform,

@@ -141,11 +141,16 @@ impl Server {
         }
     }
 
-    /// The facts of a live token by its text, whichever place it is for, and who acts; nothing where it is nobody's.
+    /// The facts of a live token by its text, whichever place it is for, and who acts; nothing where it is nobody's, or of
+    /// somebody who may no longer have the agent act.
     async fn find(&self, text: &str) -> Result<Option<Found>> {
         let Some(plain) = TokenHash::of_presented(text) else { return Ok(None) };
         for audience in Audience::ALL {
             let Some(facts) = self.authority.facts(&plain.at(audience), &nowhere()?).await? else { continue };
+            // Every use by such a token is denied, also the unattended ones.
+            if facts.person.as_ref().is_some_and(|person| person.role < Some(Role::Operator)) {
+                return Ok(None);
+            }
             return match decision::principal(&facts, self.now()) {
                 Ok(principal) => Ok(Some(Found { facts, principal })),
                 Err(error) if error.code() == Code::Unauthenticated => Ok(None),

@@ -1,10 +1,10 @@
 //! Revocation (RFC 7009): a client gives back what was issued to it.
 
-use super::{Client, Fault, Outcome, Params, Server, Word, hash, store, token::REFRESH_PREFIX};
+use super::{Client, Fault, Outcome, Params, Server, Word, hash, nowhere, store, token::REFRESH_PREFIX};
 use crate::{
-    error::{Code, Error},
+    error::Code,
     principal::Actor,
-    token::{self, family},
+    token::{self, Audience, TokenHash, family},
 };
 
 const REASON: &str = "given back by its client";
@@ -26,17 +26,25 @@ impl Server {
             }
             return Ok(());
         }
-        let Some(found) = self.find(presented.expose()).await? else { return Ok(()) };
-        let Some(token) = &found.facts.token else { return Ok(()) };
-        if token.origin.client.as_ref() != Some(&client.id) || found.principal.site != client.site {
-            return Ok(());
+        let Some(plain) = TokenHash::of_presented(presented.expose()) else { return Ok(()) };
+        let nowhere = nowhere()?;
+        for audience in Audience::ALL {
+            let Some(facts) = self.authority.facts(&plain.at(audience), &nowhere).await? else { continue };
+            let Some(token) = &facts.token else { continue };
+            // Whether it is taken now is not asked: what is given back while its agent is switched off must not come to life
+            // with the agent.
+            let is_over = token.revoked || token.expires_at.is_some_and(|at| at <= self.now());
+            if is_over || token.origin.client.as_ref() != Some(&client.id) || facts.site != client.site {
+                continue;
+            }
+            let user = facts.person.as_ref().map(|person| person.id.clone());
+            let actor = Actor::Agent { agent: facts.agent.id.clone(), token: token.id.clone(), user };
+            match token::revoke(base, &client.site, &actor, &token.id, REASON).await {
+                // Swept out meanwhile: it had ended.
+                Err(error) if error.code() == Code::NotFound => {}
+                done => done?,
+            }
         }
-        let agent = found.principal.agent.clone().ok_or_else(|| Error::internal("an agent's token without an agent"))?;
-        let actor = Actor::Agent { agent, token: token.id.clone(), user: found.principal.user.clone() };
-        match token::revoke(base, &client.site, &actor, &token.id, REASON).await {
-            // Swept out meanwhile: it had ended.
-            Err(error) if error.code() == Code::NotFound => Ok(()),
-            done => done.map_err(Fault::from),
-        }
+        Ok(())
     }
 }

@@ -177,7 +177,7 @@ fn cut<T: Ord + Clone>(asked: BTreeSet<T>, most: Option<&BTreeSet<T>>) -> Option
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -187,7 +187,7 @@ mod tests {
     }
 
     /// Whether everything that a ceiling allows is allowed by another, too.
-    fn is_within(small: &Ceiling, large: &Ceiling) -> bool {
+    pub(in crate::oauth) fn is_within(small: &Ceiling, large: &Ceiling) -> bool {
         fn part<T: Ord>(small: Option<&BTreeSet<T>>, large: Option<&BTreeSet<T>>) -> bool {
             large.is_none_or(|large| small.is_some_and(|small| small.is_subset(large)))
         }
@@ -229,7 +229,7 @@ mod tests {
         assert!(scopes("proxy provider:reddit").narrow(&granted).is_none());
     }
 
-    fn any_scopes() -> impl Strategy<Value = Scopes> {
+    pub(in crate::oauth) fn any_scopes() -> impl Strategy<Value = Scopes> {
         proptest::collection::vec(0..8_usize, 0..6).prop_map(|picks| {
             let connection = |n: u8| format!("connection:con_{}", format!("{n:x}").repeat(32));
             let words = [
@@ -249,7 +249,6 @@ mod tests {
     proptest! {
         /// R113: whatever is asked for, what comes out lies within what there was; also after any number of turns.
         #[test]
-        #[test]
         fn no_scope_ever_grows(first in any_scopes(), second in any_scopes(), third in any_scopes()) {
             let mut ceiling = Ceiling {
                 operations: Some(vec!["GET /v1/**".parse().unwrap()]),
@@ -263,7 +262,6 @@ mod tests {
         }
 
         /// What a ceiling says in scopes leaves that ceiling as it is.
-        #[test]
         #[test]
         fn the_scopes_of_a_ceiling_narrow_it_by_nothing(asked in any_scopes()) {
             let ceiling = asked.narrow(&Ceiling::default()).unwrap();

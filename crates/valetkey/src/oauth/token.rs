@@ -147,11 +147,12 @@ impl Server {
             person: Some(&family.person),
             // Whoever consented minted it: it needs their role, as one that they minted by hand does.
             minter: Some(&family.person),
-            session: None,
-            task: None,
             client: &client.id,
             family: Some(&family.id),
             parent: None,
+            // A consent is to an agent, not to a session of its work; whoever runs one exchanges for it.
+            session: None,
+            task: None,
             label: &client.name,
             ceiling,
             audience: family.audience,

@@ -227,7 +227,7 @@ mod tests {
         assert!(error.message().starts_with(&name.to_ascii_lowercase()), "{error}");
     }
 
-    /// T-012, T-038.
+    /// T-012, T-038, T-029.
     #[test]
     fn a_call_without_the_headers_begins_a_chain_and_claims_nothing() {
         let chain = read(&[]).unwrap();
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(read(&[(AGENT, ""), (USER, "0"), (HOST, ""), (DEPTH, " 0 "), (ROOT, "")]).unwrap(), chain);
     }
 
-    /// T-030, T-037, T-041, T-043, T-049.
+    /// T-030, T-037, T-041, T-043, T-049, T-031.
     #[test]
     fn five_headers_are_read_whatever_their_case_and_their_claims_are_marked_as_unverified() {
         let chain = read(&WHOLE).unwrap();
@@ -282,7 +282,7 @@ mod tests {
         assert!(read(&[WHOLE[0], WHOLE[2], WHOLE[3], WHOLE[4]]).is_ok());
     }
 
-    /// T-034, T-035, T-042.
+    /// T-034, T-035, T-042, T-054.
     #[test]
     fn a_chain_that_is_under_way_names_agent_root_and_another_platform() {
         for (name, _) in [WHOLE[0], WHOLE[2], WHOLE[4]] {

@@ -286,7 +286,10 @@ async fn reached(base: &Base, asker: &Asker, id: &ConnectionId) -> Result<Connec
     };
     let grants = grant::list(&base.db, &asker.site, Some(&asker.agent), Some(id)).await?;
     let now = base.clock.now();
-    if !grants.iter().any(|grant| grant.revoked_at.is_none() && grant.expires_at.is_none_or(|at| at > now)) {
+    // One that denies lets the agent know of nothing.
+    let tells =
+        |grant: &Grant| grant.effect != Effect::Deny && grant.revoked_at.is_none() && grant.expires_at.is_none_or(|at| at > now);
+    if !grants.iter().any(tells) {
         return Err(none());
     }
     live(base, &asker.site, id).await?.ok_or_else(none)
@@ -383,6 +386,7 @@ pub async fn accept(outside: &Outside, site: &SiteId, by: &Decider, id: &Proposa
         Some(named) => Some(Operations::read(outside.definition(&proposal.provider)?.as_ref(), &named)?),
         None => None,
     };
+    let for_whom = narrowed_whom(&proposal.wanted, terms.for_whom)?;
     let new = NewGrant {
         effect: terms.effect,
         delivery: narrowed_delivery(&proposal.wanted, terms.delivery)?,
@@ -393,7 +397,7 @@ pub async fn accept(outside: &Outside, site: &SiteId, by: &Decider, id: &Proposa
         expires_at: terms.expires_at,
         note: terms.note,
         grantor,
-        ..NewGrant::proxy(&proposal.agent, &connection.id, terms.for_whom.unwrap_or_else(|| proposal.wanted.for_whom.clone()))
+        ..NewGrant::proxy(&proposal.agent, &connection.id, for_whom)
     };
     base.ring.derived(&base.db, site, AUDIT_LABEL).await?;
     let now = base.clock.now();
@@ -487,6 +491,19 @@ fn narrowed_operations(wanted: &Wanted, said: Option<Operations>) -> Result<Opti
         None => Ok(Some(said)),
         Some(beyond) => Err(wider("operations", beyond.as_str())),
     }
+}
+
+/// As was asked for, or for fewer; for nobody but the account's owner always.
+fn narrowed_whom(wanted: &Wanted, said: Option<ForWhom>) -> Result<ForWhom> {
+    let Some(said) = said else { return Ok(wanted.for_whom.clone()) };
+    let is_less = match (&wanted.for_whom, &said) {
+        (_, ForWhom::Owner) => true,
+        (ForWhom::People(asked), ForWhom::People(some)) => some.is_subset(asked),
+        // Whoever is named has to be an operator, too.
+        (ForWhom::Operators, ForWhom::People(_)) => true,
+        (asked, said) => asked == said,
+    };
+    if is_less { Ok(said) } else { Err(wider("for_whom", &json!(said).to_string())) }
 }
 
 fn wider(what: &str, beyond: &str) -> Error {

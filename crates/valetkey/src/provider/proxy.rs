@@ -219,7 +219,7 @@ impl RateLimit {
     /// Reads a count and a time, such as `30/5m` or `5/s`; nothing where it is neither or the count is zero.
     pub fn parse(text: &str) -> Option<Self> {
         let (count, per) = text.split_once('/')?;
-        let per = duration(per).or_else(|| duration(&format!("1{per}")))?;
+        let per = if per.starts_with(|c: char| c.is_ascii_digit()) { duration(per)? } else { duration(&format!("1{per}"))? };
         Some(Self { count: count.parse().ok().filter(|count| *count > 0)?, per })
     }
 }

@@ -27,16 +27,16 @@ pub struct Issue<'a> {
     pub person: Option<&'a UserId>,
     /// Whose live role on the agent it needs, besides.
     pub minter: Option<&'a UserId>,
-    /// The session that it is for: that of the token it is exchanged for. What holds that one back holds this one back.
-    pub session: Option<&'a SessionName>,
-    /// The task that it is for, likewise.
-    pub task: Option<&'a TaskName>,
     /// The client that it is issued to.
     pub client: &'a ClientId,
     /// The consent that it comes of.
     pub family: Option<&'a FamilyId>,
     /// The token that it is exchanged for.
     pub parent: Option<&'a TokenId>,
+    /// The session it is for: what is granted for that session is granted to it.
+    pub session: Option<&'a SessionName>,
+    /// The task it is for.
+    pub task: Option<&'a TaskName>,
     /// What it is called in lists.
     pub label: &'a str,
     /// The most it may do.

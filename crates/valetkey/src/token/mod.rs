@@ -129,7 +129,7 @@ pub(crate) fn is_checked(prefix: &str, text: &str) -> bool {
     if !rest.is_ascii() || rest.len() != BODY + 1 + CHECK || rest.as_bytes()[BODY] != b'_' {
         return false;
     }
-    sha256_hex(text[..prefix.len() + BODY].as_bytes())[..CHECK] == rest[BODY + 1..]
+    sha256_hex(&text.as_bytes()[..prefix.len() + BODY])[..CHECK] == rest[BODY + 1..]
 }
 
 /// A token as it is listed: never its text, never its hash.
@@ -404,6 +404,7 @@ mod tests {
         assert_eq!(TokenHash::of_presented(&text).unwrap().as_str(), sha256_hex(text.as_bytes()));
     }
 
+    /// T-014: of whoever else's form it is.
     #[test]
     fn strange_forms_are_no_tokens() {
         for text in [
@@ -413,6 +414,8 @@ mod tests {
             "datamachine__",
             "datamachine_a_00",
             &"x".repeat(10_000),
+            &ours().replacen("vk_", "gh_", 1),
+            &format!("datamatrix_a_{}", "00".repeat(32)),
             &format!("datamachine__{}", "00".repeat(32)),
         ] {
             assert!(TokenHash::of_presented(text).is_none(), "{text:.20}");

@@ -18,7 +18,7 @@ pub const PREFIX: &str = "whsec_";
 /// A fresh secret of 256 bits.
 pub(super) fn fresh() -> Result<Secret> {
     let bytes = Zeroizing::new(id::random::<32>()?);
-    Ok(Secret::new(format!("{PREFIX}{}", Zeroizing::new(STANDARD.encode(&*bytes)).as_str())))
+    Ok(Secret::new(format!("{PREFIX}{}", Zeroizing::new(STANDARD.encode(*bytes)).as_str())))
 }
 
 /// The value of `webhook-signature` for a message that is sent at `at`: one signature for each secret.

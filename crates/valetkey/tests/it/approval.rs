@@ -346,7 +346,7 @@ on_each_db! {
         assert_eq!(asking.make(Some(&id)).await.unwrap(), StatusCode::OK);
     }
 
-    /// T-257.
+    /// T-257, T-286.
     async fn what_was_taken_back_after_a_yes_is_not_done(db: Db) {
         let mut asking = Asking::new(&db).await;
         for (what, refused) in [

@@ -11,7 +11,7 @@ use valetkey::{
     approval::Status,
     audit::{Audit, Mode},
     base::{Base, Outside},
-    db::{Db, testing},
+    db::testing,
     decision::Authority,
     deliver::{Deliverer, proxy::Target},
     id::ApprovalId,
@@ -119,7 +119,8 @@ on_each_db! {
         asking.approve(&id).await.unwrap();
         let found = tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it waits on").unwrap().unwrap().unwrap();
         assert_eq!(found.status(asking.base().clock.now()), Status::Approved);
-        let none = approval::wait(asking.base(), asking.site(), &ApprovalId::new(), Duration::from_secs(30), &CancellationToken::new());
+        let (nobodys, open) = (ApprovalId::new(), CancellationToken::new());
+        let none = approval::wait(asking.base(), asking.site(), &nobodys, Duration::from_secs(30), &open);
         assert!(none.await.unwrap().is_none());
     }
 }

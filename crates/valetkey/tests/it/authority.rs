@@ -139,7 +139,7 @@ on_each_db! {
         assert_eq!(agent::set_ceiling(&house.base, &house.site, &OPERATOR, &nobody, None).await.unwrap_err().code(), Code::NotFound);
     }
 
-    /// T-001, T-002, T-003: an operator may what a viewer may, and not what an admin may.
+    /// T-001, T-002, T-003, T-175: an operator may what a viewer may, and not what an admin may.
     async fn a_check_a_list_and_the_decision_see_the_same_role(db: Db) {
         let house = House::new(&db).await;
         let (people, roles) = (["alice", "bob", "carol", "dora", "erin"], [Role::Viewer, Role::Operator, Role::Admin]);
@@ -218,7 +218,7 @@ on_each_db! {
         assert_eq!(agent::role_of(&db, &house.site, &agent, &alice).await.unwrap(), Some(Role::Admin));
     }
 
-    /// T-011, T-061: a token resolves to the person, the agent and the token, and to what narrows it.
+    /// T-011, T-061, T-108, T-136: a token resolves to the person, the agent and the token, and to what narrows it.
     async fn a_token_is_a_whole_principal(db: Db) {
         let house = House::new(&db).await;
         let agent = house.agent("a", Some("olga")).await;
@@ -266,6 +266,7 @@ on_each_db! {
         assert!(allowed.get() > 100 && lost.get() > 10, "{} allowed, {} lost", allowed.get(), lost.get());
     }
 
+    /// T-019, T-027, T-028, T-122.
     async fn what_is_allowed_lies_within_every_ceiling(db: Db) {
         let stage = Stage::new(&db).await;
         let allowed = Cell::new(0);

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use valetkey::{
     Code, Result,
     account::Accounts,
-    agent::Role,
     db::Db,
     decision::Authority,
     deliver::{AuthenticatedClient, Caller, Deliverer, Guarded},
@@ -199,7 +198,6 @@ on_each_db! {
         let connection = shop.accounts.connection(Owner::User(alice)).await.unwrap();
         let stored = shop.world.connection(&connection).await;
         valetkey::connection::accounts::confirm(&house.base, &Actor::Operator, &stored).await.unwrap();
-        house.role(&agent, "alice", Role::Operator).await;
         let grant = house.grant(&agent, &connection, ForWhom::Owner).await;
         let caller = Caller::new(house.token(&agent, Some("alice")).await.1);
         let client = AuthenticatedClient::for_agent(&shop.deliverer, caller, connection);

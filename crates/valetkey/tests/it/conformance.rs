@@ -24,6 +24,7 @@ struct Page {
 
 const OAUTH: Page = Page { file: "oauth.md", mark: "R", lines: 118, more: &["65a", "65b"] };
 const ACCOUNTS: Page = Page { file: "accounts.md", mark: "A-", lines: 256, more: &[] };
+const TOKENS: Page = Page { file: "tokens.md", mark: "T-", lines: 288, more: &[] };
 
 impl Page {
     /// The numbers of all its lines, in order: those with a letter follow the one that they belong to.
@@ -48,10 +49,20 @@ fn every_line_of_the_oauth_page_names_its_tests_or_says_why_not() {
 
 #[test]
 fn every_line_of_the_accounts_page_names_its_tests_or_says_why_not() {
-    let (tests, numbers) = (tests_of(&ACCOUNTS), ACCOUNTS.numbers());
-    check(&ACCOUNTS, &tests);
+    check_both_ways(&ACCOUNTS);
+}
+
+#[test]
+fn every_line_of_the_tokens_page_names_its_tests_or_says_why_not() {
+    check_both_ways(&TOKENS);
+}
+
+/// Checks a page, and that no test names a line that is not on it.
+fn check_both_ways(page: &Page) {
+    let (tests, numbers) = (tests_of(page), page.numbers());
+    check(page, &tests);
     let strange: Vec<_> = tests.keys().filter(|line| !numbers.contains(line)).collect();
-    assert!(strange.is_empty(), "tests name lines that are not on the page: {strange:?}");
+    assert!(strange.is_empty(), "tests name lines that are not on {}: {strange:?}", page.file);
 }
 
 fn check(page: &Page, tests: &Tests) {

@@ -21,6 +21,7 @@ use crate::town::{Replica, Town};
 const OPERATOR: Actor = Actor::Operator;
 
 on_each_db! {
+    /// T-282.
     ///
     async fn a_password_is_stored_sealed_and_the_credential_is_read_back_by_its_name(db: Db) {
         let replica = Town::new().await.replica(&db).await;
@@ -40,6 +41,7 @@ on_each_db! {
         assert!(rows.iter().all(|(sealed,)| !sealed.windows(6).any(|bytes| bytes == b"canary")));
     }
 
+    /// T-276, T-277.
     ///
     async fn each_owner_has_mailboxes_of_their_own_and_may_have_several(db: Db) {
         let replica = Town::new().await.replica(&db).await;
@@ -59,6 +61,7 @@ on_each_db! {
         }
     }
 
+    /// T-279, T-280, T-281.
     ///
     async fn a_mailbox_is_an_agents_by_a_grant_alone_and_as_long_as_both_are_there(db: Db) {
         let replica = Town::new().await.replica(&db).await;

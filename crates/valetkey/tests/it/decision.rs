@@ -20,6 +20,7 @@ use crate::support::{House, both, ceiling};
 const OPERATOR: Actor = Actor::Operator;
 
 on_each_db! {
+    /// T-023, T-024, T-200.
     /// A-233.
     async fn a_new_agent_may_do_nothing(db: Db) {
         let house = House::new(&db).await;
@@ -29,6 +30,7 @@ on_each_db! {
         assert_eq!(house.ask(&token, &connection).await.unwrap().code, Some(Code::NotFound));
     }
 
+    /// T-219, T-220, T-221.
     /// Alice and Bob both grant agent A; Carol operates A: Carol must not read Alice's mail (decisions 3).
     async fn an_operator_does_not_reach_what_others_granted_for_themselves(db: Db) {
         let house = House::new(&db).await;
@@ -78,6 +80,7 @@ on_each_db! {
         assert_eq!(house.ask(&carol, &connection).await.unwrap().code, Some(Code::GrantDenied));
     }
 
+    /// T-009, T-010.
     async fn every_way_for_a_token_to_be_dead_gives_the_same_code(db: Db) {
         let house = House::new(&db).await;
         let base = &house.base;
@@ -154,18 +157,20 @@ on_each_db! {
         assert!(house.ask_for(&token, &connection, &reveal).await.unwrap().allowed());
     }
 
+    /// T-098, T-109.
     async fn a_grant_with_operations_allows_those_alone_and_no_reveal(db: Db) {
         let house = House::new(&db).await;
         let agent = house.agent("a", None).await;
         let connection = house.connection("site").await;
         let (_, token) = house.token(&agent, None).await;
-        let operations = Some(vec!["GET /api/posts/*".parse::<PathPattern>().unwrap()].into());
+        let operations: Vec<PathPattern> = ["GET /api/posts/*", "POST /api/drafts"].map(|text| text.parse().unwrap()).into();
+        let operations = Some(operations.into());
         house.grant_with(NewGrant { operations, delivery: both(), ..NewGrant::proxy(&agent, &connection, ForWhom::Unattended) }).await;
         let ask = async |method: http::Method, path: &str| {
             let operation = Some((&method, "api.lab.example", path.as_bytes()));
             house.ask_for(&token, &connection, &Request { delivery: Delivery::Proxy, operation, unattended: false }).await.unwrap().allowed()
         };
-        assert!(ask(http::Method::GET, "/api/posts/1").await);
+        assert!(ask(http::Method::GET, "/api/posts/1").await && ask(http::Method::POST, "/api/drafts").await);
         assert!(!ask(http::Method::POST, "/api/posts/1").await);
         assert!(!ask(http::Method::GET, "/api/posts/1/x").await);
         let reveal = Request { delivery: Delivery::Reveal, operation: None, unattended: false };
@@ -230,6 +235,7 @@ on_each_db! {
         assert!(!many.contains_key(&pairs[0]) && many.contains_key(&pairs[1]));
     }
 
+    /// T-018, T-019.
     async fn a_ceiling_narrows_whatever_is_granted(db: Db) {
         let house = House::new(&db).await;
         let agent = house.agent("a", None).await;
@@ -251,6 +257,7 @@ on_each_db! {
         }
     }
 
+    /// T-281.
     /// A-238.
     async fn a_revoked_connection_or_grant_yields_nothing_and_does_not_come_back(db: Db) {
         let house = House::new(&db).await;
@@ -317,6 +324,7 @@ on_each_db! {
         assert_eq!(house.ask(&token, &connection).await.unwrap().reasons[0].fact, "used_up");
     }
 
+    /// T-249.
     async fn nothing_of_another_site_is_seen(db: Db) {
         let house = House::new(&db).await;
         let other: SiteId = "other".parse().unwrap();

@@ -1,7 +1,10 @@
 //! Moving out: what moved in comes back as it was, and what changed as it is now.
 
+use std::collections::BTreeSet;
+
 use valetkey::{
     agent,
+    grant::{self, Effect, ForWhom, Grant, NewGrant},
     import::{
         data_machine::{
             compose::{Composed, compose},
@@ -67,6 +70,25 @@ on_each_db! {
         agent::set_ceiling(base, &harbour.site, &Actor::Operator, &agent, Some(&ceiling)).await.unwrap();
         let some = lost().await;
         assert!(all > some && some > 0, "{all} {some}");
+    }
+
+    /// What holds an agent back must not stay behind while what lets it act moves out.
+    async fn what_is_lent_beside_a_denial_stays_here(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let site = SITES[0];
+        harbour.bring_dump(site, header()).await.unwrap();
+        let (base, key) = (&harbour.outside.base, Key::derive(&salts(site)).unwrap());
+        let lost = async || {
+            let (_, losses) = harbour.moved_out(&key).await;
+            losses.into_iter().map(|loss| loss.what).collect::<BTreeSet<_>>()
+        };
+        let before = lost().await;
+        let grants = grant::list(&base.db, &harbour.site, None, None).await.unwrap();
+        let moves = |grant: &&Grant| grant.note == "lent at Data Machine" && !before.contains(&format!("grant {}", grant.id));
+        let lent = grants.iter().find(moves).unwrap();
+        let denial = NewGrant { effect: Effect::Deny, ..NewGrant::proxy(&lent.agent, &lent.connection, ForWhom::Anyone) };
+        grant::create(base, &harbour.site, &Actor::Operator, denial).await.unwrap();
+        assert!(lost().await.contains(&format!("grant {}", lent.id)));
     }
 
     async fn what_the_old_format_cannot_hold_is_said(db: Db) {

@@ -29,6 +29,7 @@ fn operations(texts: &[&str]) -> Option<Operations> {
 }
 
 on_each_db! {
+    /// T-097, T-262.
     async fn a_denial_beats_and_an_ask_comes_before_what_is_allowed(db: Db) {
         let house = House::new(&db).await;
         let agent = house.agent("a", None).await;
@@ -57,6 +58,7 @@ on_each_db! {
         assert_eq!(house.ask(&token, &connection).await.unwrap().code, Some(Code::NotFound));
     }
 
+    /// T-096, T-100.
     async fn a_denial_of_an_operation_denies_every_spelling_of_it_and_the_token(db: Db) {
         let house = House::new(&db).await;
         let agent = house.agent("a", None).await;

@@ -182,6 +182,7 @@ on_each_db! {
         assert!(report.agents_missing.contains(&"88".parse::<AgentId>().unwrap()));
     }
 
+    /// T-278.
     /// what a mailbox was lent for is allowed to its agent, and nothing else, and to no other agent.
     async fn a_lent_mailbox_is_a_grant_for_the_same_operations(db: Db) {
         let harbour = Harbour::new(&db).await;

@@ -84,6 +84,7 @@ on_each_db! {
         }
     }
 
+    /// T-236.
     async fn a_token_that_its_platform_holds_to_capabilities_uses_accounts_only_with_the_one_for_tools(db: Db) {
         let harbour = Harbour::new(&db).await;
         let site = "single-wpconfig";
@@ -102,6 +103,7 @@ on_each_db! {
         assert_eq!(may, ["structured", "editor_full"]);
     }
 
+    /// T-149.
     async fn roles_are_those_that_were_recorded(db: Db) {
         let harbour = Harbour::new(&db).await;
         let site = "single-wpconfig";

@@ -226,6 +226,7 @@ on_each_db! {
         }
     }
 
+    /// T-242, T-283.
     async fn a_grants_operations_say_which_server_of_a_mailbox_is_handed_out(db: Db) {
         let town = Town::new().await;
         let post = Post::new(&town.replica(&db).await).await;
@@ -247,6 +248,27 @@ on_each_db! {
             post.grant(&mailbox, both(), operations).await;
             let code = post.reveal(&mailbox).await.unwrap_err().code();
             assert!(matches!(code, Code::GrantDenied | Code::NoCredentials), "{operations:?}: {code}");
+        }
+    }
+
+    /// One reveal draws on one grant: what another one limits, by a count or by a rate, does not go out beside it.
+    async fn a_server_that_another_grant_limits_is_not_handed_out_along(db: Db) {
+        let town = Town::new().await;
+        let post = Post::new(&town.replica(&db).await).await;
+        for (name, rate, max_uses) in [("rate", Some("1/1h"), None), ("count", None, Some(1)), ("free", None, None)] {
+            let mailbox = post.mailbox(name).await;
+            post.grant(&mailbox, both(), &["MAIL /read"]).await;
+            // The older grant is the one that is drawn on.
+            post.house.base.clock.advance(std::time::Duration::from_secs(1));
+            let operations: Vec<PathPattern> = vec!["MAIL /send".parse().unwrap()];
+            post.house.grant_with(NewGrant {
+                delivery: both(), operations: Some(operations.into()), rate: rate.map(|rate| rate.parse().unwrap()), max_uses,
+                ..NewGrant::proxy(&post.agent, &mailbox, ForWhom::Unattended)
+            }).await;
+            let expected: &[&str] = if name == "free" { &["imap", "smtp"] } else { &["imap"] };
+            for _ in 0..2 {
+                assert_eq!(post.servers(&mailbox).await, expected, "{name}");
+            }
         }
     }
 
@@ -391,6 +413,7 @@ on_each_db! {
         assert_eq!(post.reveal(&replaced.connection.id).await.unwrap_err().code(), Code::NotFound);
     }
 
+    /// T-282.
     async fn what_was_handed_out_of_a_mailbox_is_recorded_without_a_secret(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;

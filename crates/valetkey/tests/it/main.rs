@@ -53,5 +53,6 @@ mod session;
 mod signed;
 mod site;
 mod support;
+mod tokens;
 mod town;
 mod webhooks;

@@ -81,6 +81,10 @@ fn person(id: &str) -> Decider {
     Decider { actor: Actor::User(id.parse().unwrap()), administers: false }
 }
 
+fn people(ids: &[&str]) -> ForWhom {
+    ForWhom::People(ids.iter().map(|id| id.parse().unwrap()).collect())
+}
+
 #[track_caller]
 fn code<T>(outcome: Result<T>) -> Code {
     match outcome {
@@ -125,6 +129,10 @@ on_each_db! {
             Terms { delivery: Some(both()), ..desk.with() },
             Terms { operations: operations(&["GET /api/**"]), ..desk.with() },
             Terms { operations: operations(&["GET /api/me", "DELETE /api/posts"]), ..desk.with() },
+            Terms { for_whom: Some(ForWhom::Operators), ..desk.with() },
+            Terms { for_whom: Some(ForWhom::Unattended), ..desk.with() },
+            Terms { for_whom: Some(ForWhom::Anyone), ..desk.with() },
+            Terms { for_whom: Some(people(&["alice", "bob"])), ..desk.with() },
             Terms { effect: Effect::Deny, ..desk.with() },
             Terms { max_uses: Some(0), ..desk.with() },
             Terms { connection: None, ..desk.with() },
@@ -139,6 +147,29 @@ on_each_db! {
         let (_, granted) = desk.accept("alice", &id, less).await.unwrap();
         assert_eq!(patterns(&granted), ["GET /api/me"]);
         assert_eq!((granted.effect, granted.max_uses, granted.expires_at), (Effect::Ask, Some(3), expires_at));
+    }
+
+    async fn it_is_granted_for_those_for_whom_it_was_asked_or_fewer(db: Db) {
+        let desk = Desk::new(&db).await;
+        let (all, some, others) = (people(&["alice", "bob"]), people(&["bob"]), people(&["bob", "carol"]));
+        for (asked, said, fine) in [
+            (&all, &some, true),
+            (&all, &ForWhom::Owner, true),
+            (&all, &others, false),
+            (&some, &all, false),
+            (&some, &ForWhom::Operators, false),
+            (&ForWhom::Operators, &others, true),
+            (&ForWhom::Operators, &ForWhom::Unattended, false),
+            (&ForWhom::Unattended, &ForWhom::Owner, true),
+            (&ForWhom::Unattended, &ForWhom::Operators, false),
+        ] {
+            let id = desk.propose(Wish { for_whom: Some(asked.clone()), ..wish() }).await.unwrap().id;
+            let accepted = desk.accept("alice", &id, Terms { for_whom: Some(said.clone()), ..desk.with() }).await;
+            match fine {
+                true => assert_eq!(&accepted.unwrap().1.for_whom, said),
+                false => assert_eq!(code(accepted), Code::InvalidRequest, "{asked:?} {said:?}"),
+            }
+        }
     }
 
     async fn only_who_is_asked_answers(db: Db) {
@@ -200,6 +231,8 @@ on_each_db! {
             grant::revoke(base, desk.site(), &Actor::Operator, &grant.id, "test").await.unwrap();
         }
         assert!(grant::get(&db, desk.site(), &old).await.unwrap().unwrap().revoked_at.is_some());
+        let denial = NewGrant { effect: Effect::Deny, ..NewGrant::proxy(&desk.yard.agent, &connection, ForWhom::Anyone) };
+        desk.yard.house.grant_with(denial).await;
         assert_eq!(code(desk.propose(named(&connection)).await), Code::NotFound);
         let wrong = Wish { provider: Some("reddit".parse().unwrap()), ..named(&connection) };
         desk.yard.house.grant(&desk.yard.agent, &connection, ForWhom::Unattended).await;

@@ -46,7 +46,7 @@ on_each_db! {
         let account = replica.expired(&town, "").await;
         town.lab.misbehave(Rule::once(At::Refresh, Fault::HoldAfter));
         let callers: Vec<_> = (0..5).map(|_| spawn(&replica, &account.id)).collect();
-        assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.held() == 1).await);
+        assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
         callers.iter().for_each(tokio::task::JoinHandle::abort);
         town.lab.release();
         replica.until(&account.id, |stored| stored.connection.version == 2).await;
@@ -440,7 +440,7 @@ on_each_db! {
         let account = replica.expired(&town, "").await;
         town.lab.misbehave(Rule::once(At::Refresh, Fault::DelayAfter { ms: 400 }));
         let caller = spawn(&replica, &account.id);
-        assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.refresh_requests() == 1).await);
+        assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.refresh_requests() == 1).await);
         caller.abort();
         replica.refresher.drain().await;
         assert_eq!(replica.stored(&account.id).await.connection.version, 2);

@@ -25,7 +25,7 @@ on_each_db! {
         town.lab.misbehave(Rule::once(At::Refresh, Fault::HoldBefore));
         town.lab.misbehave(Rule::once(At::Refresh, Fault::oauth("invalid_grant")));
         let caller = spawn(&replica, &account.id);
-        assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.held() == 1).await);
+        assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
         let theirs = reconnect(&replica, &town, &account.id).await;
         town.lab.release();
         assert_eq!(access(&caller.await.unwrap().unwrap()), theirs);
@@ -38,7 +38,7 @@ on_each_db! {
         let account = replica.expired(&town, "").await;
         town.lab.misbehave(Rule::once(At::Refresh, Fault::HoldAfter));
         let caller = spawn(&replica, &account.id);
-        assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.held() == 1).await);
+        assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
         let theirs = reconnect(&replica, &town, &account.id).await;
         town.lab.release();
         assert_eq!(access(&caller.await.unwrap().unwrap()), theirs);
@@ -52,7 +52,7 @@ on_each_db! {
         let account = replica.expired(&town, "").await;
         town.lab.misbehave(Rule::once(At::Refresh, Fault::HoldAfter));
         let caller = spawn(&replica, &account.id);
-        assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.held() == 1).await);
+        assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
         patch(&replica, &account.id, "note", "patched").await;
         town.lab.release();
         let served = caller.await.unwrap().unwrap();
@@ -199,7 +199,7 @@ on_each_db! {
         let account = replica.expired(&town, "").await;
         town.lab.misbehave(Rule::once(At::Refresh, Fault::HoldAfter));
         let caller = spawn(&replica, &account.id);
-        assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.held() == 1).await);
+        assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
         end(&replica, &account.id, UpstreamWish::IfPossible).await;
         town.lab.release();
         assert_eq!(caller.await.unwrap().unwrap_err().code(), Code::NotFound);
@@ -218,7 +218,7 @@ on_each_db! {
         let account = replica.expired(&town, "").await;
         town.lab.misbehave(Rule::once(At::Refresh, Fault::HoldAfter));
         let caller = spawn(&replica, &account.id);
-        assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.held() == 1).await);
+        assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
         end(&replica, &account.id, UpstreamWish::Skip).await;
         town.lab.release();
         assert_eq!(caller.await.unwrap().unwrap_err().code(), Code::NotFound);
@@ -233,7 +233,7 @@ on_each_db! {
         let account = replica.expired(&town, "").await;
         town.lab.misbehave(Rule::once(At::Refresh, Fault::HoldAfter));
         let caller = spawn(&replica, &account.id);
-        assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.held() == 1).await);
+        assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
         run(&db, "ALTER TABLE connections RENAME TO elsewhere").await;
         town.lab.release();
         assert_eq!(caller.await.unwrap().unwrap_err().code(), Code::StorageFailed);

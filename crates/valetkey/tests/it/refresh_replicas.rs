@@ -101,7 +101,7 @@ async fn an_answer_is_kept_although_the_lease_was_lost() {
     town.lab.misbehave(Rule::once(At::Refresh, Fault::HoldAfter));
     town.lab.misbehave(Rule::once(At::Refresh, Fault::status(503)).skip(1));
     let holder = spawn(&slow, &account.id);
-    assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.held() == 1).await);
+    assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
     // The other one takes over in vain.
     let error = until_tried(&quick, &account.id, &town, 2).await;
     assert_eq!(error, Code::RefreshFailed);
@@ -120,7 +120,7 @@ async fn an_answer_that_comes_after_the_connection_was_given_up_is_the_truth() {
     let account = slow.expired(&town, "").await;
     town.lab.misbehave(Rule::once(At::Refresh, Fault::HoldAfter));
     let holder = spawn(&slow, &account.id);
-    assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.held() == 1).await);
+    assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
     assert_eq!(until_tried(&quick, &account.id, &town, 2).await, Code::NotAuthenticated);
     assert_eq!(slow.stored(&account.id).await.connection.status, reauth("answer_lost"));
     town.lab.release();
@@ -138,7 +138,7 @@ async fn a_late_answer_does_not_erase_what_another_replica_stored_meanwhile() {
     let account = slow.expired(&town, "").await;
     town.lab.misbehave(Rule::once(At::Refresh, Fault::HoldAfter));
     let holder = spawn(&slow, &account.id);
-    assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.held() == 1).await);
+    assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
     let theirs = loop {
         match quick.serve(&account.id).await {
             Ok(served) => break served,
@@ -159,7 +159,7 @@ async fn nobody_waits_for_another_replica_while_the_token_serves() {
     let account = one.living(&town, "", 4 * MINUTE).await;
     town.lab.misbehave(Rule::once(At::Refresh, Fault::HoldBefore));
     one.serve(&account.id).await.unwrap();
-    assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.held() == 1).await);
+    assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
     let begun = std::time::Instant::now();
     for replica in [&one, &two] {
         assert_eq!(access(&replica.serve(&account.id).await.unwrap()), account.first.access_token);

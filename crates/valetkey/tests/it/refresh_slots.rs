@@ -162,7 +162,7 @@ on_each_db! {
             let (replica, id) = (replica.clone(), id.clone());
             async move { use_second(&replica, &id).await }
         });
-        assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.held() == 1).await);
+        assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
         let wish = UpstreamWish::IfPossible;
         revoke::connection(&replica.outside, &replica.site, &Actor::Operator, &id, "enough", wish).await.unwrap();
         town.lab.release();

@@ -296,7 +296,7 @@ on_each_db! {
             let replica = replica.clone();
             async move { work(&replica).await }
         });
-        assert!(town.lab.wait_until(Duration::from_secs(3), |lab| lab.held() == 1).await);
+        assert!(town.lab.wait_until(Duration::from_secs(20), |lab| lab.held() == 1).await);
         assert_eq!(work(&replica).await, 0, "it is claimed");
         dying.abort();
         replica.advance(HOUR);

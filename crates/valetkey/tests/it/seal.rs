@@ -77,6 +77,7 @@ on_each_db! {
         assert!(two.try_open(&home.place(), &sealed).is_some());
     }
 
+    /// T-287.
     async fn a_value_that_names_a_key_that_does_not_exist_is_an_error(db: Db) {
         let ring = ring(&db, &roots()).await;
         let home = Home::new(&db, "default", "github", "user:1").await;

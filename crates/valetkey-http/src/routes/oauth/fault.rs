@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use valetkey::oauth::{Fault, Word};
 
 use crate::error::{Logged, seconds, status};
@@ -34,7 +34,7 @@ impl From<Fault> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (code, word, text) = match &self.fault {
-            Fault::Refused { word, text } => (status_of(*word, self.wait), word.as_str(), plain(text)),
+            Fault::Refused { word, text, .. } => (status_of(*word, self.wait), word.as_str(), plain(text)),
             Fault::Failed(error) => {
                 let status = status(error.code());
                 let word = match status {
@@ -45,7 +45,14 @@ impl IntoResponse for Refusal {
                 (status, word, plain(error.message()))
             }
         };
-        let mut response = answer(code, &json!({ "error": word, "error_description": text }));
+        // The members of the standard last: nothing stands in their place.
+        let mut body = match self.fault.more() {
+            Some(Value::Object(members)) => members.clone(),
+            _ => Map::new(),
+        };
+        body.insert("error".to_owned(), json!(word));
+        body.insert("error_description".to_owned(), json!(text));
+        let mut response = answer(code, &Value::Object(body));
         let headers = response.headers_mut();
         if code == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, BASIC);

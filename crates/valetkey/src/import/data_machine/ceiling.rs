@@ -3,19 +3,17 @@
 //! A row's `capabilities` is NULL for none, a JSON list of capabilities, or a JSON object that also names abilities. Data
 //! Machine takes whatever else stands there for "no ceiling"; here it denies everything, for it was meant to narrow.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::principal::{Abilities, Ceiling, PlatformCeiling};
+use crate::principal::{Ceiling, PlatformCeiling};
 
 /// The ceiling of a token, as it will be stored: absent for none, and something that no ceiling is where it cannot be read.
 pub(super) fn read(capabilities: Option<&[u8]>, site_scope: Option<i64>) -> Option<Value> {
     let platform = match capabilities {
         None => PlatformCeiling::default(),
-        Some(text) => match serde_json::from_slice::<Value>(text) {
-            Ok(Value::Array(list)) if list.is_empty() => structured(&Map::new()),
-            Ok(Value::Array(list)) => PlatformCeiling { capabilities: Some(words(&list)), ..PlatformCeiling::default() },
-            Ok(Value::Object(scope)) => structured(&scope),
-            _ => return Some(json!("unreadable")),
+        Some(text) => match serde_json::from_slice::<Value>(text).ok().and_then(|scope| PlatformCeiling::from_scope(&scope)) {
+            Some(platform) => platform,
+            None => return Some(json!("unreadable")),
         },
     };
     let platform = PlatformCeiling { site_scope, ..platform };
@@ -37,41 +35,6 @@ pub(super) fn write(ceiling: Option<&Ceiling>) -> Option<Value> {
             "ability_allow": abilities.ability_allow, "ability_deny": abilities.ability_deny, "capabilities": capabilities,
         }),
     })
-}
-
-/// A scope that names abilities. Without a list of capabilities it allows none.
-fn structured(scope: &Map<String, Value>) -> PlatformCeiling {
-    let list = |name: &str| scope.get(name).and_then(Value::as_array).map_or_else(Vec::new, |list| words(list));
-    let text = |name: &str| scope.get(name).and_then(Value::as_str).unwrap_or_default();
-    let slug = text("scope").to_lowercase();
-    PlatformCeiling {
-        capabilities: Some(list("capabilities")),
-        abilities: Some(Abilities {
-            scope: slug.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')).collect(),
-            label: text("label").chars().filter(|c| !c.is_control()).collect(),
-            ability_categories: list("ability_categories"),
-            ability_allow: list("ability_allow"),
-            ability_deny: list("ability_deny"),
-        }),
-        site_scope: None,
-    }
-}
-
-/// Words without spaces around them, each once; a number is its digits, and what is neither is left out.
-fn words(list: &[Value]) -> Vec<String> {
-    let mut words: Vec<String> = Vec::new();
-    for item in list {
-        let word = match item {
-            Value::String(text) => text.trim().to_owned(),
-            Value::Number(number) => number.to_string(),
-            Value::Bool(true) => "1".to_owned(),
-            _ => continue,
-        };
-        if !word.is_empty() && !words.contains(&word) {
-            words.push(word);
-        }
-    }
-    words
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use super::world::{Stub, TOKENS, World, alices, connected, failure, of, param};
 const FIVE_SECONDS: Duration = Duration::from_secs(5);
 
 on_each_db! {
+    /// T-247.
     /// R1: a state that was not issued by us is refused and stores nothing.
     ///
     async fn a_callback_with_a_state_of_somebody_elses_stores_nothing(db: Db) {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use valetkey::{
     Code,
-    db::{Db, testing},
+    db::testing,
     oauth::{Asker, GrantType, NewClient, Presented, Word, client, register},
     on_each_db,
     principal::Actor,

@@ -5,7 +5,6 @@ use std::{collections::BTreeSet, time::Duration};
 use valetkey::{
     Code,
     agent::{self, Role},
-    db::Db,
     decision,
     id::sha256_hex,
     oauth::{GrantType, NewClient, Scopes, Word, authorize::Choice, authorize::Life, authorize::Misasked, client, register},
@@ -18,6 +17,7 @@ use valetkey::{
 use super::world::{CALLBACK, CHALLENGE, Hall, ISSUER, VERIFIER, alice, form, in_query, word};
 
 on_each_db! {
+    /// T-011.
     /// R73: what a code brings is an agent's token like any other, for the person who consented, short-lived and under the
     /// scopes that they chose.
     async fn a_code_brings_a_token_of_the_agent_for_the_person(db: Db) {
@@ -39,7 +39,7 @@ on_each_db! {
         assert!(token::list_hashed(&db, hall.site(), &hall.agent).await.unwrap().is_empty(), "it does not move to another system");
     }
 
-    /// R66: tokens and codes have 256 random bits, and only their SHA-256 is stored.
+    /// R66: tokens and codes, those of devices too, have 256 random bits, and only their SHA-256 is stored.
     async fn only_hashes_are_stored(db: Db) {
         let hall = Hall::new(&db).await;
         let client = hall.public().await;
@@ -53,7 +53,15 @@ on_each_db! {
         let refreshes: Vec<(String,)> =
             on!(&db, |c| sqlx::query_as("SELECT token_hash FROM oauth_refresh_tokens").fetch_all(c).await.unwrap());
         let tokens: Vec<(String,)> = on!(&db, |c| sqlx::query_as("SELECT token_hash FROM agent_tokens").fetch_all(c).await.unwrap());
-        for (rows, plain) in [(codes, code.as_str()), (refreshes, refresh.expose()), (tokens, issued.access_token.expose())] {
+        let device = hall.oauth.begin_device(&client, &form(&[])).await.unwrap().device_code;
+        assert_eq!(device.expose().len(), 43);
+        let devices: Vec<(String,)> = on!(&db, |c| sqlx::query_as("SELECT device_hash FROM oauth_devices").fetch_all(c).await.unwrap());
+        for (rows, plain) in [
+            (codes, code.as_str()),
+            (refreshes, refresh.expose()),
+            (tokens, issued.access_token.expose()),
+            (devices, device.expose()),
+        ] {
             assert_eq!(rows, [(sha256_hex(plain.as_bytes()),)]);
         }
     }
@@ -159,6 +167,43 @@ on_each_db! {
             let asked = hall.asked(&client, &[wrong, ("response_type", "token")]).await;
             assert!(matches!(asked, Err(Misasked::Here(_))), "{wrong:?}");
         }
+    }
+
+    /// T-201 to T-210: a redirect URI is compared as a whole text; there are no patterns, no other spellings and no usual port.
+    async fn a_redirect_uri_is_never_a_pattern(db: Db) {
+        let hall = Hall::new(&db).await;
+        let make = async |uri: &str| {
+            let new = NewClient {
+                name: "App".to_owned(),
+                redirect_uris: vec![uri.to_owned()],
+                grant_types: BTreeSet::from([GrantType::AuthorizationCode]),
+                ..NewClient::default()
+            };
+            hall.client(new).await.0
+        };
+        let (exact, starred) = (make("https://example.com/cb").await, make("https://example.com/*").await);
+        assert!(hall.asked(&exact, &[("redirect_uri", "https://example.com/cb")]).await.is_ok());
+        for other in [
+            "https://example.com.evil/cb",
+            "https://example.community/cb",
+            "http://example.com/cb",
+            "https://example.com:8443/cb",
+            "https://example.com:443/cb",
+            "https://EXAMPLE.com/cb",
+            "https://example.com/",
+            "https://example.com/cbx",
+            "https://example.com/cb/",
+            "https://example.com/cb/x",
+            "https://example.com/cb/../evil",
+            "https://example.com/cb?x=1",
+        ] {
+            for client in [&exact, &starred] {
+                let asked = hall.asked(client, &[("redirect_uri", other)]).await;
+                assert!(matches!(asked, Err(Misasked::Here(_))), "{other}");
+            }
+        }
+        let asked = hall.asked(&starred, &[("redirect_uri", "https://example.com/cb")]).await;
+        assert!(matches!(asked, Err(Misasked::Here(_))), "a star is a star");
     }
 
     /// R77: a refusal names the issuer, as an answer with a code does, and brings the state back.

@@ -4,12 +4,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 use valetkey::{
     Code,
-    db::Db,
     oauth::{Client, GrantType, Issued, NewClient, Outcome, Word, authorize::Life, device::Begun},
     on_each_db,
 };
 
-use super::world::{Hall, alice, form, word};
+use super::world::{CALLBACK, Hall, alice, form, word};
 
 impl Hall {
     async fn begin(&self, client: &Client, more: &[(&str, &str)]) -> Begun {
@@ -112,7 +111,7 @@ on_each_db! {
         let choice = valetkey::oauth::authorize::Choice { life: Life::Day, ..hall.choice("proxy reveal") };
         let more = hall.oauth.approve_device(hall.site(), &alice(), &begun.user_code, &choice).await;
         assert_eq!(more.unwrap_err().code(), Code::InvalidRequest);
-        let new = NewClient { name: "N".into(), redirect_uris: vec![super::world::CALLBACK.into()],
+        let new = NewClient { name: "N".into(), redirect_uris: vec![CALLBACK.into()],
             grant_types: BTreeSet::from([GrantType::AuthorizationCode]), ..NewClient::default() };
         let (without, _) = hall.client(new).await;
         assert_eq!(word(hall.oauth.begin_device(&without, &form(&[])).await), Word::UnauthorizedClient);

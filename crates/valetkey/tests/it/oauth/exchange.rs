@@ -4,18 +4,19 @@ use std::time::Duration;
 
 use valetkey::{
     agent::{self, Role},
-    db::Db,
+    approval::{self, Decider},
     decision::{Parsed, for_token_alone},
     grant::{Effect, ForWhom, NewGrant},
+    id::{ApprovalId, SessionName},
     oauth::{Client, Issued, Outcome, Word},
-    on_each_db,
+    on_each_db, person,
     platform::{self, Minted, Purpose, Scope},
     principal::{Actor, Ceiling},
     secret::Secret,
     token::{self, NewToken, TokenHash},
 };
 
-use super::world::{ACCESS_TOKEN, Hall, ISSUER, JWT, word};
+use super::world::{ACCESS_TOKEN, Hall, ISSUER, JWT, alice, word};
 use crate::support::{both, ceiling};
 
 impl Hall {
@@ -49,6 +50,13 @@ impl Hall {
         signed.unwrap().expose().to_owned()
     }
 
+    /// The session and the task that a token is for.
+    async fn names_of(&self, token: &Secret) -> (Option<String>, Option<String>) {
+        let hash = TokenHash::of_presented(token.expose()).unwrap();
+        let facts = for_token_alone(&self.house.base.db, &hash).await.unwrap().unwrap();
+        (facts.session.map(|name| name.to_string()), facts.task.map(|name| name.to_string()))
+    }
+
     /// The ceiling that stands on a token.
     async fn ceiling_of(&self, token: &Secret) -> Option<Ceiling> {
         let hash = TokenHash::of_presented(token.expose()).unwrap();
@@ -80,49 +88,6 @@ on_each_db! {
         assert_eq!((next.expires_in, next.scope.as_deref()), (Some(300), Some("proxy provider:reddit")));
         for wider in ["reveal", "proxy provider:youtube"] {
             assert_eq!(word(hall.trade(&client, &issued.access_token, &[("scope", wider)]).await), Word::InvalidScope, "{wider}");
-        }
-    }
-
-    /// A denial for a session or a task holds whatever comes of its tokens, too.
-    async fn an_exchange_leads_out_of_no_session_and_no_task(db: Db) {
-        let hall = Hall::new(&db).await;
-        let (base, client, connection) = (&hall.house.base, hall.exchanger(None).await, hall.account().await);
-        let denied = NewGrant { effect: Effect::Deny, delivery: both(), ..NewGrant::proxy(&hall.agent, &connection, ForWhom::Anyone) };
-        hall.house.grant_with(NewGrant { session: Some("night".parse().unwrap()), ..denied.clone() }).await;
-        hall.house.grant_with(NewGrant { task: Some("t-1".parse().unwrap()), ..denied }).await;
-        let alice = NewToken { person: Some("alice".parse().unwrap()), ..NewToken::default() };
-        for (new, allowed) in [
-            (alice.clone(), true),
-            (NewToken { session: Some("night".parse().unwrap()), ..alice.clone() }, false),
-            (NewToken { task: Some("t-1".parse().unwrap()), ..alice.clone() }, false),
-        ] {
-            let (_, own) = token::mint(base, hall.site(), &Actor::Operator, &hall.agent, new).await.unwrap();
-            let child = hall.trade(&client, &own, &[("scope", "proxy reveal")]).await.unwrap().access_token;
-            let next = hall.trade(&client, &child, &[]).await.unwrap().access_token;
-            for token in [&own, &child, &next] {
-                let hash = TokenHash::of_presented(token.expose()).unwrap();
-                assert_eq!(hall.house.ask(&hash, &connection).await.unwrap().allowed(), allowed);
-                let upstream = hall.trade(&client, token, &[("audience", "reddit")]).await;
-                assert_eq!(upstream.is_ok(), allowed, "the upstream token itself");
-            }
-        }
-    }
-
-    /// Whoever gets hold of a token for one place makes none for another of it.
-    async fn a_token_for_one_place_is_exchanged_for_no_other(db: Db) {
-        let hall = Hall::new(&db).await;
-        let (client, app, mcp) = (hall.exchanger(None).await, hall.public().await, format!("{ISSUER}/mcp"));
-        let there = hall.tokens(&app, &[("resource", mcp.as_str())]).await.access_token;
-        let here = hall.tokens(&app, &[]).await.access_token;
-        for (token, own, other) in [(&there, mcp.as_str(), ISSUER), (&here, ISSUER, mcp.as_str())] {
-            for name in ["resource", "audience"] {
-                assert_eq!(word(hall.trade(&client, token, &[(name, other)]).await), Word::InvalidTarget, "{other}");
-            }
-            for asked in [&[][..], &[("resource", own)], &[("audience", own)]] {
-                let issued = hall.trade(&client, token, asked).await.unwrap();
-                let told = hall.introspect(&hall.asker().await, issued.access_token.expose()).await;
-                assert_eq!(told["aud"], serde_json::json!([own]));
-            }
         }
     }
 
@@ -165,6 +130,8 @@ on_each_db! {
         let hall = Hall::new(&db).await;
         let (base, client) = (&hall.house.base, hall.exchanger(None).await);
         let app = hall.public().await;
+        let expired = hall.tokens(&app, &[]).await.access_token;
+        base.clock.advance(Duration::from_secs(900));
         let refresh = hall.tokens(&app, &[]).await.refresh_token.unwrap();
         let revoked = hall.minted(None, None).await;
         let id = token::list(&db, hall.site(), &hall.agent).await.unwrap()[0].id.clone();
@@ -174,8 +141,18 @@ on_each_db! {
         let new = agent::NewAgent { id: None, slug: "x".into(), title: String::new(), owner: None };
         let there = agent::create(base, &other, &Actor::Operator, new).await.unwrap();
         let (_, elsewhere) = token::mint(base, &other, &Actor::Operator, &there.id, NewToken::default()).await.unwrap();
-        for (why, bad) in [("a refresh token", &refresh), ("revoked", &revoked), ("another site's", &elsewhere), ("nonsense", &Secret::new("x"))] {
-            assert_eq!(word(hall.trade(&client, bad, &[]).await), Word::InvalidRequest, "{why}");
+        let nonsense = Secret::new("x");
+        for (why, bad) in [
+            ("a refresh token", &refresh),
+            ("expired", &expired),
+            ("revoked", &revoked),
+            ("another site's", &elsewhere),
+            ("nonsense", &nonsense),
+        ] {
+            // Before anything else, whatever that is.
+            for more in [&[][..], &[("scope", "everything")], &[("resource", "https://api.example")], &[("audience", "nobody")]] {
+                assert_eq!(word(hall.trade(&client, bad, more).await), Word::InvalidRequest, "{why}, {more:?}");
+            }
             let assertion = hall.assertion(&hall.platform().await, "alice", Purpose::Exchange);
             assert_eq!(word(hall.delegate(&client, bad, &assertion).await), Word::InvalidRequest, "{why} as an actor");
         }
@@ -209,6 +186,38 @@ on_each_db! {
         assert_eq!(hall.introspect(&hall.asker().await, issued.access_token.expose()).await["aud"], serde_json::json!([mcp]));
     }
 
+    /// R83, R113: a token for one resource brings none for the other: who consented to it was told where it is taken.
+    async fn a_token_for_one_resource_is_exchanged_for_none_elsewhere(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (app, client) = (hall.public().await, hall.exchanger(None).await);
+        let mcp = format!("{ISSUER}/mcp");
+        for (own, other) in [(mcp.as_str(), ISSUER), (ISSUER, mcp.as_str())] {
+            let token = hall.tokens(&app, &[("resource", own)]).await.access_token;
+            for name in ["resource", "audience"] {
+                assert_eq!(word(hall.trade(&client, &token, &[(name, other)]).await), Word::InvalidTarget, "{own} by {name}");
+            }
+            for asked in [&[][..], &[("resource", own)]] {
+                let child = hall.trade(&client, &token, asked).await.unwrap().access_token;
+                assert_eq!(hall.introspect(&hall.asker().await, child.expose()).await["aud"], serde_json::json!([own]));
+            }
+        }
+    }
+
+    /// R113: a token that acts for one person is not made to act for another, whatever the other says.
+    async fn a_persons_token_does_not_come_to_act_for_somebody_else(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (client, key) = (hall.exchanger(None).await, hall.platform().await);
+        hall.role("bob", Role::Operator).await;
+        let alices = hall.minted(Some("alice"), None).await;
+        let consented = hall.tokens(&hall.public().await, &[]).await.access_token;
+        for token in [&alices, &consented] {
+            let by_bob = hall.assertion(&key, "bob", Purpose::Exchange);
+            assert_eq!(word(hall.delegate(&client, token, &by_bob).await), Word::InvalidRequest);
+            let by_alice = hall.assertion(&key, "alice", Purpose::Exchange);
+            hall.delegate(&client, token, &by_alice).await.unwrap();
+        }
+    }
+
     /// R115: exchanges do not go on for ever, and who acts is the agent whose token it is, however it came about.
     async fn a_token_is_exchanged_sixteen_times_and_not_once_more(db: Db) {
         let hall = Hall::new(&db).await;
@@ -234,6 +243,7 @@ on_each_db! {
         assert_eq!(word(hall.trade(&client, &own, &[]).await), Word::InvalidClient);
     }
 
+    /// T-217.
     /// A person whom their platform proves has an agent act for them: `sub` is the person, `act` the agent.
     async fn an_agent_acts_for_a_person_whom_a_platform_proves(db: Db) {
         let hall = Hall::new(&db).await;
@@ -319,5 +329,144 @@ on_each_db! {
         token::family::end(&hall.house.base, hall.site(), &Actor::Operator, &id, "over").await.unwrap();
         assert!(!hall.is_taken(&child).await);
         assert_eq!(word(hall.trade(&client, &child, &[]).await), Word::InvalidRequest);
+    }
+
+    /// A session is named when a token is exchanged, once: what is granted for it is open from then on, and no later exchange changes
+    /// or loses the name.
+    async fn a_session_and_a_task_are_named_by_an_exchange_and_never_changed(db: Db) {
+        let hall = Hall::new(&db).await;
+        let client = hall.exchanger(None).await;
+        let connection = hall.ungranted().await;
+        let session: SessionName = "chat-7".parse().unwrap();
+        hall.house.grant_with(NewGrant { session: Some(session), ..NewGrant::proxy(&hall.agent, &connection, ForWhom::Owner) }).await;
+        let may = async |token: &Secret| {
+            let hash = TokenHash::of_presented(token.expose()).unwrap();
+            hall.house.ask(&hash, &connection).await.unwrap().allowed()
+        };
+        let own = hall.minted(Some("alice"), None).await;
+        let plain = hall.trade(&client, &own, &[]).await.unwrap().access_token;
+        assert_eq!(hall.names_of(&plain).await, (None, None));
+        assert!(!may(&own).await && !may(&plain).await);
+        let named = hall.trade(&client, &own, &[("session", "chat-7")]).await.unwrap().access_token;
+        assert_eq!(hall.names_of(&named).await, (Some("chat-7".to_owned()), None));
+        assert!(may(&named).await && !may(&own).await);
+        // A task may still be named, where there is none.
+        let both = hall.trade(&client, &named, &[("task", "post-1"), ("session", "chat-7")]).await.unwrap().access_token;
+        let kept = hall.trade(&client, &both, &[]).await.unwrap().access_token;
+        for token in [&both, &kept] {
+            assert_eq!(hall.names_of(token).await, (Some("chat-7".to_owned()), Some("post-1".to_owned())));
+            assert!(may(token).await);
+        }
+        let told = hall.introspect(&hall.asker().await, kept.expose()).await;
+        assert_eq!((told["session"].as_str(), told["task"].as_str()), (Some("chat-7"), Some("post-1")));
+        assert!(hall.introspect(&hall.asker().await, plain.expose()).await.get("session").is_none());
+        for other in [("session", "chat-8"), ("task", "post-2"), ("session", "chat 7"), ("task", "0")] {
+            assert_eq!(word(hall.trade(&client, &both, &[other]).await), Word::InvalidRequest, "{other:?}");
+        }
+        // One that was minted for a session is for that one, whoever exchanges it.
+        let new = NewToken { session: Some("chat-8".parse().unwrap()), person: Some("alice".parse().unwrap()), ..NewToken::default() };
+        let (_, minted) = token::mint(&hall.house.base, hall.site(), &Actor::Operator, &hall.agent, new).await.unwrap();
+        assert_eq!(word(hall.trade(&client, &minted, &[("session", "chat-7")]).await), Word::InvalidRequest);
+        let child = hall.trade(&client, &minted, &[]).await.unwrap().access_token;
+        assert_eq!(hall.names_of(&child).await, (Some("chat-8".to_owned()), None));
+        assert!(!may(&child).await);
+    }
+
+    /// For a session as for everything: an upstream token is fetched by what the exchange would have given.
+    async fn an_upstream_token_is_fetched_for_the_session_that_the_exchange_names(db: Db) {
+        let hall = Hall::new(&db).await;
+        let client = hall.exchanger(None).await;
+        let connection = hall.ungranted().await;
+        let session: SessionName = "chat-7".parse().unwrap();
+        let grant = NewGrant { session: Some(session), delivery: both(), ..NewGrant::proxy(&hall.agent, &connection, ForWhom::Owner) };
+        hall.house.grant_with(grant).await;
+        let own = hall.minted(Some("alice"), None).await;
+        assert_eq!(word(hall.trade(&client, &own, &[("audience", "reddit")]).await), Word::InvalidTarget);
+        let other = [("audience", "reddit"), ("session", "chat-8")];
+        assert_eq!(word(hall.trade(&client, &own, &other).await), Word::InvalidTarget);
+        let right = [("audience", "reddit"), ("session", "chat-7")];
+        assert_eq!(hall.trade(&client, &own, &right).await.unwrap().access_token.expose(), "at-user:alice-");
+    }
+
+    /// Whatever acts for an erased person, was minted by them, or was exchanged for one of those, however often and for whom, is over.
+    async fn what_was_exchanged_ends_with_an_erased_person(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (base, client, key) = (&hall.house.base, hall.exchanger(None).await, hall.platform().await);
+        hall.role("bob", Role::Operator).await;
+        hall.role("carol", Role::Operator).await;
+        let bob = Actor::User("bob".parse().unwrap());
+        let mint = async |by: &Actor, person: Option<&str>| {
+            let new = NewToken { person: person.map(|person| person.parse().unwrap()), ..NewToken::default() };
+            token::mint(base, hall.site(), by, &hall.agent, new).await.unwrap().1
+        };
+        let (own, unattended) = (mint(&Actor::Operator, Some("bob")).await, mint(&Actor::Operator, None).await);
+        let (by_bob, carols) = (mint(&bob, None).await, mint(&Actor::Operator, Some("carol")).await);
+        let child = hall.trade(&client, &own, &[]).await.unwrap().access_token;
+        let grandchild = hall.trade(&client, &child, &[]).await.unwrap().access_token;
+        let of_minted = hall.trade(&client, &by_bob, &[]).await.unwrap().access_token;
+        let acting = hall.delegate(&client, &unattended, &hall.assertion(&key, "bob", Purpose::Exchange)).await.unwrap().access_token;
+        let again = hall.trade(&client, &acting, &[]).await.unwrap().access_token;
+        let stays = hall.trade(&client, &carols, &[]).await.unwrap().access_token;
+        let all = [&own, &by_bob, &child, &grandchild, &of_minted, &acting, &again];
+        for token in all {
+            assert!(hall.is_taken(token).await);
+        }
+        let erased = person::erase(&hall.outside, hall.site(), &Actor::Operator, &"bob".parse().unwrap()).await.unwrap();
+        assert_eq!(erased.tokens, 7);
+        for (place, token) in all.into_iter().enumerate() {
+            assert!(!hall.is_taken(token).await, "{place}");
+            assert_eq!(word(hall.trade(&client, token, &[]).await), Word::InvalidRequest, "{place}");
+        }
+        for token in [&unattended, &carols, &stays] {
+            assert!(hall.is_taken(token).await);
+        }
+        // Nobody acts for him any more, whoever vouches for him.
+        let late = hall.assertion(&key, "bob", Purpose::Exchange);
+        assert_eq!(word(hall.delegate(&client, &unattended, &late).await), Word::InvalidRequest);
+    }
+
+    /// R117: where a grant asks, a person approves the handing out, and the same request fetches it, once.
+    async fn an_upstream_token_that_a_grant_asks_about_waits_for_a_person(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (base, client) = (&hall.house.base, hall.exchanger(None).await);
+        let connection = hall.ungranted().await;
+        let asks = NewGrant { effect: Effect::Ask, delivery: both(), ..NewGrant::proxy(&hall.agent, &connection, ForWhom::Owner) };
+        hall.house.grant_with(asks).await;
+        let alice = Decider { actor: Actor::User(alice()), administers: false };
+        let own = hall.minted(Some("alice"), None).await;
+        let wait = async |more: &[(&str, &str)]| {
+            let all = [&[("audience", "reddit")][..], more].concat();
+            let fault = hall.trade(&client, &own, &all).await.unwrap_err();
+            assert_eq!(fault.word(), Some(Word::AuthorizationPending), "{fault}");
+            let told = fault.more().unwrap().clone();
+            (told["approval"].as_str().unwrap().parse::<ApprovalId>().unwrap(), told)
+        };
+        let (id, told) = wait(&[]).await;
+        assert_eq!((&told["code"], &told["status"]), (&"approval_required".into(), &"pending".into()));
+        assert_eq!(told["poll"], format!("/v1/approvals/{id}"));
+        // Asked again it is the same question, also with the id; and a yes alone hands out nothing.
+        let named = [("approval", id.as_str())];
+        assert_eq!(wait(&[]).await.0, id);
+        assert_eq!(wait(&named).await.0, id);
+        approval::approve(base, hall.site(), &alice, &id).await.unwrap();
+        assert_eq!(wait(&[]).await.1["status"], "approved");
+        let with = [("audience", "reddit"), ("approval", id.as_str())];
+        // Of another agent's token it is nothing.
+        let other = hall.house.agent("other", Some("alice")).await;
+        let asks = NewGrant { effect: Effect::Ask, delivery: both(), ..NewGrant::proxy(&other, &connection, ForWhom::Owner) };
+        hall.house.grant_with(asks).await;
+        let new = NewToken { person: Some("alice".parse().unwrap()), ..NewToken::default() };
+        let (_, others) = token::mint(base, hall.site(), &Actor::Operator, &other, new).await.unwrap();
+        assert_eq!(word(hall.trade(&client, &others, &with).await), Word::InvalidTarget);
+        assert_eq!(hall.trade(&client, &own, &with).await.unwrap().access_token.expose(), "at-user:alice-");
+        assert_eq!(word(hall.trade(&client, &own, &with).await), Word::InvalidTarget, "it works once");
+        assert_eq!(word(hall.trade(&client, &own, &[("audience", "reddit"), ("approval", "nonsense")]).await), Word::InvalidRequest);
+        // A no is told as one.
+        let (again, _) = wait(&[]).await;
+        assert_ne!(again, id);
+        approval::refuse(base, hall.site(), &alice, &again, "not now").await.unwrap();
+        for more in [&[("audience", "reddit")][..], &[("audience", "reddit"), ("approval", again.as_str())]] {
+            assert_eq!(word(hall.trade(&client, &own, more).await), Word::AccessDenied);
+        }
     }
 }

@@ -4,9 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
 use valetkey::{
-    agent,
+    agent::{self, Role},
     clock::Timestamp,
-    db::{Db, testing},
+    db::testing,
+    id::UserId,
     oauth::{Asker, GrantType, NewClient, client},
     on_each_db, platform,
     principal::Actor,
@@ -107,11 +108,28 @@ on_each_db! {
             grant_types: BTreeSet::from([GrantType::AuthorizationCode]), ..NewClient::default() };
         let (confidential, _) = hall.client(new).await;
         let own = hall.tokens(&confidential, &[]).await;
-        let by_client = Asker::Client(confidential);
+        let by_client = Asker::Client(Box::new(confidential));
         assert_eq!(hall.introspect(&by_client, own.access_token.expose()).await["active"], json!(true));
         assert_eq!(hall.introspect(&by_client, live.access_token.expose()).await, json!({ "active": false }));
         base.clock.advance(Duration::from_secs(900));
         assert_eq!(hall.introspect(&asker, live.access_token.expose()).await, json!({ "active": false }), "expired");
+    }
+
+    /// R93: nor is a token active whose person, or whoever minted it, may no longer have the agent act.
+    async fn a_role_that_is_taken_away_makes_its_tokens_inactive(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (base, site, bob) = (&hall.house.base, hall.site(), "bob".parse::<UserId>().unwrap());
+        hall.role("bob", Role::Operator).await;
+        let for_bob = NewToken { person: Some(bob.clone()), ..NewToken::default() };
+        let (_, acts_for_bob) = token::mint(base, site, &Actor::Operator, &hall.agent, for_bob).await.unwrap();
+        let (_, minted_by_bob) = token::mint(base, site, &Actor::User(bob), &hall.agent, NewToken::default()).await.unwrap();
+        let asker = hall.asker().await;
+        for (role, active) in [(Role::Operator, true), (Role::Viewer, false), (Role::Admin, true)] {
+            hall.role("bob", role).await;
+            for token in [&acts_for_bob, &minted_by_bob] {
+                assert_eq!(hall.introspect(&asker, token.expose()).await["active"], json!(active), "{role}");
+            }
+        }
     }
 
     /// R94: a hint never changes the answer, whether it is right, wrong or unknown.
@@ -137,7 +155,7 @@ on_each_db! {
         let issued = hall.tokens(&client, &[("scope", "proxy reveal")]).await;
         testing::execute(&db, "UPDATE oauth_clients SET ceiling = '{\"delivery\":[\"proxy\"]}'").await;
         let narrower = client::get(&db, hall.site(), &client.id).await.unwrap().unwrap();
-        let told = hall.introspect(&Asker::Client(narrower), issued.access_token.expose()).await;
+        let told = hall.introspect(&Asker::Client(Box::new(narrower)), issued.access_token.expose()).await;
         assert_eq!(told["scope"], "proxy");
         assert!(told.get("platform").is_none());
         assert_eq!(hall.introspect(&hall.asker().await, issued.access_token.expose()).await["scope"], "proxy reveal");
@@ -180,6 +198,7 @@ on_each_db! {
         assert_eq!(hall.introspect(&asker, for_api.expose()).await["sub"], format!("user:{}", alice()));
     }
 
+    /// T-264.
     /// R98: where the database does not answer nothing is active: it is an error.
     async fn a_database_that_fails_makes_nothing_active(db: Db) {
         let hall = Hall::new(&db).await;

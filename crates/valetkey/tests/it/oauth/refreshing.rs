@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use valetkey::{
-    db::Db,
     oauth::{REFRESH_GRACE, REFRESH_IDLE, Word},
     on_each_db,
     secret::Secret,

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use valetkey::{
-    db::Db,
+    agent,
     oauth::Word,
-    on_each_db,
+    on_each_db, platform,
     principal::Actor,
     token::{self, family},
 };
@@ -88,6 +88,25 @@ on_each_db! {
             hall.oauth.revoke(&client, &form(&[("token", unknown)])).await.unwrap();
         }
         assert_eq!(word(hall.oauth.revoke(&client, &form(&[])).await), Word::InvalidRequest);
+    }
+
+    /// R100, R103: also while its agent or its person is switched off; otherwise it would come to life with them.
+    async fn a_token_that_is_given_back_does_not_come_to_life_again(db: Db) {
+        let hall = Hall::new(&db).await;
+        let client = hall.public().await;
+        let (base, site, operator) = (&hall.house.base, hall.site(), Actor::Operator);
+        for which in ["the agent", "the person"] {
+            let switch = async |off: bool| match which {
+                "the agent" => agent::set_disabled(base, site, &operator, &hall.agent, off).await.unwrap(),
+                _ => platform::set_person_disabled(base, site, &operator, &alice(), off).await.unwrap(),
+            };
+            let issued = hall.tokens(&client, &[]).await;
+            switch(true).await;
+            hall.oauth.revoke(&client, &form(&[("token", issued.access_token.expose())])).await.unwrap();
+            switch(false).await;
+            assert!(!hall.is_taken(&issued.access_token).await, "{which}");
+            assert_eq!(word(hall.refresh(&client, &issued.refresh_token.unwrap()).await), Word::InvalidGrant, "{which}");
+        }
     }
 
     /// Whoever revokes a token of a consent by its id means the program that holds it, which would fetch the next one.

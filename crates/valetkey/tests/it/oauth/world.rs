@@ -188,6 +188,13 @@ impl Hall {
 
     /// An account of alice's at Reddit with an access token that lives, which the agent may use for its owner in both ways.
     pub(crate) async fn account(&self) -> ConnectionId {
+        let id = self.ungranted().await;
+        self.house.grant_with(NewGrant { delivery: both(), ..NewGrant::proxy(&self.agent, &id, ForWhom::Owner) }).await;
+        id
+    }
+
+    /// The same, without a grant.
+    pub(crate) async fn ungranted(&self) -> ConnectionId {
         let base = &self.house.base;
         let mut new = self.house.new_connection("user:alice", "");
         new.provider = "reddit".parse().unwrap();
@@ -195,7 +202,6 @@ impl Hall {
         let mut tx = base.db.begin().await.unwrap();
         let id = connection::insert(base, &mut tx, &Actor::Operator, &new).await.unwrap();
         tx.commit().await.unwrap();
-        self.house.grant_with(NewGrant { delivery: both(), ..NewGrant::proxy(&self.agent, &id, ForWhom::Owner) }).await;
         id
     }
 
