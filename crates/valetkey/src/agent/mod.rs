@@ -126,7 +126,7 @@ pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewAgent) ->
     if !slug_ok {
         return Err(Error::new(Code::InvalidRequest, "an agent's slug is 1 to 64 of a-z, 0-9, - and _"));
     }
-    text::check("title", &new.title, text::LABEL)?;
+    text::check_line("title", &new.title, text::LABEL)?;
     let agent = Agent {
         id: new.id.unwrap_or_else(AgentId::fresh),
         title: if new.title.is_empty() { new.slug.clone() } else { new.title },

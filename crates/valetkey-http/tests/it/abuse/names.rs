@@ -179,6 +179,9 @@ on_each_db! {
                 app.post(&As::Operator, &format!("/v1/agents/{agent}/tokens"), new).await.refused(400, "invalid_request");
             }
         }
+        for title in ["Helper\u{202e}knaB", "\u{2067}Helper", "Helper\nasks for nothing", "Helper\tx"] {
+            app.post(&As::Operator, "/v1/agents", json!({ "slug": "b", "title": title })).await.refused(400, "invalid_request");
+        }
         for slug in ["A", "a b", "\u{430}", "a/b", "..", "a.b", "", &"a".repeat(65)] {
             app.post(&As::Operator, "/v1/agents", json!({ "slug": slug })).await.refused(400, "invalid_request");
         }
