@@ -17,8 +17,10 @@ use crate::error::Problem;
 
 /// The largest JSON body that is read, in bytes.
 pub(crate) const MAX_BODY: usize = 64 * 1024;
-/// How long a JSON body may take to arrive.
+/// How long a body that is read here may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most parameters of a query.
+const MOST_PARAMETERS: usize = 100;
 
 /// The parts of the path, parsed into their types.
 #[derive(Debug)]
@@ -84,6 +86,10 @@ where
 pub(crate) fn pairs(query: Option<&str>) -> Result<Vec<(String, String)>, Error> {
     let mut pairs: Vec<(String, String)> = Vec::new();
     for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        // Each is compared with those before it, also for whoever shows no credential.
+        if pairs.len() >= MOST_PARAMETERS {
+            return Err(invalid(format!("the query names more than {MOST_PARAMETERS} parameters")));
+        }
         if value.contains('\0') || name.contains('\0') {
             return Err(invalid("the query holds a NUL"));
         }
@@ -121,7 +127,7 @@ where
     }
 }
 
-/// A whole body of at most so many bytes.
+/// A whole body of at most so many bytes, and not for ever.
 ///
 /// # Errors
 /// `payload_too_large`; `invalid_request` where it broke off or came too slowly.
@@ -136,7 +142,7 @@ pub(crate) async fn whole(body: axum::body::Body, most: usize) -> Result<Bytes, 
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     if holds_nul(bytes) {
         return Err(invalid("the body holds a NUL"));
     }
@@ -224,5 +230,12 @@ mod tests {
         assert!(pairs(Some("a=1&%61=2")).is_err());
         assert_eq!(pairs(Some("a=&b=1")).unwrap(), [("b".to_owned(), "1".to_owned())]);
         assert!(pairs(Some("a=%00")).is_err());
+    }
+
+    #[test]
+    fn a_query_of_parameters_without_end_is_refused() {
+        let many = |count: usize| (0..count).map(|n| format!("p{n}=1")).collect::<Vec<_>>().join("&");
+        assert_eq!(pairs(Some(&many(100))).unwrap().len(), 100);
+        assert!(pairs(Some(&many(101))).is_err());
     }
 }

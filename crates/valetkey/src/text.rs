@@ -23,6 +23,22 @@ pub fn check(what: &str, text: &str, most: usize) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a name that people decide by where it is no plain line: where it breaks, or turns the direction of writing, and so could
+/// show another.
+pub fn check_line(what: &str, text: &str, most: usize) -> Result<()> {
+    check(what, text, most)?;
+    if text.chars().any(|c| c.is_control() || TURNS.contains(&c)) {
+        return Err(Error::new(Code::InvalidRequest, format!("{what}: it is one line, written in one direction")));
+    }
+    Ok(())
+}
+
+/// Marks that turn the direction of writing.
+const TURNS: [char; 12] = [
+    '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}',
+    '\u{2069}', '\u{061c}',
+];
+
 /// Refuses a list of more than `most` entries.
 pub fn check_list(what: &str, entries: usize, most: usize) -> Result<()> {
     if entries > most {
@@ -41,6 +57,14 @@ mod tests {
         check("note", "two\n\tlines", 20).unwrap();
         for text in ["eleven char", "a\0", "\u{1b}[31m", "\r", "\u{85}"] {
             assert_eq!(check("note", text, 10).unwrap_err().code(), Code::InvalidRequest, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_people_decide_by_is_one_plain_line() {
+        check_line("title", "Helper \u{5d0}\u{5d1}", 20).unwrap();
+        for text in ["two\nlines", "a\tb", "Helper\u{202e}knaB", "\u{2066}x", "too long for it", "a\0"] {
+            assert_eq!(check_line("title", text, 12).unwrap_err().code(), Code::InvalidRequest, "{text:?}");
         }
     }
 

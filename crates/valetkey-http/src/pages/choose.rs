@@ -64,9 +64,11 @@ pub(super) async fn take(
         let (site, session) = session_of(&site, &session)?;
         let (cookies, key) = (Cookies::new(&deps.outside, &headers), connect::session_key(&session));
         let binding = cookies.flow(&key);
+        // Before the form, which is anybody's, is read.
+        let lists = choice::open(&deps.outside, &site, &session, binding.as_ref()).await?.lists;
         let (csrf, mut choice) = read(&headers, &body)?;
         // An unticked list sends nothing: what is not chosen on the page is chosen no more.
-        for list in choice::open(&deps.outside, &site, &session, binding.as_ref()).await?.lists {
+        for list in lists {
             choice.entry(list.name).or_default();
         }
         let ended = choice::take(&deps.outside, &site, &session, binding.as_ref(), &csrf, &choice).await?;

@@ -43,9 +43,9 @@ use std::sync::Arc;
 use askama::Template;
 use axum::{
     Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, FromRef, Path, RawQuery, State},
-    middleware::map_response,
+    body::{Body, Bytes},
+    extract::{DefaultBodyLimit, FromRef, Path, RawQuery, Request, State},
+    middleware::{Next, from_fn, map_response},
     response::Response,
     routing::{get, post},
 };
@@ -68,7 +68,7 @@ use self::{
 };
 use crate::{
     error::{Logged, status},
-    signed_in,
+    extract, signed_in,
 };
 
 /// The largest form, in bytes: a field is at most 32 KiB, and encoding may make a key file half as long again.
@@ -110,9 +110,20 @@ pub fn router(deps: Deps) -> Router {
         .route("/connect/{link}", get(open).post(answer_form).head(head_refused))
         .route("/callback/{provider}", get(callback).head(head_refused))
         .layer(DefaultBodyLimit::max(MAX_FORM))
+        .layer(from_fn(timely))
         // What is refused before a handler sees it is no page, and is guarded like one.
         .layer(map_response(|response: Response| async { secured(response, &Forms::None) }))
         .with_state(deps)
+}
+
+/// Reads a form before anything is done with it, and not for ever: who sends slowly holds no connection open, of which there are so
+/// many.
+pub(crate) async fn timely(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    match extract::whole(body, MAX_FORM).await {
+        Ok(bytes) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
+        Err(error) => failed(error),
+    }
 }
 
 /// A look that asks for the head alone must not use up a flow.
@@ -370,4 +381,28 @@ fn host_of(url: &str) -> Option<String> {
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use futures_util::stream;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_form_that_does_not_come_is_not_waited_for() {
+        let router = Router::new().route("/", post(|body: Bytes| async move { body })).layer(from_fn(timely));
+        let form = Request::post("/").body(Body::from("csrf=x")).unwrap();
+        assert_eq!(router.clone().oneshot(form).await.unwrap().status(), StatusCode::OK);
+        for (body, status) in [
+            (Body::from_stream(stream::pending::<io::Result<Bytes>>()), StatusCode::BAD_REQUEST),
+            (Body::from(vec![b'x'; MAX_FORM + 1]), StatusCode::PAYLOAD_TOO_LARGE),
+        ] {
+            let answer = router.clone().oneshot(Request::post("/").body(body).unwrap()).await.unwrap();
+            assert_eq!(answer.status(), status);
+        }
+    }
 }

@@ -4,7 +4,6 @@ use std::{borrow::Cow, time::Duration};
 
 use axum::{body::Body as AxumBody, extract::State, response::Response};
 use http::{HeaderMap, HeaderValue, header};
-use http_body_util::BodyExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -19,7 +18,7 @@ use super::approvals::Held;
 use crate::{
     caller::Caller,
     error::Answer,
-    extract::{MAX_BODY, Path},
+    extract::{self, MAX_BODY, Path},
     state::AppState,
 };
 
@@ -167,15 +166,11 @@ pub(super) fn agent(caller: &Caller, headers: &HeaderMap) -> Result<deliver::Cal
 
 /// The wish in a body that may be missing.
 async fn wish(body: AxumBody) -> Result<Wish> {
-    let bytes = http_body_util::Limited::new(body, MAX_BODY)
-        .collect()
-        .await
-        .map_err(|_| Error::new(Code::PayloadTooLarge, "the body is larger than 64 KiB, or broke off"))?
-        .to_bytes();
+    let bytes = extract::whole(body, MAX_BODY).await?;
     if bytes.is_empty() {
         return Ok(Wish::default());
     }
-    serde_json::from_slice(&bytes).map_err(|_| {
+    extract::parse(&bytes).map_err(|_| {
         Error::new(Code::InvalidRequest, "the body is nothing, or a JSON object with `min_life` in seconds and `slot`")
     })
 }

@@ -39,6 +39,7 @@ pub(crate) async fn change(
     Path(id): Path<UserId>,
     Body(change): Body<PersonChange>,
 ) -> Answer<Json<Person>> {
+    caller.require_reaches(&Owner::User(id.clone()))?;
     platform::set_person_disabled(state.base(), caller.site()?, &caller.actor()?, &id, change.disabled).await?;
     Ok(Json(Person { id: id.to_string(), disabled: change.disabled }))
 }

@@ -13,7 +13,7 @@ use crate::support::{App, As, on_each_db, text};
 const OP: As = As::Operator;
 
 /// A consent as the page of it records one; its id.
-async fn consent(app: &App, agent: &str, person: &str) -> String {
+pub(crate) async fn consent(app: &App, agent: &str, person: &str) -> String {
     let base = app.broker.base();
     let new = NewFamily {
         agent: agent.parse().unwrap(),

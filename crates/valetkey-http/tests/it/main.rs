@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop; clippy knows test functions, not what they call")]
 
+mod abuse;
 mod access;
 mod accounts;
 mod agents;

@@ -28,28 +28,28 @@ use crate::{
     support::{Answer, on_each_db},
 };
 
-const CALLBACK: &str = "https://app.example/cb";
+pub(crate) const CALLBACK: &str = "https://app.example/cb";
 /// The pair of RFC 7636 appendix B.
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 /// What a browser says of a form on a page of ours.
-const OURS: &[(&str, &str)] = &[("sec-fetch-site", "same-origin"), ("origin", HTTPS)];
+pub(crate) const OURS: &[(&str, &str)] = &[("sec-fetch-site", "same-origin"), ("origin", HTTPS)];
 /// The platform's page that signs people in.
 const PAGE: &str = "https://platform.example/enter";
 
 /// A broker behind its router with an agent of alice's.
-struct Front {
-    pages: Pages,
-    broker: Broker,
-    agent: AgentId,
+pub(crate) struct Front {
+    pub(crate) pages: Pages,
+    pub(crate) broker: Broker,
+    pub(crate) agent: AgentId,
 }
 
 impl Front {
-    async fn sqlite() -> Self {
+    pub(crate) async fn sqlite() -> Self {
         Self::before(Pages::new(HTTPS).await).await
     }
 
-    async fn postgres() -> Self {
+    pub(crate) async fn postgres() -> Self {
         Self::before(Pages::on_postgres(HTTPS).await).await
     }
 
@@ -61,12 +61,12 @@ impl Front {
         Self { pages, broker, agent }
     }
 
-    async fn client(&self, new: NewClient) -> (Client, Option<Secret>) {
+    pub(crate) async fn client(&self, new: NewClient) -> (Client, Option<Secret>) {
         client::create(self.broker.base(), &site(), &Actor::Operator, new).await.unwrap()
     }
 
     /// A client without a secret that lives in a browser or on a device.
-    async fn public(&self) -> Client {
+    pub(crate) async fn public(&self) -> Client {
         self.client(NewClient {
             name: "Claude <Code>".to_owned(),
             redirect_uris: vec![CALLBACK.to_owned()],
@@ -77,7 +77,7 @@ impl Front {
         .0
     }
 
-    async fn confidential(&self) -> (Client, String) {
+    pub(crate) async fn confidential(&self) -> (Client, String) {
         let (client, secret) = self
             .client(NewClient {
                 name: "Backend".to_owned(),
@@ -96,7 +96,7 @@ impl Front {
     }
 
     /// A browser in which somebody is signed in.
-    async fn browser(&self, user: &str) -> Browser<'_> {
+    pub(crate) async fn browser(&self, user: &str) -> Browser<'_> {
         let mut browser = self.pages.browser();
         let key = self.pages.platform_key();
         let (secret, _) = session::open(self.broker.base(), &site(), &user.parse().unwrap(), key).await.unwrap();
@@ -104,17 +104,17 @@ impl Front {
         browser
     }
 
-    async fn send(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
         let response = self.pages.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         Answer { status: parts.status, headers: parts.headers, bytes: body.collect().await.unwrap().to_bytes().to_vec() }
     }
 
-    async fn post(&self, path: &str, form: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn post(&self, path: &str, form: &[(&str, &str)]) -> Answer {
         self.post_with(path, form, &[]).await
     }
 
-    async fn post_with(&self, path: &str, form: &[(&str, &str)], headers: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn post_with(&self, path: &str, form: &[(&str, &str)], headers: &[(&str, &str)]) -> Answer {
         self.send(posted(path, headers).body(Body::from(encoded(form))).unwrap()).await
     }
 
@@ -128,7 +128,7 @@ impl Front {
         answer.json()
     }
 
-    async fn get(&self, path: &str, bearer: Option<&str>) -> Answer {
+    pub(crate) async fn get(&self, path: &str, bearer: Option<&str>) -> Answer {
         let mut request = Request::get(path);
         if let Some(bearer) = bearer {
             request = request.header(header::AUTHORIZATION, format!("Bearer {bearer}"));
@@ -137,8 +137,13 @@ impl Front {
     }
 
     /// Alice consents on the page; the code that her browser brings back.
-    async fn code(&self, client: &Client) -> String {
-        let path = authorize(client, &[]);
+    pub(crate) async fn code(&self, client: &Client) -> String {
+        self.code_for(client, &[]).await
+    }
+
+    /// The same with some parameters of the request in place of the usual ones.
+    pub(crate) async fn code_for(&self, client: &Client, more: &[(&str, &str)]) -> String {
+        let path = authorize(client, more);
         let mut browser = self.browser("alice").await;
         let page = browser.get(&path).await.expect(200);
         let token = csrf(&page);
@@ -154,34 +159,34 @@ impl Front {
     }
 
     /// The tokens that come of it.
-    async fn tokens(&self, client: &Client) -> Value {
+    pub(crate) async fn tokens(&self, client: &Client) -> Value {
         let code = self.code(client).await;
         self.post("/oauth/token", &redeeming(client, &code)).await.expect(200).json()
     }
 
     /// A form from an address that can be told.
-    async fn post_from(&self, address: &str, path: &str, form: &[(&str, &str)]) -> Answer {
+    pub(crate) async fn post_from(&self, address: &str, path: &str, form: &[(&str, &str)]) -> Answer {
         let peer: SocketAddr = format!("{address}:5000").parse().unwrap();
         let request = posted(path, &[]).extension(Peer::Tcp(peer));
         self.send(request.body(Body::from(encoded(form))).unwrap()).await
     }
 }
 
-fn site() -> SiteId {
+pub(crate) fn site() -> SiteId {
     SiteId::default_site()
 }
 
-fn posted(path: &str, headers: &[(&str, &str)]) -> http::request::Builder {
+pub(crate) fn posted(path: &str, headers: &[(&str, &str)]) -> http::request::Builder {
     let request = Request::post(path).header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
     headers.iter().fold(request, |request, (name, value)| request.header(*name, *value))
 }
 
-fn encoded(form: &[(&str, &str)]) -> String {
+pub(crate) fn encoded(form: &[(&str, &str)]) -> String {
     form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish()
 }
 
 /// The path of an authorization request: the usual one, with some parameters in place of its own.
-fn authorize(client: &Client, more: &[(&str, &str)]) -> String {
+pub(crate) fn authorize(client: &Client, more: &[(&str, &str)]) -> String {
     let mut all = vec![
         ("client_id", client.id.as_str()),
         ("redirect_uri", CALLBACK),
@@ -196,7 +201,7 @@ fn authorize(client: &Client, more: &[(&str, &str)]) -> String {
     format!("/oauth/authorize?{}", encoded(&all))
 }
 
-fn redeeming<'a>(client: &'a Client, code: &'a str) -> Vec<(&'a str, &'a str)> {
+pub(crate) fn redeeming<'a>(client: &'a Client, code: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![
         ("grant_type", "authorization_code"),
         ("client_id", client.id.as_str()),
@@ -212,7 +217,7 @@ fn in_query(url: &Url, name: &str) -> Option<String> {
 
 /// A refusal in the form of RFC 6749 section 5.2.
 #[track_caller]
-fn refused(answer: Answer, status: u16, error: &str) {
+pub(crate) fn refused(answer: Answer, status: u16, error: &str) {
     let answer = answer.expect(status);
     assert_eq!(answer.json()["error"], error);
     assert!(answer.json()["error_description"].as_str().is_some_and(|text| !text.is_empty()));
@@ -222,7 +227,7 @@ fn refused(answer: Answer, status: u16, error: &str) {
     assert_eq!(answer.headers.contains_key(header::WWW_AUTHENTICATE), status == 401);
 }
 
-fn basic(id: &str, secret: &str) -> String {
+pub(crate) fn basic(id: &str, secret: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{id}:{secret}")))
 }
 

@@ -20,14 +20,14 @@ use crate::{
 };
 
 /// An agent of Alice's that must ask before it uses her account at the lab.
-struct Asking {
-    agent: AgentId,
-    connection: ConnectionId,
-    bearer: String,
+pub(crate) struct Asking {
+    pub(crate) agent: AgentId,
+    pub(crate) connection: ConnectionId,
+    pub(crate) bearer: String,
 }
 
 impl Asking {
-    async fn new(pages: &Pages) -> Self {
+    pub(crate) async fn new(pages: &Pages) -> Self {
         let (base, site) = (pages.broker.base(), SiteId::default_site());
         let (connection, grant) = pages.connected("alice").await;
         let agent = grant::get(&base.db, &site, &grant).await.unwrap().unwrap().agent;
@@ -54,11 +54,11 @@ impl Asking {
     }
 
     /// Makes the call, which is held.
-    async fn hold(&self, pages: &Pages) -> String {
+    pub(crate) async fn hold(&self, pages: &Pages) -> String {
         self.call(pages, None).await.expect(202).json()["approval"].as_str().unwrap().to_owned()
     }
 
-    async fn propose(&self, pages: &Pages, wish: &'static str) -> String {
+    pub(crate) async fn propose(&self, pages: &Pages, wish: &'static str) -> String {
         self.send(pages, Request::post("/v1/proposals"), wish).await.expect(201).json()["id"].as_str().unwrap().to_owned()
     }
 
@@ -68,7 +68,7 @@ impl Asking {
     }
 }
 
-async fn status(pages: &Pages, id: &str) -> Status {
+pub(crate) async fn status(pages: &Pages, id: &str) -> Status {
     let base = pages.broker.base();
     let found = approval::get(&base.db, &SiteId::default_site(), &id.parse().unwrap()).await.unwrap().unwrap();
     found.status(base.clock.now())

@@ -53,6 +53,7 @@ pub(crate) struct App {
     pub(crate) clock: Clock,
     pub(crate) db: DbConfig,
     dir: tempfile::TempDir,
+    settings: Option<Settings>,
 }
 
 /// What an app is made of.
@@ -139,16 +140,29 @@ impl App {
         settings.clock = clock.clone();
         // Nothing outside is spoken to.
         settings.upstream.resolver = Resolver::Fixed(Default::default());
-        let broker = Broker::start(settings).await.unwrap().broker;
+        let broker = Broker::start(settings.clone()).await.unwrap().broker;
         let router = valetkey_http::router(AppState::new(broker.clone(), HttpSettings::default()).unwrap());
-        Self { broker, router, clock, db, dir }
+        Self { broker, router, clock, db, dir, settings: Some(settings) }
+    }
+
+    /// A second replica on the same database, to be stopped by whoever asks for it. On SQLite, where one process has the database
+    /// to itself, it is a second router over the same broker.
+    pub(crate) async fn twin(&self) -> Self {
+        let settings = self.settings.clone().unwrap();
+        let broker = match &self.db {
+            DbConfig::Sqlite { .. } => self.broker.clone(),
+            DbConfig::Postgres { .. } => Broker::start(settings.clone()).await.unwrap().broker,
+        };
+        let router = valetkey_http::router(AppState::new(broker.clone(), HttpSettings::default()).unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        Self { broker, router, clock: self.clock.clone(), db: self.db.clone(), dir, settings: Some(settings) }
     }
 
     /// A database without its key behind the router.
     pub(crate) async fn without_key(db: DbConfig, dir: tempfile::TempDir) -> Self {
         let broker = Broker::without_key(&db).await.unwrap();
         let router = valetkey_http::router(AppState::new(broker.clone(), HttpSettings::default()).unwrap());
-        Self { broker, router, clock: Clock::System, db, dir }
+        Self { broker, router, clock: Clock::System, db, dir, settings: None }
     }
 
     /// Everything it is made of.
@@ -201,8 +215,13 @@ impl App {
     }
 
     pub(crate) async fn key_text(&self, scopes: &[Scope], asserts: Asserts) -> String {
+        self.key_text_at(&SiteId::default_site(), scopes, asserts).await
+    }
+
+    /// The same for a key of any site.
+    pub(crate) async fn key_text_at(&self, site: &SiteId, scopes: &[Scope], asserts: Asserts) -> String {
         let new = NewKey { label: "test".to_owned(), scopes: scopes.iter().copied().collect(), asserts, expires_at: None };
-        let minted = platform::create(self.broker.base(), &SiteId::default_site(), &Actor::Operator, new).await.unwrap();
+        let minted = platform::create(self.broker.base(), site, &Actor::Operator, new).await.unwrap();
         minted.text.expose().to_owned()
     }
 

@@ -117,13 +117,16 @@ pub struct Access {
 }
 
 /// Makes an agent. It may do nothing until something is granted to it.
+///
+/// # Errors
+/// `conflict` for an id that is there already, and for an id or a slug by which it could be taken for another agent.
 pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewAgent) -> Result<Agent> {
     let slug_ok = (1..=64).contains(&new.slug.len())
         && new.slug.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
     if !slug_ok {
         return Err(Error::new(Code::InvalidRequest, "an agent's slug is 1 to 64 of a-z, 0-9, - and _"));
     }
-    text::check("title", &new.title, text::LABEL)?;
+    text::check_line("title", &new.title, text::LABEL)?;
     let agent = Agent {
         id: new.id.unwrap_or_else(AgentId::fresh),
         title: if new.title.is_empty() { new.slug.clone() } else { new.title },
@@ -133,6 +136,12 @@ pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewAgent) ->
         disabled_at: None,
     };
     let mut tx = base.db.begin().await?;
+    store::hold_site(&mut tx, site).await?;
+    // What people type is looked up as an id first: who could make an agent whose id is another's slug would be given what was
+    // meant for that one.
+    if store::is_mistakable(&mut tx, site, &agent.id, &agent.slug).await? {
+        return Err(Error::new(Code::Conflict, "the id is another agent's slug, or the slug another agent's id; choose another"));
+    }
     store::insert(&mut tx, site, &agent, actor).await?;
     let event =
         Event::new(site, actor, "agent.create").agent(&agent.id).facts(json!({ "slug": agent.slug, "owner": agent.owner }));

@@ -44,6 +44,26 @@ pub(super) async fn insert(tx: &mut Tx, site: &SiteId, agent: &Agent, actor: &Ac
     }
 }
 
+/// Holds a site's row until the transaction ends: who would make two agents there at once takes turns.
+pub(super) async fn hold_site(tx: &mut Tx, site: &SiteId) -> Result<()> {
+    on!(tx, |c| sqlx::query("UPDATE sites SET title = title WHERE id = $1").bind(site.as_str()).execute(c).await.map(|_| ())?);
+    Ok(())
+}
+
+/// Whether a live agent has as its id what is to be another's slug, or as its slug what is to be another's id.
+pub(super) async fn is_mistakable(tx: &mut Tx, site: &SiteId, id: &AgentId, slug: &str) -> Result<bool> {
+    let (others,): (i64,) = on!(tx, |c| sqlx::query_as(
+        "SELECT COUNT(*) FROM agents
+         WHERE site = $1 AND id <> $2 AND (slug = $2 OR id = $3) AND deleted_at IS NULL"
+    )
+    .bind(site.as_str())
+    .bind(id.as_str())
+    .bind(slug)
+    .fetch_one(c)
+    .await?);
+    Ok(others > 0)
+}
+
 /// Inserts an agent whose id is free. False where it is not.
 pub(super) async fn insert_free(tx: &mut Tx, site: &SiteId, agent: &Agent, actor: &Actor) -> Result<bool> {
     let inserted = on!(tx, |c| sqlx::query(

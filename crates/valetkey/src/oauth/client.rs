@@ -251,9 +251,9 @@ pub(super) async fn insert(
 
 fn check(new: &NewClient) -> Result<()> {
     let refuse = |why: &'static str| Err(Error::new(Code::InvalidRequest, why));
-    text::check("name", &new.name, text::LABEL)?;
-    if new.name.trim().is_empty() || new.name.chars().any(|c| c.is_control() || TURNS.contains(&c)) {
-        return refuse("name: it is what people read when they consent: one line, not empty");
+    text::check_line("name", &new.name, text::LABEL)?;
+    if new.name.trim().is_empty() {
+        return refuse("name: it is what people read when they consent; it is not empty");
     }
     text::check_list("redirect_uris", new.redirect_uris.len(), MOST_REDIRECTS)?;
     new.redirect_uris.iter().try_for_each(|uri| check_redirect(uri))?;
@@ -272,12 +272,6 @@ fn check(new: &NewClient) -> Result<()> {
     }
     Ok(())
 }
-
-/// Marks that turn the direction of writing: a name that holds one could show another.
-const TURNS: [char; 12] = [
-    '\u{200e}', '\u{200f}', '\u{202a}', '\u{202b}', '\u{202c}', '\u{202d}', '\u{202e}', '\u{2066}', '\u{2067}', '\u{2068}',
-    '\u{2069}', '\u{061c}',
-];
 
 /// One client of a site.
 pub async fn get(db: &Db, site: &SiteId, id: &ClientId) -> Result<Option<Client>> {

@@ -63,13 +63,33 @@ impl Segment {
         }
     }
 
-    /// The same segment in the reading of [`readings`].
-    fn folded(&self) -> Segment {
-        let fold = |text: &[u8]| decode(text).to_ascii_lowercase();
+    /// The same segment in lower case.
+    fn lowered(&self) -> Segment {
         match self {
-            Segment::Exact(text) => Segment::Exact(fold(text)),
+            Segment::Exact(text) => Segment::Exact(text.to_ascii_lowercase()),
             Segment::Any => Segment::Any,
-            Segment::Around { prefix, suffix } => Segment::Around { prefix: fold(prefix), suffix: fold(suffix) },
+            Segment::Around { prefix, suffix } => {
+                Segment::Around { prefix: prefix.to_ascii_lowercase(), suffix: suffix.to_ascii_lowercase() }
+            }
+        }
+    }
+
+    /// What becomes of it where its escapes are decoded: an encoded slash makes several of one.
+    fn decoded(&self) -> Vec<Segment> {
+        let parts = |text: &[u8]| -> Vec<Vec<u8>> {
+            let text = decode(text).to_ascii_lowercase();
+            text.split(|b| matches!(b, b'/' | b'\\')).map(<[u8]>::to_vec).collect()
+        };
+        let exact = |part: Vec<u8>| Segment::Exact(trim(&part).to_vec());
+        match self {
+            Segment::Exact(text) => parts(text).into_iter().map(exact).collect(),
+            Segment::Any => vec![Segment::Any],
+            Segment::Around { prefix, suffix } => {
+                let (mut before, mut behind) = (parts(prefix), parts(suffix).into_iter());
+                let around =
+                    Segment::Around { prefix: before.pop().unwrap_or_default(), suffix: behind.next().unwrap_or_default() };
+                before.into_iter().map(exact).chain([around]).chain(behind.map(exact)).collect()
+            }
         }
     }
 }
@@ -164,11 +184,23 @@ impl PathPattern {
         if !self.host.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(host)) {
             return false;
         }
-        let folded: Vec<Segment> = self.segments.iter().map(Segment::folded).filter(|s| *s != Segment::Exact(vec![])).collect();
+        let meant = self.readings();
         readings(path).iter().any(|reading| {
             let segments: Vec<&[u8]> = reading.iter().map(Vec::as_slice).collect();
-            segments_match(&folded, self.below, &segments) || (self.below && segments_match(&folded, false, &segments))
+            meant.iter().any(|meant| {
+                segments_match(meant, self.below, &segments) || (self.below && segments_match(meant, false, &segments))
+            })
         })
+    }
+
+    /// The segments as they are compared with the readings of a path: as they are written and, where that differs, decoded.
+    fn readings(&self) -> Vec<Vec<Segment>> {
+        let not_empty = |segment: &Segment| *segment != Segment::Exact(vec![]);
+        let mut all = vec![self.segments.iter().map(Segment::lowered).filter(not_empty).collect()];
+        if self.source.contains('%') {
+            all.push(self.segments.iter().flat_map(Segment::decoded).filter(not_empty).collect());
+        }
+        all
     }
 
     /// The pattern as it was written.
@@ -381,6 +413,28 @@ mod tests {
         assert!(pattern("POST /a").catches("post", "api.example.", b"/a"));
     }
 
+    /// A denial names what is to be denied as it is sent, escapes and all.
+    #[test]
+    fn what_a_pattern_spells_with_escapes_is_caught_in_every_spelling_too() {
+        for path in [
+            "/projects/a%2Fb/issues",
+            "/projects/a%2fb/issues",
+            "/Projects/%61%2Fb/issues",
+            "/projects/a/b/issues",
+            "/projects/a%5cb/issues",
+        ] {
+            assert!(catches("/projects/a%2Fb/issues", path), "{path} slipped past");
+            assert!(catches("/projects/a%2F*/issues", path), "{path} slipped past");
+            assert!(catches("/projects/*%2Fb/**", path), "{path} slipped past");
+        }
+        for path in ["/files/my%20", "/files/my", "/files/my%20/"] {
+            assert!(catches("/files/my%20", path), "{path} slipped past");
+        }
+        for path in ["/projects/ab/issues", "/projects/a%2Fc/issues", "/projects/a%2Fb", "/a%2Fb/issues"] {
+            assert!(!catches("/projects/a%2Fb/issues", path), "{path} was caught");
+        }
+    }
+
     #[test]
     fn other_paths_are_not_caught() {
         for path in ["/2/tweets", "/oauth2x/token", "/oauth2/tokens", "/a/oauth2/token", "/"] {
@@ -447,7 +501,7 @@ mod tests {
         }
 
         #[test]
-        fn what_matches_is_also_caught(path in "(/[a-z0-9._~-]{1,8}){1,5}") {
+        fn what_matches_is_also_caught(path in "(/([a-zA-Z0-9._~-]|%2[0fF]|%5[cC]|%3[bBfF]|%C3%A9|;|:){1,8}){1,5}/?") {
             prop_assume!(!path.split('/').any(|segment| segment == "." || segment == ".."));
             for text in ["/**", path.as_str()] {
                 let pattern = pattern(text);

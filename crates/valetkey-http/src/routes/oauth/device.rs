@@ -1,5 +1,7 @@
 //! The page where a person types the code that another device shows (RFC 8628 section 3.3).
 
+use std::future::Future;
+
 use askama::Template;
 use axum::{
     extract::{RawQuery, State},
@@ -37,7 +39,7 @@ pub(super) async fn show(State(state): State<AppState>, RawQuery(query): RawQuer
     let shown = async {
         who.session.require_fresh(state.base().clock.now())?;
         match code.filter(|code| !code.is_empty()) {
-            Some(code) => look(&state, &who, code.expose()).await,
+            Some(code) => counted(&state, &who, look(&state, &who, code.expose())).await,
             None => Ok(own_page(StatusCode::OK, &Ask { action: path::DEVICE, csrf: csrf::field(&who) })),
         }
     };
@@ -53,37 +55,46 @@ pub(super) async fn answer(State(state): State<AppState>, form: SignedForm) -> R
         let missing = || Error::new(Code::InvalidRequest, "type the code that your device shows");
         let code = fields.one("user_code")?.filter(|code| !code.is_empty()).ok_or_else(missing)?.expose();
         if fields.one("decision")?.is_none() {
-            return look(&state, &who, code).await;
+            return counted(&state, &who, look(&state, &who, code)).await;
         }
         let allowed = says_yes(&fields)?;
         match allowed {
-            true => state.oauth().approve_device(&session.site, &session.user, code, &choice(&fields)?).await?,
-            false => state.oauth().refuse_device(&session.site, &session.user, code).await?,
+            true => {
+                let chosen = choice(&fields)?;
+                let approval = state.oauth().approve_device(&session.site, &session.user, code, &chosen);
+                counted(&state, &who, approval).await?;
+            }
+            false => counted(&state, &who, state.oauth().refuse_device(&session.site, &session.user, code)).await?,
         }
         Ok(own_page(StatusCode::OK, &Done { allowed }))
     };
     finish(&state, &who, answered.await).await
 }
 
-/// Shows what a code is about. Who types wrong ones waits: there are few enough of them to be guessed at.
+/// Shows what a code is about.
 async fn look(state: &AppState, who: &SignedIn, code: &str) -> Result<Response> {
     let session = &who.session;
+    let consent = state.oauth().device_consent(&session.site, &session.user, code).await?;
+    let unknown = || Error::new(Code::NotFound, "this code is unknown, used or expired; look at your device for the present one");
+    let mut page = Page::new(consent.ok_or_else(unknown)?, who, path::DEVICE.to_owned());
+    page.user_code = Some(code.to_owned());
+    Ok(own_page(StatusCode::OK, &page))
+}
+
+/// Does something with a code that a person typed. Who types wrong ones waits, whatever they want of them, yes and no included:
+/// there are few enough of them to be guessed at.
+async fn counted<T>(state: &AppState, who: &SignedIn, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let session = &who.session;
     let key = format!("codes {} {}", session.site, session.user);
-    let tired = |wait| Error::new(Code::RateLimited, "too many codes were wrong; wait, then try again").with_retry_after(wait);
     if let Some(wait) = state.failures().wait(&key) {
-        return Err(tired(wait));
+        let text = "too many codes were wrong; wait, then try again";
+        return Err(Error::new(Code::RateLimited, text).with_retry_after(wait));
     }
-    match state.oauth().device_consent(&session.site, &session.user, code).await? {
-        Some(consent) => {
-            let mut page = Page::new(consent, who, path::DEVICE.to_owned());
-            page.user_code = Some(code.to_owned());
-            Ok(own_page(StatusCode::OK, &page))
-        }
-        None => {
-            state.failures().note(&key);
-            Err(Error::new(Code::NotFound, "this code is unknown, used or expired; look at your device for the present one"))
-        }
+    let done = work.await;
+    if done.as_ref().is_err_and(|error| error.code() == Code::NotFound) {
+        state.failures().note(&key);
     }
+    done
 }
 
 async fn finish(state: &AppState, who: &SignedIn, done: Result<Response>) -> Response {

@@ -94,15 +94,20 @@ pub(super) async fn token(State(state): State<AppState>, asked: Asked) -> Respon
 pub(super) async fn begin_device(State(state): State<AppState>, asked: Asked) -> Response {
     let work = async {
         let client = state.oauth().client(&asked.presented()?).await?;
+        // Each makes a row, and anybody can name a client without a secret: who begins many waits as who fails often does.
+        let key = asked.ip.filter(|_| !client.confidential).map(|ip| format!("device {}", failures::address(ip)));
+        if let Some(wait) = key.as_ref().and_then(|key| state.failures().note(key)) {
+            return Ok(Told::TooMany(wait));
+        }
         let begun = state.oauth().begin_device(&client, &asked.params).await?;
-        Ok::<_, Fault>(json!({
+        Ok::<_, Fault>(Told::Json(json!({
             "device_code": begun.device_code.expose(),
             "user_code": begun.user_code,
             "verification_uri": begun.verification_uri,
             "verification_uri_complete": begun.verification_uri_complete,
             "expires_in": begun.expires_in,
             "interval": begun.interval,
-        }))
+        })))
     };
     attempt(&state, &asked, work).await
 }

@@ -35,7 +35,10 @@ use valetkey::{oauth::metadata::path, token::Audience};
 use crate::{
     error::Answer,
     extract::MAX_BODY,
-    pages::answer::{Forms, secured},
+    pages::{
+        answer::{Forms, secured},
+        timely,
+    },
     state::AppState,
 };
 
@@ -54,6 +57,7 @@ pub(crate) fn router(state: AppState) -> Router {
         .route(path::AUTHORIZE, get(authorize::show).post(authorize::answer))
         .route(path::DEVICE, get(device::show).post(device::answer))
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn(timely))
         .layer(map_response(|response: Response| async { secured(response, &Forms::None) }));
     Router::new()
         .merge(for_browsers_of_anybody)
