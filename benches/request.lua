@@ -6,6 +6,8 @@
 --   BENCH_BODY    JSON that is sent, where it is set; `{n}` in it is the number of the request
 --   BENCH_TOKEN   sent as a bearer, where it is set
 --   BENCH_BODIES  file with one JSON body a line, of which each goes with the path of the same line (default: none)
+--   BENCH_TOKENS  file with one bearer a line, of which each goes with the path of the same line (default: BENCH_TOKEN)
+--   BENCH_RATE    so many requests a second, evenly; as many as are answered where it is not set
 --
 -- The yardsticks are driven by this file too, so that wrk's own work is the same on both sides.
 
@@ -17,9 +19,12 @@ function init()
   if token then head = head .. "Authorization: Bearer " .. token .. "\r\n" end
   template = os.getenv("BENCH_BODY")
   local next_body = bodies and io.lines(bodies)
+  local tokens = os.getenv("BENCH_TOKENS")
+  local next_token = tokens and io.lines(tokens)
   -- Written out ahead, so that a request costs wrk no more than a look at a table; but for a body that holds its number.
   for path in io.lines(os.getenv("BENCH_PATHS")) do
     local start = method .. " " .. path .. head
+    if next_token then start = start .. "Authorization: Bearer " .. next_token() .. "\r\n" end
     if template then
       requests[#requests + 1] = start .. "Content-Type: application/json\r\n"
     else
@@ -44,6 +49,23 @@ function request()
   sent = sent + 1
   local text = template:gsub("{n}", tostring(sent))
   return requests[at] .. "Content-Length: " .. #text .. "\r\n\r\n" .. text
+end
+
+-- wrk asks for a pause before each request only where there is such a function.
+if os.getenv("BENCH_RATE") then
+  local ffi = require("ffi")
+  ffi.cdef("typedef struct { long sec; long nsec; } moment; int clock_gettime(int which, moment *at);")
+  local apart, moment, began, planned = 1000 / tonumber(os.getenv("BENCH_RATE")), ffi.new("moment"), nil, 0
+
+  function delay()
+    -- CLOCK_MONOTONIC, in milliseconds.
+    ffi.C.clock_gettime(1, moment)
+    local now = tonumber(moment.sec) * 1000 + tonumber(moment.nsec) / 1e6
+    began = began or now
+    planned = planned + 1
+    -- A server that is late is caught up with, as far as the connections go.
+    return math.max(0, math.floor(began + planned * apart - now))
+  end
 end
 
 function done(summary, latency)

@@ -1,11 +1,14 @@
 """Load by wrk, and comparisons that alternate between two servers."""
 
+import contextlib
 import json
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import tempfile
+import time
 from dataclasses import dataclass
 
 SCRIPT = pathlib.Path(__file__).resolve().parent.parent / "request.lua"
@@ -22,6 +25,10 @@ class Target:
     order: str = "cycle"
     body: str | None = None
     bodies: list[str] | None = None
+    # A bearer for each path, in the place of `token`.
+    tokens: list[str] | None = None
+    # So many requests a second; as many as it takes when absent.
+    rate: int | None = None
 
 
 def command(target: Target, connections: int, seconds: int) -> list[str]:
@@ -37,6 +44,10 @@ def shown(target: Target, connections: int, seconds: int) -> str:
         words.append(f"BENCH_BODY='{target.body}'")
     if target.bodies:
         words.append("BENCH_BODIES=bodies.txt")
+    if target.tokens:
+        words.append("BENCH_TOKENS=tokens.txt")
+    if target.rate:
+        words.append(f"BENCH_RATE={target.rate}")
     if target.order != "cycle":
         words.append(f"BENCH_ORDER={target.order}")
     wrk = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", "benches/request.lua", "http://127.0.0.1:PORT"]
@@ -52,28 +63,63 @@ class Result:
     p99: float
 
 
-def run(target: Target, connections: int, seconds: int) -> Result:
+@contextlib.contextmanager
+def prepared(target: Target):
+    """What wrk's script reads: settings, and files that are there as long as this is."""
     environment = dict(os.environ, BENCH_METHOD=target.method, BENCH_ORDER=target.order)
-    for name, value in (("BENCH_TOKEN", target.token), ("BENCH_BODY", target.body), ("BENCH_BODIES", None)):
+    rate = str(target.rate) if target.rate else None
+    for name, value in (("BENCH_TOKEN", target.token), ("BENCH_BODY", target.body), ("BENCH_RATE", rate)):
         environment.pop(name, None)
         if value:
             environment[name] = value
-    with tempfile.NamedTemporaryFile("w", suffix=".paths") as paths, tempfile.NamedTemporaryFile("w", suffix=".bodies") as bodies:
-        paths.write("".join(f"{path}\n" for path in target.paths))
-        paths.flush()
-        environment["BENCH_PATHS"] = paths.name
-        if target.bodies:
-            bodies.write("".join(f"{body}\n" for body in target.bodies))
-            bodies.flush()
-            environment["BENCH_BODIES"] = bodies.name
+    with tempfile.TemporaryDirectory() as folder:
+        for name, lines in (("BENCH_PATHS", target.paths), ("BENCH_BODIES", target.bodies), ("BENCH_TOKENS", target.tokens)):
+            environment.pop(name, None)
+            if lines:
+                path = pathlib.Path(folder) / name
+                path.write_text("".join(f"{line}\n" for line in lines))
+                environment[name] = str(path)
+        yield environment
+
+
+def said(returncode: int, out: str, err: str) -> dict:
+    """What wrk's script said at the end."""
+    lines = [line for line in out.splitlines() if line.startswith("RESULT ")]
+    if returncode != 0 or not lines:
+        raise RuntimeError(f"wrk failed:\n{out}{err}")
+    return json.loads(lines[-1].removeprefix("RESULT "))
+
+
+@contextlib.contextmanager
+def beside(target: Target, connections: int):
+    """Load that goes on as long as this does. What came of it stands in what is yielded, afterwards; it judges nothing."""
+    found: dict = {}
+    with prepared(target) as environment:
+        # The kernel ends it with us, whatever happens.
+        words = ["setpriv", "--pdeathsig", "TERM", *command(target, connections, 86_400)]
+        process = subprocess.Popen(
+            words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        try:
+            time.sleep(1)
+            yield found
+            # wrk ends its run by it as if the time were over.
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+            found.update(said(process.returncode, out, err))
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def run(target: Target, connections: int, seconds: int) -> Result:
+    with prepared(target) as environment:
         done = subprocess.run(
             command(target, connections, seconds), env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             timeout=seconds + 60,
         )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if done.returncode != 0 or not lines:
-        raise RuntimeError(f"wrk failed:\n{done.stdout}{done.stderr}")
-    found = json.loads(lines[-1].removeprefix("RESULT "))
+    found = said(done.returncode, done.stdout, done.stderr)
     # An answer that is no answer is fast: a run with errors counts for nothing.
     if found["refused"] or found["broken"] or not found["requests"]:
         raise RuntimeError(f"{target.origin}: of {found['requests']} requests {found['refused']} were refused, {found['broken']} broke")

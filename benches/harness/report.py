@@ -71,7 +71,7 @@ def machine() -> dict:
 def number(value: float, unit: str) -> str:
     if unit == "ratio":
         return f"{value:.2f}"
-    if unit in ("µs", "requests/s", "saves"):
+    if unit in ("µs", "requests", "requests/s", "saves"):
         return f"{value:,.0f} {unit}"
     return f"{value:.2f} {unit}" if unit == "s" else f"{value:.1f} {unit}"
 

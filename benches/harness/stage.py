@@ -1,14 +1,18 @@
 """What is on the stage while something is measured: binaries, filled databases, the upstream, and targets to aim at."""
 
+import base64
 import concurrent.futures
 import contextlib
+import hashlib
 import http.client
 import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 
@@ -78,6 +82,7 @@ class Stage:
         self.few, self.many = (100, 2_000) if quick else (1_000, 1_000_000)
         self.few_accounts, self.many_accounts = (90, 900) if quick else (90, 90_000)
         self.granted = 200 if quick else 10_000
+        self.unknown, self.revocations = (1_000, 20) if quick else (10_000, 1_000)
         self._peers = None
         self._seeded: dict[tuple[str, int], Seeded] = {}
 
@@ -131,11 +136,11 @@ class Stage:
             self.peers().sql("CHECKPOINT")
         return Seeded(arguments, done.stdout.strip(), ids)
 
-    def platform_key(self, seeded: Seeded) -> str:
-        """A key that reads and writes every account; made while no server runs on that database."""
+    def platform_key(self, seeded: Seeded, scopes: str = "accounts:read,accounts:reveal,accounts:write") -> str:
+        """A key, by default one that reads and writes every account; made while no server runs on that database."""
         command = [
             RELEASE / "valetkey", "key", "create", *seeded.arguments, "--label", "bench", "--assert", "any",
-            "--scope", "accounts:read,accounts:reveal,accounts:write", "--json",
+            "--scope", scopes, "--json",
         ]
         done = subprocess.run([str(word) for word in command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode:
@@ -272,6 +277,52 @@ class Stage:
             raise RuntimeError(f"a reveal answers {status}: {body[:500]!r}")
         return target
 
+    def flood_target(self, origin: str, ids: list[str], seconds: int) -> load.Target:
+        """Tokens that nobody has and whose form is right, each another one, at a steady rate for at least so many seconds."""
+        count = self.unknown * seconds
+        paths = [f"/v1/connections/{ids[number % len(ids)]}/token" for number in range(count)]
+        return load.Target(origin, paths, "POST", tokens=[unknown_token() for _ in range(count)], rate=self.unknown)
+
+    def revoked(self, origins: list[str], seeded: Seeded, key: str, number: int) -> "Revoked":
+        """A token that callers use without a pause at every replica, while streams run by it, and that is revoked at one."""
+        id = seeded.ids.read_text().split(maxsplit=1)[0]
+        status, body = servers.request(origins[0], "GET", "/v1/me", self._bearer(seeded))
+        agent = json.loads(body)["agent"]
+        by_key = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        status, body = servers.request(origins[0], "POST", f"/v1/agents/{agent}/tokens", by_key, b"{}")
+        if status != 201:
+            raise RuntimeError(f"a token could not be made: {status}: {body[:500]!r}")
+        made = json.loads(body)
+        bearer = {"Authorization": f"Bearer {made['token']}"}
+        streams = [Stream(origin, f"/v1/proxy/{id}/api/gibibyte", bearer) for origin in origins]
+        stop, served = threading.Event(), []
+
+        def call(origin: str) -> None:
+            while not stop.is_set():
+                began = time.perf_counter()
+                status, body = servers.request(origin, "POST", f"/v1/connections/{id}/token", bearer)
+                if status == 200:
+                    served.append(began)
+                elif status != 401:
+                    raise RuntimeError(f"a reveal answers {status}: {body[:500]!r}")
+
+        with concurrent.futures.ThreadPoolExecutor(2 * len(origins)) as pool:
+            calls = [pool.submit(call, origin) for origin in origins for _ in range(2)]
+            try:
+                # Somewhere in the middle of their calls, and not always at the same place.
+                time.sleep(0.05 + 0.007 * (number % 5))
+                status, body = servers.request(origins[number % len(origins)], "DELETE", f"/v1/tokens/{made['id']}", by_key)
+                returned = time.perf_counter()
+                if status != 204:
+                    raise RuntimeError(f"a revocation answers {status}: {body[:500]!r}")
+                time.sleep(0.05)
+            finally:
+                stop.set()
+            for done in calls:
+                done.result()
+        longest = max(stream.ended(returned) for stream in streams)
+        return Revoked(len(served), sum(began > returned for began in served), longest)
+
     def evaluation_target(self, server: servers.Server, seeded: Seeded, kind: str, ids: list[str]) -> load.Target:
         """Access evaluation by AuthZEN: may the agent that asks use a connection, or has it one that it may use at the provider?"""
         status, body = servers.request(server.origin, "GET", "/v1/me", self._bearer(seeded))
@@ -317,6 +368,55 @@ class Stage:
 
     def _bearer(self, seeded: Seeded) -> dict[str, str]:
         return {"Authorization": f"Bearer {seeded.token}"}
+
+
+@dataclass
+class Revoked:
+    """What came of a token that was revoked: requests that were served, those of them that were sent afterwards, and how many
+    seconds the last stream went on."""
+
+    served: int
+    late: int
+    streamed: float
+
+
+class Stream:
+    """A gibibyte that is read slowly, so that it does not end by itself."""
+
+    PIECE, PAUSE, PATIENCE = 16 << 10, 0.005, 30
+
+    def __init__(self, origin: str, path: str, headers: dict[str, str]):
+        self.connection = http.client.HTTPConnection(origin.removeprefix("http://"), timeout=self.PATIENCE)
+        self.connection.connect()
+        # Little is under way: what was sent before the end would be read after it.
+        self.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        self.connection.request("GET", path, headers=headers)
+        self.answer = self.connection.getresponse()
+        if self.answer.status != 200:
+            raise RuntimeError(f"a stream answers {self.answer.status}: {self.answer.read()[:500]!r}")
+        self.end: float | None = None
+        self.thread = threading.Thread(target=self._read, daemon=True)
+        self.thread.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while self.answer.read(self.PIECE):
+                time.sleep(self.PAUSE)
+        self.end = time.perf_counter()
+
+    def ended(self, since: float) -> float:
+        """How many seconds after `since` it ended."""
+        self.thread.join(self.PATIENCE)
+        self.connection.close()
+        if self.end is None:
+            raise RuntimeError(f"a stream goes on {self.PATIENCE} s after its token was revoked")
+        return max(0.0, self.end - since)
+
+
+def unknown_token() -> str:
+    """An agent's token as we make them, which nobody was given."""
+    body = "vk_" + base64.urlsafe_b64encode(os.urandom(32)).rstrip(b"=").decode()
+    return f"{body}_{hashlib.sha256(body.encode()).hexdigest()[:6]}"
 
 
 def definition(upstream: servers.Server) -> str:

@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Reach(commands::reach::Reach),
     /// Which agents may use a connection, and for whom
     WhoCan(commands::reach::WhoCan),
+    /// An agent's tools on standard input and output, for an MCP client that starts programs. --public-url names the broker
+    Mcp(commands::mcp::Mcp),
     /// Move in from another system
     #[command(subcommand)]
     Import(commands::import::Import),

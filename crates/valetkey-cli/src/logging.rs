@@ -3,7 +3,7 @@
 use std::{io::IsTerminal as _, str::FromStr};
 
 use clap::ValueEnum;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing_subscriber::{EnvFilter, filter::Directive, fmt};
 
 use crate::{
     failure::{Failure, Result},
@@ -33,6 +33,9 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// The most that is logged of the MCP SDK.
+const SDK: &str = "rmcp=warn";
+
 /// Starts logging. `usual` is the level where none is given.
 pub(crate) fn start(global: &Global, usual: &str, variable: impl Fn(&str) -> Option<String>) -> Result<()> {
     let level = match &global.log {
@@ -40,6 +43,11 @@ pub(crate) fn start(global: &Global, usual: &str, variable: impl Fn(&str) -> Opt
         None => variable("VALETKEY_LOG").unwrap_or_else(|| usual.to_owned()),
     };
     let filter = EnvFilter::builder().parse(&level).map_err(|error| Failure::usage(format!("VALETKEY_LOG: {error}")))?;
+    // The MCP SDK logs whole messages: what agents send to providers, and what these answer.
+    let filter = match SDK.parse::<Directive>() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => return Err(Failure::failed("the log's own filter cannot be read")),
+    };
     let format = match (global.log_format, variable("VALETKEY_LOG_FORMAT")) {
         (Some(format), _) => format,
         (None, Some(text)) => LogFormat::from_str(&text, false)

@@ -4,7 +4,8 @@
 //!   site by `?site=`; the site `default` without it.
 //! - A *platform* shows its key as a bearer (`vkp_...`); the site is the key's. `Valet-User: <id>` names the person it
 //!   speaks for, which the key must be allowed to do, and narrows what follows to that person.
-//! - An *agent* shows its token as a bearer. It is looked up by whoever needs it, together with what is decided about it.
+//! - An *agent* shows its token as a bearer. It is looked up by whoever needs it, together with what is decided about it. Where
+//!   one of its MCP tools calls, the MCP server has read the bearer ([`Known`]).
 //!   What it says of the agents that called it (`X-Agents-Api-*`, [`CallerChain`]) is read here, once, for whatever it calls;
 //!   it is claimed and not proven, and says nothing about who is calling us.
 //!
@@ -38,6 +39,11 @@ use crate::{
     router::{self, Route},
     state::AppState,
 };
+
+/// The mark of a call that a tool of the MCP server makes: the agent whose bearer was shown there. Only that server puts it into a
+/// request's extensions; no header does.
+#[derive(Clone, Debug)]
+pub(crate) struct Known(pub(crate) Caller);
 
 /// Who may call a route, as the router's page says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +177,7 @@ impl Caller {
     }
 
     /// What stands for the caller in the log.
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self {
             Caller::Operator { .. } => "operator".to_owned(),
             Caller::Platform { key, .. } => format!("platform:{}", key.id),
@@ -323,6 +329,12 @@ async fn note_denial(state: &AppState, caller: &Caller, (method, path): (&Method
 async fn identify(state: &AppState, request: &Parts, who: Who) -> Result<Caller> {
     let bearer = bearer(&request.headers)?;
     let user = one_header(&request.headers, "valet-user")?;
+    if let Some(Known(caller)) = request.extensions.get::<Known>() {
+        return match user {
+            None => Ok(caller.clone()),
+            Some(_) => Err(no_person()),
+        };
+    }
     let Some(bearer) = bearer else {
         if request.extensions.get::<LocalOperator>().is_none() {
             return Err(decision::unauthenticated());
@@ -342,10 +354,7 @@ async fn identify(state: &AppState, request: &Parts, who: Who) -> Result<Caller>
     if !bearer.starts_with(platform::PREFIX) {
         let hash = TokenHash::of_presented(bearer).ok_or_else(decision::unauthenticated)?;
         if user.is_some() && matches!(who, Who::Agent | Who::AgentOr(_)) {
-            return Err(Error::new(
-                Code::InvalidRequest,
-                "Valet-User is for platform keys; an agent's token says for whom it acts",
-            ));
+            return Err(no_person());
         }
         // What cannot be read is refused, and not taken for a call without a chain.
         return Ok(Caller::Agent { hash, chain: CallerChain::from_headers(&request.headers)? });
@@ -356,6 +365,11 @@ async fn identify(state: &AppState, request: &Parts, who: Who) -> Result<Caller>
     })?;
     let user: Option<UserId> = user.map(str::parse).transpose()?;
     Ok(Caller::Platform { key, user })
+}
+
+/// The refusal of an agent's call that names a person.
+pub(crate) fn no_person() -> Error {
+    Error::new(Code::InvalidRequest, "Valet-User is for platform keys; an agent's token says for whom it acts")
 }
 
 async fn operator_site(state: &AppState, request: &Parts) -> Result<SiteId> {
@@ -374,7 +388,7 @@ fn named_site(request: &Parts) -> Result<Option<SiteId>> {
 
 /// The bearer, if a credential was sent. Several, or one of another scheme, are as good as none that is valid: which one
 /// would count is not ours to choose.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>> {
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = match (values.next(), values.next()) {
         (None, _) => return Ok(None),

@@ -26,6 +26,7 @@ use valetkey::{Error, token::Audience};
 
 use crate::{
     error::{Logged, Problem},
+    routes::mcp,
     state::AppState,
 };
 
@@ -62,7 +63,10 @@ const LONGEST_ID: usize = 200;
 pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let began = Instant::now();
     let asked_as = request.headers().get(REQUEST_ID).filter(|value| value.len() <= LONGEST_ID).cloned();
+    // A call that a tool makes comes from wherever the tool was asked from. Its headers are the agent's, and as little believed.
+    let asked_from = request.extensions().get::<ClientIp>().copied();
     let ip = client(&mut request, &state.http().trusted_proxies);
+    let ip = asked_from.map_or(ip, |ClientIp(ip)| ip);
     let id = request_id(&request);
     request.headers_mut().remove(REQUEST_ID);
     let name = CallerName::default();
@@ -83,7 +87,8 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
         response.headers_mut().insert(REQUEST_ID, value);
     }
     // What the proxy passes on keeps the provider's own word on it.
-    if (route.starts_with("/v1/") && !route.starts_with("/v1/proxy/")) || is_evaluation {
+    let is_mcp = route == mcp::PATH;
+    if (route.starts_with("/v1/") && !route.starts_with("/v1/proxy/")) || is_evaluation || is_mcp {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
@@ -93,7 +98,8 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
         && response.extensions().get::<Logged>().is_some()
         && response.headers().get(header::WWW_AUTHENTICATE).is_some_and(|value| value == "Bearer")
     {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge(&state));
+        let audience = if is_mcp { Audience::Mcp } else { Audience::Api };
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge(&state, audience));
     }
     if let Some(Logged(error)) = response.extensions_mut().remove::<Logged>() {
         let (code, detail) = (error.code().as_str(), error.detail().unwrap_or_default());
@@ -117,8 +123,8 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
 }
 
 /// What a 401 says of where tokens come from (RFC 9728 section 5.1). The same for every reason.
-fn challenge(state: &AppState) -> HeaderValue {
-    let metadata = state.oauth().resource_metadata_url(Audience::Api);
+fn challenge(state: &AppState, audience: Audience) -> HeaderValue {
+    let metadata = state.oauth().resource_metadata_url(audience);
     HeaderValue::from_str(&format!("Bearer resource_metadata=\"{metadata}\", scope=\"proxy\""))
         .unwrap_or(HeaderValue::from_static("Bearer"))
 }

@@ -6,9 +6,13 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 use valetkey::{Code, Error, deliver};
+
+/// The header of every problem of ours, with its code. A provider's answer that came through the proxy never has it, whatever is
+/// in its body.
+const ERROR: HeaderName = HeaderName::from_static("valet-error");
 
 /// What a handler answers: its body, or a problem.
 pub(crate) type Answer<T> = std::result::Result<T, Problem>;
@@ -77,6 +81,7 @@ impl IntoResponse for Problem {
         }
         let mut response = (status(self.0.code()), self.document().to_string()).into_response();
         let headers = response.headers_mut();
+        headers.insert(ERROR, HeaderValue::from_static(self.0.code().as_str()));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.0.code() == Code::Unauthenticated {

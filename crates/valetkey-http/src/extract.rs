@@ -126,14 +126,16 @@ where
         if !json {
             return Err(invalid("the body is JSON; say so with `Content-Type: application/json`").into());
         }
-        parse(&read(request.into_body(), MOST).await?).map(Self).map_err(Problem)
+        let bytes = whole(request.into_body(), MOST).await?;
+        parse(&bytes).map(Self).map_err(Problem)
     }
 }
 
-/// A body, read to its end: at most so many bytes, and not for ever.
+/// A whole body of at most so many bytes.
 ///
-/// Errors: `payload_too_large`; `invalid_request` where it breaks off or does not come in time.
-pub(crate) async fn read(body: axum::body::Body, most: usize) -> Result<Bytes, Error> {
+/// # Errors
+/// `payload_too_large`; `invalid_request` where it broke off or came too slowly.
+pub(crate) async fn whole(body: axum::body::Body, most: usize) -> Result<Bytes, Error> {
     match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {

@@ -4,6 +4,7 @@
 //!
 //! The pages have a router of their own: nobody calls them with a credential, they are for browsers. So have the endpoints of the
 //! authorization server ([`routes::oauth`]): their callers prove themselves as the standards say, and their errors are the standards'.
+//! So has the MCP server ([`routes::mcp`]): each of its tools is a call of what stands on this page.
 
 use std::{collections::HashMap, sync::OnceLock};
 
@@ -161,7 +162,8 @@ page! {
     get "/v1/agents/{agent}/tokens" => tokens::list, AGENTS;
     post "/v1/agents/{agent}/tokens" => tokens::mint, AGENTS;
     delete "/v1/agents/{agent}/tokens" => tokens::revoke_all, AGENTS;
-    delete "/v1/tokens/{id}" => tokens::revoke, AGENTS;
+    // An agent gives up its own.
+    delete "/v1/tokens/{id}" => tokens::revoke, Who::AgentOr(&[Scope::Agents]);
 
     // Grants and decisions. On a person's connection by a key that may speak for them, who is then the grantor; on the
     // site's or an agent's `admin` is needed, too.
@@ -250,9 +252,12 @@ page! {
 pub fn router(state: AppState) -> Router {
     let pages = pages::router(pages::Deps { outside: state.outside().clone(), tasks: state.tasks().clone() });
     let api = api().layer(from_fn_with_state(state.clone(), gate)).with_state(state.clone());
+    // What a tool calls passes the same gate and the same edge as whatever comes from outside.
+    let tools = api.clone().layer(from_fn_with_state(state.clone(), edge));
     Router::new()
         .merge(api)
         .merge(routes::oauth::router(state.clone()))
+        .merge(routes::mcp::router(state.clone(), tools))
         .merge(pages)
         .fallback(|| async { Problem(Error::new(Code::NotFound, "there is nothing at this path")) })
         .layer(from_fn_with_state(state, edge))

@@ -348,6 +348,7 @@ impl Broker {
         self.every(SWEEP_EVERY, "sweeping out what is over", |broker| async move {
             let base = broker.base();
             connect::sweep(base).await?;
+            approval::expire(base).await?;
             approval::sweep(base).await?;
             proposal::sweep(base).await?;
             session::sweep(&base.db, base.clock.now()).await.map(|_| ())

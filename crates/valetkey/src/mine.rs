@@ -10,6 +10,7 @@ use crate::{
     agent::{self, Agent, Role},
     approval::{self, Approval, Decider},
     base::Outside,
+    connect,
     connection::{self, Connection, Filter, Status},
     error::{Code, Error, Result},
     grant::{self, Effect, Grant},
@@ -248,6 +249,25 @@ pub async fn asked(outside: &Outside, session: &Session, id: &ProposalId) -> Res
         None => choice.provider == own.provider,
     });
     Ok((own, choices))
+}
+
+/// A link by which the person connects an account for what an agent asks for, where they have none at that provider.
+///
+/// # Errors
+/// As [`asked`] and [`connect::session::create`]; `conflict` where it was answered, where an account is named, or where there is one.
+pub async fn connect(outside: &Outside, session: &Session, id: &ProposalId) -> Result<connect::session::Created> {
+    let (asked, choices) = asked(outside, session, id).await?;
+    let conflict = |text: &'static str| Err(Error::new(Code::Conflict, text));
+    if asked.status(outside.base.clock.now()) != proposal::Status::Pending {
+        return conflict("this was answered already");
+    }
+    if asked.connection.is_some() || !choices.is_empty() {
+        return conflict("there is an account to choose; load the page anew");
+    }
+    let owner = Owner::User(session.user.clone());
+    let new =
+        connect::session::NewSession { agent: Some(asked.agent), ..connect::session::NewSession::new(asked.provider, owner) };
+    connect::session::create(outside, &session.site, &session.actor(), new).await
 }
 
 /// The person grants what an agent asks for, or less.

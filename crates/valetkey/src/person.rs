@@ -2,14 +2,16 @@
 //!
 //! 1. One transaction disables the person for good, ends their sessions, their consents and the tokens that act for them or were
 //!    minted by them, takes back the grants that they made, takes their roles and agents from them, and removes what waits for
-//!    an answer of theirs or was asked for them. From then on every request of theirs is refused.
+//!    an answer of theirs or was asked for them. They are taken out of every list of people: of other grants, of platform keys,
+//!    of what agents ask for. From then on every request of theirs is refused.
 //! 2. Their accounts are ended one by one, as [`crate::revoke`] ends any: the sealed account is gone with the row's own commit,
 //!    and the provider is told through the outbox. Then their apps at providers go, as soon as no revocation needs them.
 //! 3. What a process that died left undone, and what a flow brings that was under way meanwhile, is done in the background
 //!    ([`go_on`]), for an hour at least.
 //!
-//! The audit stays as it is: its rows name people by the platform's id alone, and are chained over it. Whoever wants nobody to
-//! read who that was forgets the id where it means somebody: at the platform.
+//! The audit stays as it is: its rows name people by the platform's id alone, and are chained over it. So do the rows that ended
+//! with the person, and whatever says who did something; `docs/security.md` lists them. Whoever wants nobody to read who that was
+//! forgets the id where it means somebody: at the platform.
 
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ use crate::{
     error::Result,
     grant,
     id::{SiteId, UserId},
-    oauth, platform,
+    import, oauth, platform,
     principal::{Actor, Owner},
     proposal,
     revoke::{self, UpstreamWish},
@@ -72,6 +74,9 @@ pub async fn erase(outside: &Outside, site: &SiteId, actor: &Actor, user: &UserI
     let consents = oauth::erase_person(&mut tx, site, user).await?;
     let tokens = token::revoke_of_person(&mut tx, site, actor, user, REASON, now).await?;
     let grants = grant::revoke_of_person(&mut tx, site, actor, user, REASON, now).await?;
+    grant::forget_person(&mut tx, site, user).await?;
+    platform::forget_person(&mut tx, site, user).await?;
+    import::forget_person(&mut tx, site, user).await?;
     approval::forget(&mut tx, site, user).await?;
     proposal::forget(&mut tx, site, user).await?;
     let taken = Erased { tokens, grants, roles, agents, ..Erased::default() };

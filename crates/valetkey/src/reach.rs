@@ -14,7 +14,7 @@ use crate::{
     decision::{Authority, Decision, Facts, Of, Request, Who, for_agent},
     deliver::{self, Caller},
     error::{Code, Result},
-    grant::{self, Effect, ForWhom, Grant},
+    grant::{self, Effect, ForWhom, Grant, Limits},
     id::{AgentId, ConnectionId, ProviderName, SiteId, UserId},
     principal::Delivery,
 };
@@ -181,12 +181,14 @@ impl Subject {
 }
 
 /// A connection at a provider that the subject can use in one of the ways, with an account that can serve now. Where there is
-/// none but one that needs a person's approval, that one; nothing where there is neither.
+/// none but one that needs a person's approval, that one; and where there is only one whose grant has no use left, that one with
+/// its denial. Nothing where there is none of them.
 ///
 /// `may_tell` says of which facts whoever asks may be told.
 pub async fn at_provider(
     outside: &Outside,
     authority: &Authority,
+    limits: &Limits,
     subject: &Subject,
     provider: &ProviderName,
     deliveries: &[Delivery],
@@ -194,7 +196,7 @@ pub async fn at_provider(
 ) -> Result<Option<(ConnectionId, Decision)>> {
     let (now, of) = (outside.base.clock.now(), subject.of());
     let mut found = authority.candidates(&of, provider, FIRST).await?;
-    let (mut asks, mut at) = (None, 0);
+    let (mut asks, mut spent, mut at) = (None, None, 0);
     while let Some(id) = found.get(at).cloned() {
         at += 1;
         if at == FIRST && found.len() == FIRST {
@@ -217,13 +219,14 @@ pub async fn at_provider(
         }
         for delivery in deliveries {
             let request = Request { delivery: *delivery, operation: None, unattended: subject.is_unattended() };
-            let decision = deliver::explain(outside, &facts, &request, now);
+            let decision = deliver::evaluate(outside, limits, &facts, &request, now).await?;
             match decision.effect {
                 Effect::Allow => return Ok(Some((id, decision))),
                 Effect::Ask => asks = asks.or_else(|| Some((id.clone(), decision))),
+                Effect::Deny if decision.is_spent() => spent = spent.or_else(|| Some((id.clone(), decision))),
                 Effect::Deny => {}
             }
         }
     }
-    Ok(asks)
+    Ok(asks.or(spent))
 }

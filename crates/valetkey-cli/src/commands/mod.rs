@@ -16,6 +16,7 @@ pub(crate) mod grant;
 pub(crate) mod import;
 pub(crate) mod key;
 pub(crate) mod keys;
+pub(crate) mod mcp;
 mod owner;
 pub(crate) mod person;
 pub(crate) mod proposal;
@@ -104,6 +105,7 @@ pub(crate) async fn run(command: Command, session: Session) -> Result<()> {
         Command::Explain(explain) => Box::pin(explain.run(&session)).await,
         Command::Reach(reach) => Box::pin(reach.run(&session)).await,
         Command::WhoCan(who_can) => Box::pin(who_can.run(&session)).await,
+        Command::Mcp(mcp) => Box::pin(mcp.run(&session)).await,
         Command::Import(import) => Box::pin(import.run(&session)).await,
         Command::Export(export) => Box::pin(export.run(&session)).await,
         Command::Person(person) => Box::pin(person.run(&session)).await,

@@ -51,7 +51,7 @@ on_each! {
         let usable = asking(&scene).await;
         let id = scene.held(&usable).await;
         let listed = scene.home.json(&["approval", "list"]);
-        assert_eq!(listed["approvals"].as_array().unwrap().iter().map(|one| text(one, "id")).collect::<Vec<_>>(), [id.clone()]);
+        assert_eq!(listed["approvals"].as_array().unwrap().iter().map(|one| text(one, "id")).collect::<Vec<_>>(), std::slice::from_ref(&id));
         let table = scene.home.cli(&["approval", "show", &id]).ok();
         for said in ["POST", "/api/echo", "application/json", "pending"] {
             assert!(table.contains(said), "{said:?} is not in: {table}");

@@ -17,17 +17,11 @@ use valetkey::{
 use crate::{
     dev::curl,
     scene::{On, Plan, PlatformKey, Scene, Usable, eventually, on_each, text},
-    support::{Home, Server},
+    support::{Home, Server, peer},
 };
 
 /// How long an access token of this provider lives, in seconds.
 const LIFE: u64 = 3;
-
-/// A variable of the test servers.
-fn peer(variable: &str) -> String {
-    std::env::var(variable)
-        .unwrap_or_else(|_| panic!("{variable} is not set: run ./scripts/test, or ./scripts/test --peers for a shell"))
-}
 
 /// One browser with a profile of its own.
 struct Chromium(WebDriver);

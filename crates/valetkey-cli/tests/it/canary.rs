@@ -7,6 +7,7 @@
 //! Each secret is looked for as it is, in hex, in base64 and as a part of a URL.
 
 mod hook;
+mod mcp;
 mod trap;
 
 use std::{fs, process::Command, time::Duration};
@@ -212,6 +213,7 @@ on_each! {
         connecting(&mut cage).await;
         let usable = refreshing(&mut cage).await;
         delivering(&mut cage, &usable).await;
+        mcp::by_mcp(&mut cage, &usable).await;
         refresh(&mut cage, Some(Fault::oauth("invalid_client"))).await;
         storing(&mut cage).await;
         commanding(&mut cage);

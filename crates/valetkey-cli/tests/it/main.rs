@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should stop; clippy knows test functions, not what they call")]
 
+mod agent_builders;
+mod api;
 mod approvals;
 mod auth;
 mod authority;
@@ -15,6 +17,7 @@ mod import_killed;
 mod keys;
 mod ledger;
 mod main_job;
+mod mcp;
 mod moving;
 mod nginx;
 mod provider;

@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     net::TcpListener,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     time::Duration,
@@ -13,7 +13,11 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{on_each_home, scene::eventually, support::text};
+use crate::{
+    on_each_home,
+    scene::eventually,
+    support::{peer, text},
+};
 
 on_each_home! {
     async fn a_message_is_verified_by_the_official_libraries(mut home: Home) {
@@ -124,12 +128,6 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-fn peer(name: &str) -> PathBuf {
-    std::env::var_os(name)
-        .unwrap_or_else(|| panic!("{name} is not set: run ./scripts/test, or ./scripts/test --peers for a shell"))
-        .into()
 }
 
 /// A port that was free a moment ago.

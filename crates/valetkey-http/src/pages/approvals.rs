@@ -135,6 +135,7 @@ pub(super) async fn answer(State(deps): State<Deps>, Path(id): Path<String>, for
         match said(&form.fields)? {
             Said::Yes => mine::approve(&deps.outside, session, &held).await?,
             Said::No => mine::refuse(&deps.outside, session, &held, text(&form.fields, "reason")?).await?,
+            Said::Connect => return Err(undecided()),
         };
         redirect(&call_path(&id))
     };
@@ -157,6 +158,8 @@ struct Asked {
     delivery: Vec<(String, &'static str)>,
     operations: Vec<String>,
     for_whom: String,
+    /// Whether an account may be connected for it, where there is none.
+    connectable: bool,
     /// Whether the person may narrow it to themselves.
     only_me: bool,
     /// For how long it may be granted.
@@ -202,6 +205,7 @@ pub(super) async fn show_proposal(State(deps): State<Deps>, Path(id): Path<Strin
             delivery: asked.wanted.delivery.iter().map(|delivery| (delivery.to_string(), words(delivery))).collect(),
             operations: asked.wanted.operations.iter().flatten().map(ToString::to_string).collect(),
             for_whom: whom(&asked.wanted.for_whom),
+            connectable: asked.connection.is_none(),
             only_me: asked.wanted.for_whom != ForWhom::Owner,
             days: DAYS.iter().map(|days| Days::new(*days)).collect(),
             open: status == proposal::Status::Pending,
@@ -224,6 +228,10 @@ pub(super) async fn answer_proposal(State(deps): State<Deps>, Path(id): Path<Str
             }
             Said::No => {
                 mine::decline(&deps.outside, session, &asked, text(&form.fields, "reason")?).await?;
+            }
+            Said::Connect => {
+                let made = mine::connect(&deps.outside, session, &asked).await?;
+                return redirect(made.url(&deps.outside).expose());
             }
         }
         redirect(&wish_path(&id))
@@ -283,14 +291,21 @@ fn terms(fields: &Fields, now: Timestamp) -> Result<Terms> {
 enum Said {
     Yes,
     No,
+    /// Not yet: an account first.
+    Connect,
 }
 
 fn said(fields: &Fields) -> Result<Said> {
     match text(fields, "decision")? {
         "yes" => Ok(Said::Yes),
         "no" => Ok(Said::No),
-        _ => Err(Error::new(Code::InvalidRequest, "a decision is yes or no")),
+        "connect" => Ok(Said::Connect),
+        _ => Err(undecided()),
     }
+}
+
+fn undecided() -> Error {
+    Error::new(Code::InvalidRequest, "a decision is yes or no")
 }
 
 /// A field that may be missing, as text.

@@ -120,7 +120,7 @@ pub fn router(deps: Deps) -> Router {
 /// many.
 pub(crate) async fn timely(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
-    match extract::read(body, MAX_FORM).await {
+    match extract::whole(body, MAX_FORM).await {
         Ok(bytes) => next.run(Request::from_parts(parts, Body::from(bytes))).await,
         Err(error) => failed(error),
     }

@@ -6,7 +6,8 @@
 //! | `agent`, `session` | `use`, `proxy`, `reveal` | `provider` | has it a connection there that it may use and that can serve now? |
 //!
 //! An agent asks about itself, and is answered for the token that it shows, ceiling and all. A platform asks about an agent or
-//! a session as if it held a fresh token. `decision` is true only where the use would be let pass without asking anybody.
+//! a session as if it held a fresh token. `decision` is true only where the use would be let pass without asking anybody, and a use
+//! is left of the grant by which it would pass. Asking takes none.
 //!
 //! A question without one of its three parts is a 400, and in a batch a decision of `false` with what is wrong. So is one whose
 //! parts are there and name nothing that is known here: whoever enforces gets its no, whatever it asks about.
@@ -345,11 +346,12 @@ impl<'a> Asker<'a> {
                 if !may_ask(&facts)? {
                     return Ok(Some(self.nobody()));
                 }
-                Ok(Some(self.on_connection(state, subject, &facts, question)))
+                Ok(Some(self.on_connection(state, subject, &facts, question).await?))
             }
             What::Provider(provider) => {
-                let (outside, authority) = (state.outside(), state.authority());
-                let found = reach::at_provider(outside, authority, subject, provider, question.deliveries, may_ask).await?;
+                let (outside, authority, limits) = (state.outside(), state.authority(), state.deliverer().limits());
+                let found =
+                    reach::at_provider(outside, authority, limits, subject, provider, question.deliveries, may_ask).await?;
                 Ok(found.map(|(id, decision)| self.told(&decision, Some(&id))))
             }
         }
@@ -374,18 +376,22 @@ impl<'a> Asker<'a> {
     }
 
     /// The decision in the way that goes furthest.
-    fn on_connection(&self, state: &AppState, subject: &Subject, facts: &Facts, question: &Asked) -> Decided {
+    async fn on_connection(&self, state: &AppState, subject: &Subject, facts: &Facts, question: &Asked) -> Result<Decided> {
         let connection = facts.connection.as_ref().map(|facts| &facts.stored.connection);
         let first = connection.and_then(|connection| connection.hosts.first()).map(String::as_str).unwrap_or_default();
         let call = question.operation.as_ref();
         let operation = call.map(|call| (&call.method, call.host.as_deref().unwrap_or(first), call.path.as_bytes()));
         let now = state.base().clock.now();
-        let decisions = question.deliveries.iter().map(|delivery| {
+        let limits = state.deliverer().limits();
+        let mut decisions = Vec::with_capacity(question.deliveries.len());
+        for delivery in question.deliveries {
             let request = Request { delivery: *delivery, operation, unattended: subject.is_unattended() };
-            deliver::explain(state.outside(), facts, &request, now)
-        });
-        let best = decisions.min_by_key(|decision| decision.effect);
-        best.map_or_else(|| self.nobody(), |decision| self.told(&decision, connection.map(|connection| &connection.id)))
+            decisions.push(deliver::evaluate(state.outside(), limits, facts, &request, now).await?);
+        }
+        // Of two denials the one that says that a grant has no use left says more than that there is none for the other way.
+        let best = decisions.into_iter().min_by_key(|decision| (decision.effect, !decision.is_spent()));
+        let told = |decision: Decision| self.told(&decision, connection.map(|connection| &connection.id));
+        Ok(best.map_or_else(|| self.nobody(), told))
     }
 
     /// A decision as it is told. An agent hears what a use would tell it, and no more.

@@ -1,7 +1,7 @@
 //! What an agent may do, and why: `explain` for those who manage it, `me` for the agent itself. Both ask the functions that
 //! let every use pass or refuse it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State;
 use http::HeaderMap;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use valetkey::{
     Code, Error, agent,
-    decision::{self, Request, Who},
+    decision::{self, Facts, Parsed, Request, Who},
     deliver,
     id::{ConnectionId, SessionName, TaskName, UserId},
     principal::{Claims, Delivery, Exported},
@@ -128,7 +128,8 @@ pub(crate) async fn explain(
     };
     let operation = operation.as_ref().map(|(method, host, path)| (method, host.as_str(), *path));
     let request = Request { delivery: question.delivery, operation, unattended };
-    Ok(Json(deliver::explain(state.outside(), &facts, &request, base.clock.now()).into()))
+    let decision = deliver::evaluate(state.outside(), state.deliverer().limits(), &facts, &request, base.clock.now()).await?;
+    Ok(Json(decision.into()))
 }
 
 /// Who is acting: what may be shown of it.
@@ -202,8 +203,13 @@ pub(crate) struct Usable {
     subject_name: Option<String>,
     /// What is chosen from the provider's lists (pages, properties), by list. Where a list brings tokens, `Valet-Slot` names one.
     resources: BTreeMap<String, Vec<super::connections::Chosen>>,
+    /// Where the proxy can go; the first is where a path leads without another host.
+    hosts: Vec<String>,
     /// How: `proxy`, `reveal`. A grant may narrow the proxy to some operations, and ask before some.
     delivery: Vec<String>,
+    /// The operations that the grants name which count for the proxy, as patterns; null where one of them leaves that open. A
+    /// ceiling may narrow them further, and one that asks or denies some of them.
+    operations: Option<BTreeSet<String>>,
     /// In which of these ways a person must approve each use first.
     asks: Vec<String>,
 }
@@ -238,6 +244,8 @@ pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: H
                 name: connection.name.to_string(),
                 subject_name: connection.subject_name.clone(),
                 resources: super::connections::chosen(connection),
+                hosts: connection.hosts.clone(),
+                operations: operations(&state, &facts, unattended),
                 delivery,
                 asks,
             });
@@ -249,4 +257,23 @@ pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: H
         principal: principal.export().into(),
         connections,
     }))
+}
+
+/// The operations that are named by those grants which permit a proxied call, each asked by itself.
+fn operations(state: &AppState, facts: &Facts, unattended: bool) -> Option<BTreeSet<String>> {
+    let request = Request { delivery: Delivery::Proxy, operation: None, unattended };
+    let mut alone = Facts { grants: Vec::new(), ..facts.clone() };
+    let mut named = BTreeSet::new();
+    for grant in &facts.grants {
+        alone.grants = vec![grant.clone()];
+        if deliver::explain(state.outside(), &alone, &request, state.base().clock.now()).denied() {
+            continue;
+        }
+        match &grant.operations {
+            None => return None,
+            Some(Parsed::Read(patterns)) => named.extend(patterns.iter().map(ToString::to_string)),
+            Some(Parsed::Unreadable) => {}
+        }
+    }
+    Some(named)
 }

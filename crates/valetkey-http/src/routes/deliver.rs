@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// By which an agent gives up its token's person for one call. Nothing can name another one.
-const UNATTENDED: &str = "valet-unattended";
+pub(super) const UNATTENDED: &str = "valet-unattended";
 
 /// What a caller wishes of a revealed token.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -166,7 +166,7 @@ pub(super) fn agent(caller: &Caller, headers: &HeaderMap) -> Result<deliver::Cal
 
 /// The wish in a body that may be missing.
 async fn wish(body: AxumBody) -> Result<Wish> {
-    let bytes = extract::read(body, MAX_BODY).await?;
+    let bytes = extract::whole(body, MAX_BODY).await?;
     if bytes.is_empty() {
         return Ok(Wish::default());
     }

@@ -37,7 +37,7 @@ pub(crate) struct Grant {
     /// `allow`, `ask` (a person approves each use first) or `deny`.
     effect: String,
     /// For whom: `owner`, `unattended`, `operators`, `anyone`, or a list of people.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     for_whom: Value,
     /// Only for tokens of this session.
     session: Option<String>,
@@ -116,7 +116,7 @@ pub(crate) struct NewGrantBody {
     /// For whom: `owner` (the calling person is the connection's owner), `unattended` (nobody is calling), `operators`
     /// (anybody with that role on the agent), a list of people, or, of a denial only, `anyone`. On a person's connection it
     /// is `owner` when absent, and of a denial `anyone`.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Value>)]
     for_whom: Option<ForWhom>,
     /// Only for tokens that were minted for this session.
     #[schema(value_type = Option<String>)]

@@ -34,7 +34,7 @@ pub(crate) struct Key {
     /// What it may do.
     scopes: Vec<String>,
     /// For whom it may speak: `none`, `any`, or a list of people.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     asserts: Value,
     /// Where its platform publishes the keys by which it signs assertions; absent where it signs with the assertion secret.
     jwks_url: Option<String>,
@@ -87,7 +87,7 @@ pub(crate) struct NewKeyBody {
     scopes: BTreeSet<Scope>,
     /// For whom it may speak: `none` (when absent), `any`, or a list of people.
     #[serde(default)]
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Value>)]
     asserts: Asserts,
     /// Until when.
     #[schema(value_type = Option<String>)]

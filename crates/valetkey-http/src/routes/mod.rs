@@ -18,6 +18,7 @@ pub(crate) mod health;
 pub(crate) mod imports;
 pub(crate) mod keys;
 mod lines;
+pub(crate) mod mcp;
 pub(crate) mod oauth;
 pub(crate) mod people;
 pub(crate) mod proposals;

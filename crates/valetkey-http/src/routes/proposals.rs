@@ -51,7 +51,7 @@ pub(crate) struct Proposal {
     /// How: `proxy`, `reveal`.
     delivery: Vec<String>,
     /// For whom: `owner`, `unattended`, `operators`, or a list of people.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     for_whom: Value,
     /// Which operations, as patterns; absent for all that the definition allows.
     operations: Option<Vec<String>>,
@@ -129,7 +129,7 @@ pub(crate) struct NewProposal {
     delivery: BTreeSet<Delivery>,
     /// For whom: `owner`, `unattended`, `operators`, or a list of people. `owner` when absent and the person asked is the one
     /// the agent acts for.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Value>)]
     for_whom: Option<ForWhom>,
     /// Only these operations: patterns such as `POST /api/submit`, and names that the provider's definition has, such as
     /// `issue.create`.
@@ -242,7 +242,7 @@ pub(crate) struct Accepting {
     #[schema(value_type = Option<Vec<String>>)]
     delivery: Option<BTreeSet<Delivery>>,
     /// For whom.
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<Value>)]
     for_whom: Option<ForWhom>,
     /// Which operations, as patterns or names; not more than were asked for.
     operations: Option<Vec<String>>,

@@ -89,7 +89,7 @@ pub(crate) struct ProviderDetails {
     #[schema(value_type = Vec<Object>)]
     fields: Value,
     /// Where the definition came from.
-    #[schema(value_type = Object)]
+    #[schema(value_type = Value)]
     source: Value,
     /// The whole definition.
     #[schema(value_type = Object)]

@@ -1,7 +1,7 @@
 //! Agent tokens: the bearers by which agents call us.
 
 use axum::extract::State;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
@@ -10,11 +10,11 @@ use valetkey::{
     agent::Role,
     clock::Timestamp,
     id::{SessionName, TaskName, TokenId, UserId},
-    principal::Ceiling,
+    principal::{Actor, Ceiling},
     token::{self, NewToken},
 };
 
-use super::{agents::named_agent, connections::json_or_null, limited, maybe, moment, next};
+use super::{agents::named_agent, approvals::asker, connections::json_or_null, limited, maybe, moment, next};
 use crate::{
     caller::Caller,
     error::Answer,
@@ -206,24 +206,35 @@ pub(crate) struct Whose {
     reason: Option<String>,
 }
 
-/// Revokes a token: no request that comes after this is served by it. Doing it again changes nothing.
+/// Revokes a token: no request that comes after this is served by it. Doing it again changes nothing. An agent gives up its own
+/// token, by which it asks; what that came of, a consent, ends with it.
 #[utoipa::path(delete, path = "/v1/tokens/{id}", tag = "tokens", params(("id" = String, Path), Whose), responses((status = 204)))]
 pub(crate) async fn revoke(
     State(state): State<AppState>,
     caller: Caller,
+    headers: HeaderMap,
     Path(id): Path<TokenId>,
     Query(Whose { agent: named, reason }): Query<Whose>,
 ) -> Answer<StatusCode> {
-    let (base, site) = (state.base(), caller.site()?);
+    let (base, why) = (state.base(), Why { reason });
+    let none = || Error::new(Code::NotFound, format!("there is no token `{id}`"));
+    if let Caller::Agent { .. } = caller {
+        let asker = asker(&state, &caller, &headers).await?;
+        if asker.token != id || named.is_some_and(|named| named != asker.agent.as_str()) {
+            return Err(none().into());
+        }
+        let actor = Actor::Agent { agent: asker.agent, token: asker.token, user: asker.person };
+        token::revoke(base, &asker.site, &actor, &id, why.reason()).await?;
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let site = caller.site()?;
     if caller.user().is_some() || named.is_some() {
-        let none = || Error::new(Code::NotFound, format!("there is no token `{id}`"));
         let agent = token::agent_of(&base.db, site, &id).await?.ok_or_else(none)?;
         let meant = named_agent(&state, &caller, named.as_deref().unwrap_or(agent.as_str()), Role::Operator).await?;
         if meant.id != agent {
             return Err(Error::new(Code::NotFound, format!("the agent `{}` has no token `{id}`", meant.slug)).into());
         }
     }
-    let why = Why { reason };
     token::revoke(base, site, &caller.actor()?, &id, why.reason()).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -108,11 +108,17 @@ on_each_db! {
                     refused.refused(403, "forbidden");
                 }
             }
-            app.delete(&token, &format!("/v1/tokens/{id}")).await.refused(403, "forbidden");
             let me = app.get(&token, "/v1/me").await.expect(200).json();
             assert_eq!((&me["agent"], &me["token"]), (&json!(own), &json!(id)));
         }
-        for (agent, tokens) in [(&own, 2), (&other, 0)] {
+        // Nor does it end a token that is not itself.
+        let (id, _) = app.token(&own, json!({})).await;
+        let (theirs, token) = app.token(&other, json!({})).await;
+        app.delete(&token, &format!("/v1/tokens/{id}")).await.refused(404, "not_found");
+        for named in [own.as_str(), "own", "nobody"] {
+            app.delete(&token, &format!("/v1/tokens/{theirs}?agent={named}")).await.refused(404, "not_found");
+        }
+        for (agent, tokens) in [(&own, 3), (&other, 1)] {
             let listed = app.get(&As::Operator, &format!("/v1/agents/{agent}/tokens")).await.expect(200).json();
             assert_eq!(listed["tokens"].as_array().unwrap().len(), tokens);
         }

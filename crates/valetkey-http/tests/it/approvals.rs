@@ -4,7 +4,13 @@ use std::time::Duration;
 
 use http::{Method, header};
 use serde_json::{Value, json};
-use valetkey::platform::{Asserts, Scope};
+use valetkey::{
+    id::SiteId,
+    oauth::{GrantType, NewClient, Params, client},
+    platform::{self, Asserts, NewKey, Scope},
+    principal::{Actor, CallerChain},
+    session,
+};
 
 use crate::support::{Answer, App, As, on_each_db, text};
 
@@ -88,6 +94,43 @@ on_each_db! {
             app.post(&asking.token, &format!("{path}/{verb}"), json!({})).await.refused(403, "forbidden");
         }
         assert_eq!(app.get(&asking.token, &path).await.expect(200).json()["status"], "pending");
+    }
+
+    /// T-266: Not by its token, not by one that it was exchanged for, and not by another agent's; nor by a session that calls.
+    async fn no_token_and_no_session_answers_by_the_api(app: App) {
+        let asking = Asking::new(&app).await;
+        let id = asking.hold(&app).await;
+        let (base, site) = (app.broker.base(), SiteId::default_site());
+        let new = NewClient { name: "B".into(), confidential: true, grant_types: [GrantType::TokenExchange].into(), ..NewClient::default() };
+        let (client, _) = client::create(base, &site, &Actor::Operator, new).await.unwrap();
+        let As::Bearer(own) = &asking.token else { panic!("no token") };
+        let form = url::form_urlencoded::Serializer::new(String::new())
+            .extend_pairs([("grant_type", GrantType::TokenExchange.as_str()), ("subject_token", own.as_str())])
+            .append_pair("subject_token_type", "urn:ietf:params:oauth:token-type:access_token")
+            .finish();
+        let params = Params::parse(form.as_bytes()).unwrap();
+        let exchanged = app.broker.oauth().token(&client, &params, &CallerChain::default()).await.unwrap().access_token;
+        let exchanged = As::Bearer(exchanged.expose().to_owned());
+        assert_eq!(app.get(&exchanged, &format!("/v1/approvals/{id}")).await.expect(200).json()["status"], "pending");
+        let other = app.agent("other", "alice").await;
+        let (_, others) = app.token(&other, json!({ "person": "alice" })).await;
+        let key = platform::create(base, &site, &Actor::Operator, NewKey { scopes: [Scope::Signin].into(), ..NewKey::default() }).await;
+        let (session, _) = session::open(base, &site, &"alice".parse().unwrap(), &key.unwrap().key.id).await.unwrap();
+        let cookie = format!("__Host-vk_session={}", session.expose());
+        for verb in ["approve", "refuse"] {
+            let path = format!("/v1/approvals/{id}/{verb}");
+            for token in [&asking.token, &exchanged, &others] {
+                app.post(token, &path, json!({})).await.refused(403, "forbidden");
+            }
+            let by_session = app.call(&As::Stranger, Method::POST, &path, Some(json!({})), &[("cookie", cookie.as_str())]).await;
+            by_session.refused(401, "unauthenticated");
+        }
+        // Nor does a session make a call, which it could answer then.
+        let path = format!("/v1/proxy/{}/submit", asking.connection);
+        app.call(&As::Stranger, Method::POST, &path, None, &[("cookie", cookie.as_str())]).await.refused(401, "unauthenticated");
+        assert_eq!(app.get(&asking.token, &format!("/v1/approvals/{id}")).await.expect(200).json()["status"], "pending");
+        // Whoever holds the machine answers anything, and Alice by her platform what is hers.
+        app.post(&As::Operator, &format!("/v1/approvals/{id}/approve"), json!({})).await.expect(200);
     }
 
     /// T-258, T-265.

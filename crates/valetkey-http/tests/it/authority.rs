@@ -201,6 +201,43 @@ on_each_db! {
         reveal(&app, &nobody, &connection, &deep("3")).await.refused(401, "unauthenticated");
     }
 
+    /// T-050: whatever an agent calls, and whether it would be told anything there or not.
+    async fn an_exhausted_chain_ends_at_whatever_an_agent_calls(app: App) {
+        let (agent, token, connection) = scene(&app).await;
+        app.grant(json!({ "agent": agent, "connection": connection, "for_whom": "unattended", "effect": "ask" })).await;
+        let wish = json!({ "provider": "http_basic", "for_whom": "unattended", "reason": "to post the report" });
+        let proposal = text(&app.post(&token, "/v1/proposals", wish.clone()).await.expect(201).json(), "/id");
+        let proxied = format!("/v1/proxy/{connection}/x");
+        let held = app.call(&token, Method::POST, &proxied, None, &[]).await.expect(202).json();
+        let about = |kind: &str, id: &str| {
+            json!({ "subject": { "type": "agent", "id": agent }, "action": { "name": "use" }, "resource": { "type": kind, "id": id } })
+        };
+        let many = json!({ "evaluations": [about("connection", &connection), about("provider", "http_basic")] });
+        let nothing = format!("con_{}", "0".repeat(32));
+        let asked = [
+            (Method::POST, "/access/v1/evaluation".to_owned(), Some(about("connection", &connection))),
+            (Method::POST, "/access/v1/evaluation".to_owned(), Some(about("connection", &nothing))),
+            (Method::POST, "/access/v1/evaluation".to_owned(), Some(about("provider", "http_basic"))),
+            (Method::POST, "/access/v1/evaluation".to_owned(), Some(about("provider", "reddit"))),
+            (Method::POST, "/access/v1/evaluation".to_owned(), Some(json!({}))),
+            (Method::POST, "/access/v1/evaluations".to_owned(), Some(many)),
+            (Method::GET, text(&held, "/poll"), None),
+            (Method::POST, "/v1/proposals".to_owned(), Some(json!({ "provider": "http_basic", "for_whom": "operators", "reason": "more" }))),
+            (Method::GET, format!("/v1/proposals/{proposal}"), None),
+            (Method::GET, "/v1/me".to_owned(), None),
+            (Method::POST, proxied, None),
+            (Method::POST, format!("/v1/connections/{connection}/token"), Some(json!({}))),
+        ];
+        for (method, path, body) in asked {
+            let answer = app.call(&token, method.clone(), &path, body.clone(), &deep("3")).await;
+            assert_eq!((answer.status.as_u16(), answer.code().as_str()), (429, "chain_too_deep"), "{method} {path} {body:?}");
+            let short = app.call(&token, method.clone(), &path, body.clone(), &deep("2")).await;
+            assert_ne!(short.status.as_u16(), 429, "{method} {path} {body:?}");
+        }
+        let waiting = app.get(&As::Operator, "/v1/proposals?waiting=true").await.expect(200).json();
+        assert_eq!(waiting["proposals"].as_array().unwrap().len(), 2, "the one from before, and the one by the short chain");
+    }
+
     async fn erasing_a_person_is_for_good_and_for_who_may_speak_for_them(app: App) {
         let agent = app.agent("a", "bob").await;
         app.role(&agent, "alice", "operator").await;

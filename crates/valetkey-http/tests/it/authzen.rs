@@ -86,6 +86,41 @@ on_each_db! {
         assert_eq!(held.code(), "approval_required");
     }
 
+    /// A grant of which every use is taken is a no with the reason, and asking takes nothing.
+    async fn a_grant_without_a_use_left_is_a_no(app: App) {
+        for (limit, fact, code) in [
+            (json!({ "max_uses": 2 }), "used_up", "grant_denied"),
+            (json!({ "rate": "2/1h" }), "rate", "rate_limited"),
+        ] {
+            let agent = app.agent(&fact.replace('_', "-"), "alice").await;
+            let connection = app.account("users/alice", fact).await;
+            let mut new = json!({ "agent": agent, "connection": connection, "for_whom": "unattended", "delivery": ["reveal"] });
+            new.as_object_mut().unwrap().extend(limit.as_object().unwrap().clone());
+            app.grant(new).await;
+            let (_, token) = app.token(&agent, json!({})).await;
+            let asked = async |who: &As, kind: &str, id: &str| app.post(who, ONE, about(&agent, "use", kind, id)).await.expect(200).json();
+            let both = [("connection", connection.as_str()), ("provider", "http_basic")];
+            for _ in 0..2 {
+                for (who, (kind, id)) in [(&token, both[0]), (&As::Operator, both[1]), (&token, both[1]), (&As::Operator, both[0])] {
+                    assert_eq!(asked(who, kind, id).await["decision"], true);
+                }
+                app.post(&token, &format!("/v1/connections/{connection}/token"), json!({})).await.expect(200);
+            }
+            let refused = app.post(&token, &format!("/v1/connections/{connection}/token"), json!({})).await;
+            assert_eq!(refused.code(), code);
+            for (kind, id) in both {
+                let told = asked(&As::Operator, kind, id).await;
+                assert_eq!((&told["decision"], &told["context"]["effect"]), (&json!(false), &json!("deny")), "{told}");
+                assert_eq!((&told["context"]["code"], &told["context"]["reasons"][0]["fact"]), (&json!(code), &json!(fact)), "{told}");
+                let told = asked(&token, kind, id).await;
+                assert_eq!((&told["context"]["code"], &told["context"]["reasons"]), (&json!(code), &Value::Null), "{told}");
+                assert!(told["context"]["message"].as_str().unwrap().starts_with("grant gra_"), "{told}");
+            }
+            let question = json!({ "agent": agent, "connection": connection, "delivery": "reveal" });
+            assert_eq!(app.post(&As::Operator, "/v1/explain", question).await.expect(200).json()["code"], code);
+        }
+    }
+
     /// T-248.
     /// An agent asks about itself. What it says of another one, it is not told.
     async fn an_agent_hears_nothing_of_others(app: App) {

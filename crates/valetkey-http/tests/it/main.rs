@@ -19,6 +19,7 @@ mod edge;
 mod grants;
 mod imports;
 mod keys;
+mod mcp;
 mod oauth;
 mod openapi;
 mod pages;

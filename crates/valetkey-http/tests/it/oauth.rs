@@ -19,6 +19,7 @@ use valetkey::{
     secret::Secret,
     session,
     site::SiteChange,
+    token::{self, NewToken},
 };
 use valetkey_http::{LocalOperator, Peer};
 
@@ -275,6 +276,32 @@ on_each_db! {
         assert_eq!(in_query(&location(&answer).parse().unwrap(), "error").as_deref(), Some("access_denied"));
     }
 
+    /// R83: a token for the MCP server is taken there and nowhere else, and one for the API is not taken there.
+    async fn a_token_for_the_mcp_server_is_taken_there_alone(front: Front) {
+        let client = front.public().await;
+        let mcp = format!("{HTTPS}/mcp");
+        let greet = async |bearer: &str| {
+            let request = Request::post("/mcp").header(header::HOST, "keys.example.test").header(header::CONTENT_TYPE, "application/json");
+            let request = request.header(header::ACCEPT, "application/json, text/event-stream");
+            let request = request.header(header::AUTHORIZATION, format!("Bearer {bearer}"));
+            front.send(request.body(Body::from(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#)).unwrap()).await
+        };
+        for (resource, at_api, at_mcp) in [(HTTPS, 200, 401), (mcp.as_str(), 401, 200)] {
+            let path = authorize(&client, &[("resource", resource)]);
+            let mut browser = front.browser("alice").await;
+            let token = csrf(&browser.get(&path).await.expect(200));
+            let form = [("csrf", token.as_str()), ("decision", "allow"), ("agent", front.agent.as_str()), ("scope", "proxy"), ("life", "1d")];
+            let answer = browser.post_with(&path, &form, OURS).await.expect(303);
+            let code = in_query(&location(&answer).parse().unwrap(), "code").unwrap();
+            let mut form = redeeming(&client, &code);
+            form.push(("resource", resource));
+            let issued = front.post("/oauth/token", &form).await.expect(200).json();
+            let access = issued["access_token"].as_str().unwrap();
+            front.get("/v1/me", Some(access)).await.expect(at_api);
+            greet(access).await.expect(at_mcp);
+        }
+    }
+
     /// R69: what is wrong is said in the words of the standard; whoever proves nothing is told how one proves oneself.
     async fn refusals_are_those_of_the_standard(front: Front) {
         let client = front.public().await;
@@ -301,6 +328,38 @@ on_each_db! {
         let form = [("client_id", confidential.id.as_str()), ("client_secret", secret.as_str()), ("grant_type", exchange)];
         refused(front.post("/oauth/token", &form).await, 400, "invalid_request");
         refused(front.post_with("/oauth/token", &[("grant_type", exchange)], &right).await, 400, "invalid_request");
+    }
+
+    /// T-050: an exchange is an act of the agent, and a chain of agents ends at it as at any other.
+    async fn an_exhausted_chain_exchanges_nothing(front: Front) {
+        let (client, secret) = front.confidential().await;
+        let new = NewToken { person: Some("alice".parse().unwrap()), ..NewToken::default() };
+        let (_, own) = token::mint(front.broker.base(), &site(), &Actor::Operator, &front.agent, new).await.unwrap();
+        let form = [
+            ("grant_type", GrantType::TokenExchange.as_str()),
+            ("subject_token", own.expose()),
+            ("subject_token_type", "urn:ietf:params:oauth:token-type:access_token"),
+        ];
+        let proof = basic(client.id.as_str(), &secret);
+        let through = |depth: &'static str| {
+            [
+                ("authorization", proof.as_str()),
+                ("x-agents-api-caller-agent", "scout"),
+                ("x-agents-api-caller-host", "https://other.example"),
+                ("x-agents-api-chain-depth", depth),
+                ("x-agents-api-chain-root", "root-1"),
+            ]
+        };
+        let made = async || token::list(&front.broker.base().db, &site(), &front.agent).await.unwrap().len();
+        refused(front.post_with("/oauth/token", &form, &through("3")).await, 429, "chain_too_deep");
+        refused(front.post_with("/oauth/token", &form, &through("-1")).await, 400, "invalid_request");
+        assert_eq!(made().await, 1);
+        front.post_with("/oauth/token", &form, &through("2")).await.expect(200);
+        // Whether the token is anybody's comes first.
+        let mut unknown = form;
+        unknown[1].1 = "nonsense";
+        refused(front.post_with("/oauth/token", &unknown, &through("3")).await, 400, "invalid_request");
+        assert_eq!(made().await, 2);
     }
 
     /// R68: at the token endpoint a parameter that comes twice is refused, an unknown one is ignored, an empty one is not there.

@@ -6,6 +6,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 use valetkey::{
+    agent::{self, NewAgent},
     approval::{self, Status},
     grant::{self, Effect, ForWhom, Grant, NewGrant},
     id::{AgentId, ConnectionId, SiteId},
@@ -210,6 +211,45 @@ on_each_db! {
         assert_eq!((made.expires_at, made.delivery.len()), (Some(week), 1));
         assert!(text(&browser.get(&path).await.expect(200)).contains("This is accepted"));
         browser.submit(&path, &ticked(&less)).await.expect(409);
+    }
+
+    /// The agent names a page, the person connects an account there, and only then, by another word, lets the agent use it.
+    async fn a_person_connects_an_account_for_what_an_agent_asks(pages: Pages) {
+        let (base, site) = (pages.broker.base(), SiteId::default_site());
+        let bob = || Some("bob".parse().unwrap());
+        let new = NewAgent { id: None, slug: "bobs-helper".into(), title: String::new(), owner: bob() };
+        let agent = agent::create(base, &site, &Actor::Operator, new).await.unwrap().id;
+        let new = NewToken { person: bob(), ..NewToken::default() };
+        let (_, bearer) = token::mint(base, &site, &Actor::Operator, &agent, new).await.unwrap();
+        let asking = Asking { agent, connection: ConnectionId::new(), bearer: bearer.expose().to_owned() };
+        let path = format!("/proposals/{}", asking.propose(&pages, r#"{"provider":"lab","reason":"to look"}"#).await);
+        let mut browser = pages.browser();
+        browser.enter("bob", "/").await.expect(303);
+        let page = browser.get(&path).await.expect(200);
+        assert!(text(&page).contains("Connect an account") && !text(&page).contains("value=\"yes\""));
+        // Nobody else's page can make such a link in his name.
+        browser.post_with(&path, &[("decision", "connect")], &[("origin", "https://evil.example")]).await.expect(403);
+
+        let made = browser.submit(&path, &[("csrf", &csrf(&page)), ("decision", "connect")]).await.expect(303);
+        let link = location(&made).strip_prefix(HTTPS).unwrap().to_owned();
+        let consent = browser.get(&link).await.expect(200);
+        for said in ["bobs-helper", "Lab", "bob"] {
+            assert!(text(&consent).contains(said), "{said:?} is not on: {}", text(&consent));
+        }
+        let approved = browser.post(&link, &[("csrf", &csrf(&consent)), ("decision", "approve")]).await.expect(303);
+        let back = browser.sign_in(&approved, "bob").await;
+        assert_eq!(location(&browser.get(&back).await.expect(303)), "/connect/done?outcome=connected&provider=lab");
+        assert_eq!((pages.connections().await, asking.grants(&pages).await.len()), (1, 0));
+
+        let page = browser.get(&path).await.expect(200);
+        assert!(text(&page).contains("value=\"yes\"") && !text(&page).contains("Connect an account"), "{}", text(&page));
+        browser.submit(&path, &[("csrf", &csrf(&page)), ("decision", "connect")]).await.expect(409);
+        let connection = text(&page).split("name=\"connection\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        let yes = [("csrf", csrf(&page)), ("decision", "yes".into()), ("connection", connection), ("delivery", "proxy".into())];
+        let yes: Vec<_> = yes.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        browser.submit(&path, &yes).await.expect(303);
+        assert_eq!(asking.grants(&pages).await.len(), 1);
+        browser.submit(&path, &[("csrf", &csrf(&page)), ("decision", "connect")]).await.expect(409);
     }
 
     async fn a_person_without_an_account_there_is_told_to_connect_one(pages: Pages) {

@@ -45,7 +45,7 @@ CREATE TABLE webhook_deliveries (
     attempts BIGINT NOT NULL,
     -- Grows with every claim and never shrinks: what a late settlement compares.
     claim BIGINT NOT NULL,
-    -- When it is tried next; while it is claimed, when the claim is over. Null when nothing is to be done.
+    -- When it is tried next. Null while it is claimed (0016), and when nothing is to be done.
     next_at BIGINT,
     last_status BIGINT,
     last_error TEXT COLLATE "C",

@@ -45,7 +45,7 @@ CREATE TABLE webhook_deliveries (
     attempts INTEGER NOT NULL,
     -- Grows with every claim and never shrinks: what a late settlement compares.
     claim INTEGER NOT NULL,
-    -- When it is tried next; while it is claimed, when the claim is over. Null when nothing is to be done.
+    -- When it is tried next. Null while it is claimed (0016), and when nothing is to be done.
     next_at INTEGER,
     last_status INTEGER,
     last_error TEXT,

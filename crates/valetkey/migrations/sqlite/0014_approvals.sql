@@ -14,7 +14,7 @@ CREATE TABLE approvals (
     digest TEXT NOT NULL,
     -- JSON object: what is shown of the call. No body, and no value of the query.
     summary TEXT NOT NULL,
-    -- pending, approved, refused, used. Expired is derived.
+    -- pending, approved, refused, used, expired. Expired is derived, too, until that is recorded.
     status TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,

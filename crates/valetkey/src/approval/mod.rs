@@ -53,6 +53,8 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long it takes no further sign after one: other rows change too.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How many calls whose time ran out are read at a time.
+const EXPIRED_AT_ONCE: i64 = 100;
 /// How long a row is kept after its end.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -109,9 +111,9 @@ impl Status {
 impl FromStr for Status {
     type Err = Error;
 
-    /// Reads a stored word. `expired` is derived, and never stored.
+    /// Reads a stored word. `expired` is derived, and stored once that was recorded ([`expire`]).
     fn from_str(text: &str) -> Result<Self> {
-        let all = [Status::Pending, Status::Approved, Status::Refused, Status::Used];
+        let all = [Status::Pending, Status::Approved, Status::Refused, Status::Used, Status::Expired];
         all.into_iter()
             .find(|status| status.as_str() == text)
             .ok_or_else(|| Error::internal("an approval's state cannot be read"))
@@ -140,6 +142,9 @@ pub struct Approval {
     pub agent_title: String,
     /// The person it was made for; absent where nobody was calling.
     pub person: Option<UserId>,
+    /// Who is behind it: that person, or the one for whom or by whom its token was minted. Giving the person up in a call, or
+    /// minting a token for nobody, makes nobody a second pair of eyes.
+    behind: Option<UserId>,
     /// With which connection.
     pub connection: ConnectionId,
     /// Whose that is.
@@ -184,7 +189,7 @@ impl Approval {
     }
 
     fn about(&self) -> About<'_> {
-        About { agent: &self.agent, person: self.person.as_ref(), owner: &self.owner }
+        About { agent: &self.agent, behind: self.behind.as_ref(), owner: &self.owner }
     }
 }
 
@@ -415,6 +420,31 @@ pub async fn take(base: &Base, site: &SiteId, actor: &Actor, approval: &Approval
 /// Removes the calls that were made for a person or with an account of theirs, in the transaction that erases them.
 pub async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
     store::forget(tx, site, user).await
+}
+
+/// Records of each call whose time ran out, unanswered or unused, that it did; says of how many. One task per process runs this
+/// now and then, and of two one records it. Nothing waits for this: a call is over with its time.
+pub async fn expire(base: &Base) -> Result<u64> {
+    let mut recorded = 0;
+    loop {
+        let now = base.clock.now();
+        let over = store::over(&base.db, now, EXPIRED_AT_ONCE).await?;
+        for over in &over {
+            let site: SiteId = over.site.parse()?;
+            base.ring.derived(&base.db, &site, AUDIT_LABEL).await?;
+            let mut tx = base.db.begin_bookkeeping().await?;
+            if store::expire(&mut tx, over, now).await? {
+                let event = Event::new(&site, &Actor::System, "approval.expire").agent(&over.agent.parse()?);
+                let facts = json!({ "approval": over.id, "grant": over.grant_id });
+                base.audit.record(&mut tx, event.connection(&over.connection.parse()?).facts(facts)).await?;
+                tx.commit().await?;
+                recorded += 1;
+            }
+        }
+        if i64::try_from(over.len()).unwrap_or(EXPIRED_AT_ONCE) < EXPIRED_AT_ONCE {
+            return Ok(recorded);
+        }
+    }
 }
 
 /// Removes what ended long ago. One task per process runs this now and then.

@@ -1,8 +1,12 @@
 //! Who may answer: the one rule for approvals and for proposals.
 //!
-//! An agent never answers, whatever its token may do: nothing that a token proves makes a [`Decider`]. A person answers for
-//! what is theirs, and has the role of operator or more on the agent that asks. What belongs to no person is answered by
-//! whoever administers the site, and not in the name of the person for whom the agent asks.
+//! The requester is the agent, for an agent is what a question guards against. It never answers, whatever its token may do: nothing
+//! that a token proves makes a [`Decider`], neither its own nor one that it got for it, and no call is made by a session. A
+//! person answers for what is theirs, and has the role of operator or more on the agent that asks; also where the agent acts for
+//! that very person, who is asked so that nothing is done in their name unseen.
+//!
+//! What belongs to no person is answered by whoever administers the site, as a second pair of eyes: so not in the name of a person
+//! who is behind the request, by having the agent act or by having given it its token.
 
 use crate::{
     agent::{self, Role},
@@ -26,8 +30,8 @@ pub struct Decider {
 pub(crate) struct About<'a> {
     /// The agent that asks.
     pub(crate) agent: &'a AgentId,
-    /// For whom it asks; nobody when absent.
-    pub(crate) person: Option<&'a UserId>,
+    /// Who is behind it: the person for whom it asks, or for or by whom its token was minted; nobody when absent.
+    pub(crate) behind: Option<&'a UserId>,
     /// Whose is what it asks for.
     pub(crate) owner: &'a Owner,
 }
@@ -63,8 +67,8 @@ pub(crate) async fn require(base: &Base, site: &SiteId, by: &Decider, about: &Ab
                 return refused("whoever administers the site answers this".to_owned());
             }
             // The account is not theirs, so a second pair of eyes is what the question is for.
-            if who.is_some() && who == about.person {
-                return refused("somebody else than the person for whom the agent asks answers this".to_owned());
+            if who.is_some() && who == about.behind {
+                return refused("somebody else than the person who is behind the request answers this".to_owned());
             }
         }
     }

@@ -17,6 +17,7 @@ row! {
         agent: String,
         agent_title: String,
         person: Option<String>,
+        behind: Option<String>,
         connection: String,
         owner: String,
         provider: String,
@@ -49,6 +50,7 @@ impl TryFrom<ApprovalRow> for Approval {
             agent: row.agent.parse()?,
             agent_title: row.agent_title,
             person: row.person.map(|person| person.parse()).transpose()?,
+            behind: row.behind.map(|person| person.parse()).transpose()?,
             connection: row.connection.parse()?,
             owner: row.owner.parse()?,
             provider: row.provider.parse()?,
@@ -65,14 +67,16 @@ impl TryFrom<ApprovalRow> for Approval {
     }
 }
 
-/// The columns of [`ApprovalRow`], with whose account it is and what people call the agent.
+/// The columns of [`ApprovalRow`], with whose account it is, what people call the agent, and whose its token is.
 macro_rules! approval_columns {
     () => {
-        "SELECT p.id, p.agent, a.title AS agent_title, p.person, p.connection, c.owner, c.provider, c.subject_name, p.grant_id,
-                p.digest, p.summary, p.status, p.created_at, p.expires_at, p.decided_at, p.decided_by, p.decide_reason, p.used_at
+        "SELECT p.id, p.agent, a.title AS agent_title, p.person, COALESCE(p.person, t.person, t.minter) AS behind, p.connection,
+                c.owner, c.provider, c.subject_name, p.grant_id, p.digest, p.summary, p.status, p.created_at,
+                p.expires_at, p.decided_at, p.decided_by, p.decide_reason, p.used_at
          FROM approvals p
          JOIN agents a ON a.site = p.site AND a.id = p.agent
-         JOIN connections c ON c.site = p.site AND c.id = p.connection "
+         JOIN connections c ON c.site = p.site AND c.id = p.connection
+         LEFT JOIN agent_tokens t ON t.site = p.site AND t.id = p.token "
     };
 }
 
@@ -220,6 +224,44 @@ pub(super) async fn take(tx: &mut Tx, site: &SiteId, approval: &Approval, now: T
     .bind(approval.id.as_str())
     .bind(approval.agent.as_str())
     .bind(approval.digest.as_str())
+    .bind(now.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
+row! {
+    /// A call whose time is over, and of which that was not told yet.
+    pub(super) struct Over {
+        pub(super) site: String,
+        pub(super) id: String,
+        pub(super) agent: String,
+        pub(super) connection: String,
+        pub(super) grant_id: String,
+    }
+}
+
+/// Calls whose time is over and that are written down as waiting or approved: at most `limit`.
+pub(super) async fn over(db: &Db, now: Timestamp, limit: i64) -> Result<Vec<Over>> {
+    Ok(on!(db, |c| sqlx::query_as(
+        "SELECT site, id, agent, connection, grant_id FROM approvals
+         WHERE expires_at <= $1 AND status IN ('pending', 'approved') ORDER BY expires_at, site, id LIMIT $2"
+    )
+    .bind(now.0)
+    .bind(limit)
+    .fetch_all(c)
+    .await?))
+}
+
+/// Writes down that the time of a call is over. False where another replica did, or it was taken at the last moment.
+pub(super) async fn expire(tx: &mut Tx, over: &Over, now: Timestamp) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE approvals SET status = 'expired', closed_at = COALESCE(closed_at, $3)
+         WHERE site = $1 AND id = $2 AND status IN ('pending', 'approved') AND expires_at <= $3"
+    )
+    .bind(&over.site)
+    .bind(&over.id)
     .bind(now.0)
     .execute(c)
     .await?

@@ -35,6 +35,9 @@ pub const EVENT_TYPES: &[(&str, &[&str])] = &[
     ("token.revoked", &["token", "tokens"]),
     ("approval.requested", &["approval", "grant", "delivery", "method", "host"]),
     ("approval.decided", &["approval", "grant"]),
+    ("approval.expired", &["approval", "grant"]),
+    ("proposal.requested", &["proposal", "provider", "addressee", "delivery", "for_whom"]),
+    ("proposal.decided", &["proposal", "provider", "grant"]),
     ("webhook.disabled", &["webhook", "reason"]),
 ];
 
@@ -74,6 +77,9 @@ fn kinds(event: &Event) -> &'static [&'static str] {
         ("token.revoke" | "token.revoke_all", Outcome::Ok) => &["token.revoked"],
         ("approval.hold", Outcome::Ok) => &["approval.requested"],
         ("approval.approve" | "approval.refuse", Outcome::Ok) => &["approval.decided"],
+        ("approval.expire", Outcome::Ok) => &["approval.expired"],
+        ("proposal.create", Outcome::Ok) => &["proposal.requested"],
+        ("proposal.accept" | "proposal.refuse", Outcome::Ok) => &["proposal.decided"],
         ("webhook.disable", _) => &["webhook.disabled"],
         _ => &[],
     }
@@ -92,9 +98,13 @@ fn message(event: &Event, kind: &'static str, id: &str, at: Timestamp) -> Messag
     put("outcome", json!(event.outcome.as_str()));
     put("agent", json!(event.agent));
     let replaced = event.facts.get("replaced").filter(|value| kind == "connection.revoked" && !value.is_null());
-    if kind == "approval.decided" {
-        put("answer", json!(if event.action == "approval.approve" { "approved" } else { "refused" }));
-    }
+    let answer = match event.action {
+        "approval.approve" => Some("approved"),
+        "proposal.accept" => Some("accepted"),
+        "approval.refuse" | "proposal.refuse" => Some("refused"),
+        _ => None,
+    };
+    put("answer", json!(answer));
     put("connection", replaced.cloned().unwrap_or_else(|| json!(event.connection)));
     let named = EVENT_TYPES.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, named)| named);
     for name in named {
@@ -205,6 +215,10 @@ mod tests {
             "approval.hold",
             "approval.approve",
             "approval.refuse",
+            "approval.expire",
+            "proposal.create",
+            "proposal.accept",
+            "proposal.refuse",
             "webhook.disable",
             "connection.use",
             "account.reveal",

@@ -49,6 +49,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!("0014_approvals", admits 1),
     // An older release would not keep to a ceiling that it does not know.
     migration!("0015_ceilings", admits 15),
+    migration!("0016_webhook_claims", admits 15),
 ];
 
 /// "valetkey" as a number: the advisory lock that migrating processes take.

@@ -8,15 +8,15 @@
 //! A grant *permits* what it fits exactly. One that asks or denies *speaks of* whatever might be meant: every spelling of a
 //! path, everything that a revealed token could do, and what cannot be read. So neither is slipped past.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use serde::Serialize;
 
-use super::facts::{Facts, GrantFacts, Over, Parsed};
+use super::facts::{Facts, GrantFacts, Over, Parsed, PersonFacts};
 use crate::{
     agent::Role,
     clock::Timestamp,
-    connection::{Identity, Status},
+    connection::{Connection, Identity, Status},
     error::{Code, Error, Result},
     grant::{Effect, ForWhom, Rate},
     id::{GrantId, UserId},
@@ -94,6 +94,11 @@ impl Decision {
         self.effect == Effect::Deny
     }
 
+    /// Whether it is denied only because every use that was granted is taken: some other time, or anew, it would be allowed.
+    pub fn is_spent(&self) -> bool {
+        self.denied() && !self.reasons.is_empty() && self.reasons.iter().all(|reason| matches!(reason.fact, USED_UP | RATE))
+    }
+
     /// The error of a refusal: what the agent is told. A dead token learns nothing, a stranger learns that there is nothing.
     pub fn error(&self) -> Error {
         match self.code {
@@ -146,6 +151,10 @@ impl Under<'_> {
 
 /// Why a running call does not go on under another grant.
 const OTHER_USE: &str = "other_use";
+/// Why a grant of which every use is taken permits nothing.
+const USED_UP: &str = "used_up";
+/// Why a grant whose rate is reached permits nothing at this moment.
+pub(crate) const RATE: &str = "rate";
 
 fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Timestamp) -> Decision {
     let person = if request.unattended { None } else { facts.person.as_ref() };
@@ -195,9 +204,7 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
         );
     }
     // Also for unattended calls: whoever lost their role must not go on by giving up their person.
-    if let Some(person) = &facts.person
-        && person.role < Some(Role::Operator)
-    {
+    if !may_have_it_act(facts.person.as_ref()) {
         return deny(
             Code::GrantDenied,
             "person_role",
@@ -208,7 +215,7 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
     for (over, ceiling) in facts.ceilings() {
         // An unreadable one was refused above.
         if let Parsed::Read(ceiling) = ceiling
-            && let Some(reason) = beyond_ceiling(over, ceiling, facts, request)
+            && let Some(reason) = beyond_ceiling(over, ceiling, Some(row), request)
         {
             return Decision { reasons: vec![reason], ..deny(Code::GrantDenied, "", "", None) };
         }
@@ -279,6 +286,47 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
         person: whose.cloned(),
         reasons: vec![Reason { fact, text, change }],
     }
+}
+
+/// The most that may be done now for a person (nobody when absent), in the words that a ceiling has for it: the ways of delivery,
+/// the providers and the connections that every ceiling over it leaves. Nothing where that is nothing at all.
+///
+/// A use is asked the same questions ([`decide`]), so what is not in it is denied. What is in it still needs a grant: those are of
+/// single connections, and are not looked at here.
+pub fn most(facts: &Facts, person: Option<&PersonFacts>) -> Option<Ceiling> {
+    if !may_have_it_act(person) {
+        return None;
+    }
+    let mut ceilings = Vec::new();
+    for (over, ceiling) in facts.ceilings() {
+        match ceiling {
+            Parsed::Read(ceiling) => ceilings.push((over, ceiling)),
+            Parsed::Unreadable => return None,
+        }
+    }
+    let is_left = |delivery: &Delivery| {
+        let request = Request { delivery: *delivery, operation: None, unattended: false };
+        ceilings.iter().all(|(over, ceiling)| beyond_ceiling(*over, ceiling, None, &request).is_none())
+    };
+    let delivery: BTreeSet<_> = [Delivery::Proxy, Delivery::Reveal].into_iter().filter(is_left).collect();
+    let providers = in_all(ceilings.iter().map(|(_, ceiling)| ceiling.providers.as_ref()));
+    let connections = in_all(ceilings.iter().map(|(_, ceiling)| ceiling.connections.as_ref()));
+    let is_nothing = delivery.is_empty()
+        || providers.as_ref().is_some_and(BTreeSet::is_empty)
+        || connections.as_ref().is_some_and(BTreeSet::is_empty);
+    (!is_nothing).then(|| Ceiling { delivery: Some(delivery), providers, connections, ..Ceiling::default() })
+}
+
+/// What is in each of some lists, where an absent one holds everything.
+fn in_all<'a, T: Ord + Clone + 'a>(lists: impl Iterator<Item = Option<&'a BTreeSet<T>>>) -> Option<BTreeSet<T>> {
+    lists.flatten().fold(None, |known: Option<BTreeSet<T>>, list| {
+        Some(known.map_or_else(|| list.clone(), |known| known.intersection(list).cloned().collect()))
+    })
+}
+
+/// Whether whoever an agent acts for may have it act. Where that is nobody, nobody's role is missing.
+fn may_have_it_act(person: Option<&PersonFacts>) -> bool {
+    person.is_none_or(|person| person.role >= Some(Role::Operator))
 }
 
 /// Who is acting with the token that the facts were loaded for; the one 401 when nobody is.
@@ -380,9 +428,8 @@ fn anew(over: Over) -> &'static str {
     }
 }
 
-/// Why a use is beyond a ceiling, wherever that stands.
-fn beyond_ceiling(over: Over, ceiling: &Ceiling, facts: &Facts, request: &Request<'_>) -> Option<Reason> {
-    let row = &facts.connection.as_ref()?.stored.connection;
+/// Why a use of a connection is beyond a ceiling, wherever that stands; or a use of any connection, where none is named.
+fn beyond_ceiling(over: Over, ceiling: &Ceiling, row: Option<&Connection>, request: &Request<'_>) -> Option<Reason> {
     let (fact, change) = match over {
         Over::Site => ("site_ceiling", anew(over)),
         Over::Agent => ("agent_ceiling", anew(over)),
@@ -394,11 +441,13 @@ fn beyond_ceiling(over: Over, ceiling: &Ceiling, facts: &Facts, request: &Reques
     if ceiling.delivery.as_ref().is_some_and(|allowed| !allowed.contains(&request.delivery)) {
         return reason(format_args!("allow {}", request.delivery));
     }
-    if ceiling.connections.as_ref().is_some_and(|allowed| !allowed.contains(&row.id)) {
-        return reason(format_args!("include this connection"));
-    }
-    if ceiling.providers.as_ref().is_some_and(|allowed| !allowed.contains(&row.provider)) {
-        return reason(format_args!("include {}", row.provider));
+    if let Some(row) = row {
+        if ceiling.connections.as_ref().is_some_and(|allowed| !allowed.contains(&row.id)) {
+            return reason(format_args!("include this connection"));
+        }
+        if ceiling.providers.as_ref().is_some_and(|allowed| !allowed.contains(&row.provider)) {
+            return reason(format_args!("include {}", row.provider));
+        }
     }
     if ceiling.operations.as_ref().is_some_and(|allowed| !operation_fits(allowed, request)) {
         return reason(format_args!("include this operation"));
@@ -542,7 +591,7 @@ fn refuses(
             return reason(OTHER_USE, "it counts uses, and this call took none of it".to_owned(), None);
         }
         _ if grant.max_uses.is_some_and(|most| grant.uses >= most) => {
-            return reason("used_up", "it is used up".to_owned(), Some("grant it anew"));
+            return reason(USED_UP, "it is used up".to_owned(), Some("grant it anew"));
         }
         _ => {}
     }

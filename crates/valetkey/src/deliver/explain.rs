@@ -5,8 +5,9 @@ use crate::{
     base::Outside,
     clock::Timestamp,
     connection::Connection,
-    decision::{Decision, Effect, Facts, Reason, Request, decide},
+    decision::{Decision, Effect, Facts, RATE, Reason, Request, decide},
     error::{Code, Error, Result},
+    grant::Limits,
     principal::Delivery,
     provider::pattern::MAIL_METHOD,
 };
@@ -36,6 +37,32 @@ pub fn explain(outside: &Outside, facts: &Facts, request: &Request<'_>, now: Tim
             ..general
         },
     }
+}
+
+/// [`explain`], and whether the grant by which a use would pass has one left at this moment. It takes none.
+///
+/// How many are left in all stands among the facts, and [`explain`] says it; how many in a stretch of time, only what all replicas
+/// reserved says.
+pub async fn evaluate(
+    outside: &Outside,
+    limits: &Limits,
+    facts: &Facts,
+    request: &Request<'_>,
+    now: Timestamp,
+) -> Result<Decision> {
+    let decision = explain(outside, facts, request, now);
+    let (true, Some(rate), Some(grant)) = (decision.allowed(), decision.rate, &decision.grant) else { return Ok(decision) };
+    let Some(wait) = limits.wait(&outside.base.db, &facts.site, grant, rate, now).await? else { return Ok(decision) };
+    let text = format!("grant {grant}: it is for {rate}, and that is reached; a use is free again in {} s", wait.as_secs() + 1);
+    Ok(Decision {
+        effect: Effect::Deny,
+        code: Some(Code::RateLimited),
+        grant: None,
+        counted: false,
+        rate: None,
+        reasons: vec![Reason { fact: RATE, text, change: Some("wait, or grant it with a higher rate") }],
+        ..decision
+    })
 }
 
 /// A request as it is decided. Of a mailbox a part can be revealed. Of anything else it is all or nothing, and `MAIL` is no

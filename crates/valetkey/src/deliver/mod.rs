@@ -63,7 +63,7 @@ use crate::{
 };
 
 pub use client::AuthenticatedClient;
-pub use explain::explain;
+pub use explain::{evaluate, explain};
 pub use streams::Guarded;
 
 /// A decision that is acted on within this time was not waited with.
@@ -169,6 +169,11 @@ impl Deliverer {
         let needs_app = outside.catalogue.iter().filter(|d| carries_app(d)).map(|d| d.name.clone()).collect();
         let streams = streams::Streams::new(outside.base.clone());
         Self { outside, authority, refresher, last_used, limits: Limits::default(), streams, needs_app: Arc::new(needs_app) }
+    }
+
+    /// What this process holds of the rate limits of grants; for [`evaluate`].
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Ends running streams whose authority ended. One task per process runs this.

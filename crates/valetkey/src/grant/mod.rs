@@ -353,6 +353,19 @@ pub async fn revoke_of_person(
     store::revoke_of_person(tx, site, user, actor, reason, now).await
 }
 
+/// Takes a person out of the lists of those whom grants are for, in the transaction that erases the person. A list in which nobody
+/// is left is for nobody.
+pub async fn forget_person(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
+    for (id, stored) in store::naming(tx, site, user).await? {
+        // One that cannot be read denies everything, and may say more than we know.
+        let Ok(ForWhom::People(mut people)) = serde_json::from_str(&stored) else { continue };
+        if people.remove(user) {
+            store::set_for_whom(tx, site, &id, &ForWhom::People(people)).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes one use of a grant that has a count limit. False means that none is left.
 ///
 /// It is one compare-and-set, so that two replicas cannot both take the last one.

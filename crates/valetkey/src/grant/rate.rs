@@ -146,6 +146,20 @@ impl Limits {
         Err(Error::new(Code::Unavailable, text).with_retry_after(Duration::from_secs(1)))
     }
 
+    /// How long to wait until a use of a grant with a rate limit is free; nothing where one is. It takes none, and reserves none.
+    pub async fn wait(&self, db: &Db, site: &SiteId, grant: &GrantId, rate: Rate, now: Timestamp) -> Result<Option<Duration>> {
+        // Whoever only asks makes no place for a grant that nobody here uses.
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(grant).cloned();
+        let block = match held {
+            Some(held) => *held.lock().await,
+            None => None,
+        };
+        if block.is_some_and(|block| block.left > 0 && block.until >= now) {
+            return Ok(None);
+        }
+        Ok(store::reserved_now(db, site, grant).await?.reserve(rate, now).err())
+    }
+
     fn held(&self, grant: &GrantId) -> Held {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = all.get(grant) {

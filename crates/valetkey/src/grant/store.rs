@@ -1,6 +1,6 @@
 //! The rows of grants.
 
-use super::{Grant, Operations, rate::Reserved};
+use super::{ForWhom, Grant, Operations, rate::Reserved};
 use crate::{
     clock::Timestamp,
     db::{Db, Tx},
@@ -315,6 +315,27 @@ pub(super) async fn revoke_of_person(
     .rows_affected()))
 }
 
+/// The grants whose people might hold a person, with those as they are stored; revoked ones too.
+pub(super) async fn naming(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<Vec<(String, String)>> {
+    Ok(on!(tx, |c| sqlx::query_as("SELECT id, for_whom FROM grants WHERE site = $1 AND REPLACE(for_whom, $2, '') <> for_whom")
+        .bind(site.as_str())
+        .bind(format!("\"{user}\""))
+        .fetch_all(c)
+        .await?))
+}
+
+pub(super) async fn set_for_whom(tx: &mut Tx, site: &SiteId, id: &str, for_whom: &ForWhom) -> Result<()> {
+    let for_whom = serde_json::to_string(for_whom).map_err(Error::internal)?;
+    on!(tx, |c| sqlx::query("UPDATE grants SET for_whom = $3 WHERE site = $1 AND id = $2")
+        .bind(site.as_str())
+        .bind(id)
+        .bind(&for_whom)
+        .execute(c)
+        .await
+        .map(|_| ())?);
+    Ok(())
+}
+
 pub(super) async fn take_use(tx: &mut Tx, site: &SiteId, id: &GrantId) -> Result<bool> {
     let changed = on!(tx, |c| sqlx::query(
         "UPDATE grants SET uses = uses + 1
@@ -331,11 +352,20 @@ pub(super) async fn take_use(tx: &mut Tx, site: &SiteId, id: &GrantId) -> Result
 /// What is reserved of a grant's rate limit, and the version to hand back to [`set_reserved`].
 pub(super) async fn reserved(tx: &mut Tx, site: &SiteId, id: &GrantId) -> Result<(i64, Reserved)> {
     let row: Option<(i64, String)> =
-        on!(tx, |c| sqlx::query_as("SELECT version, reserved FROM limits WHERE site = $1 AND grant_id = $2")
-            .bind(site.as_str())
-            .bind(id.as_str())
-            .fetch_optional(c)
-            .await?);
+        on!(tx, |c| sqlx::query_as(RESERVED).bind(site.as_str()).bind(id.as_str()).fetch_optional(c).await?);
+    read_reserved(row)
+}
+
+/// The same for whoever only looks.
+pub(super) async fn reserved_now(db: &Db, site: &SiteId, id: &GrantId) -> Result<Reserved> {
+    let row: Option<(i64, String)> =
+        on!(db, |c| sqlx::query_as(RESERVED).bind(site.as_str()).bind(id.as_str()).fetch_optional(c).await?);
+    Ok(read_reserved(row)?.1)
+}
+
+const RESERVED: &str = "SELECT version, reserved FROM limits WHERE site = $1 AND grant_id = $2";
+
+fn read_reserved(row: Option<(i64, String)>) -> Result<(i64, Reserved)> {
     match row {
         None => Ok((0, Reserved::default())),
         Some((version, text)) => Ok((version, serde_json::from_str(&text).map_err(Error::internal)?)),

@@ -15,3 +15,23 @@ pub mod export;
 pub mod item;
 pub mod spool;
 mod store;
+
+use crate::{
+    db::Tx,
+    error::{Error, Result},
+    id::{SiteId, UserId},
+};
+
+/// Takes a person out of what is remembered beside the things that were brought over, in the transaction that erases the person.
+/// What a thing of theirs was called in its source stays: by that a second import knows that it was there.
+pub async fn forget_person(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
+    for (source, item, stored) in store::naming(tx, site, user).await? {
+        let Ok(mut rest) = serde_json::from_str::<item::Rest>(&stored) else { continue };
+        // The numbers of a WordPress are the ids here.
+        if rest.granted_by.take_if(|by| by.to_string() == user.as_str()).is_some() {
+            let left = if rest.is_empty() { None } else { Some(serde_json::to_string(&rest).map_err(Error::internal)?) };
+            store::set_rest(tx, site, (&source, &item), left.as_deref()).await?;
+        }
+    }
+    Ok(())
+}

@@ -5,7 +5,7 @@ use crate::{
     clock::Timestamp,
     db::{Db, Tx},
     error::{Error, Result},
-    id::SiteId,
+    id::{SiteId, UserId},
     on, row,
 };
 
@@ -40,6 +40,29 @@ pub(super) async fn all(db: &Db, site: &SiteId, source: &str) -> Result<Vec<Row>
     .bind(source)
     .fetch_all(c)
     .await?))
+}
+
+/// What has no other place and might name a person, whatever source it came from: its source, what it was there, and the text.
+pub(super) async fn naming(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<Vec<(String, String, String)>> {
+    Ok(on!(tx, |c| sqlx::query_as(
+        "SELECT source, item, rest FROM imports WHERE site = $1 AND rest IS NOT NULL AND REPLACE(rest, $2, '') <> rest"
+    )
+    .bind(site.as_str())
+    .bind(user.as_str())
+    .fetch_all(c)
+    .await?))
+}
+
+pub(super) async fn set_rest(tx: &mut Tx, site: &SiteId, (source, item): (&str, &str), rest: Option<&str>) -> Result<()> {
+    on!(tx, |c| sqlx::query("UPDATE imports SET rest = $4 WHERE site = $1 AND source = $2 AND item = $3")
+        .bind(site.as_str())
+        .bind(source)
+        .bind(item)
+        .bind(rest)
+        .execute(c)
+        .await
+        .map(|_| ())?);
+    Ok(())
 }
 
 /// Writes rows, over those of the same things.

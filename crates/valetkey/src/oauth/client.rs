@@ -376,7 +376,7 @@ fn basic(encoded: &str) -> Option<(String, Secret)> {
 #[derive(Clone, Debug)]
 pub enum Asker {
     /// A site's own backend.
-    Platform(PlatformKey),
+    Platform(Box<PlatformKey>),
     /// A confidential client.
     Client(Box<Client>),
 }
@@ -420,7 +420,7 @@ impl Server {
                 if id.as_deref().is_some_and(|id| id != key.id.as_str()) {
                     return Err(unproven());
                 }
-                Ok(Asker::Platform(key))
+                Ok(Asker::Platform(Box::new(key)))
             }
             Presented::Client { .. } => match self.client(presented).await? {
                 client if client.confidential => Ok(Asker::Client(Box::new(client))),

@@ -24,12 +24,12 @@ use serde_json::{Value, json};
 use super::{ACCESS_LIFE, Client, Fault, Found, Issued, Outcome, Params, Scopes, Server, Word, scope::under, token::BEARER};
 use crate::{
     clock::Timestamp,
-    decision::{Facts, Parsed, PersonFacts},
+    decision::{self, Facts, Parsed, PersonFacts},
     deliver::{Caller, Revealed},
     error::{Code, Error},
     id::{self, AgentId, ApprovalId, ConnectionId, ProviderName, SessionName, TaskName, UserId},
     platform::{self, Purpose},
-    principal::{Actor, Ceiling, Delivery},
+    principal::{Actor, CallerChain, Ceiling, Delivery},
     secret::Secret,
     token::{self, Audience, Issue, TokenHash},
 };
@@ -175,12 +175,12 @@ fn read<T: FromStr>(params: &Params, name: &'static str) -> Outcome<Option<T>> {
 
 impl Server {
     /// Answers a request for an exchange, of a client that proved itself by a secret.
-    pub(super) async fn exchange(&self, client: &Client, params: &Params) -> Outcome<Issued> {
+    pub(super) async fn exchange(&self, client: &Client, params: &Params, chain: &CallerChain) -> Outcome<Issued> {
         // A client without a secret has no such grant; this is for one that was made otherwise.
         if !client.confidential {
             return Err(Fault::new(Word::InvalidClient, "an exchange is for clients with a secret"));
         }
-        let shown = self.shown(client, params).await?;
+        let shown = self.shown(client, params, chain).await?;
         match params.get("requested_token_type") {
             None | Some(ACCESS_TOKEN) => {}
             Some(_) => return Err(Fault::new(Word::InvalidRequest, "the only type of token here is an access token")),
@@ -202,26 +202,28 @@ impl Server {
                     return Err(Fault::new(Word::InvalidTarget, "the token is for another resource"));
                 }
                 let audience = own.or(audience).unwrap_or(Audience::Api);
+                let scopes = holding(client, &shown, wanted.scopes.as_ref())?;
                 let (text, child, _) = self.child(client, &shown, &wanted, audience).await?;
                 Ok(Issued {
                     access_token: text,
                     token_type: BEARER,
                     expires_in: Some(child.expires_at.since(self.now()).as_secs()),
                     refresh_token: None,
-                    scope: Some(Scopes::of(&child.ceiling).to_string()),
+                    scope: Some(scopes.to_string()),
                     issued_token_type: Some(ACCESS_TOKEN),
                 })
             }
             Target::Upstream(named) => {
                 let approval: Option<ApprovalId> = read(params, "approval")?;
                 let (_, _, hash) = self.child(client, &shown, &wanted, Audience::Api).await?;
-                self.upstream(hash, &named, approval.as_ref()).await
+                let caller = Caller { chain: chain.clone(), ..Caller::new(hash) };
+                self.upstream(&caller, &named, approval.as_ref()).await
             }
         }
     }
 
     /// Looks at subject and actor.
-    async fn shown(&self, client: &Client, params: &Params) -> Outcome<Shown> {
+    async fn shown(&self, client: &Client, params: &Params, chain: &CallerChain) -> Outcome<Shown> {
         let subject = Secret::new(params.require("subject_token")?);
         let subject_type = params.require("subject_token_type")?;
         let actor = match (params.get("actor_token"), params.get("actor_token_type")) {
@@ -232,7 +234,7 @@ impl Server {
         };
         match (subject_type, actor) {
             (ACCESS_TOKEN, None) => {
-                let token = self.agents_token(client, subject.expose()).await?;
+                let token = self.agents_token(client, subject.expose(), chain).await?;
                 of_agent(token, None)
             }
             (ACCESS_TOKEN, Some(_)) => {
@@ -240,7 +242,7 @@ impl Server {
             }
             (JWT, Some((actor, ACCESS_TOKEN))) => {
                 // The agent first: an assertion is used up by looking at it.
-                let token = self.agents_token(client, actor).await?;
+                let token = self.agents_token(client, actor, chain).await?;
                 let person = self.proven(client, &subject).await?;
                 // What somebody let a program do in their name is not done in another's.
                 if token.principal.user.as_ref().is_some_and(|own| *own != person) {
@@ -259,13 +261,17 @@ impl Server {
         }
     }
 
-    /// A live agent's token that the client may exchange.
-    async fn agents_token(&self, client: &Client, text: &str) -> Outcome<Found> {
+    /// A live agent's token that the client may exchange, in a call that came through no more agents than the site allows.
+    async fn agents_token(&self, client: &Client, text: &str, chain: &CallerChain) -> Outcome<Found> {
         let unacceptable = || odd("the token is unknown, expired, revoked, or not this client's to exchange");
         let found = self.find(text).await?.ok_or_else(unacceptable)?;
         let fits = found.principal.site == client.site
             && client.agent.as_ref().is_none_or(|only| found.principal.agent.as_ref() == Some(only));
-        if fits { Ok(found) } else { Err(unacceptable()) }
+        if !fits {
+            return Err(unacceptable());
+        }
+        decision::calling(&found.facts, false, chain, self.now())?;
+        Ok(found)
     }
 
     /// The person that a platform's assertion proves.
@@ -363,11 +369,10 @@ impl Server {
     }
 
     /// The access token of a connection, by a token that nobody was handed.
-    async fn upstream(&self, hash: TokenHash, named: &str, approval: Option<&ApprovalId>) -> Outcome<Issued> {
-        let caller = Caller::new(hash);
+    async fn upstream(&self, caller: &Caller, named: &str, approval: Option<&ApprovalId>) -> Outcome<Issued> {
         let revealed = async {
-            let connection = self.deliverer.resolve(&caller, named, Delivery::Reveal).await?;
-            self.deliverer.reveal_approved(&caller, &connection, None, None, approval).await
+            let connection = self.deliverer.resolve(caller, named, Delivery::Reveal).await?;
+            self.deliverer.reveal_approved(caller, &connection, None, None, approval).await
         };
         match revealed.await {
             Ok(revealed) => self.handed_out(revealed),
@@ -406,6 +411,19 @@ impl Server {
 fn of_agent(token: Found, proven: Option<UserId>) -> Outcome<Shown> {
     let agent = token.principal.agent.clone().ok_or_else(|| odd("the token is no agent's"))?;
     Ok(Shown { token, agent, proven })
+}
+
+/// What of the result holds at this moment, by the agent, the site and the person, too. What stands above the token is not in the
+/// result's own ceiling: it is asked at each use.
+fn holding(client: &Client, shown: &Shown, asked: Option<&Scopes>) -> Outcome<Scopes> {
+    let nothing = || Fault::new(Word::InvalidScope, "these scopes leave nothing under the token and the client");
+    let facts = &shown.token.facts;
+    // A person who is proven anew has their role looked at where they are ([`Server::shown`]).
+    let person = facts.person.as_ref().filter(|person| shown.proven.as_ref().is_none_or(|proven| *proven == person.id));
+    let most = decision::most(facts, person).and_then(|holds| under(&holds, client.ceiling.as_ref())).ok_or_else(nothing)?;
+    let Some(asked) = asked else { return Ok(Scopes::of(&most)) };
+    asked.check_within(&most)?;
+    Ok(Scopes::of(&asked.narrow(&most).ok_or_else(nothing)?))
 }
 
 /// What is told of an upstream token that a person has to approve first.

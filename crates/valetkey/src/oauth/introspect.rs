@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{Asker, Found, Outcome, Params, Scopes, Server, scope::under, token::BEARER};
 use crate::{
     clock::Timestamp,
-    decision::Parsed,
+    decision::{self, Parsed},
     error::Result,
     id::{AgentId, ClientId, FamilyId, SessionName, SiteId, TaskName, TokenId, UserId},
     principal::{Ceiling, Owner, PlatformCeiling},
@@ -61,6 +61,7 @@ pub struct Active {
     act: Option<Act>,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_id: Option<ClientId>,
+    /// What may be done with it at most at this moment; empty where that is nothing. A use needs a grant besides.
     scope: String,
     jti: TokenId,
     iat: i64,
@@ -113,13 +114,16 @@ impl Server {
             Some(Parsed::Unreadable) => return None,
         };
         // A platform asks about every token of its site; a client about those that were issued to it, as far as it may go.
-        let (ceiling, platform) = match asker {
-            Asker::Platform(key) if key.site == principal.site => (own.clone(), own.platform),
+        let (cut, platform) = match asker {
+            Asker::Platform(key) if key.site == principal.site => (None, own.platform),
             Asker::Client(client) if client.site == principal.site && token.origin.client.as_ref() == Some(&client.id) => {
-                (under(&own, client.ceiling.as_ref())?, None)
+                under(&own, client.ceiling.as_ref())?;
+                (client.ceiling.as_ref(), None)
             }
             Asker::Platform(_) | Asker::Client(_) => return None,
         };
+        // Not what stands on the token alone: what of it holds at this moment, by the agent, the site and the person, too.
+        let holds = decision::most(facts, facts.person.as_ref()).and_then(|most| under(&most, cut));
         let acting = Owner::Agent(agent.clone()).to_string();
         let (sub, act) = match &principal.user {
             Some(user) => (Owner::User(user.clone()).to_string(), Some(Act { sub: acting })),
@@ -134,7 +138,7 @@ impl Server {
             aud: taken_at.into_iter().map(|audience| self.resource(audience)).collect(),
             act,
             client_id: token.origin.client.clone(),
-            scope: Scopes::of(&ceiling).to_string(),
+            scope: holds.map(|holds| Scopes::of(&holds).to_string()).unwrap_or_default(),
             jti: token.id.clone(),
             iat: token.origin.created_at.unix_seconds(),
             exp: token.expires_at.map(Timestamp::unix_seconds),

@@ -23,7 +23,7 @@ use crate::{
     db::Tx,
     error::{Error, Result},
     id,
-    principal::{Actor, Ceiling},
+    principal::{Actor, CallerChain, Ceiling},
     secret::Secret,
     token::{self, Issue, TokenHash, family, family::Family},
 };
@@ -53,8 +53,9 @@ pub struct Issued {
 }
 
 impl Server {
-    /// Answers a request to the token endpoint, of a client that proved itself.
-    pub async fn token(&self, client: &Client, params: &Params) -> Outcome<Issued> {
+    /// Answers a request to the token endpoint, of a client that proved itself. An exchange is an act of the agent whose token is
+    /// shown, so a chain of agents ends at it as at any other ([`crate::decision::calling`]).
+    pub async fn token(&self, client: &Client, params: &Params, chain: &CallerChain) -> Outcome<Issued> {
         let grant: GrantType = params.require("grant_type")?.parse()?;
         if !client.grant_types.contains(&grant) {
             return Err(Fault::new(Word::UnauthorizedClient, "this client may not use that grant type"));
@@ -63,7 +64,7 @@ impl Server {
             GrantType::AuthorizationCode => self.redeem(client, params).await,
             GrantType::RefreshToken => self.refresh(client, params).await,
             GrantType::DeviceCode => self.poll(client, params).await,
-            GrantType::TokenExchange => self.exchange(client, params).await,
+            GrantType::TokenExchange => self.exchange(client, params, chain).await,
         }
     }
 

@@ -350,6 +350,18 @@ pub async fn mark_erased(tx: &mut Tx, site: &SiteId, user: &UserId, now: Timesta
     store::mark_erased(tx, site, user, now).await
 }
 
+/// Takes a person out of the lists of those whom keys may speak for, in the transaction that erases the person.
+pub async fn forget_person(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
+    for (id, stored) in store::naming(tx, site, user).await? {
+        let Ok(Asserts::People(mut people)) = serde_json::from_str(&stored) else { continue };
+        if people.remove(user) {
+            let left = if people.is_empty() { Asserts::None } else { Asserts::People(people) };
+            store::set_asserts(tx, site, &id, &left).await?;
+        }
+    }
+    Ok(())
+}
+
 /// The people whose erasing is not done, with since when it goes on; at most a hundred.
 pub async fn being_erased(db: &Db) -> Result<Vec<(SiteId, UserId, Timestamp)>> {
     store::being_erased(db).await

@@ -1,6 +1,6 @@
 //! The rows of platform keys, used assertions and people.
 
-use super::PlatformKey;
+use super::{Asserts, PlatformKey};
 use crate::{
     clock::Timestamp,
     db::{Db, Tx},
@@ -290,6 +290,29 @@ pub(super) async fn mark_erased(tx: &mut Tx, site: &SiteId, user: &UserId, now: 
     .await?
     .rows_affected());
     Ok(changed == 1)
+}
+
+/// The keys whose people might hold a person, with those as they are stored; ended ones too.
+pub(super) async fn naming(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<Vec<(String, String)>> {
+    Ok(on!(tx, |c| sqlx::query_as(
+        "SELECT id, asserts FROM platform_keys WHERE site = $1 AND REPLACE(asserts, $2, '') <> asserts"
+    )
+    .bind(site.as_str())
+    .bind(format!("\"{user}\""))
+    .fetch_all(c)
+    .await?))
+}
+
+pub(super) async fn set_asserts(tx: &mut Tx, site: &SiteId, id: &str, asserts: &Asserts) -> Result<()> {
+    let asserts = serde_json::to_string(asserts).map_err(Error::internal)?;
+    on!(tx, |c| sqlx::query("UPDATE platform_keys SET asserts = $3 WHERE site = $1 AND id = $2")
+        .bind(site.as_str())
+        .bind(id)
+        .bind(&asserts)
+        .execute(c)
+        .await
+        .map(|_| ())?);
+    Ok(())
 }
 
 pub(super) async fn being_erased(db: &Db) -> Result<Vec<(SiteId, UserId, Timestamp)>> {

@@ -101,6 +101,8 @@ pub struct Proposal {
     pub agent_title: String,
     /// The person the agent acts for; absent where it acts for nobody.
     pub person: Option<UserId>,
+    /// Who is behind it: that person, or the one for whom or by whom its token was minted.
+    behind: Option<UserId>,
     /// The person who is asked; absent where whoever administers the site is.
     pub addressee: Option<UserId>,
     /// At which provider.
@@ -407,7 +409,7 @@ pub async fn accept(outside: &Outside, site: &SiteId, by: &Decider, id: &Proposa
         drop(tx);
         return Err(answered(base, site, id).await);
     }
-    let facts = json!({ "proposal": id, "grant": granted.id });
+    let facts = json!({ "proposal": id, "provider": proposal.provider, "grant": granted.id });
     let event = proposal.event(site, &by.actor, "proposal.accept").connection(&connection.id).facts(facts);
     base.audit.record(&mut tx, event).await?;
     tx.commit().await?;
@@ -430,16 +432,27 @@ pub async fn refuse(base: &Base, site: &SiteId, by: &Decider, id: &ProposalId, r
         drop(tx);
         return Err(answered(base, site, id).await);
     }
-    let mut event = proposal.event(site, &by.actor, "proposal.refuse").facts(json!({ "proposal": id }));
+    let mut event =
+        proposal.event(site, &by.actor, "proposal.refuse").facts(json!({ "proposal": id, "provider": proposal.provider }));
     event.connection = proposal.connection.clone();
     base.audit.record(&mut tx, event).await?;
     tx.commit().await?;
     get(&base.db, site, id).await?.ok_or_else(|| unknown(id))
 }
 
-/// Removes what was asked of a person or for them, in the transaction that erases them.
+/// Removes what was asked of a person or for them, and takes them out of what else is asked for, in the transaction that erases
+/// them.
 pub async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
-    store::forget(tx, site, user).await
+    store::forget(tx, site, user).await?;
+    for (id, stored) in store::naming(tx, site, user).await? {
+        let Ok(mut wanted) = serde_json::from_str::<Wanted>(&stored) else { continue };
+        if let ForWhom::People(people) = &mut wanted.for_whom
+            && people.remove(user)
+        {
+            store::set_wanted(tx, site, &id, &wanted).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes what ended long ago. One task per process runs this now and then.
@@ -451,7 +464,7 @@ pub async fn sweep(base: &Base) -> Result<u64> {
 }
 
 fn about<'a>(proposal: &'a Proposal, owner: &'a Owner) -> About<'a> {
-    About { agent: &proposal.agent, person: proposal.person.as_ref(), owner }
+    About { agent: &proposal.agent, behind: proposal.behind.as_ref(), owner }
 }
 
 /// The connection that a proposal is accepted with: the one it names, or one of the addressee's at its provider.

@@ -1,6 +1,6 @@
 //! The rows of proposals.
 
-use super::{Decided, Proposal, Status, Which};
+use super::{Decided, Proposal, Status, Wanted, Which};
 use crate::{
     clock::Timestamp,
     db::{Db, Tx},
@@ -17,6 +17,7 @@ row! {
         agent: String,
         agent_title: String,
         person: Option<String>,
+        behind: Option<String>,
         addressee: Option<String>,
         provider: String,
         connection: Option<String>,
@@ -47,6 +48,7 @@ impl TryFrom<ProposalRow> for Proposal {
             agent: row.agent.parse()?,
             agent_title: row.agent_title,
             person: row.person.map(|person| person.parse()).transpose()?,
+            behind: row.behind.map(|person| person.parse()).transpose()?,
             addressee: row.addressee.map(|person| person.parse()).transpose()?,
             provider: row.provider.parse()?,
             connection: row.connection.map(|connection| connection.parse()).transpose()?,
@@ -61,13 +63,15 @@ impl TryFrom<ProposalRow> for Proposal {
     }
 }
 
-/// The columns of [`ProposalRow`], with what people call the agent.
+/// The columns of [`ProposalRow`], with what people call the agent and whose its token is.
 macro_rules! proposal_columns {
     () => {
-        "SELECT p.id, p.agent, a.title AS agent_title, p.person, p.addressee, p.provider, p.connection, p.wanted, p.reason,
-                p.status, p.created_at, p.expires_at, p.decided_at, p.decided_by, p.decide_reason, p.grant_id
+        "SELECT p.id, p.agent, a.title AS agent_title, p.person, COALESCE(p.person, t.person, t.minter) AS behind, p.addressee,
+                p.provider, p.connection, p.wanted, p.reason, p.status, p.created_at, p.expires_at, p.decided_at,
+                p.decided_by, p.decide_reason, p.grant_id
          FROM proposals p
-         JOIN agents a ON a.site = p.site AND a.id = p.agent "
+         JOIN agents a ON a.site = p.site AND a.id = p.agent
+         LEFT JOIN agent_tokens t ON t.site = p.site AND t.id = p.token "
     };
 }
 
@@ -228,6 +232,27 @@ pub(super) async fn decide(
     .rows_affected()
     });
     Ok(changed == 1)
+}
+
+/// What else is asked for that might be for a person, as it is stored.
+pub(super) async fn naming(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<Vec<(String, String)>> {
+    Ok(on!(tx, |c| sqlx::query_as("SELECT id, wanted FROM proposals WHERE site = $1 AND REPLACE(wanted, $2, '') <> wanted")
+        .bind(site.as_str())
+        .bind(format!("\"{user}\""))
+        .fetch_all(c)
+        .await?))
+}
+
+pub(super) async fn set_wanted(tx: &mut Tx, site: &SiteId, id: &str, wanted: &Wanted) -> Result<()> {
+    let wanted = serde_json::to_string(wanted).map_err(Error::internal)?;
+    on!(tx, |c| sqlx::query("UPDATE proposals SET wanted = $3 WHERE site = $1 AND id = $2")
+        .bind(site.as_str())
+        .bind(id)
+        .bind(&wanted)
+        .execute(c)
+        .await
+        .map(|_| ())?);
+    Ok(())
 }
 
 /// Removes what was asked of a person or for them.

@@ -2,15 +2,16 @@
 //!
 //! 1. A site names an endpoint, and which events it is for. It gets a secret, once.
 //! 2. What happens is queued by the audit, in the transaction of the change itself ([`crate::audit::EVENT_TYPES`]).
-//! 3. [`worker`] sends what is due, on every replica. One delivery is claimed by compare-and-set for longer than a call can
-//!    take, so two replicas never have the same one at the same time; what a dead process had claimed comes due again.
-//!    So a message comes at least once, with the same id each time.
+//! 3. [`worker`] sends what is due, on every replica. One delivery is claimed by compare-and-set, so two replicas do not have
+//!    the same one at the same time; a claim that a replica saw unchanged for longer than a call can take is taken back, whatever
+//!    any clock says. So a message comes at least once, with the same id each time.
 //! 4. What was not answered with a yes is tried again, later and later, for about three days. An endpoint that says it is gone
 //!    (410), or that took nothing for three days, is disabled: visibly, with an event of its own.
 //! 5. For thirty days any message can be sent again, by itself or as part of a span of time.
 //!
 //! Every call goes through the one client to the outside with its address guard; a redirect is an answer that is no yes.
 
+mod claims;
 mod sign;
 mod store;
 mod worker;
@@ -109,7 +110,7 @@ pub struct Delivery {
     pub status: String,
     /// How often it was tried since it was queued, or queued again.
     pub attempts: i64,
-    /// When it is tried next.
+    /// When it is tried next; absent while it is under way, and when it is over.
     pub next_at: Option<Timestamp>,
     /// The status of the last answer.
     pub last_status: Option<i64>,

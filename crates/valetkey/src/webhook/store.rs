@@ -432,11 +432,11 @@ pub(super) async fn next_due(db: &Db, to: &Endpoint, now: Timestamp) -> Result<O
     .await?))
 }
 
-/// Claims a delivery until `until`, by which time it is settled or its claimer is dead. False when another replica has it.
-pub(super) async fn claim(db: &Db, to: &Endpoint, due: &Due, until: Timestamp) -> Result<bool> {
+/// Claims a delivery. False when another replica has it.
+pub(super) async fn claim(db: &Db, to: &Endpoint, due: &Due) -> Result<bool> {
     let mut tx = db.begin_bookkeeping().await?;
     let changed = on!(&mut tx, |c| sqlx::query(
-        "UPDATE webhook_deliveries SET attempts = attempts + 1, claim = claim + 1, next_at = $5
+        "UPDATE webhook_deliveries SET attempts = attempts + 1, claim = claim + 1, next_at = NULL
          WHERE site = $1 AND webhook = $2 AND message = $3 AND claim = $4 AND status = 'pending'
             AND EXISTS (SELECT 1 FROM webhooks w WHERE w.site = $1 AND w.id = $2 AND w.disabled_at IS NULL)"
     )
@@ -444,7 +444,46 @@ pub(super) async fn claim(db: &Db, to: &Endpoint, due: &Due, until: Timestamp) -
     .bind(to.webhook.as_str())
     .bind(&due.message)
     .bind(due.claim)
-    .bind(until.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    tx.commit().await?;
+    Ok(changed == 1)
+}
+
+row! {
+    /// A claim that is not settled.
+    #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+    pub(super) struct Held {
+        pub(super) site: String,
+        pub(super) webhook: String,
+        pub(super) message: String,
+        pub(super) claim: i64,
+    }
+}
+
+/// The claims that are not settled. Each replica has a few at a time, and leaves as many when it dies.
+pub(super) async fn claims(db: &Db) -> Result<Vec<Held>> {
+    Ok(on!(db, |c| sqlx::query_as(
+        "SELECT site, webhook, message, claim FROM webhook_deliveries
+         WHERE status = 'pending' AND next_at IS NULL ORDER BY site, webhook, message LIMIT 1000"
+    )
+    .fetch_all(c)
+    .await?))
+}
+
+/// Takes a claim from whoever holds it, so that the delivery is due at once. False where it was settled, or is another one by now.
+pub(super) async fn take_back(db: &Db, claim: &Held, now: Timestamp) -> Result<bool> {
+    let mut tx = db.begin_bookkeeping().await?;
+    let changed = on!(&mut tx, |c| sqlx::query(
+        "UPDATE webhook_deliveries SET claim = claim + 1, next_at = $5
+         WHERE site = $1 AND webhook = $2 AND message = $3 AND claim = $4 AND status = 'pending' AND next_at IS NULL"
+    )
+    .bind(&claim.site)
+    .bind(&claim.webhook)
+    .bind(&claim.message)
+    .bind(claim.claim)
+    .bind(now.0)
     .execute(c)
     .await?
     .rows_affected());
@@ -464,7 +503,7 @@ pub(super) struct Settlement<'a> {
     pub(super) now: Timestamp,
 }
 
-/// Settles a claim. False when it was lost meanwhile: it ran out, or the endpoint was disabled.
+/// Settles a claim. False when it was lost meanwhile: it was taken back, or the endpoint was disabled.
 pub(super) async fn settle(tx: &mut Tx, to: &Endpoint, due: &Due, settlement: &Settlement<'_>) -> Result<bool> {
     let changed = on!(tx, |c| sqlx::query(
         "UPDATE webhook_deliveries SET status = $5, next_at = $6, last_status = $7, last_error = $8, done_at = $9

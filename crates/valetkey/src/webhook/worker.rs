@@ -15,7 +15,9 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    OLD_SECRET, SECRET, disable, open, prepare, sign,
+    OLD_SECRET, SECRET,
+    claims::Sightings,
+    disable, open, prepare, sign,
     store::{self, Due, Endpoint, Settlement},
 };
 use crate::{
@@ -34,7 +36,7 @@ pub struct Settings {
     pub interval: Duration,
     /// How long one call may take.
     pub deadline: Duration,
-    /// How much longer than a call a claim lives. The clocks of replicas may differ by as much.
+    /// How much longer than a call a claim lives before whoever sees it all that time takes it for left behind.
     pub claim_extra: Duration,
     /// The pause after a first failure; it doubles with each further one.
     pub first_backoff: Duration,
@@ -58,6 +60,13 @@ impl Default for Settings {
             attempts: 20,
             dead_after: Duration::from_secs(3 * 86_400),
         }
+    }
+}
+
+impl Settings {
+    /// How long a claim lives: longer than its holder makes use of it.
+    fn claim_life(&self) -> Duration {
+        self.deadline + self.claim_extra
     }
 }
 
@@ -104,13 +113,16 @@ pub async fn worker(outside: Outside, stop: CancellationToken) {
 
 /// The same with other settings.
 pub async fn worker_with(outside: Outside, settings: Settings, stop: CancellationToken) {
-    let (busy, mut tasks) = (Busy::default(), JoinSet::new());
+    let (busy, mut tasks, mut sightings) = (Busy::default(), JoinSet::new(), Sightings::default());
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
             () = tokio::time::sleep(settings.interval) => {}
         }
         while tasks.try_join_next().is_some() {}
+        if let Err(error) = sightings.take_back(&outside.base, settings.claim_life()).await {
+            tracing::warn!(error = ?error, "it could not be looked for messages that were claimed and not settled; that is tried again");
+        }
         let due = match store::due_endpoints(&outside.base.db, outside.base.clock.now()).await {
             Ok(due) => due,
             Err(error) => {
@@ -128,7 +140,7 @@ pub async fn worker_with(outside: Outside, settings: Settings, stop: Cancellatio
             });
         }
     }
-    // Not cut off by `stop`: what was sent is settled, or it is sent again after its claim ran out.
+    // Not cut off by `stop`: what was sent is settled, or it is sent again once its claim is taken back.
     while tasks.join_next().await.is_some() {}
 }
 
@@ -157,7 +169,7 @@ async fn send_all(outside: &Outside, settings: &Settings, to: &Endpoint, stop: &
         prepare(base, &to.site).await?;
         // Counts from before the claim: a process that stood still meanwhile does not send what another one has by now.
         let deadline = Instant::now() + settings.deadline;
-        if !store::claim(&base.db, to, &due, now.plus(settings.deadline + settings.claim_extra)).await? {
+        if !store::claim(&base.db, to, &due).await? {
             continue;
         }
         tried += 1;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt as _;
 use provider_lab::{At, Fault, Rule};
+use serde_json::Value;
 use valetkey::{
     Code, Error, Result,
     agent::{self, Role},
@@ -17,10 +18,12 @@ use valetkey::{
     deliver::Caller,
     grant::{self, Effect, ForWhom, NewGrant},
     id::{AgentId, ApprovalId, ConnectionId, GrantId, SiteId, TokenId, UserId},
-    on_each_db, platform,
+    on, on_each_db, platform,
     principal::Actor,
     revoke::{self, UpstreamWish},
-    site, token,
+    site,
+    token::{self, NewToken, TokenHash},
+    webhook::{self, NewWebhook},
 };
 
 use crate::{deliver::Yard, support::both};
@@ -144,6 +147,20 @@ pub(crate) fn person(id: &str) -> Decider {
 
 fn people(ids: &[&str]) -> ForWhom {
     ForWhom::People(ids.iter().map(|id| id.parse().unwrap()).collect::<BTreeSet<UserId>>())
+}
+
+/// An endpoint that is told everything. Nobody sends anything to it.
+pub(crate) async fn endpoint(yard: &Yard) {
+    let url = "https://example.com/hook".parse().unwrap();
+    let new = NewWebhook { url, title: String::new(), events: None };
+    webhook::create(&yard.outside, &yard.house.site, &Actor::Operator, new).await.unwrap();
+}
+
+/// What is queued for endpoints, in its order: the type and the body of each.
+pub(crate) async fn told(db: &Db) -> Vec<(String, Value)> {
+    let rows: Vec<(String, String)> =
+        on!(db, |c| sqlx::query_as("SELECT type, body FROM webhook_messages ORDER BY id").fetch_all(c).await.unwrap());
+    rows.into_iter().map(|(kind, body)| (kind, serde_json::from_str(&body).unwrap())).collect()
 }
 
 /// The approval of a call that waits.
@@ -324,6 +341,28 @@ on_each_db! {
         assert_eq!(asking.send(&carol, &usual(), Some(&id)).await.unwrap(), StatusCode::OK);
     }
 
+    /// T-266: Whose token it is counts, not whom a call says it is made for.
+    async fn whoever_is_behind_a_token_is_no_second_pair_of_eyes(db: Db) {
+        let mut asking = Asking::new(&db).await;
+        asking.yard.connection = asking.yard.connect("site", "").await;
+        let (house, agent) = (&asking.yard.house, &asking.yard.agent);
+        house.role(agent, "carol", Role::Operator).await;
+        house.grant_with(asks(agent, &asking.yard.connection, ForWhom::Unattended)).await;
+        let carol = Actor::User("carol".parse().unwrap());
+        let (_, minted) = token::mint(&house.base, &house.site, &carol, agent, NewToken::default()).await.unwrap();
+        let minted = Caller::new(TokenHash::of_presented(minted.expose()).unwrap());
+        let given_up = Caller { unattended: true, ..asking.yard.caller(Some("carol")).await };
+        let administers = |user: &str| Decider { actor: Actor::User(user.parse().unwrap()), administers: true };
+        for caller in [minted, given_up] {
+            let made = Made { path: if caller.unattended { "/echo" } else { "/echo?x=1" }, ..usual() };
+            let id = held(&asking.send(&caller, &made, None).await.unwrap_err());
+            let by = administers("carol");
+            assert_eq!(code(approval::approve(asking.base(), asking.site(), &by, &id).await), Code::Forbidden);
+            approval::approve(asking.base(), asking.site(), &administers("dora"), &id).await.unwrap();
+            assert_eq!(asking.send(&caller, &made, Some(&id)).await.unwrap(), StatusCode::OK);
+        }
+    }
+
     /// T-267.
     async fn the_owner_answers_who_may_have_the_agent_act_and_nobody_else(db: Db) {
         let asking = Asking::new(&db).await;
@@ -412,6 +451,52 @@ on_each_db! {
         asking.base().clock.advance(HOUR);
         assert_eq!(code(asking.make(Some(&unused)).await), Code::ApprovalExpired);
         assert_eq!((asking.status(&unused).await, asking.sent()), (Status::Expired, 0));
+    }
+
+    async fn a_time_that_ran_out_is_recorded_once(db: Db) {
+        let asking = Asking::new(&db).await;
+        let used = asking.approved().await;
+        asking.make(Some(&used)).await.unwrap();
+        asking.hold().await;
+        asking.base().clock.advance(DAY);
+        let unused = asking.approved().await;
+        asking.base().clock.advance(HOUR);
+        let waits = held(&asking.send(&asking.caller, &Made { path: "/echo", ..usual() }, None).await.unwrap_err());
+        // Two replicas at the same moment.
+        let (one, other) = tokio::join!(approval::expire(asking.base()), approval::expire(asking.base()));
+        assert_eq!(one.unwrap() + other.unwrap(), 2);
+        assert_eq!(approval::expire(asking.base()).await.unwrap(), 0);
+        let audited = asking.yard.audited().await;
+        let told: Vec<_> = audited.iter().filter(|row| row.action == "approval.expire").collect();
+        assert_eq!(told.len(), 2);
+        assert!(told.iter().all(|row| row.actor == "system" && row.agent.as_deref() == Some(asking.yard.agent.as_str())));
+        assert!(told.iter().any(|row| row.facts.contains(unused.as_str())));
+        assert_eq!((asking.status(&unused).await, asking.status(&waits).await), (Status::Expired, Status::Pending));
+        assert_eq!(code(asking.make(Some(&unused)).await), Code::ApprovalExpired);
+        // And the same call can be asked about again.
+        assert_ne!(asking.hold().await, unused);
+    }
+
+    async fn a_site_is_told_what_is_asked_and_what_is_said_to_it(db: Db) {
+        let asking = Asking::new(&db).await;
+        endpoint(&asking.yard).await;
+        asking.approved().await;
+        let refused = held(&asking.send(&asking.caller, &Made { path: "/echo", ..usual() }, None).await.unwrap_err());
+        approval::refuse(asking.base(), asking.site(), &person("alice"), &refused, "canary").await.unwrap();
+        asking.base().clock.advance(DAY);
+        approval::expire(asking.base()).await.unwrap();
+        let told = told(&db).await;
+        let said: Vec<_> = told.iter().map(|(kind, body)| (kind.as_str(), body["data"]["answer"].as_str())).collect();
+        let expected = [
+            ("approval.requested", None),
+            ("approval.decided", Some("approved")),
+            ("approval.requested", None),
+            ("approval.decided", Some("refused")),
+            ("approval.expired", None),
+        ];
+        assert_eq!(said, expected);
+        assert_eq!(told[4].1["data"]["approval"], told[0].1["data"]["approval"]);
+        assert!(told.iter().all(|(_, body)| !body.to_string().contains("canary")), "{told:?}");
     }
 
     /// T-272: As after a process that died between taking the approval and sending the call.

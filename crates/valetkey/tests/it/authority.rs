@@ -29,7 +29,7 @@ const PROXY: Request<'static> = Request { delivery: Delivery::Proxy, operation: 
 const REVEAL: Request<'static> = Request { delivery: Delivery::Reveal, operation: None, unattended: false };
 
 /// Sets the ceiling over a place.
-async fn narrow(house: &House, over: Over, agent: &AgentId, ceiling: Option<Ceiling>) {
+pub(crate) async fn narrow(house: &House, over: Over, agent: &AgentId, ceiling: Option<Ceiling>) {
     match over {
         Over::Site => {
             let policy = site::Policy { ceiling, ..site::Policy::default() };
@@ -422,7 +422,7 @@ fn place(facts: &mut Facts, over: Over) -> &mut Option<Parsed<Ceiling>> {
 #[derive(Clone, Debug)]
 enum Step {
     /// A ceiling where there was none.
-    Over(Over, Ceiling),
+    Over(Over, Box<Ceiling>),
     /// One entry less in each list of a ceiling that there is.
     Less(Over, usize),
     /// A ceiling that cannot be read any more.
@@ -441,7 +441,7 @@ impl Step {
     fn take(&self, facts: &mut Facts, now: Timestamp) {
         match self {
             Step::Over(over, ceiling) => {
-                place(facts, *over).get_or_insert_with(|| Parsed::Read(ceiling.clone()));
+                place(facts, *over).get_or_insert_with(|| Parsed::Read((**ceiling).clone()));
             }
             Step::Less(over, which) => {
                 if let Some(Parsed::Read(ceiling)) = place(facts, *over) {
@@ -572,7 +572,7 @@ fn start(connection: &ConnectionId) -> impl Strategy<Value = Start> + use<> {
 
 fn step(connection: &ConnectionId) -> impl Strategy<Value = Step> + use<> {
     prop_oneof![
-        (over(), a_ceiling(connection)).prop_map(|(over, ceiling)| Step::Over(over, ceiling)),
+        (over(), a_ceiling(connection)).prop_map(|(over, ceiling)| Step::Over(over, Box::new(ceiling))),
         (over(), 0_usize..4).prop_map(|(over, which)| Step::Less(over, which)),
         over().prop_map(Step::Garbled),
         (role(), any::<bool>()).prop_map(|(most, of_minter)| Step::Role(most, of_minter)),

@@ -274,7 +274,7 @@ on_each_db! {
             Subject::Agent(house.site.clone(), Who::new(agent.clone(), None)),
         ];
         let ask = async |subject: &Subject, deliveries: &[Delivery]| {
-            let found = reach::at_provider(&replica.outside, &authority, subject, &lab, deliveries, |_| Ok(true)).await.unwrap();
+            let found = reach::at_provider(&replica.outside, &authority, &Limits::default(), subject, &lab, deliveries, |_| Ok(true)).await.unwrap();
             found.map(|(id, decision)| (id, decision.effect))
         };
         let both_ways = [Delivery::Proxy, Delivery::Reveal];
@@ -285,7 +285,7 @@ on_each_db! {
         for subject in &subjects {
             assert_eq!(ask(subject, &both_ways).await, Some((sites.clone(), Effect::Allow)));
             assert_eq!(ask(subject, &[Delivery::Reveal]).await, None);
-            assert_eq!(reach::at_provider(&replica.outside, &authority, subject, &lab, &both_ways, |_| Ok(false)).await.unwrap(), None);
+            assert_eq!(reach::at_provider(&replica.outside, &authority, &Limits::default(), subject, &lab, &both_ways, |_| Ok(false)).await.unwrap(), None);
         }
         let asks = house.grant_with(NewGrant { effect: Effect::Ask, ..NewGrant::proxy(&agent, &sites, ForWhom::Unattended) }).await;
         for subject in &subjects {

@@ -36,7 +36,8 @@ const CALLERS: [(&str, Option<&str>, Option<&str>, bool); 7] = [
     ("owner, session night", Some("alice"), Some("night"), false),
     ("session night", None, Some("night"), false),
 ];
-const ACTIONS: [(&str, Delivery, Option<(Method, &str)>); 7] = [
+type Action = (&'static str, Delivery, Option<(Method, &'static str)>);
+const ACTIONS: [Action; 7] = [
     ("proxy", Delivery::Proxy, None),
     ("read", Delivery::Proxy, Some((Method::GET, "/posts/1"))),
     ("post", Delivery::Proxy, Some((Method::POST, "/posts"))),

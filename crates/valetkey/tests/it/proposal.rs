@@ -17,7 +17,11 @@ use valetkey::{
     site,
 };
 
-use crate::{deliver::Yard, support::both};
+use crate::{
+    approval::{endpoint, told},
+    deliver::Yard,
+    support::both,
+};
 
 const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -259,6 +263,23 @@ on_each_db! {
         assert_eq!(granted.grantor, None);
     }
 
+    async fn whoever_is_behind_a_token_does_not_answer_for_the_site(db: Db) {
+        let desk = Desk::new(&db).await;
+        let (yard, house) = (&desk.yard, &desk.yard.house);
+        let sites = yard.connect("site", "").await;
+        house.role(&yard.agent, "carol", Role::Operator).await;
+        house.grant(&yard.agent, &sites, ForWhom::Operators).await;
+        // Her token, in a call that gives her up.
+        let asker = Asker { person: None, ..asker(yard, Some("carol")).await };
+        let wish = Wish { connection: Some(sites.clone()), provider: None, for_whom: Some(ForWhom::Unattended), ..wish() };
+        let id = proposal::propose(&yard.outside, &asker, wish).await.unwrap().id;
+        let administers = |user: &str| Decider { actor: Actor::User(user.parse().unwrap()), administers: true };
+        let terms = || Terms { connection: Some(sites.clone()), ..Terms::default() };
+        let refused = proposal::accept(&yard.outside, desk.site(), &administers("carol"), &id, terms()).await;
+        assert_eq!(code(refused), Code::Forbidden);
+        proposal::accept(&yard.outside, desk.site(), &administers("dora"), &id, terms()).await.unwrap();
+    }
+
     async fn an_unattended_agents_owner_is_asked(db: Db) {
         let mut desk = Desk::new(&db).await;
         desk.asker = asker(&desk.yard, None).await;
@@ -367,6 +388,30 @@ on_each_db! {
         tx.commit().await.unwrap();
         let left = proposal::page(base, desk.site(), &Which::default(), None, 10).await.unwrap();
         assert_eq!(left.iter().map(|one| &one.id).collect::<Vec<_>>(), [&hers]);
+    }
+
+    async fn a_site_is_told_what_is_proposed_and_what_is_said_to_it(db: Db) {
+        let desk = Desk::new(&db).await;
+        endpoint(&desk.yard).await;
+        let id = desk.asked().await;
+        let (_, granted) = desk.accept("alice", &id, desk.with()).await.unwrap();
+        let other = desk.propose(Wish { operations: None, ..wish() }).await.unwrap().id;
+        proposal::refuse(&desk.yard.house.base, desk.site(), &person("alice"), &other, "canary").await.unwrap();
+        let told = told(&db).await;
+        let said: Vec<_> = told.iter().map(|(kind, body)| (kind.as_str(), body["data"]["answer"].as_str())).collect();
+        let expected = [
+            ("proposal.requested", None),
+            ("grant.created", None),
+            ("proposal.decided", Some("accepted")),
+            ("proposal.requested", None),
+            ("proposal.decided", Some("refused")),
+        ];
+        assert_eq!(said, expected);
+        let (asked, accepted) = (&told[0].1["data"], &told[2].1["data"]);
+        assert_eq!((asked["proposal"].as_str(), asked["addressee"].as_str()), (Some(id.as_str()), Some("alice")));
+        assert_eq!((accepted["proposal"].as_str(), accepted["grant"].as_str()), (Some(id.as_str()), Some(granted.id.as_str())));
+        // Neither why the agent asks nor why a person says no.
+        assert!(told.iter().all(|(_, body)| !body.to_string().contains("canary") && !body.to_string().contains("the report")));
     }
 
     async fn each_answer_leaves_a_row_in_the_audit(db: Db) {

@@ -48,8 +48,12 @@ impl Browser {
 
     /// Sends a form that some page of somebody else's holds, and follows redirects.
     pub(crate) async fn post(&mut self, url: &str, fields: &[(&str, &str)]) -> Page {
-        let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
-        self.go(Method::POST, Url::parse(url).unwrap(), Some(body), None).await
+        self.go(Method::POST, Url::parse(url).unwrap(), Some(encoded(fields)), None).await
+    }
+
+    /// The same from the page at an address, of which the browser tells the origin.
+    pub(crate) async fn post_from(&mut self, page: &str, url: &str, fields: &[(&str, &str)]) -> Page {
+        self.go(Method::POST, Url::parse(url).unwrap(), Some(encoded(fields)), Some(&Url::parse(page).unwrap())).await
     }
 
     /// Presses the button with this text on the page, and follows redirects.
@@ -176,6 +180,10 @@ impl Page {
         }
         Form { method: method.parse().unwrap(), action: self.url.join(&action).unwrap(), fields, buttons }
     }
+}
+
+fn encoded(fields: &[(&str, &str)]) -> String {
+    form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish()
 }
 
 fn tag(html: &str) -> &str {

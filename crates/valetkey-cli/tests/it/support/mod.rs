@@ -7,16 +7,19 @@
 //! - [`Home::cli`] runs a command as the operator and returns what came of it.
 //! - [`World`] is a home with the provider lab outside, an app configured there, an agent, and shortcuts for the steps of
 //!   the main job.
+//! - [`Program`] runs what somebody else wrote, and hears what it prints.
 //! - [`Browser`] follows redirects and fills in forms, with cookies, as a person would.
 //! - `on_each_home!` writes a test once and runs it on both databases.
 
 mod browser;
 mod home;
+mod program;
 mod server;
 mod world;
 
 pub(crate) use browser::{Browser, Page};
 pub(crate) use home::{Home, Ran, command};
+pub(crate) use program::{Program, peer};
 pub(crate) use server::Server;
 pub(crate) use world::{World, call, text};
 

@@ -14,6 +14,7 @@ use valetkey::{
     Error,
     id::SiteId,
     oauth::{Asker, Fault, Issued, Outcome, Params, Presented, Word},
+    principal::CallerChain,
 };
 
 use super::fault::{Refusal, answer};
@@ -26,6 +27,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Asked {
     params: Params,
     authorization: Authorization,
+    /// The agents that the call came through, as it claims; an error where the headers cannot be read.
+    chain: Result<CallerChain, Error>,
     ip: Option<IpAddr>,
 }
 
@@ -50,7 +53,8 @@ impl<S: Send + Sync> FromRequest<S> for Asked {
             return Err(odd("the body is a form: application/x-www-form-urlencoded").into());
         }
         let params = Params::parse(&read(body).await?)?;
-        Ok(Self { params, authorization: Authorization::of(&parts.headers), ip: ip(&parts.extensions) })
+        let (authorization, chain) = (Authorization::of(&parts.headers), CallerChain::from_headers(&parts.headers));
+        Ok(Self { params, authorization, chain, ip: ip(&parts.extensions) })
     }
 }
 
@@ -80,7 +84,8 @@ impl Authorization {
 pub(super) async fn token(State(state): State<AppState>, asked: Asked) -> Response {
     let work = async {
         let client = state.oauth().client(&asked.presented()?).await?;
-        state.oauth().token(&client, &asked.params).await.map(issued)
+        let chain = asked.chain.as_ref().map_err(Error::clone)?;
+        state.oauth().token(&client, &asked.params, chain).await.map(issued)
     };
     attempt(&state, &asked, work).await
 }

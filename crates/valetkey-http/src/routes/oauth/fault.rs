@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
-use valetkey::oauth::{Fault, Word};
+use valetkey::{
+    Code,
+    oauth::{Fault, Word},
+};
 
 use crate::error::{Logged, seconds, status};
 
@@ -40,6 +43,8 @@ impl IntoResponse for Refusal {
                 let word = match status {
                     StatusCode::INTERNAL_SERVER_ERROR => "server_error",
                     status if status.is_server_error() => "temporarily_unavailable",
+                    // A word of ours (RFC 6749 section 8.5): none of the standard's says that trying again does not help.
+                    _ if error.code() == Code::ChainTooDeep => Code::ChainTooDeep.as_str(),
                     _ => Word::InvalidRequest.as_str(),
                 };
                 (status, word, plain(error.message()))

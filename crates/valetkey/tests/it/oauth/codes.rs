@@ -9,7 +9,7 @@ use valetkey::{
     id::sha256_hex,
     oauth::{GrantType, NewClient, Scopes, Word, authorize::Choice, authorize::Life, authorize::Misasked, client, register},
     on, on_each_db, person, platform,
-    principal::Actor,
+    principal::{Actor, CallerChain},
     secret::Secret,
     token::{self, TokenHash, family},
 };
@@ -339,9 +339,9 @@ on_each_db! {
         let hall = Hall::new(&db).await;
         let exchanger = hall.exchanger(None).await;
         let code = form(&[("grant_type", "authorization_code"), ("code", "x"), ("code_verifier", VERIFIER)]);
-        assert_eq!(word(hall.oauth.token(&exchanger, &code).await), Word::UnauthorizedClient);
+        assert_eq!(word(hall.oauth.token(&exchanger, &code, &CallerChain::default()).await), Word::UnauthorizedClient);
         for (grant, refusal) in [("password", Word::UnsupportedGrantType), ("client_credentials", Word::UnsupportedGrantType), ("", Word::InvalidRequest)] {
-            assert_eq!(word(hall.oauth.token(&exchanger, &form(&[("grant_type", grant)])).await), refusal, "{grant}");
+            assert_eq!(word(hall.oauth.token(&exchanger, &form(&[("grant_type", grant)]), &CallerChain::default()).await), refusal, "{grant}");
         }
     }
 

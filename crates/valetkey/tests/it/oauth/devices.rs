@@ -6,6 +6,7 @@ use valetkey::{
     Code,
     oauth::{Client, GrantType, Issued, NewClient, Outcome, Word, authorize::Life, device::Begun},
     on_each_db,
+    principal::CallerChain,
 };
 
 use super::world::{CALLBACK, Hall, alice, form, word};
@@ -17,7 +18,7 @@ impl Hall {
 
     async fn poll(&self, client: &Client, begun: &Begun) -> Outcome<Issued> {
         let asked = [("grant_type", GrantType::DeviceCode.as_str()), ("device_code", begun.device_code.expose())];
-        self.oauth.token(client, &form(&asked)).await
+        self.oauth.token(client, &form(&asked), &CallerChain::default()).await
     }
 
     async fn allow(&self, begun: &Begun) {

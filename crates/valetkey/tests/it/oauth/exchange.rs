@@ -5,7 +5,7 @@ use std::time::Duration;
 use valetkey::{
     agent::{self, Role},
     approval::{self, Decider},
-    decision::{Parsed, for_token_alone},
+    decision::{Over, Parsed, for_token_alone},
     grant::{Effect, ForWhom, NewGrant},
     id::{ApprovalId, SessionName},
     oauth::{Client, Issued, Outcome, Word},
@@ -17,7 +17,10 @@ use valetkey::{
 };
 
 use super::world::{ACCESS_TOKEN, Hall, ISSUER, JWT, alice, word};
-use crate::support::{both, ceiling};
+use crate::{
+    authority::narrow,
+    support::{both, ceiling},
+};
 
 impl Hall {
     /// A token that was minted by hand.
@@ -101,6 +104,27 @@ on_each_db! {
         assert_eq!(word(hall.trade(&client, &own, &[("scope", "reveal")]).await), Word::InvalidScope);
         let elsewhere = hall.minted(Some("alice"), Some(ceiling(r#"{"providers":["youtube"]}"#))).await;
         assert_eq!(word(hall.trade(&client, &elsewhere, &[]).await), Word::InvalidScope, "nothing is left");
+    }
+
+    /// R113: what stands over the token is told and kept to as well, and is not written into the result: it may be lifted.
+    async fn what_an_agent_and_a_site_leave_is_what_an_exchange_gives(db: Db) {
+        let hall = Hall::new(&db).await;
+        let client = hall.exchanger(None).await;
+        let own = hall.minted(Some("alice"), None).await;
+        narrow(&hall.house, Over::Agent, &hall.agent, Some(ceiling(r#"{"delivery":["proxy"]}"#))).await;
+        narrow(&hall.house, Over::Site, &hall.agent, Some(ceiling(r#"{"providers":["reddit"]}"#))).await;
+        let issued = hall.trade(&client, &own, &[]).await.unwrap();
+        assert_eq!(issued.scope.as_deref(), Some("proxy provider:reddit"));
+        assert_eq!(hall.ceiling_of(&issued.access_token).await, None);
+        for beyond in ["reveal", "proxy provider:youtube"] {
+            assert_eq!(word(hall.trade(&client, &own, &[("scope", beyond)]).await), Word::InvalidScope, "{beyond}");
+        }
+        narrow(&hall.house, Over::Agent, &hall.agent, Some(ceiling(r#"{"providers":["youtube"]}"#))).await;
+        assert_eq!(word(hall.trade(&client, &own, &[]).await), Word::InvalidScope, "nothing is left");
+        narrow(&hall.house, Over::Agent, &hall.agent, None).await;
+        narrow(&hall.house, Over::Site, &hall.agent, None).await;
+        let told = hall.introspect(&hall.asker().await, issued.access_token.expose()).await;
+        assert_eq!(told["scope"], "proxy reveal");
     }
 
     /// R107: what has to come together comes together.

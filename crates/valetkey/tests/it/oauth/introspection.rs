@@ -7,6 +7,7 @@ use valetkey::{
     agent::{self, Role},
     clock::Timestamp,
     db::testing,
+    decision::Over,
     id::UserId,
     oauth::{Asker, GrantType, NewClient, client},
     on_each_db, platform,
@@ -16,7 +17,7 @@ use valetkey::{
 };
 
 use super::world::{CALLBACK, Hall, ISSUER, alice, form};
-use crate::support::ceiling;
+use crate::{authority::narrow, support::ceiling};
 
 on_each_db! {
     /// R85, R91, R95, R98, R99: who acts for whom, by which token of which client and consent. A subject says which kind it is,
@@ -159,6 +160,42 @@ on_each_db! {
         assert_eq!(told["scope"], "proxy");
         assert!(told.get("platform").is_none());
         assert_eq!(hall.introspect(&hall.asker().await, issued.access_token.expose()).await["scope"], "proxy reveal");
+    }
+
+    /// A scope is no promise of the past: what the agent, the site and the person leave of it is told, and that moves.
+    async fn the_scope_is_what_holds_now(db: Db) {
+        let hall = Hall::new(&db).await;
+        let asker = hall.asker().await;
+        hall.role("bob", Role::Operator).await;
+        let new = NewToken {
+            person: Some("bob".parse().unwrap()),
+            ceiling: Some(ceiling(r#"{"providers":["reddit","youtube"]}"#)),
+            ..NewToken::default()
+        };
+        let (_, text) = token::mint(&hall.house.base, hall.site(), &Actor::Operator, &hall.agent, new).await.unwrap();
+        let scope = async || {
+            let told = hall.introspect(&asker, text.expose()).await;
+            assert_eq!(told["active"], true);
+            told["scope"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(scope().await, "proxy reveal provider:reddit provider:youtube");
+        for (over, stands, expected) in [
+            (Over::Agent, r#"{"delivery":["proxy"]}"#, "proxy provider:reddit provider:youtube"),
+            (Over::Site, r#"{"providers":["reddit"]}"#, "proxy provider:reddit"),
+            // No name of a provider would read as every provider.
+            (Over::Site, r#"{"providers":["facebook"]}"#, ""),
+            (Over::Site, r#"{"delivery":["reveal"]}"#, ""),
+            (Over::Site, r#"{"operations":["GET /v1/**"]}"#, "proxy provider:reddit provider:youtube"),
+        ] {
+            narrow(&hall.house, over, &hall.agent, Some(ceiling(stands))).await;
+            assert_eq!(scope().await, expected, "{stands}");
+        }
+        narrow(&hall.house, Over::Agent, &hall.agent, None).await;
+        assert_eq!(scope().await, "proxy provider:reddit provider:youtube", "what is revealed obeys no operation");
+        narrow(&hall.house, Over::Site, &hall.agent, None).await;
+        assert_eq!(scope().await, "proxy reveal provider:reddit provider:youtube");
+        agent::remove_role(&hall.house.base, hall.site(), &Actor::Operator, &hall.agent, &"bob".parse().unwrap()).await.unwrap();
+        assert_eq!(hall.introspect(&asker, text.expose()).await, serde_json::json!({ "active": false }));
     }
 
     /// R96: the end of a token is told, and a number that grows with every revocation, so that nobody keeps an answer for too long.

@@ -18,7 +18,7 @@ use valetkey::{
         client,
     },
     platform::{self, Asserts, Minted, NewKey, Scope},
-    principal::Actor,
+    principal::{Actor, CallerChain},
     provider::Catalogue,
     refresh::{self, Refresher},
     secret::Secret,
@@ -100,7 +100,7 @@ impl Hall {
     }
 
     pub(crate) async fn asker(&self) -> Asker {
-        Asker::Platform(self.platform().await.key)
+        Asker::Platform(Box::new(self.platform().await.key))
     }
 
     /// Reads an authorization request: the usual one, with some parameters in place of its own. An empty value takes one out.
@@ -155,7 +155,7 @@ impl Hall {
             vec![("grant_type", "authorization_code"), ("code", code), ("redirect_uri", CALLBACK), ("code_verifier", VERIFIER)];
         all.retain(|(name, _)| !more.iter().any(|(other, _)| other == name));
         all.extend(more);
-        self.oauth.token(client, &form(&all)).await
+        self.oauth.token(client, &form(&all), &CallerChain::default()).await
     }
 
     /// The first tokens of a consent to everything that is asked for.
@@ -171,14 +171,14 @@ impl Hall {
     pub(crate) async fn refresh_with(&self, client: &Client, token: &Secret, more: &[(&str, &str)]) -> Outcome<Issued> {
         let mut all = vec![("grant_type", "refresh_token"), ("refresh_token", token.expose())];
         all.extend(more);
-        self.oauth.token(client, &form(&all)).await
+        self.oauth.token(client, &form(&all), &CallerChain::default()).await
     }
 
     /// Exchanges by RFC 8693.
     pub(crate) async fn exchange(&self, client: &Client, more: &[(&str, &str)]) -> Outcome<Issued> {
         let mut all = vec![("grant_type", GrantType::TokenExchange.as_str())];
         all.extend(more);
-        self.oauth.token(client, &form(&all)).await
+        self.oauth.token(client, &form(&all), &CallerChain::default()).await
     }
 
     pub(crate) async fn introspect(&self, asker: &Asker, token: &str) -> serde_json::Value {
