@@ -230,7 +230,7 @@ on_each_db! {
     /// RFC 8707 section 2: a token for the MCP server is nobody's at the API, and neither is what comes of it.
     async fn a_token_for_one_place_is_nobodys_at_another(front: Front) {
         let (client, mcp) = (front.public().await, format!("{HTTPS}/mcp"));
-        let code = front.code_for(&client, &[("resource", mcp.as_str())]).await;
+        let code = front.code(&client, &[("resource", mcp.as_str())]).await;
         let mut elsewhere = redeeming(&client, &code);
         elsewhere.push(("resource", HTTPS));
         refused(front.post("/oauth/token", &elsewhere).await, 400, "invalid_target");
