@@ -23,10 +23,9 @@ use valetkey::{
 };
 use valetkey_http::{LocalOperator, Peer};
 
-pub(crate) use crate::sessions::OURS;
 use crate::{
     pages::{Browser, HTTPS, Pages, csrf, location, text},
-    sessions::PAGE,
+    sessions::{OURS, PAGE},
     support::{Answer, on_each_db},
 };
 

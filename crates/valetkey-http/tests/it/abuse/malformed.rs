@@ -11,9 +11,10 @@ use super::reveal;
 use crate::{
     access::filled,
     approvals::Asking,
-    oauth::{CALLBACK, Front, OURS, authorize, encoded, posted, refused},
+    oauth::{CALLBACK, Front, authorize, encoded, posted, refused},
     pages::{Pages, csrf, location},
     pages_approvals,
+    sessions::OURS,
     support::{Answer, App, As, on_each_db, text},
 };
 

@@ -14,8 +14,9 @@ use valetkey::{
 use super::{ACCESS_TOKEN, JWT};
 use crate::{
     approvals::Asking,
-    oauth::{Front, OURS, redeeming, refused, site},
+    oauth::{Front, redeeming, refused, site},
     pages::{Pages, csrf, location, of, path, text},
+    sessions::OURS,
     support::{Answer, App, As, on_each_db},
 };
 
