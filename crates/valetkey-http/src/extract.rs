@@ -1,7 +1,7 @@
 //! Taking a request apart: path, query and JSON body. Every refusal is a problem document, and none repeats a value that
 //! was sent, because it may be a secret.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use axum::{
     extract::{FromRequest, FromRequestParts, Request, rejection::PathRejection},
@@ -10,7 +10,11 @@ use axum::{
 use bytes::Bytes;
 use http::{header, request::Parts};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use serde::{
+    Deserializer,
+    de::{self, DeserializeOwned, MapAccess, Visitor},
+};
+use serde_json::{Map, Value};
 use valetkey::{Code, Error};
 
 use crate::error::Problem;
@@ -147,6 +151,32 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
         return Err(invalid("the body holds a NUL"));
     }
     serde_json::from_slice(bytes).map_err(|why| invalid(format!("the body cannot be read: {}", without_value(&why.to_string()))))
+}
+
+/// The members of an object whose names are not ours. One that stands there twice is refused, as one of ours is: which of them
+/// counts, parsers do not agree on.
+pub(crate) fn members<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
+    struct Members;
+
+    impl<'de> Visitor<'de> for Members {
+        type Value = Map<String, Value>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut members = Map::new();
+            while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                if members.insert(name, value).is_some() {
+                    return Err(de::Error::custom("a member stands twice"));
+                }
+            }
+            Ok(members)
+        }
+    }
+
+    deserializer.deserialize_map(Members)
 }
 
 /// A message of serde's without the value that it quotes: `invalid type: string "...", expected u64 at line 1`.

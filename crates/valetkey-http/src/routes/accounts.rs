@@ -29,7 +29,7 @@ use super::connections::{Connection, Ended, Ending, end};
 use crate::{
     caller::Caller,
     error::Answer,
-    extract::{Body, Json, Path, Query},
+    extract::{Body, Json, Path, Query, members},
     state::AppState,
 };
 
@@ -99,6 +99,7 @@ pub(crate) struct NewAccount {
     /// The account: a JSON object. `access_token`, `refresh_token`, `expires_at` and `scope` mean what they do in OAuth. An
     /// account without tokens, at a provider where people enter a key or a login, is made of the provider's fields: they are
     /// checked and tried with the provider before anything is stored. Everything else is kept as it is.
+    #[serde(deserialize_with = "members")]
     #[schema(value_type = Object)]
     account: Map<String, Value>,
 }
@@ -108,6 +109,7 @@ pub(crate) struct NewAccount {
 #[serde(deny_unknown_fields)]
 pub(crate) struct AccountChange {
     /// The members to set; null takes one out. No tokens, no secrets, nothing that decides a host.
+    #[serde(deserialize_with = "members")]
     #[schema(value_type = Object)]
     account: Map<String, Value>,
 }

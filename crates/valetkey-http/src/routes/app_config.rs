@@ -20,7 +20,7 @@ use super::moment;
 use crate::{
     caller::Caller,
     error::Answer,
-    extract::{Body, Json, Path, Query},
+    extract::{Body, Json, Path, Query, members},
     state::AppState,
 };
 
@@ -64,6 +64,7 @@ impl App {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewApp {
     /// The values by field. A field that is left out is cleared; a secret that is sent as its mask stays.
+    #[serde(deserialize_with = "members")]
     #[schema(value_type = Object)]
     values: Map<String, Value>,
 }
@@ -74,6 +75,7 @@ pub(crate) struct NewApp {
 pub(crate) struct AppChange {
     /// The values by field. What is left out stays, and so does a secret that is sent as its mask; null or an empty text
     /// clears.
+    #[serde(deserialize_with = "members")]
     #[schema(value_type = Object)]
     values: Map<String, Value>,
 }

@@ -30,7 +30,7 @@ use valetkey::{
 use crate::{
     caller::Caller,
     error::{Answer, status},
-    extract::{Body, Json},
+    extract::{Body, Json, members},
     state::AppState,
 };
 
@@ -46,7 +46,7 @@ pub(crate) struct Named {
     /// Its id.
     id: String,
     /// Of a subject: `person` whom the agent acts for (nobody when absent), `session`, `task`, and of a session its `agent`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "members")]
     #[schema(value_type = Object)]
     properties: Map<String, Value>,
 }
@@ -57,7 +57,7 @@ pub(crate) struct Action {
     /// `proxy`, `reveal`, or `use` for either.
     name: String,
     /// Of `proxy`: the operation's `method`, `path`, and `host` where it is not the connection's first.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "members")]
     #[schema(value_type = Object)]
     properties: Map<String, Value>,
 }

@@ -21,7 +21,7 @@ use super::moment;
 use crate::{
     caller::Caller,
     error::Answer,
-    extract::{Body, Json, Path},
+    extract::{Body, Json, Path, members},
     state::AppState,
 };
 
@@ -54,7 +54,7 @@ pub(crate) struct NewConnectSession {
     #[serde(default)]
     device: bool,
     /// Values of the provider's connection fields, such as an instance. None of them is a secret.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "members")]
     #[schema(value_type = Object)]
     fields: Map<String, Value>,
 }

@@ -25,6 +25,7 @@ use valetkey_http::{LocalOperator, Peer};
 
 use crate::{
     pages::{Browser, HTTPS, Pages, csrf, location, text},
+    sessions::{OURS, PAGE},
     support::{Answer, on_each_db},
 };
 
@@ -32,10 +33,6 @@ pub(crate) const CALLBACK: &str = "https://app.example/cb";
 /// The pair of RFC 7636 appendix B.
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
-/// What a browser says of a form on a page of ours.
-pub(crate) const OURS: &[(&str, &str)] = &[("sec-fetch-site", "same-origin"), ("origin", HTTPS)];
-/// The platform's page that signs people in.
-const PAGE: &str = "https://platform.example/enter";
 
 /// A broker behind its router with an agent of alice's.
 pub(crate) struct Front {
@@ -137,12 +134,7 @@ impl Front {
     }
 
     /// Alice consents on the page; the code that her browser brings back.
-    pub(crate) async fn code(&self, client: &Client) -> String {
-        self.code_for(client, &[]).await
-    }
-
-    /// The same with some parameters of the request in place of the usual ones.
-    pub(crate) async fn code_for(&self, client: &Client, more: &[(&str, &str)]) -> String {
+    pub(crate) async fn code(&self, client: &Client, more: &[(&str, &str)]) -> String {
         let path = authorize(client, more);
         let mut browser = self.browser("alice").await;
         let page = browser.get(&path).await.expect(200);
@@ -160,7 +152,7 @@ impl Front {
 
     /// The tokens that come of it.
     pub(crate) async fn tokens(&self, client: &Client) -> Value {
-        let code = self.code(client).await;
+        let code = self.code(client, &[]).await;
         self.post("/oauth/token", &redeeming(client, &code)).await.expect(200).json()
     }
 
@@ -366,7 +358,7 @@ on_each_db! {
     async fn parameters_are_read_as_the_standard_has_it(front: Front) {
         let client = front.public().await;
         let mut form = vec![("what", "ever"), ("client_secret", "")];
-        let code = front.code(&client).await;
+        let code = front.code(&client, &[]).await;
         form.extend(redeeming(&client, &code));
         let mut twice = form.clone();
         twice.push(("code", code.as_str()));

@@ -23,9 +23,9 @@ use crate::{
 
 /// The platform's origin, and its page that signs people in.
 const PLATFORM: &str = "https://platform.example";
-const PAGE: &str = "https://platform.example/enter";
+pub(crate) const PAGE: &str = "https://platform.example/enter";
 /// What a browser says of a form on a page of ours.
-const OURS: &[(&str, &str)] = &[("sec-fetch-site", "same-origin"), ("origin", HTTPS)];
+pub(crate) const OURS: &[(&str, &str)] = &[("sec-fetch-site", "same-origin"), ("origin", HTTPS)];
 const COOKIE: &str = "__Host-vk_session";
 
 impl Pages {

@@ -1,7 +1,8 @@
 //! The confused deputy: an agent, a platform or a token that would lend one person's rights to another. Each is a sentence of
 //! "for whom a grant is", turned into an attack.
 
-use http::Method;
+use axum::body::Body;
+use http::{Method, Request, header};
 use serde_json::{Value, json};
 use valetkey::platform::{Asserts, Scope};
 
@@ -229,13 +230,20 @@ on_each_db! {
     /// RFC 8707 section 2: a token for the MCP server is nobody's at the API, and neither is what comes of it.
     async fn a_token_for_one_place_is_nobodys_at_another(front: Front) {
         let (client, mcp) = (front.public().await, format!("{HTTPS}/mcp"));
-        let code = front.code_for(&client, &[("resource", mcp.as_str())]).await;
+        let code = front.code(&client, &[("resource", mcp.as_str())]).await;
         let mut elsewhere = redeeming(&client, &code);
         elsewhere.push(("resource", HTTPS));
         refused(front.post("/oauth/token", &elsewhere).await, 400, "invalid_target");
         let issued = front.post("/oauth/token", &redeeming(&client, &code)).await.expect(200).json();
         let access = issued["access_token"].as_str().unwrap();
         front.get("/v1/me", Some(access)).await.refused(401, "unauthenticated");
+
+        // The other way round.
+        let here = front.tokens(&client).await;
+        let bearer = format!("Bearer {}", here["access_token"].as_str().unwrap());
+        front.get("/v1/me", here["access_token"].as_str()).await.expect(200);
+        let request = Request::post("/mcp").header(header::AUTHORIZATION, bearer).header(header::CONTENT_TYPE, "application/json");
+        front.send(request.body(Body::from("{}")).unwrap()).await.refused(401, "unauthenticated");
 
         let (exchanger, secret) = front.confidential().await;
         let exchange = [

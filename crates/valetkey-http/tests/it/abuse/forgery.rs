@@ -12,9 +12,10 @@ use valetkey::{
 };
 
 use crate::{
-    oauth::{Front, OURS, authorize, refused, site},
+    oauth::{Front, authorize, refused, site},
     pages::{Browser, HTTPS, Pages, csrf, of, path, text},
     pages_approvals::{self, Asking},
+    sessions::OURS,
     support::on_each_db,
 };
 

@@ -14,8 +14,9 @@ use valetkey_http::Peer;
 
 use super::{NOBODY, reveal};
 use crate::{
-    oauth::{Front, OURS, basic, redeeming, refused},
+    oauth::{Front, basic, redeeming, refused},
     pages::{HTTPS, Pages, csrf, location, text},
+    sessions::OURS,
     support::{Answer, App, As, on_each_db},
 };
 

@@ -11,10 +11,11 @@ use super::reveal;
 use crate::{
     access::filled,
     approvals::Asking,
-    oauth::{CALLBACK, Front, OURS, authorize, encoded, posted, refused},
+    oauth::{CALLBACK, Front, authorize, encoded, posted, refused},
     pages::{Pages, csrf, location},
     pages_approvals,
-    support::{Answer, App, As, on_each_db},
+    sessions::OURS,
+    support::{Answer, App, As, on_each_db, text},
 };
 
 /// A body of bytes, as JSON or as what claims to be.
@@ -105,6 +106,27 @@ on_each_db! {
             assert!(answer.bytes.len() < 2_000, "{shown}: the answer is as long as the question");
         }
         assert_eq!(app.get(&As::Operator, "/v1/agents").await.expect(200).json()["agents"], json!([]));
+    }
+
+    /// Also where the names are not ours: parsers do not agree which of two counts, and somebody may have looked at the other.
+    async fn a_member_that_stands_twice_is_refused_wherever_it_stands(app: App) {
+        let account = "/v1/providers/http_basic/accounts/users/alice";
+        let twice = r#"{"account":{"account":"i","base_url":"https://intranet.example.com","base_url":"https://evil.example","username":"u","password":"p"}}"#;
+        let values = r#"{"values":{"client_id":"a","client_secret":"b","developer_username":"c","client_id":"d"}}"#;
+        let session = r#"{"provider":"mastodon","owner":"user:alice","fields":{"instance":"https://a.example","instance":"https://b.example"}}"#;
+        let question = r#"{"subject":{"type":"agent","id":"a","properties":{"person":"alice","person":"bob"}},"action":{"name":"use"},"resource":{"type":"provider","id":"reddit"}}"#;
+        for (method, path, body) in [
+            (Method::PUT, account, twice),
+            (Method::PATCH, account, r#"{"account":{"note":"a","note":"b"}}"#),
+            (Method::PUT, "/v1/providers/reddit/config", values),
+            (Method::PATCH, "/v1/providers/reddit/config", r#"{"values":{"client_id":"a","client_id":"b"}}"#),
+            (Method::POST, "/v1/connect-sessions", session),
+            (Method::POST, "/access/v1/evaluation", question),
+        ] {
+            let answer = send(&app, &As::Operator, &method, path, body.as_bytes().to_vec()).await.refused(400, "invalid_request");
+            assert!(text(&answer.json(), "/detail").contains("twice"), "{path}: {answer:?}");
+        }
+        assert_eq!(app.get(&As::Operator, "/v1/connections").await.expect(200).json()["connections"], json!([]));
     }
 
     /// Every route that takes a body, whoever may call it.

@@ -14,8 +14,9 @@ use valetkey::{
 use super::{ACCESS_TOKEN, JWT};
 use crate::{
     approvals::Asking,
-    oauth::{Front, OURS, redeeming, refused, site},
+    oauth::{Front, redeeming, refused, site},
     pages::{Pages, csrf, location, of, path, text},
+    sessions::OURS,
     support::{Answer, App, As, on_each_db},
 };
 
@@ -35,7 +36,7 @@ on_each_db! {
     /// RFC 6749 section 4.1.2: a code that comes twice is in two hands, and so is what came of it.
     async fn a_code_that_comes_twice_ends_what_came_of_it(front: Front) {
         let (client, other) = (front.public().await, front.public().await);
-        let code = front.code(&client).await;
+        let code = front.code(&client, &[]).await;
         let issued = front.post("/oauth/token", &redeeming(&client, &code)).await.expect(200).json();
         // Another client's word for it ends nothing.
         refused(front.post("/oauth/token", &redeeming(&other, &code)).await, 400, "invalid_grant");
@@ -49,7 +50,7 @@ on_each_db! {
     /// own attempt still works.
     async fn a_code_that_is_stolen_opens_nothing_without_its_verifier(front: Front) {
         let (client, other) = (front.public().await, front.public().await);
-        let code = front.code(&client).await;
+        let code = front.code(&client, &[]).await;
         for verifier in ["A".repeat(43), String::new(), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM".to_owned()] {
             let mut form = redeeming(&client, &code);
             form.retain(|(name, _)| *name != "code_verifier");

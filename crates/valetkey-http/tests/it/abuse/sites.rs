@@ -15,9 +15,9 @@ use super::{NOBODY, told};
 use crate::{
     access::body,
     clients,
-    oauth::OURS,
     pages::{Pages, csrf},
     pages_approvals::Asking,
+    sessions::OURS,
     support::{App, As, on_each_db, text},
 };
 
