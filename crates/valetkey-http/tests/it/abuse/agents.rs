@@ -87,14 +87,13 @@ on_each_db! {
 
     async fn an_agent_manages_nothing(app: App) {
         let agent = app.agent("a", "alice").await;
-        let (id, token) = app.token(&agent, json!({ "person": "alice" })).await;
+        let (_, token) = app.token(&agent, json!({ "person": "alice" })).await;
         let connection = app.account("users/alice", "").await;
         let grant = app.grant(json!({ "agent": agent, "connection": connection, "delivery": ["reveal"] })).await;
         for (method, path, body) in [
             (Method::GET, format!("/v1/agents/{agent}/tokens"), None),
             (Method::POST, format!("/v1/agents/{agent}/tokens"), Some(json!({ "person": "alice" }))),
             (Method::DELETE, format!("/v1/agents/{agent}/tokens"), None),
-            (Method::DELETE, format!("/v1/tokens/{id}"), None),
             (Method::PUT, format!("/v1/agents/{agent}/ceiling"), Some(json!({ "ceiling": null }))),
             (Method::PUT, format!("/v1/agents/{agent}/roles/mallory"), Some(json!({ "role": "admin" }))),
             (Method::POST, "/v1/grants".to_owned(), Some(json!({ "agent": agent, "connection": connection }))),
@@ -108,6 +107,9 @@ on_each_db! {
         ] {
             app.call(&token, method, &path, body, &[]).await.refused(403, "forbidden");
         }
+        // Its own token it may end, and no other, not even of its own.
+        let (other, _) = app.token(&agent, json!({ "person": "alice" })).await;
+        app.delete(&token, &format!("/v1/tokens/{other}")).await.refused(404, "not_found");
         reveal(&app, &token, &connection, &[]).await.expect(200);
     }
 
