@@ -466,15 +466,15 @@ on_each_db! {
         let (one, other) = tokio::join!(approval::expire(asking.base()), approval::expire(asking.base()));
         assert_eq!(one.unwrap() + other.unwrap(), 2);
         assert_eq!(approval::expire(asking.base()).await.unwrap(), 0);
+        assert_eq!((asking.status(&unused).await, asking.status(&waits).await), (Status::Expired, Status::Pending));
+        assert_eq!(code(asking.make(Some(&unused)).await), Code::ApprovalExpired);
+        // And the same call can be asked about again.
+        assert_ne!(asking.hold().await, unused);
         let audited = asking.yard.audited().await;
         let told: Vec<_> = audited.iter().filter(|row| row.action == "approval.expire").collect();
         assert_eq!(told.len(), 2);
         assert!(told.iter().all(|row| row.actor == "system" && row.agent.as_deref() == Some(asking.yard.agent.as_str())));
         assert!(told.iter().any(|row| row.facts.contains(unused.as_str())));
-        assert_eq!((asking.status(&unused).await, asking.status(&waits).await), (Status::Expired, Status::Pending));
-        assert_eq!(code(asking.make(Some(&unused)).await), Code::ApprovalExpired);
-        // And the same call can be asked about again.
-        assert_ne!(asking.hold().await, unused);
     }
 
     async fn a_site_is_told_what_is_asked_and_what_is_said_to_it(db: Db) {
