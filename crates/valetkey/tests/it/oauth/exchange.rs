@@ -115,7 +115,8 @@ on_each_db! {
         narrow(&hall.house, Over::Site, &hall.agent, Some(ceiling(r#"{"providers":["reddit"]}"#))).await;
         let issued = hall.trade(&client, &own, &[]).await.unwrap();
         assert_eq!(issued.scope.as_deref(), Some("proxy provider:reddit"));
-        assert_eq!(hall.ceiling_of(&issued.access_token).await, None);
+        let stored = hall.ceiling_of(&issued.access_token).await.unwrap_or_default();
+        assert_eq!(stored, Ceiling::default(), "what stands above the token is asked at each use");
         for beyond in ["reveal", "proxy provider:youtube"] {
             assert_eq!(word(hall.trade(&client, &own, &[("scope", beyond)]).await), Word::InvalidScope, "{beyond}");
         }
