@@ -85,14 +85,14 @@ async fn look(state: &AppState, who: &SignedIn, code: &str) -> Result<Response> 
 /// there are few enough of them to be guessed at.
 async fn counted<T>(state: &AppState, who: &SignedIn, work: impl Future<Output = Result<T>>) -> Result<T> {
     let session = &who.session;
-    let key = format!("codes {} {}", session.site, session.user);
-    if let Some(wait) = state.failures().wait(&key) {
+    let key = format!("{} {}", session.site, session.user);
+    if let Some(wait) = state.failures().people.wait(&key) {
         let text = "too many codes were wrong; wait, then try again";
         return Err(Error::new(Code::RateLimited, text).with_retry_after(wait));
     }
     let done = work.await;
     if done.as_ref().is_err_and(|error| error.code() == Code::NotFound) {
-        state.failures().note(&key);
+        state.failures().people.note(&key);
     }
     done
 }

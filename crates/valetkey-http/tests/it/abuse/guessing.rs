@@ -89,6 +89,25 @@ on_each_db! {
         front.post_from("198.51.100.7", "/oauth/token", &again).await.expect(200);
     }
 
+    /// Whoever has a network of IPv6 has an address for each guess. The network waits; nobody outside it does.
+    async fn who_guesses_from_ever_new_addresses_of_a_network_waits_and_nobody_else_does(front: Front) {
+        let (mut tries, mut last) = (0, 401);
+        while last == 401 {
+            tries += 1;
+            assert!(tries < 2_000, "nobody stops the network");
+            // Never the same client, which would wait where it fails again.
+            let claimed = format!("nobody{tries}");
+            let guess = [("client_id", claimed.as_str()), ("grant_type", "refresh_token")];
+            last = front.post_from(&format!("[2001:db8:1:{tries:x}::1]"), "/oauth/token", &guess).await.status.as_u16();
+        }
+        assert!(last == 429 && tries > 480, "{last} after {tries}");
+        let client = front.public().await;
+        let id = client.id.as_str();
+        refused(front.post_from("[2001:db8:2::1]", "/oauth/token", &redeeming(&client, "a guess")).await, 400, "invalid_grant");
+        front.post_from("[2001:db8:2::1]", "/oauth/device_authorization", &[("client_id", id)]).await.expect(200);
+        front.post_from("[2001:db8:1:ffff::1]", "/oauth/token", &redeeming(&client, "a guess")).await.expect(429);
+    }
+
     /// A yes or a no to a code is a guess at it as much as a look is: the first would let the guesser's agent in, the second end
     /// somebody's sign-in.
     async fn codes_of_devices_are_guessed_at_slowly_whatever_is_said_of_them(front: Front) {
