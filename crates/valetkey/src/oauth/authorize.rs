@@ -332,7 +332,7 @@ impl Server {
         let new = self.chosen(person, &asked.client, asked_for, choice).await?;
         let text = Secret::new(id::random_text::<32>()?);
         let mut tx = base.db.begin().await?;
-        if !store::hold_client(&mut tx, &asked.client.id, now).await? {
+        if !store::hold_client(&mut tx, &asked.client, now).await? {
             return Err(Error::new(Code::NotFound, "the program that sent you here was revoked meanwhile"));
         }
         let family = family::open(base, &mut tx, site, &Actor::User(person.clone()), new).await?;

@@ -111,7 +111,7 @@ pub struct Client {
     pub agent: Option<AgentId>,
     /// Since when, where it registered itself.
     pub registered_at: Option<Timestamp>,
-    /// When a token was last issued to it.
+    /// When a token was last issued to it, to the minute.
     pub used_at: Option<Timestamp>,
     /// Since when there is such a client.
     pub created_at: Timestamp,

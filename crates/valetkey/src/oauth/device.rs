@@ -122,7 +122,7 @@ impl Server {
             return Err(not_good());
         }
         let (access, refresh) = (token::compose(&id::random::<32>()?), refresh_text(&id::random::<32>()?));
-        let mut tx = db.begin().await?;
+        let mut tx = db.begin_bookkeeping().await?;
         self.hold(&mut tx, client, &family, now).await?;
         if !store::use_device(&mut tx, &device.hash, now).await? {
             return Err(not_good());
@@ -163,7 +163,7 @@ impl Server {
         let (device, client) = self.waiting(site, user_code).await?.ok_or_else(gone)?;
         let new = self.chosen(person, &client, (&device.ceiling, device.audience, None), choice).await?;
         let mut tx = self.base().db.begin().await?;
-        if !store::hold_client(&mut tx, &client.id, self.now()).await? {
+        if !store::hold_client(&mut tx, &client, self.now()).await? {
             return Err(gone());
         }
         let family = family::open(self.base(), &mut tx, site, &Actor::User(person.clone()), new).await?;

@@ -356,10 +356,11 @@ impl Server {
             expires_at: child.expires_at,
         };
         let actor = Actor::Agent { agent: shown.agent.clone(), token: parent.id.clone(), user: child.person.clone() };
-        let mut tx = base.db.begin().await?;
+        // A new token is in nobody's cache.
+        let mut tx = base.db.begin_bookkeeping().await?;
         // The client before the token, as whoever revokes it does.
-        let held = super::store::hold_client(&mut tx, &client.id, now).await?
-            && token::hold(&mut tx, &client.site, &parent.id, now).await?;
+        let held =
+            super::store::hold_client(&mut tx, client, now).await? && token::hold(&mut tx, &client.site, &parent.id, now).await?;
         if !held {
             return Err(odd("the token or the client was revoked meanwhile"));
         }

@@ -92,7 +92,7 @@ impl Server {
         }
         self.check_audience(&family, params)?;
         let (access, refresh) = (token::compose(&id::random::<32>()?), refresh_text(&id::random::<32>()?));
-        let mut tx = self.base().db.begin().await?;
+        let mut tx = self.base().db.begin_bookkeeping().await?;
         self.hold(&mut tx, client, &family, now).await?;
         if !store::use_code(&mut tx, &code_hash, now).await? {
             drop(tx);
@@ -103,9 +103,10 @@ impl Server {
         Ok(issued)
     }
 
-    /// Holds a client and a consent of it until the transaction ends.
+    /// Holds a client and a consent of it until the transaction ends. A new token is in nobody's cache, so the transaction need not be one
+    /// that empties them.
     pub(super) async fn hold(&self, tx: &mut Tx, client: &Client, family: &Family, now: Timestamp) -> Outcome<()> {
-        let held = store::hold_client(tx, &client.id, now).await? && family::hold(tx, &client.site, &family.id, now).await?;
+        let held = store::hold_client(tx, client, now).await? && family::hold(tx, &client.site, &family.id, now).await?;
         if held { Ok(()) } else { Err(not_good()) }
     }
 
@@ -211,7 +212,7 @@ impl Server {
         let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
         let (access, refresh) = (token::compose(&derived(&key, "access", old)?), refresh_text(&derived(&key, "refresh", old)?));
         if stored.used_at.is_none() {
-            let mut tx = db.begin().await?;
+            let mut tx = db.begin_bookkeeping().await?;
             self.hold(&mut tx, client, &family, now).await?;
             if store::use_refresh(&mut tx, &old_hash, now).await? {
                 self.store_refresh(&mut tx, client, &family, &refresh).await?;
