@@ -86,6 +86,7 @@ pub async fn erase(outside: &Outside, site: &SiteId, actor: &Actor, user: &UserI
         });
         base.audit.record(&mut tx, Event::new(site, actor, "person.erased").facts(facts)).await?;
     }
+    token::count_revocations(&mut tx, site, tokens).await?;
     tx.commit().await?;
     let (connections, apps) = end_accounts(outside, site, actor, user).await?;
     Ok(Erased { connections, apps, ..taken })

@@ -31,7 +31,7 @@ use crate::{
     principal::{Actor, Ceiling},
     secret::Secret,
     text,
-    token::family,
+    token::{self, family},
 };
 
 /// What every client secret begins with.
@@ -298,6 +298,7 @@ pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &ClientId) ->
         let facts = json!({ "client": id, "tokens": tokens });
         base.audit.record(&mut tx, Event::new(site, actor, "client.revoke").facts(facts)).await?;
     }
+    token::count_revocations(&mut tx, site, tokens).await?;
     tx.commit().await?;
     Ok(tokens)
 }
