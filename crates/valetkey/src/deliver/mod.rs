@@ -526,7 +526,8 @@ impl Deliverer {
             None => !decision.approved,
         };
         if !decision.allowed() || !carried {
-            return Err(Error::new(Code::Conflict, "what is granted changed while the call waited; make it again"));
+            let error = Error::new(Code::Conflict, "what is granted changed while the call waited; make it again");
+            return Err(self.not_taken(allowed, error, "changed").await?);
         }
         let Decision { counted, rate, grant: Some(id), .. } = decision else { return Ok(()) };
         let (base, site) = (&self.outside.base, &allowed.site);
@@ -534,27 +535,28 @@ impl Deliverer {
             && let Err(error) = self.limits.take(&base.db, site, id, *rate, base.clock.now()).await
         {
             return match error.code() {
-                Code::RateLimited => Err(self.none_left(allowed, id, error, "rate").await?),
+                Code::RateLimited => Err(self.not_taken(allowed, error, "rate").await?),
                 _ => Err(error),
             };
         }
         if let Some(approval) = approval
             && let Err(error) = approval::take(base, site, &allowed.actor, approval).await
         {
-            return Err(self.not_carried(allowed, id, error).await?);
+            return Err(self.not_carried(allowed, error).await?);
         }
         if *counted && !grant::take_use(&base.db, site, id).await? {
             // Somebody else took the last one since the decision.
             let error = Error::new(Code::GrantDenied, "the grant is used up; ask its owner to grant it anew");
-            return Err(self.none_left(allowed, id, error, "used_up").await?);
+            return Err(self.not_taken(allowed, error, "used_up").await?);
         }
         Ok(())
     }
 
-    /// Records that a grant's limit, or the approval that it asks for, refused a call.
-    async fn none_left(&self, allowed: &Allowed, grant: &GrantId, error: Error, reason: &'static str) -> Result<Error> {
+    /// Records that a call was refused after its decision: by the grant's limit, by the approval that it asks for, or because what is
+    /// granted changed meanwhile.
+    async fn not_taken(&self, allowed: &Allowed, error: Error, reason: &'static str) -> Result<Error> {
         let code = error.code().as_str();
-        let facts = json!({ "grant": grant, "code": code, "reasons": [reason] });
+        let facts = json!({ "grant": allowed.grant(), "code": code, "reasons": [reason] });
         let event = self.event(allowed, "connection.use", facts).outcome(Outcome::Denied);
         self.outside.base.audit.record_use(event).await?;
         metrics::counter!("valetkey_denials_total", "code" => code).increment(1);
