@@ -21,6 +21,7 @@ mod imports;
 mod keys;
 mod mcp;
 mod oauth;
+mod oauth_consent;
 mod openapi;
 mod pages;
 mod pages_approvals;

@@ -119,19 +119,18 @@ pub(super) async fn show(State(state): State<AppState>, OriginalUri(uri): Origin
         Err(Misasked::Here(error)) => return failed(error),
         asked => asked,
     };
-    let site = asked.as_ref().ok().map(|asked| &asked.client.site);
+    let site = asked.as_ref().map_or_else(Misasked::site, |asked| Some(&asked.client.site));
     let who = match signed_in::current(state.outside(), &headers).await {
         Ok(Some(who)) => who,
         Ok(None) => return signed_in::ask(state.outside(), site, back).await,
         Err(error) => return failed(error),
     };
     let shown = async {
+        let session = &who.session;
         let asked = match asked {
             Ok(asked) => asked,
-            Err(Misasked::There(address)) => return redirect(&address),
-            Err(Misasked::Here(error)) => return Err(error),
+            Err(misasked) => return redirect(&misasked.address(&session.site)?),
         };
-        let session = &who.session;
         let consent = state.oauth().consent(&session.site, &session.user, &asked).await?;
         session.require_fresh(state.base().clock.now())?;
         let page = Page::new(consent, &who, back.to_owned());
@@ -152,12 +151,11 @@ pub(super) async fn answer(State(state): State<AppState>, OriginalUri(uri): Orig
     };
     let back = uri.path_and_query().map_or("/", |path| path.as_str());
     let answered = async {
+        let session = &who.session;
         let asked = match read(&state, uri.query()).await {
             Ok(asked) => asked,
-            Err(Misasked::There(address)) => return redirect(&address),
-            Err(Misasked::Here(error)) => return Err(error),
+            Err(misasked) => return redirect(&misasked.address(&session.site)?),
         };
-        let session = &who.session;
         if !says_yes(&fields)? {
             return redirect(&state.oauth().refuse(&session.site, &session.user, &asked).await?);
         }
