@@ -76,7 +76,7 @@ async fn look(state: &AppState, who: &SignedIn, code: &str) -> Result<Response> 
     let session = &who.session;
     let consent = state.oauth().device_consent(&session.site, &session.user, code).await?;
     let unknown = || Error::new(Code::NotFound, "this code is unknown, used or expired; look at your device for the present one");
-    let mut page = Page::new(consent.ok_or_else(unknown)?, who, path::DEVICE.to_owned());
+    let mut page = Page::new(state.outside(), consent.ok_or_else(unknown)?, who, path::DEVICE.to_owned()).await?;
     page.user_code = Some(code.to_owned());
     Ok(own_page(StatusCode::OK, &page))
 }
