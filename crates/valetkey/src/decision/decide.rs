@@ -21,7 +21,7 @@ use crate::{
     grant::{Effect, ForWhom, Rate},
     id::{GrantId, UserId},
     principal::{AuthSource, CallerChain, Ceiling, Delivery, Principal},
-    provider::pattern::{MAIL_METHOD, PathPattern},
+    provider::pattern::{MAIL_METHOD, PathPattern, Readings},
 };
 
 /// What is asked.
@@ -222,8 +222,9 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
     }
 
     let whose = person.map(|p| &p.id);
+    let path = request.operation.map(|(_, _, path)| Readings::of(path));
     let mut denials = facts.grants.iter().filter(|grant| grant.effect == Effect::Deny).filter(is_live);
-    if let Some(grant) = denials.find(|grant| speaks_of(grant, facts, request, whose)) {
+    if let Some(grant) = denials.find(|grant| speaks_of(grant, facts, request, path.as_ref(), whose)) {
         let text = format!("grant {} denies it", grant.id);
         return deny(Code::GrantDenied, "denied", &text, Some("take that denial back"));
     }
@@ -234,7 +235,7 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
     // A grant that asks about this and does not permit it. No other lets it pass without asking, so nothing does.
     let mut withheld = None;
     for grant in given().filter(is_live) {
-        let speaks = grant.effect == Effect::Ask && speaks_of(grant, facts, request, whose);
+        let speaks = grant.effect == Effect::Ask && speaks_of(grant, facts, request, path.as_ref(), whose);
         match refuses(grant, facts, request, whose, under) {
             // A call that runs was not approved under it, and it is as if it asked now.
             Some(reason) if speaks && reason.fact == OTHER_USE => asks = asks.or(Some(((false, true), grant))),
@@ -459,15 +460,21 @@ fn beyond_ceiling(over: Over, ceiling: &Ceiling, row: Option<&Connection>, reque
 }
 
 /// Whether a grant that asks or denies speaks of what is asked. It errs on the side of yes: what cannot be read speaks of
-/// everything, and a path is meant however it is spelled.
-fn speaks_of(grant: &GrantFacts, facts: &Facts, request: &Request<'_>, person: Option<&UserId>) -> bool {
-    let operations = || match (&grant.operations, request.operation) {
+/// everything, and a path is meant however it is spelled. `path` is that of the operation.
+fn speaks_of(
+    grant: &GrantFacts,
+    facts: &Facts,
+    request: &Request<'_>,
+    path: Option<&Readings<'_>>,
+    person: Option<&UserId>,
+) -> bool {
+    let operations = || match (&grant.operations, request.operation.zip(path)) {
         (None | Some(Parsed::Unreadable), _) => true,
         // What is revealed obeys no operation: whoever has it can do those as well.
         (Some(Parsed::Read(_)), _) if request.delivery == Delivery::Reveal => true,
         // In general something else may be done. The operation itself is asked about before it is done.
         (Some(Parsed::Read(_)), None) => false,
-        (Some(Parsed::Read(patterns)), Some((method, host, path))) => {
+        (Some(Parsed::Read(patterns)), Some(((method, host, _), path))) => {
             patterns.iter().any(|pattern| pattern.catches(method.as_str(), host, path))
         }
     };

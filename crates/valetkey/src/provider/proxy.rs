@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::{
     credential_query::{self, BodyKind, CredentialQuery},
     definition::{as_map, duration_text, spelled},
-    pattern::PathPattern,
+    pattern::{PathPattern, Readings},
     spanned::duration,
     template::{Template, Vars},
     url_template::UrlTemplate,
@@ -70,7 +70,8 @@ impl Proxy {
 
     /// Whether this call would mint, refresh, list or revoke a credential. `path` is what is sent, without the query.
     pub fn is_credential_path(&self, method: &http::Method, host: &str, path: &[u8]) -> bool {
-        self.credential_paths.iter().any(|pattern| pattern.catches(method.as_str(), host, path))
+        let path = Readings::of(path);
+        self.credential_paths.iter().any(|pattern| pattern.catches(method.as_str(), host, &path))
     }
 
     /// Whether this query asks for a credential in the answer.
