@@ -350,6 +350,7 @@ impl Broker {
             connect::sweep(base).await?;
             approval::expire(base).await?;
             approval::sweep(base).await?;
+            proposal::expire(base).await?;
             proposal::sweep(base).await?;
             session::sweep(&base.db, base.clock.now()).await.map(|_| ())
         });

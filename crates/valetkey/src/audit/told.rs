@@ -38,6 +38,7 @@ pub const EVENT_TYPES: &[(&str, &[&str])] = &[
     ("approval.expired", &["approval", "grant"]),
     ("proposal.requested", &["proposal", "provider", "addressee", "delivery", "for_whom"]),
     ("proposal.decided", &["proposal", "provider", "grant"]),
+    ("proposal.expired", &["proposal", "provider", "addressee"]),
     ("webhook.disabled", &["webhook", "reason"]),
 ];
 
@@ -80,6 +81,7 @@ fn kinds(event: &Event) -> &'static [&'static str] {
         ("approval.expire", Outcome::Ok) => &["approval.expired"],
         ("proposal.create", Outcome::Ok) => &["proposal.requested"],
         ("proposal.accept" | "proposal.refuse", Outcome::Ok) => &["proposal.decided"],
+        ("proposal.expire", Outcome::Ok) => &["proposal.expired"],
         ("webhook.disable", _) => &["webhook.disabled"],
         _ => &[],
     }
@@ -219,6 +221,7 @@ mod tests {
             "proposal.create",
             "proposal.accept",
             "proposal.refuse",
+            "proposal.expire",
             "webhook.disable",
             "connection.use",
             "account.reveal",

@@ -234,6 +234,45 @@ pub(super) async fn decide(
     Ok(changed == 1)
 }
 
+row! {
+    /// A wish whose time is over, and of which that was not told yet.
+    pub(super) struct Over {
+        pub(super) site: String,
+        pub(super) id: String,
+        pub(super) agent: String,
+        pub(super) addressee: Option<String>,
+        pub(super) provider: String,
+        pub(super) connection: Option<String>,
+    }
+}
+
+/// Wishes whose time is over and that are written down as waiting: at most `limit`.
+pub(super) async fn over(db: &Db, now: Timestamp, limit: i64) -> Result<Vec<Over>> {
+    Ok(on!(db, |c| sqlx::query_as(
+        "SELECT site, id, agent, addressee, provider, connection FROM proposals
+         WHERE expires_at <= $1 AND status = 'pending' ORDER BY expires_at, site, id LIMIT $2"
+    )
+    .bind(now.0)
+    .bind(limit)
+    .fetch_all(c)
+    .await?))
+}
+
+/// Writes down that the time of a wish is over. False where another replica did, or it was answered at the last moment.
+pub(super) async fn expire(tx: &mut Tx, over: &Over, now: Timestamp) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE proposals SET status = 'expired', closed_at = COALESCE(closed_at, $3)
+         WHERE site = $1 AND id = $2 AND status = 'pending' AND expires_at <= $3"
+    )
+    .bind(&over.site)
+    .bind(&over.id)
+    .bind(now.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
 /// What else is asked for that might be for a person, as it is stored.
 pub(super) async fn naming(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<Vec<(String, String)>> {
     Ok(on!(tx, |c| sqlx::query_as("SELECT id, wanted FROM proposals WHERE site = $1 AND REPLACE(wanted, $2, '') <> wanted")

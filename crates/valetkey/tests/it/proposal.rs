@@ -414,6 +414,37 @@ on_each_db! {
         assert!(told.iter().all(|(_, body)| !body.to_string().contains("canary") && !body.to_string().contains("the report")));
     }
 
+    /// Whoever is told that an agent asks is told that nobody answered.
+    async fn a_time_that_ran_out_is_recorded_and_told_once(db: Db) {
+        let desk = Desk::new(&db).await;
+        endpoint(&desk.yard).await;
+        let base = &desk.yard.house.base;
+        let (accepted, refused) = (desk.asked().await, desk.propose(Wish { operations: None, ..wish() }).await.unwrap().id);
+        desk.accept("alice", &accepted, desk.with()).await.unwrap();
+        proposal::refuse(base, desk.site(), &person("alice"), &refused, "").await.unwrap();
+        let third = || Wish { operations: Some(vec!["GET /api/me".to_owned()]), ..wish() };
+        let unanswered = desk.propose(third()).await.unwrap().id;
+        base.clock.advance(WEEK - Duration::from_secs(1));
+        assert_eq!(proposal::expire(base).await.unwrap(), 0);
+        base.clock.advance(Duration::from_secs(1));
+        // The same wish, asked anew before anybody looked, takes nothing away from what is told of the old one.
+        let anew = desk.propose(third()).await.unwrap().id;
+        assert_ne!(anew, unanswered);
+        // Two replicas at the same moment.
+        let (one, other) = tokio::join!(proposal::expire(base), proposal::expire(base));
+        assert_eq!(one.unwrap() + other.unwrap(), 1);
+        assert_eq!(proposal::expire(base).await.unwrap(), 0);
+        assert_eq!((desk.status(&unanswered).await, desk.status(&anew).await), (Status::Expired, Status::Pending));
+        assert_eq!((desk.status(&accepted).await, desk.status(&refused).await), (Status::Accepted, Status::Refused));
+        assert_eq!(code(desk.accept("alice", &unanswered, desk.with()).await), Code::Conflict);
+        let told: Vec<_> = told(&db).await.into_iter().filter(|(kind, _)| kind == "proposal.expired").collect();
+        assert_eq!(told.len(), 1);
+        let data = &told[0].1["data"];
+        let said = [&data["proposal"], &data["provider"], &data["addressee"], &data["agent"]].map(|said| said.as_str());
+        assert_eq!(said, [Some(unanswered.as_str()), Some("lab"), Some("alice"), Some(desk.yard.agent.as_str())]);
+        assert!(!told[0].1.to_string().contains("the report"));
+    }
+
     async fn each_answer_leaves_a_row_in_the_audit(db: Db) {
         let desk = Desk::new(&db).await;
         let id = desk.asked().await;
