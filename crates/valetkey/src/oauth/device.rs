@@ -12,7 +12,7 @@ use super::{
     authorize::{Choice, Consent},
     hash, not_good,
     store::{self, Device},
-    token::refresh_text,
+    token::{holding, refresh_text},
 };
 use crate::{
     audit::Event,
@@ -118,16 +118,15 @@ impl Server {
             None => return Err(self.not_yet(&device).await?),
             Some(family) => family::get(db, &device.site, family).await?.ok_or_else(not_good)?,
         };
-        if !self.can_act(&client.site, &family.agent, &family.person).await? {
-            return Err(not_good());
-        }
+        let facts = self.acting(&client.site, &family.agent, &family.person).await?.ok_or_else(not_good)?;
+        let scope = holding(&facts, &family.ceiling)?;
         let (access, refresh) = (token::compose(&id::random::<32>()?), refresh_text(&id::random::<32>()?));
         let mut tx = db.begin_bookkeeping().await?;
         self.hold(&mut tx, client, &family, now).await?;
         if !store::use_device(&mut tx, &device.hash, now).await? {
             return Err(not_good());
         }
-        let issued = self.first(&mut tx, client, &family, access, refresh).await?;
+        let issued = self.first(&mut tx, client, &family, &scope, access, refresh).await?;
         tx.commit().await?;
         Ok(issued)
     }

@@ -249,7 +249,7 @@ impl Server {
                 if shown.token.principal.user.as_ref().is_some_and(|own| *own != person) {
                     return Err(odd("the agent's token acts for somebody else; one that is for nobody will do"));
                 }
-                if !self.can_act(&client.site, &shown.agent, &person).await? {
+                if self.acting(&client.site, &shown.agent, &person).await?.is_none() {
                     return Err(odd("the person may not have this agent act"));
                 }
                 Ok(Shown { proven: Some(person), ..shown })

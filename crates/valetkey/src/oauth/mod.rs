@@ -127,16 +127,16 @@ impl Server {
         Ok(named)
     }
 
-    /// Whether an agent can act for a person now: both live, and the person has a role of operator or more on the agent.
-    async fn can_act(&self, site: &SiteId, agent: &AgentId, person: &UserId) -> Result<bool> {
+    /// The facts of an agent that can act for a person now: both live, and the person has a role of operator or more on the agent.
+    async fn acting(&self, site: &SiteId, agent: &AgentId, person: &UserId) -> Result<Option<Facts>> {
         // No connection has this id: only who acts is asked.
         let none = ConnectionId::new();
         let who = Who::new(agent.clone(), Some(person.clone()));
-        let Some(facts) = decision::for_agent(&self.base().db, site, &who, &none).await? else { return Ok(false) };
+        let Some(facts) = decision::for_agent(&self.base().db, site, &who, &none).await? else { return Ok(None) };
         let operates = facts.person.as_ref().is_some_and(|person| person.role >= Some(Role::Operator));
         match decision::principal(&facts, self.now()) {
-            Ok(_) => Ok(operates),
-            Err(error) if error.code() == Code::Unauthenticated => Ok(false),
+            Ok(_) => Ok(operates.then_some(facts)),
+            Err(error) if error.code() == Code::Unauthenticated => Ok(None),
             Err(error) => Err(error),
         }
     }
