@@ -7,6 +7,7 @@ use crate::on_each_home;
 on_each_home! {
     /// T-166, T-167, T-169.
     async fn roles_are_granted_listed_checked_and_revoked(home: Home) {
+        let _server = home.serve().await;
         home.cli(&["agent", "create", "roadie", "--owner", "42"]).ok();
         home.cli(&["agent", "access", "grant", "roadie", "43"]).ok();
         home.cli(&["agent", "access", "grant", "roadie", "44", "--role", "viewer"]).ok();
@@ -32,6 +33,7 @@ on_each_home! {
     }
 
     async fn a_ceiling_is_shown_set_and_taken_away(home: Home) {
+        let _server = home.serve().await;
         home.cli(&["agent", "create", "roadie"]).ok();
         let nothing = "nothing narrows besides grants";
         assert!(home.cli(&["agent", "ceiling", "roadie"]).ok().contains(nothing));
@@ -45,6 +47,7 @@ on_each_home! {
     }
 
     async fn a_policy_keeps_what_is_not_named(home: Home) {
+        let _server = home.serve().await;
         home.cli(&["site", "policy", "--chain-limit", "5"]).ok();
         let both = home.json(&["site", "policy", "--only-deliver", "proxy"]);
         assert_eq!(both, json!({ "ceiling": { "delivery": ["proxy"] }, "chain_limit": 5 }));
@@ -58,6 +61,7 @@ on_each_home! {
     }
 
     async fn erasing_asks_whether_it_is_meant(home: Home) {
+        let _server = home.serve().await;
         home.cli(&["agent", "create", "roadie", "--owner", "42"]).ok();
         home.cli(&["agent", "access", "grant", "roadie", "43"]).ok();
         home.cli(&["person", "erase", "43"]).failed(2);

@@ -4,9 +4,10 @@ use serde_json::json;
 
 use crate::support::Home;
 
-#[test]
-fn a_client_is_made_shown_and_revoked() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_is_made_shown_and_revoked() {
     let home = Home::sqlite();
+    let _server = home.serve().await;
     let made =
         home.json(&["client", "create", "App", "--redirect-uri", "http://127.0.0.1/cb", "--scope", "proxy", "--scope", "reveal"]);
     assert_eq!((&made["scope"], &made["grant_types"]), (&json!("proxy reveal"), &json!(["authorization_code", "refresh_token"])));
@@ -21,9 +22,10 @@ fn a_client_is_made_shown_and_revoked() {
     home.cli(&["client", "show", "vkc_00000000000000000000000000000000"]).failed(3);
 }
 
-#[test]
-fn registration_is_closed_until_it_is_opened() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registration_is_closed_until_it_is_opened() {
     let home = Home::sqlite();
+    let _server = home.serve().await;
     assert_eq!(home.cli(&["client", "registration"]).ok().trim(), "clients cannot register themselves");
     assert_eq!(home.cli(&["client", "registration", "on"]).ok().trim(), "clients may register themselves");
     assert_eq!(home.json(&["client", "registration"]), json!({ "open": true }));
