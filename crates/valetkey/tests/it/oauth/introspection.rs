@@ -217,7 +217,7 @@ on_each_db! {
         assert_eq!(hall.introspect(&asker, kept.access_token.expose()).await["revocation_epoch"], json!(1));
     }
 
-    /// R96: whatever ends tokens moves the number, also on a replica whose clock stands an hour back.
+    /// Whatever ends tokens moves the number, also on a replica whose clock stands an hour back.
     async fn every_revocation_is_counted_whatever_the_clocks_say(db: Db) {
         let hall = Hall::new(&db).await;
         let (base, site, asker) = (&hall.house.base, hall.site(), hall.asker().await);
