@@ -223,9 +223,9 @@ fn targets(value: &str, base: &Url, ours: &Url) -> Option<String> {
 /// By which a challenge says where tokens for the resource come from (RFC 9728 section 5.1).
 const METADATA: &str = "resource_metadata";
 
-/// Takes out of every challenge where tokens for the resource come from. To a client the resource is the URL that it asked, which is
-/// ours: a provider could send an agent, or the person behind it, to an authorization server of its choice, as if we said so. Everything
-/// else of a challenge stays; one that cannot be read goes.
+/// Takes out of every challenge where tokens for the resource come from. To a client the resource is the URL that it asked, which
+/// is ours: a provider could send an agent, or the person behind it, to an authorization server of its choice, as if we said so.
+/// Everything else of a challenge stays; one that cannot be read goes.
 fn strip_metadata(headers: &mut HeaderMap) {
     let name = header::WWW_AUTHENTICATE;
     let names_it = |value: &HeaderValue| {
@@ -245,8 +245,8 @@ fn strip_metadata(headers: &mut HeaderMap) {
     }
 }
 
-/// The value of `WWW-Authenticate` (RFC 9110 section 11.6.1) without the parameter; nothing where nothing is left, or where somebody
-/// could still read the parameter in what is left: many a client looks for it as a text.
+/// The value of `WWW-Authenticate` (RFC 9110 section 11.6.1) without the parameter; nothing where nothing is left, or where
+/// somebody could still read the parameter in what is left: many a client looks for it as a text.
 fn without_metadata(value: &str) -> Option<String> {
     let mut written = String::with_capacity(value.len());
     // Whether the scheme that was written last has lost what stood behind it: what comes next stands there.

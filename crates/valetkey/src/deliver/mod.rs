@@ -552,8 +552,8 @@ impl Deliverer {
         Ok(())
     }
 
-    /// Records that a call was refused after its decision: by the grant's limit, by the approval that it asks for, or because what is
-    /// granted changed meanwhile.
+    /// Records that a call was refused after its decision: by the grant's limit, by the approval that it asks for, or because what
+    /// is granted changed meanwhile.
     async fn not_taken(&self, allowed: &Allowed, error: Error, reason: &'static str) -> Result<Error> {
         let code = error.code().as_str();
         let facts = json!({ "grant": allowed.grant(), "code": code, "reasons": [reason] });

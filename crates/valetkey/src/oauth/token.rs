@@ -105,8 +105,8 @@ impl Server {
         Ok(issued)
     }
 
-    /// Holds a client and a consent of it until the transaction ends. A new token is in nobody's cache, so the transaction need not be one
-    /// that empties them.
+    /// Holds a client and a consent of it until the transaction ends. A new token is in nobody's cache, so the transaction need not
+    /// be one that empties them.
     pub(super) async fn hold(&self, tx: &mut Tx, client: &Client, family: &Family, now: Timestamp) -> Outcome<()> {
         let held = store::hold_client(tx, client, now).await? && family::hold(tx, &client.site, &family.id, now).await?;
         if held { Ok(()) } else { Err(not_good()) }
