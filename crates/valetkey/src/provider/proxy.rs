@@ -1,14 +1,11 @@
 //! How calls are proxied at one provider: where a credential may go, how it gets there, and what is never called.
 
-use std::{fmt, time::Duration};
-
 use serde::{Serialize, Serializer};
 
 use super::{
     credential_query::{self, BodyKind, CredentialQuery},
-    definition::{as_map, duration_text, spelled},
+    definition::as_map,
     pattern::PathPattern,
-    spanned::duration,
     template::{Template, Vars},
     url_template::UrlTemplate,
 };
@@ -33,10 +30,6 @@ pub struct Proxy {
     pub strip_query: Vec<String>,
     /// The slots whose token may be used; empty: the connection's own.
     pub slots: Vec<String>,
-    /// The provider's own limit.
-    pub rate_limit: Option<RateLimit>,
-    /// The provider's own limit for a day.
-    pub daily_limit: Option<u32>,
     /// What mints, refreshes, lists or revokes credentials at these hosts: never proxied.
     pub credential_paths: Vec<PathPattern>,
     /// Why there is none, where there is none.
@@ -202,30 +195,5 @@ impl Inject {
             Inject::Basic { user, password } => vec![user, password],
             Inject::Oauth1Signature => Vec::new(),
         }
-    }
-}
-
-/// So many calls in so much time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct RateLimit {
-    /// How many.
-    pub count: u32,
-    /// In how much time.
-    #[serde(serialize_with = "duration_text")]
-    pub per: Duration,
-}
-
-impl RateLimit {
-    /// Reads a count and a time, such as `30/5m` or `5/s`; nothing where it is neither or the count is zero.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (count, per) = text.split_once('/')?;
-        let per = if per.starts_with(|c: char| c.is_ascii_digit()) { duration(per)? } else { duration(&format!("1{per}"))? };
-        Some(Self { count: count.parse().ok().filter(|count| *count > 0)?, per })
-    }
-}
-
-impl fmt::Display for RateLimit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.count, spelled(self.per))
     }
 }

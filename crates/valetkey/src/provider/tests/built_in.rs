@@ -204,7 +204,6 @@ fn the_everyday_calls_stay_open() {
         ("discord", "GET", "discord.com", "/api/v10/users/@me/guilds"),
         ("gitlab", "POST", "gitlab.com", "/api/v4/projects/group%2Fproject/issues"),
         ("jira", "POST", "api.atlassian.com", "/ex/jira/11111111-1111/rest/api/3/issue"),
-        ("jira", "GET", "api.atlassian.com", "/oauth/token/accessible-resources"),
         ("confluence", "GET", "api.atlassian.com", "/ex/confluence/11111111-1111/wiki/api/v2/pages"),
         ("airtable", "POST", "api.airtable.com", "/v0/app1/Tasks"),
         ("asana", "POST", "app.asana.com", "/api/1.0/tasks"),
