@@ -84,6 +84,9 @@ const RESERVED_HEADERS: &[&str] = &[
     "upgrade",
 ];
 
+/// Why nothing says whose an account is, where a definition of entered credentials does not say it.
+pub(super) const OWNERS_WORD: &str = "what the owner stored counts as verified by the owner";
+
 /// Reads one definition out of its merged tree. All mistakes, or none.
 pub(super) fn definition(name: &ProviderName, node: &Node, trust: Trust, source: Source) -> Result<Definition, Vec<Problem>> {
     let problems = Problems::default();
@@ -428,7 +431,7 @@ impl<'a> Loader<'a> {
         let none = |reason: &str| Identity::None { reason: reason.to_owned() };
         let Some(item) = top.item("identity") else {
             if matches!(self.kind, Kind::Static | Kind::Mail) {
-                return none(reason.unwrap_or("what the owner stored counts as verified by the owner"));
+                return none(reason.unwrap_or(OWNERS_WORD));
             }
             top.missing("identity", "a step, `static = {...}`, or \"none\" with an identity_none_reason");
             return none("");
