@@ -48,7 +48,7 @@ pub use definition::{
 pub use entered::OwnClient;
 pub use field::{Field, FieldPattern};
 pub use only::Only;
-pub use proxy::{HostRule, Inject, Proxy};
+pub use proxy::{HostRule, Inject, Proxy, RateLimit};
 pub use template::{Broker, Client, TOKEN_SECRET, Template, Vars};
 pub use url_template::UrlTemplate;
 pub use value_path::ValuePath;

@@ -1,11 +1,14 @@
 //! How calls are proxied at one provider: where a credential may go, how it gets there, and what is never called.
 
+use std::{fmt, time::Duration};
+
 use serde::{Serialize, Serializer};
 
 use super::{
     credential_query::{self, BodyKind, CredentialQuery},
-    definition::as_map,
+    definition::{as_map, duration_text, spelled},
     pattern::PathPattern,
+    spanned::duration,
     template::{Template, Vars},
     url_template::UrlTemplate,
 };
@@ -195,5 +198,30 @@ impl Inject {
             Inject::Basic { user, password } => vec![user, password],
             Inject::Oauth1Signature => Vec::new(),
         }
+    }
+}
+
+/// So many calls in so much time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RateLimit {
+    /// How many.
+    pub count: u32,
+    /// In how much time.
+    #[serde(serialize_with = "duration_text")]
+    pub per: Duration,
+}
+
+impl RateLimit {
+    /// Reads a count and a time, such as `30/5m` or `5/s`; nothing where it is neither or the count is zero.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (count, per) = text.split_once('/')?;
+        let per = if per.starts_with(|c: char| c.is_ascii_digit()) { duration(per)? } else { duration(&format!("1{per}"))? };
+        Some(Self { count: count.parse().ok().filter(|count| *count > 0)?, per })
+    }
+}
+
+impl fmt::Display for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.count, spelled(self.per))
     }
 }
