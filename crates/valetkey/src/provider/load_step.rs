@@ -223,6 +223,9 @@ impl<'l, 'a> Steps<'l, 'a> {
         {
             table.table_or_empty("query").wrong(&next.query, "is what `next` adds");
         }
+        if table.has("only") && table.list("only").is_empty() {
+            table.wrong("only", "an empty list would let no call pass: leave it out where a choice binds nothing");
+        }
         if !step.only.is_empty() && step.select != Some(Select::User) {
             table.wrong("only", "binds to what a person chooses: it needs select = \"user\"");
         }

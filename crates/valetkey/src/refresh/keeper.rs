@@ -5,7 +5,7 @@
 //!
 //! 1. It looks again and again which providers have something due, and sweeps each of them on its own, beside the others: one
 //!    that is slow, or has very much to renew, holds up nobody but itself. It is swept again once its sweep is over.
-//! 2. Where each account may be at a server of its own, a sweep waits for each only a moment ([`Settings::keeper_patience`]):
+//! 2. Where each account may be at a server of its own, a sweep waits for each only a moment ([`super::Settings::keeper_patience`]):
 //!    the renewal goes on, and those at other servers are not kept waiting for it. One server that is slow is waited for.
 //! 3. A sweep passes each due row of its provider once, whatever comes of it: a row that cannot be renewed now does not stand
 //!    in the way of the next.

@@ -148,8 +148,9 @@ on_each_db! {
         assert_eq!(revealed.unwrap_err().code(), Code::GrantDenied);
         let facts = Authority::new(db.clone()).facts(&caller.token, &id).await.unwrap().unwrap();
         let host = world.lab.addr().to_string();
+        let get = Method::GET;
         let asked = |delivery, path: Option<&str>| {
-            let operation = path.map(|path| (&Method::GET, host.as_str(), path.as_bytes()));
+            let operation = path.map(|path| (&get, host.as_str(), path.as_bytes()));
             let request = Request { delivery, operation, unattended: false };
             explain(&world.outside, &facts, &request, world.house.base.clock.now()).code
         };
