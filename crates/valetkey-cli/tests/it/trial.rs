@@ -88,6 +88,24 @@ fn a_definition_that_the_engine_cannot_carry_out_is_red_and_says_what_happened()
     assert!(first["why"].as_str().is_some_and(|why| why.contains("account_fetch_failed")), "{first}");
 }
 
+/// A mailbox is not HTTP, and the lab plays nothing else.
+#[test]
+fn what_no_check_can_be_made_of_is_untried_and_does_not_pass() {
+    let home = Home::sqlite();
+    let ran = home.cli(&["provider", "try", "email_imap", "--json"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let answer: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let said = |answer: &Value| (answer["conformant"].clone(), answer["word"].clone());
+    let untried = (Value::Null, Value::from("untried"));
+    assert_eq!((said(&answer), said(&answer["providers"][0])), (untried.clone(), untried.clone()));
+    let text = home.cli(&["provider", "try", "email_imap"]);
+    assert!(text.code == Some(1) && text.stdout.contains("Untried") && !text.stdout.contains("onformant"), "{text:?}");
+    // Beside something that passes it is no failure, and no pass either.
+    let both = home.json(&["provider", "try", "email_imap", "github_pat"]);
+    assert_eq!(said(&both), untried);
+    assert_eq!(said(&both["providers"][1]), (Value::Bool(true), Value::from("lab-conformant")));
+}
+
 #[test]
 fn what_does_not_load_or_is_not_known_is_not_tried() {
     let home = Home::sqlite();
@@ -142,12 +160,12 @@ fn page(providers: &[Value]) -> String {
          that the provider's facts are right: the lab plays what the definition says. Try your own with\n\
          `valetkey provider try FILE`.\n\n\
          **ok**: as it should be. A number: there is nothing to check, for the reason of that number below. **red**: it went\n\
-         wrong. **no**: not built.\n\n",
+         wrong. **no**: not built. Where not one check could be made, the definition is *untried*.\n\n",
     );
     let checks: Vec<&Value> = providers[0]["checks"].as_array().unwrap().iter().collect();
     let heads: Vec<&str> = checks.iter().map(|check| check["title"].as_str().unwrap()).collect();
-    writeln!(page, "| provider | kind | {} |", heads.join(" | ")).unwrap();
-    writeln!(page, "|---|---|{}", "---|".repeat(heads.len())).unwrap();
+    writeln!(page, "| provider | kind | verdict | {} |", heads.join(" | ")).unwrap();
+    writeln!(page, "|---|---|---|{}", "---|".repeat(heads.len())).unwrap();
     let (mut reasons, mut not_built) = (Vec::new(), Vec::new());
     for provider in providers {
         let (name, kind) = (provider["name"].as_str().unwrap(), provider["kind"].as_str().unwrap());
@@ -164,7 +182,7 @@ fn page(providers: &[Value]) -> String {
                 _ => "**red**".to_owned(),
             });
         }
-        writeln!(page, "| {name} | {kind} | {} |", cells.join(" | ")).unwrap();
+        writeln!(page, "| {name} | {kind} | {} | {} |", provider["word"].as_str().unwrap(), cells.join(" | ")).unwrap();
     }
     page.push_str("\n## Where there is nothing to check\n\n");
     for (number, reason) in reasons.iter().enumerate() {

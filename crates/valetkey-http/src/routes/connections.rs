@@ -405,6 +405,8 @@ pub(crate) struct List {
     choose: bool,
     /// The slot for which its entries bring tokens, if they do.
     slot: Option<String>,
+    /// Whether a proxied call about an entry that is not chosen is refused; otherwise the choice limits nothing.
+    binds: bool,
     /// What stands in it.
     entries: Vec<Entry>,
 }
@@ -435,6 +437,7 @@ pub(crate) async fn resources(
         name: list.name,
         choose: list.person_chooses,
         slot: list.slot,
+        binds: list.is_binding,
         entries: list.entries.into_iter().map(entry).collect(),
     };
     Ok(Json(Lists { lists: lists.into_iter().map(list).collect() }))

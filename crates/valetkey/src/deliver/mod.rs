@@ -16,9 +16,11 @@
 //! 3. [`headers`]: what of the caller's headers goes on, and what of the provider's comes back.
 //! 4. [`inject`]: the credential, put in last.
 //! 5. [`slot`]: which of several tokens is meant.
-//! 6. [`echo`]: a credential that comes back in an answer's headers is taken out.
+//! 6. `choice`: what a person chose from the provider's lists.
+//! 7. [`echo`]: a credential that comes back in an answer's headers is taken out.
 
 pub mod approved;
+mod choice;
 mod client;
 pub mod echo;
 mod explain;
@@ -210,6 +212,12 @@ impl Deliverer {
     ) -> Result<Revealed> {
         let allowed = self.allow(caller, connection, Delivery::Reveal, None, None).await?;
         let definition = self.outside.definition(&allowed.stored.connection.provider)?;
+        if let Err(error) = choice::check_reveal(&definition) {
+            return match allowed.grant().cloned() {
+                Some(grant) => Err(self.none_left(&allowed, &grant, error, "chosen").await?),
+                None => Err(error),
+            };
+        }
         let slot = named.map(ToString::to_string);
         let used = approved::Use {
             delivery: Delivery::Reveal,

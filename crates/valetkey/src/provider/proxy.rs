@@ -33,10 +33,6 @@ pub struct Proxy {
     pub strip_query: Vec<String>,
     /// The slots whose token may be used; empty: the connection's own.
     pub slots: Vec<String>,
-    /// The provider's own limit.
-    pub rate_limit: Option<RateLimit>,
-    /// The provider's own limit for a day.
-    pub daily_limit: Option<u32>,
     /// What mints, refreshes, lists or revokes credentials at these hosts: never proxied.
     pub credential_paths: Vec<PathPattern>,
     /// Why there is none, where there is none.

@@ -307,18 +307,6 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// A whole number from 1.
-    pub(super) fn count(&self, key: &str) -> Option<u32> {
-        let item = self.item(key)?;
-        match item.node.value {
-            NodeValue::Integer(number) if number > 0 && u32::try_from(number).is_ok() => u32::try_from(number).ok(),
-            _ => {
-                item.wrong("a whole number from 1");
-                None
-            }
-        }
-    }
-
     /// One word of a closed list.
     pub(super) fn word<W: Word>(&self, key: &str) -> Option<W> {
         self.item(key)?.word()

@@ -12,6 +12,7 @@ use super::{
     breaker::{Admission, backoff},
     crash,
     life::Life,
+    room::Room,
     run::failed_before,
     settle::{ANSWER_LOST, Spent},
     store::{self, Failed, Release, Take},
@@ -158,10 +159,8 @@ impl Refresher {
     }
 
     /// Waits until one more request may be under way at a host, and one more at all.
-    pub(super) async fn room(&self, authority: &str) -> Result<impl Sized> {
-        let share = self.0.shares.take(authority).await.map_err(Error::internal)?;
-        let permit = self.0.permits.acquire().await.map_err(Error::internal)?;
-        Ok((permit, share))
+    pub(super) async fn room(&self, authority: &str) -> Result<Room> {
+        self.0.rooms.take(authority).await.ok_or_else(|| Error::internal("nobody hands out room for a refresh any more"))
     }
 
     /// The request of a step, filled in from an account and from the app that it was connected with.

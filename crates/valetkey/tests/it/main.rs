@@ -37,6 +37,7 @@ mod mail;
 mod matrix;
 mod moving;
 mod oauth;
+mod oidc;
 mod person;
 mod proposal;
 mod ready_client;

@@ -372,6 +372,12 @@ async fn revealed(stage: &Stage) -> Result<Value, Miss> {
 
 async fn reveal(stage: &mut Stage) -> Checked {
     ready(stage).await?;
+    if stage.definition.is_bound() {
+        return match revealed(stage).await {
+            Err(_) => not_applicable("what is chosen binds the proxy, so its token is not handed out"),
+            Ok(_) => red("a token was handed out that reaches what was not chosen"),
+        };
+    }
     let answer = revealed(stage).await?;
     if answer.get("refresh_token").is_some() {
         return red("a refresh token was handed out");
@@ -598,7 +604,7 @@ async fn rejected(stage: &mut Stage) -> Checked {
 async fn revoke(stage: &mut Stage) -> Checked {
     let says_how = stage.definition.revoke.is_some();
     let found = ready(stage).await?;
-    let token = match stage.plan.mints {
+    let token = match stage.plan.mints && !stage.definition.is_bound() {
         true => revealed(stage).await?.get("access_token").and_then(Value::as_str).map(str::to_owned),
         false => None,
     };

@@ -24,6 +24,8 @@ use super::{entries, tree};
 const SUBJECT: &str = "1001";
 /// How many entries a list has to choose from.
 const ENTRIES: usize = 2;
+/// The id of the first of them, which is the one that is chosen.
+const CHOSEN: &str = "1001-0";
 /// How long a token lives where the definition does not say.
 const LIFE: Duration = Duration::from_secs(3600);
 /// How long after a refresh the next one may be asked for.
@@ -146,7 +148,7 @@ fn steps(definition: &Definition) -> Vec<(For, &Step)> {
     if let Identity::Step(step) = &definition.identity {
         all.push((For::Identity, Some(step)));
     }
-    for step in [&definition.introspect, &definition.scope_check, &definition.verify] {
+    for step in [&definition.scope_check, &definition.verify] {
         all.push((For::Details, step.as_ref()));
     }
     all.extend(definition.resources.iter().map(|(_, step)| (For::Details, Some(step))));
@@ -404,7 +406,6 @@ impl Words<'_> {
             "label" => plain(&format!("Number {number}")),
             "client_id" => plain(&self.client_id()),
             "client_secret" => plain(&self.client_secret().unwrap_or_default()),
-            "active" => Some(Tree::Plain(true.into())),
             other => other.strip_prefix("extra.").and_then(|extra| plain(self.extras.get(extra)?)),
         }
     }
@@ -426,13 +427,19 @@ impl Words<'_> {
         let in_body = |inject: &Inject| matches!(inject, Inject::Form { .. } | Inject::Json { .. });
         let method = if proxy.inject.iter().any(in_body) { Method::POST } else { Method::GET };
         let host = &base.0;
+        let bound = || self.definition.resources.iter().map(|(_, step)| step).filter(|step| !step.only.is_empty());
         let may = |path: &str| {
             let whole = format!("{below}{path}");
-            proxy.path_is_allowed(&method, host, whole.as_bytes()) && !proxy.is_credential_path(&method, host, whole.as_bytes())
+            let call = (method.as_str(), host.as_str(), whole.as_bytes());
+            let is_chosen =
+                |step: &Step| step.only.iter().any(|only| !only.names_in_body() && only.lets(call, [CHOSEN].into_iter()));
+            proxy.path_is_allowed(&method, host, whole.as_bytes())
+                && !proxy.is_credential_path(&method, host, whole.as_bytes())
+                && bound().all(is_chosen)
         };
         let patterns = proxy.path_allow.iter().filter(|(known, _)| known.eq_ignore_ascii_case(host)).flat_map(|(_, all)| all);
-        let samples = patterns.filter_map(|pattern| {
-            let text = pattern.to_string();
+        let bound = bound().flat_map(|step| &step.only).map(|only| only.as_str().replace("{id}", CHOSEN));
+        let samples = bound.chain(patterns.map(ToString::to_string)).filter_map(|text| {
             let path = text.rsplit(' ').next()?.strip_prefix(below)?.to_owned();
             Some(path.replace("/**", "/lab/try").replace('*', "x"))
         });
