@@ -130,7 +130,8 @@ impl Client {
     }
 
     /// Where to send the browser, for the redirect URI of a request; nothing where that is not one of the client's. Compared as
-    /// whole texts, except the port on loopback (RFC 8252 section 7.3).
+    /// whole texts, except the port on loopback (RFC 8252 section 7.3). That counts for `localhost`, too, which section 8.3 advises
+    /// against and many programs use; but it is not the same as `127.0.0.1`: what is registered with one is not taken with the other.
     pub(super) fn redirect(&self, sent: Option<&str>) -> Option<String> {
         let Some(sent) = sent else {
             return match self.redirect_uris.as_slice() {
