@@ -290,9 +290,11 @@ impl Deliverer {
         // Also where nothing is to be decided on: whether the token is alive is asked before anything is told.
         let facts = match candidates.facts.first() {
             Some(facts) => Arc::clone(facts),
-            None => for_token_alone(&self.outside.base.db, &caller.token).await?.map(Arc::new).ok_or_else(unauthenticated)?,
+            None => for_token_alone(&self.outside.base.db, &caller.token).await?.map(Arc::new).ok_or_else(nobody)?,
         };
-        principal(&facts, now)?;
+        if principal(&facts, now).is_err() {
+            return Err(nobody());
+        }
         self.check_chain(&facts, caller).await?;
         let person = facts.person.as_ref().filter(|_| !caller.unattended).map(|person| &person.id);
         let mut usable = Vec::new();
@@ -375,8 +377,7 @@ impl Deliverer {
     ) -> Result<Allowed> {
         let (epoch, asked) = (self.outside.base.db.epoch(), Instant::now());
         let Some(facts) = self.authority.facts(&caller.token, connection).await? else {
-            metrics::counter!("valetkey_unknown_tokens_total").increment(1);
-            return Err(unauthenticated());
+            return Err(nobody());
         };
         let request = Request { delivery, operation, unattended: caller.unattended };
         let (request, now) = (explain::asked(&self.outside, &facts, &request), self.outside.base.clock.now());
@@ -493,7 +494,7 @@ impl Deliverer {
         Ok(Some(Served { account: account.clone(), connection }))
     }
 
-    /// Records a refusal and turns it into what the caller is told.
+    /// Records a refusal and turns it into what the caller is told. That of a dead token is counted only.
     async fn refuse(
         &self,
         caller: &Caller,
@@ -503,6 +504,9 @@ impl Deliverer {
         connection: &ConnectionId,
         delivery: Delivery,
     ) -> Result<Error> {
+        if decision.code == Some(Code::Unauthenticated) {
+            return Ok(nobody());
+        }
         let reasons: BTreeSet<_> = decision.reasons.iter().map(|reason| reason.fact).collect();
         let mut noted = json!({ "delivery": delivery, "code": decision.code.map(Code::as_str), "reasons": reasons });
         caller.chain.note(&mut noted);
@@ -572,6 +576,13 @@ impl Deliverer {
             Right::Agent { .. } | Right::Owner => event.connection(&allowed.stored.connection.id),
         }
     }
+}
+
+/// What whoever shows a token that is unknown or dead is told. It leaves no row, only a count: whoever has such a one could fill
+/// the ledger with it, and the audit's queue, for which everybody waits.
+fn nobody() -> Error {
+    metrics::counter!("valetkey_unknown_tokens_total").increment(1);
+    unauthenticated()
 }
 
 fn actor(facts: &Facts, person: Option<&UserId>) -> Actor {
