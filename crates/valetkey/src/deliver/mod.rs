@@ -284,8 +284,8 @@ impl Deliverer {
             return named.parse();
         }
         let provider: ProviderName = named.parse()?;
-        let candidates = usable_at(&self.authority, &caller.token, &provider).await?;
         let now = self.outside.base.clock.now();
+        let candidates = usable_at(&self.authority, &caller.token, &provider, now).await?;
         let request = Request { delivery, operation: None, unattended: caller.unattended };
         // Also where nothing is to be decided on: whether the token is alive is asked before anything is told.
         let facts = match candidates.facts.first() {
@@ -312,12 +312,13 @@ impl Deliverer {
                     .iter()
                     .map(|c| json!({ "connection": c.id, "owner": c.owner, "name": c.name, "subject": c.subject_name }))
                     .collect();
-                let more = if candidates.more { " and perhaps more" } else { "" };
-                Error::new(
-                    Code::Ambiguous,
-                    format!("{}{more} connections at {provider} can be used; name one by its id", choices.len()),
-                )
-                .with_extra(json!({ "choices": choices }))
+                let text = match (choices.len(), candidates.more) {
+                    // That is no no: among those that were not looked at one may be usable.
+                    (0, _) => format!("none of the first connections at {provider} can be used, and there are more"),
+                    (count, true) => format!("{count} and perhaps more connections at {provider} can be used"),
+                    (count, false) => format!("{count} connections at {provider} can be used"),
+                };
+                Error::new(Code::Ambiguous, text + "; name one by its id").with_extra(json!({ "choices": choices }))
             }
         };
         // A name that is no provider's, and a defect of ours, are no refusals.
