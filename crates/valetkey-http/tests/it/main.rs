@@ -22,6 +22,7 @@ mod keys;
 mod mcp;
 mod oauth;
 mod openapi;
+mod outside;
 mod pages;
 mod pages_approvals;
 mod pages_choice;
