@@ -159,7 +159,7 @@ pub(crate) struct Principal {
     schema_version: u8,
     /// The site everything happens in.
     site: String,
-    /// How we know: `agent_token`, `session`, `assertion`, `platform`, `operator` or `system`.
+    /// How we know: `agent_token`, for only agents ask this.
     source: String,
     /// The acting agent.
     agent: Option<String>,
