@@ -251,16 +251,14 @@ impl World {
             Some(under) => decide_running(&facts, &request, under, now),
             None => decide(&facts, &request, now),
         };
+        // What is reached in a stretch of time stands in no fact: it is asked last, and every replica's uses are in it.
+        let is_reached = match (decision.rate, &decision.grant) {
+            (Some(rate), Some(grant)) => self.limits.wait(&self.db, &self.house.site, grant, rate, now).await.unwrap().is_some(),
+            _ => false,
+        };
         match decision.effect {
-            // What is reached in a stretch of time stands in no fact: it is asked last, and every replica's uses are in it.
-            Effect::Allow => match (decision.rate, &decision.grant) {
-                (Some(rate), Some(grant))
-                    if self.limits.wait(&self.db, &self.house.site, grant, rate, now).await.unwrap().is_some() =>
-                {
-                    "no rate".to_owned()
-                }
-                _ => "allow".to_owned(),
-            },
+            Effect::Allow if is_reached => "no rate".to_owned(),
+            Effect::Allow => "allow".to_owned(),
             Effect::Ask => "ask".to_owned(),
             Effect::Deny => {
                 let facts: BTreeSet<_> = decision.reasons.iter().map(|reason| reason.fact).collect();
