@@ -1,10 +1,9 @@
 //! What anybody may send to be let in, and what is written into grants: no text whatever makes a parser panic; what is taken is
 //! written so that it is read as the same; and patterns mean what a slow and simple reading of their language says.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use libfuzzer_sys::fuzz_target;
 use valetkey::{
     grant::{ForWhom, Rate},
     id::{AgentId, ApprovalId, ConnectionId, ProviderName, SessionName, UserId},
@@ -23,7 +22,11 @@ const CHAIN: [&str; 5] = [
     "x-agents-api-chain-root",
 ];
 
-fuzz_target!(|bytes: &[u8]| {
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| run(bytes));
+
+/// Everything that is checked of some bytes. The tests of the library compile this and call it, too.
+pub(crate) fn run(bytes: &[u8]) {
     chain(bytes);
     forms(bytes);
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -35,7 +38,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (method, host, path) =
         (asked.next().unwrap_or_default(), asked.next().unwrap_or_default(), asked.next().unwrap_or_default());
     patterns(pattern, method, host, path.as_bytes());
-});
+}
 
 /// A token is taken by its form alone, and one that is taken is taken in one spelling.
 fn tokens(text: &str) {

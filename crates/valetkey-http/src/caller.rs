@@ -322,7 +322,7 @@ async fn note_denial(state: &AppState, caller: &Caller, (method, path): (&Method
     let mut facts = json!({ "method": served_as(method).as_str(), "path": path, "code": code.as_str(), "person": caller.user() });
     principal.chain.note(&mut facts);
     metrics::counter!("valetkey_denials_total", "code" => code.as_str()).increment(1);
-    let event = Event::new(&principal.site, &principal.actor(), "api.call").outcome(Outcome::Denied).facts(facts);
+    let event = Event::by(&principal, "api.call").outcome(Outcome::Denied).facts(facts);
     base.audit.record_use(event).await
 }
 

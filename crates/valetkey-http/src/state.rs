@@ -55,7 +55,7 @@ impl AppState {
             }
         });
         Ok(Self(Arc::new(Inner {
-            keys: platform::Keys::new(broker.base().db.clone()),
+            keys: broker.oauth().keys().clone(),
             broker,
             settings,
             metrics: handle,

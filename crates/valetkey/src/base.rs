@@ -59,6 +59,14 @@ impl Outside {
         format!("{}{path}?site={site}", self.public_url.as_str().trim_end_matches('/'))
     }
 
+    /// A command for whoever holds the machine, about a site: what answers where no page can.
+    pub fn command(words: &str, site: &SiteId) -> String {
+        match *site == SiteId::default_site() {
+            true => format!("valetkey {words}"),
+            false => format!("valetkey {words} --site {site}"),
+        }
+    }
+
     /// The callback at which flows of a provider end (RFC 6749 section 3.1.2): one per provider, which is also a
     /// mix-up defence (RFC 9700 section 4.4).
     pub fn callback_url(&self, provider: &ProviderName) -> String {

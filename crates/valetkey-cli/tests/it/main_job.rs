@@ -39,6 +39,11 @@ on_each_home! {
         call(&server, Method::POST, &format!("/v1/connections/{connection}/token"), &token, Some(&json!({}))).await.refused(403, "grant_denied");
         let allowed = home.cli(&["explain", "--agent", &agent, "--connection", &connection, "--user", "42", "--operation", "GET /api/me"]);
         assert!(allowed.ok().starts_with("allow"));
+        let id = text(&home.json(&["agent", "token", "list", "roadie"])["tokens"][0], "id");
+        let of_token = ["explain", "--token", &id, "--connection", &connection, "--operation", "GET /api/me"];
+        assert!(home.cli(&of_token).ok().starts_with("allow"));
+        assert_eq!(home.cli(&[&of_token[..], &["--unattended"]].concat()).code, Some(1), "what is granted is for its person");
+        home.cli(&[&of_token[..], &["--agent", "roadie"]].concat()).failed(2);
         let reached = home.json(&["reach", "roadie"])["ways"][0].clone();
         let way = ["connection", "person", "proxy", "reveal"].map(|part| text(&reached, part));
         assert_eq!(way, [connection.as_str(), "42", "allow", "deny"]);

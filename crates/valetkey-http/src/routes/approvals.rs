@@ -143,8 +143,10 @@ pub(crate) struct Held {
     status: String,
     /// Where to ask for the answer.
     poll: String,
-    /// The page on which a person answers.
-    page: String,
+    /// The page on which a person answers for what is theirs; null where the account is nobody's, which no page shows.
+    page: Option<String>,
+    /// What whoever administers the site types to answer, where there is no page.
+    command: Option<String>,
     /// Until when it can be answered; once approved, until when it can be used.
     expires_at: String,
 }
@@ -252,7 +254,7 @@ pub(crate) async fn show(
 
 /// Says yes to a held call: the agent may make it, once, within the hour. On a person's connection it is that person's to say, so
 /// `Valet-User` names them; they have the role of operator or more on the agent. On the site's or an agent's it needs `admin`, and
-/// nobody says yes to a call that was made for them.
+/// `Valet-User` names who answers: not the person who is behind the call, for whom it is made or by whom its token was minted.
 #[utoipa::path(
     post, path = "/v1/approvals/{id}/approve", tag = "approvals", params(("id" = String, Path)),
     responses((status = 200, body = Approval))

@@ -11,7 +11,7 @@ use valetkey::{
     Code, Error, agent,
     decision::{self, Facts, Parsed, Request, Who},
     deliver,
-    id::{ConnectionId, SessionName, TaskName, UserId},
+    id::{ConnectionId, SessionName, TaskName, TokenId, UserId},
     principal::{Claims, Delivery, Exported},
 };
 
@@ -27,8 +27,11 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Question {
-    /// The agent's id or slug.
-    agent: String,
+    /// The agent's id or slug, as if it held a fresh token without a ceiling.
+    agent: Option<String>,
+    /// Instead, the id of a token: with its own person, session, task and ceiling, and whether it is alive.
+    #[schema(value_type = Option<String>)]
+    token: Option<TokenId>,
     /// The connection.
     #[schema(value_type = String)]
     connection: ConnectionId,
@@ -37,13 +40,16 @@ pub(crate) struct Question {
     delivery: Delivery,
     /// What would be called; the question is a general one without it.
     operation: Option<Operation>,
-    /// The person who would be calling; nobody when absent.
+    /// The person who would be calling; nobody when absent. A token has its own.
     #[schema(value_type = Option<String>)]
     person: Option<UserId>,
-    /// The session that the agent's token would be for.
+    /// A call that gives the token's person up.
+    #[serde(default)]
+    unattended: bool,
+    /// The session that the agent's token would be for. A token has its own.
     #[schema(value_type = Option<String>)]
     session: Option<SessionName>,
-    /// The task that it would be for.
+    /// The task that it would be for. A token has its own.
     #[schema(value_type = Option<String>)]
     task: Option<TaskName>,
 }
@@ -103,7 +109,8 @@ impl From<decision::Decision> for Explained {
     }
 }
 
-/// Whether an agent may use a connection, as if it held a fresh token without a ceiling: the answer that enforcement gives.
+/// Whether an agent may use a connection with one of its tokens, or as if it held a fresh one without a ceiling: the answer that
+/// enforcement gives, with its reasons, also where the agent is told no more than that the token is not valid.
 #[utoipa::path(post, path = "/v1/explain", tag = "decisions", request_body = Question, responses((status = 200, body = Explained)))]
 pub(crate) async fn explain(
     State(state): State<AppState>,
@@ -111,12 +118,25 @@ pub(crate) async fn explain(
     Body(question): Body<Question>,
 ) -> Answer<Json<Explained>> {
     let (base, site) = (state.base(), caller.site()?);
-    let agent = agent::find(&base.db, site, &question.agent).await?;
+    let invalid = |text: &'static str| Err(Error::new(Code::InvalidRequest, text).into());
     let connection = reached(&state, &caller, &question.connection).await?;
-    let unattended = question.person.is_none();
-    let who = Who { agent: agent.id, person: question.person, session: question.session, task: question.task };
-    let facts = decision::for_agent(&base.db, site, &who, &connection.id).await?;
-    let facts = facts.ok_or_else(|| Error::new(Code::NotFound, format!("there is no agent `{}`", question.agent)))?;
+    let unattended = question.unattended || (question.token.is_none() && question.person.is_none());
+    let facts = match (&question.agent, &question.token) {
+        (Some(named), None) => {
+            let agent = agent::find(&base.db, site, named).await?.id;
+            let who = Who { agent, person: question.person, session: question.session, task: question.task };
+            let facts = decision::for_agent(&base.db, site, &who, &connection.id).await?;
+            facts.ok_or_else(|| Error::new(Code::NotFound, format!("there is no agent `{named}`")))?
+        }
+        (None, Some(token)) => {
+            if question.person.is_some() || question.session.is_some() || question.task.is_some() {
+                return invalid("person, session, task: a token has its own; leave them out");
+            }
+            let facts = decision::for_token_id(&base.db, site, token, &connection.id).await?;
+            facts.ok_or_else(|| Error::new(Code::NotFound, format!("there is no token `{token}`")))?
+        }
+        _ => return invalid("name an `agent` or a `token`, one of them"),
+    };
     let operation = match &question.operation {
         None => None,
         Some(operation) => {
@@ -139,7 +159,7 @@ pub(crate) struct Principal {
     schema_version: u8,
     /// The site everything happens in.
     site: String,
-    /// How we know: `agent_token`, `session`, `assertion`, `platform`, `operator` or `system`.
+    /// How we know: `agent_token`, for only agents ask this.
     source: String,
     /// The acting agent.
     agent: Option<String>,

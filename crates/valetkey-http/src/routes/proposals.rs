@@ -10,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use valetkey::{
     Code, Error, agent,
     approval::Decider,
+    base::Outside,
     clock::Timestamp,
     grant::{Effect, ForWhom, Rate},
     id::{ConnectionId, ProposalId, ProviderName, SiteId},
@@ -59,8 +60,10 @@ pub(crate) struct Proposal {
     operation_names: BTreeSet<String>,
     /// Why, in the agent's words, which nobody has checked.
     reason: String,
-    /// The page on which a person answers.
-    page: String,
+    /// The page on which a person answers; null where whoever administers the site is asked, for whom there is none.
+    page: Option<String>,
+    /// What whoever administers the site types to answer, where there is no page.
+    command: Option<String>,
     /// Since when it waits.
     created_at: String,
     /// Until when it can be answered.
@@ -82,8 +85,12 @@ impl Proposal {
             Some(decided) => (Some(decided.at), Some(decided.by.to_string()), Some(decided.reason)),
             None => (None, None, None),
         };
+        let path = format!("/proposals/{}", proposal.id);
+        let page = proposal.addressee.is_some().then(|| state.outside().page_url(&path, site));
+        let command = page.is_none().then(|| Outside::command(&format!("proposal accept {}", proposal.id), site));
         Self {
-            page: state.outside().page_url(&format!("/proposals/{}", proposal.id), site),
+            page,
+            command,
             id: proposal.id.to_string(),
             status: status.as_str().to_owned(),
             agent: proposal.agent.to_string(),

@@ -23,6 +23,7 @@ mod mcp;
 mod oauth;
 mod oauth_consent;
 mod openapi;
+mod outside;
 mod pages;
 mod pages_approvals;
 mod pages_choice;

@@ -380,6 +380,20 @@ on_each_db! {
         assert_eq!(grants.len(), 1);
     }
 
+    /// Whoever administers the site is asked, for whom there is no page.
+    async fn what_no_page_shows_names_a_command(pages: Pages) {
+        let client = Client::new(&pages).await;
+        let base = pages.broker.base();
+        let new = NewAgent { id: None, slug: "nobodys".into(), title: String::new(), owner: None };
+        let agent = agent::create(base, &site(), &Actor::Operator, new).await.unwrap().id;
+        let (_, bearer) = token::mint(base, &site(), &Actor::Operator, &agent, NewToken::default()).await.unwrap();
+        let client = Client { bearer: bearer.expose().to_owned(), ..client };
+        let made = client.told("connect", json!({ "provider": "lab", "for_whom": "unattended", "reason": "to post" })).await;
+        let command = format!("valetkey proposal accept {}", made["id"].as_str().unwrap());
+        assert_eq!((&made["page"], &made["command"]), (&Value::Null, &json!(command)));
+        assert!(made["next"].as_str().unwrap().contains("`command`"), "{made}");
+    }
+
     async fn an_agent_gives_up_its_own_token_and_no_other(pages: Pages) {
         let client = Client::new(&pages).await;
         let (second, other) = mint(&pages, &client.agent, "alice").await;

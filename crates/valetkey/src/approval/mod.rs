@@ -33,7 +33,7 @@ use crate::{
     db::{Db, Tx},
     error::{Code, Error, Result},
     id::{AgentId, ApprovalId, ConnectionId, GrantId, ProviderName, SiteId, TokenId, UserId},
-    principal::{Actor, Delivery, Owner},
+    principal::{Actor, Delivery, Owner, Principal},
     text,
 };
 
@@ -434,7 +434,7 @@ pub async fn expire(base: &Base) -> Result<u64> {
             base.ring.derived(&base.db, &site, AUDIT_LABEL).await?;
             let mut tx = base.db.begin_bookkeeping().await?;
             if store::expire(&mut tx, over, now).await? {
-                let event = Event::new(&site, &Actor::System, "approval.expire").agent(&over.agent.parse()?);
+                let event = Event::by(&Principal::system(site), "approval.expire").agent(&over.agent.parse()?);
                 let facts = json!({ "approval": over.id, "grant": over.grant_id });
                 base.audit.record(&mut tx, event.connection(&over.connection.parse()?).facts(facts)).await?;
                 tx.commit().await?;

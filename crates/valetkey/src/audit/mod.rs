@@ -35,7 +35,7 @@ use crate::{
     db::{Db, Tx},
     error::Result,
     id::{AgentId, ConnectionId, EventId, SiteId},
-    principal::Actor,
+    principal::{Actor, Principal},
     seal::KeyRing,
     secret::SecretBytes,
 };
@@ -108,6 +108,11 @@ impl Event {
             connection: None,
             facts: json!({}),
         }
+    }
+
+    /// The same of whoever is acting, at their site.
+    pub fn by(principal: &Principal, action: &'static str) -> Self {
+        Self::new(&principal.site, &principal.actor(), action)
     }
 
     /// The same event about an agent.

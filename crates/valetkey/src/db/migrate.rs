@@ -52,6 +52,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!("0016_webhook_claims", admits 15),
     // An older release would revoke without counting.
     migration!("0017_revocation_epoch", admits 17),
+    // An older release would not write down who is behind a request.
+    migration!("0018_behind", admits 18),
 ];
 
 /// "valetkey" as a number: the advisory lock that migrating processes take.

@@ -371,7 +371,7 @@ pub fn unauthenticated() -> Error {
     Error::new(Code::Unauthenticated, "the credential is missing or not valid")
 }
 
-/// Why whoever asks is nobody. Every reason is one and the same 401 to the caller; the reasons are for `explain`.
+/// Why whoever asks is nobody. Every reason is one and the same 401 to the caller; `explain` tells them, by the token's id.
 fn nobody(facts: &Facts, now: Timestamp) -> Option<Reason> {
     let dead = |fact, text: &str, change| Some(Reason { fact, text: text.to_owned(), change });
     if facts.site_disabled {

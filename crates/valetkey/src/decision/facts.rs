@@ -318,6 +318,24 @@ pub async fn for_token(db: &Db, token: &TokenHash, connection: &ConnectionId) ->
     assemble(rows)
 }
 
+/// The facts for a token by its id and a connection, to explain what becomes of its uses; nothing when the site has no such token.
+/// Nobody proves anything by an id.
+pub async fn for_token_id(db: &Db, site: &SiteId, token: &TokenId, connection: &ConnectionId) -> Result<Option<Facts>> {
+    let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        fact_columns!(),
+        " FROM agent_tokens t ",
+        fact_joins!(),
+        " WHERE t.site = $1 AND t.id = $3 ORDER BY g.created_at, g.id"
+    ))
+    .bind(site.as_str())
+    .bind(connection.as_str())
+    .bind(token.as_str())
+    .fetch_all(c)
+    .await?);
+    assemble(rows)
+}
+
 /// The facts for a presented token, without a connection: who shows it, and whether they are anybody.
 pub async fn for_token_alone(db: &Db, token: &TokenHash) -> Result<Option<Facts>> {
     let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(

@@ -11,6 +11,7 @@ use url::form_urlencoded;
 use super::{Allowed, Deliverer, Right, explain};
 use crate::{
     approval::{self, Approval, Call, Digest, Hold, Status, Summary},
+    base::Outside,
     clock::Timestamp,
     decision::{Effect, Request, decide_approved},
     error::{Code, Error, Result},
@@ -178,16 +179,22 @@ impl Deliverer {
     /// What an agent is told of a use that waits, or that was approved and is not made with its approval.
     fn waits(&self, site: &SiteId, found: &Approval, now: Timestamp) -> Error {
         let (path, status) = (format!("/approvals/{}", found.id), found.status(now));
-        let text = match status {
-            Status::Approved => "a person approved this; make it again with the header Valet-Approval",
-            _ => {
-                "a person has to approve this first; ask at `poll` for the answer, \
-                 then make it again with the header Valet-Approval"
-            }
+        // A page shows people what is theirs. For what is nobody's there is none, and whoever administers the site answers.
+        let page = found.owner.user().map(|_| self.outside.page_url(&path, site));
+        let command = page.is_none().then(|| Outside::command(&format!("approval approve {}", found.id), site));
+        let text = match (status, &command) {
+            (Status::Approved, _) => "a person approved this; make it again with the header Valet-Approval".to_owned(),
+            (_, None) => "a person has to approve this first; ask at `poll` for the answer, \
+                          then make it again with the header Valet-Approval"
+                .to_owned(),
+            (_, Some(command)) => format!(
+                "whoever administers the site has to approve this first, in their platform or with `{command}`; \
+                 ask at `poll` for the answer, then make it again with the header Valet-Approval"
+            ),
         };
         Error::new(Code::ApprovalRequired, text).with_extra(json!({
             "approval": found.id, "grant": found.grant, "status": status, "poll": format!("/v1{path}"),
-            "page": self.outside.page_url(&path, site), "expires_at": found.expires_at,
+            "page": page, "command": command, "expires_at": found.expires_at,
         }))
     }
 }

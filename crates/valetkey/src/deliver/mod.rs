@@ -292,15 +292,17 @@ impl Deliverer {
             return named.parse();
         }
         let provider: ProviderName = named.parse()?;
-        let candidates = usable_at(&self.authority, &caller.token, &provider).await?;
         let now = self.outside.base.clock.now();
+        let candidates = usable_at(&self.authority, &caller.token, &provider, now).await?;
         let request = Request { delivery, operation: None, unattended: caller.unattended };
         // Also where nothing is to be decided on: whether the token is alive is asked before anything is told.
         let facts = match candidates.facts.first() {
             Some(facts) => Arc::clone(facts),
-            None => for_token_alone(&self.outside.base.db, &caller.token).await?.map(Arc::new).ok_or_else(unauthenticated)?,
+            None => for_token_alone(&self.outside.base.db, &caller.token).await?.map(Arc::new).ok_or_else(nobody)?,
         };
-        principal(&facts, now)?;
+        if principal(&facts, now).is_err() {
+            return Err(nobody());
+        }
         self.check_chain(&facts, caller).await?;
         let person = facts.person.as_ref().filter(|_| !caller.unattended).map(|person| &person.id);
         let mut usable = Vec::new();
@@ -318,12 +320,13 @@ impl Deliverer {
                     .iter()
                     .map(|c| json!({ "connection": c.id, "owner": c.owner, "name": c.name, "subject": c.subject_name }))
                     .collect();
-                let more = if candidates.more { " and perhaps more" } else { "" };
-                Error::new(
-                    Code::Ambiguous,
-                    format!("{}{more} connections at {provider} can be used; name one by its id", choices.len()),
-                )
-                .with_extra(json!({ "choices": choices }))
+                let text = match (choices.len(), candidates.more) {
+                    // That is no no: among those that were not looked at one may be usable.
+                    (0, _) => format!("none of the first connections at {provider} can be used, and there are more"),
+                    (count, true) => format!("{count} and perhaps more connections at {provider} can be used"),
+                    (count, false) => format!("{count} connections at {provider} can be used"),
+                };
+                Error::new(Code::Ambiguous, text + "; name one by its id").with_extra(json!({ "choices": choices }))
             }
         };
         // A name that is no provider's, and a defect of ours, are no refusals.
@@ -383,8 +386,7 @@ impl Deliverer {
     ) -> Result<Allowed> {
         let (epoch, asked) = (self.outside.base.db.epoch(), Instant::now());
         let Some(facts) = self.authority.facts(&caller.token, connection).await? else {
-            metrics::counter!("valetkey_unknown_tokens_total").increment(1);
-            return Err(unauthenticated());
+            return Err(nobody());
         };
         let request = Request { delivery, operation, unattended: caller.unattended };
         let (request, now) = (explain::asked(&self.outside, &facts, &request), self.outside.base.clock.now());
@@ -501,7 +503,7 @@ impl Deliverer {
         Ok(Some(Served { account: account.clone(), connection }))
     }
 
-    /// Records a refusal and turns it into what the caller is told.
+    /// Records a refusal and turns it into what the caller is told. That of a dead token is counted only.
     async fn refuse(
         &self,
         caller: &Caller,
@@ -511,6 +513,9 @@ impl Deliverer {
         connection: &ConnectionId,
         delivery: Delivery,
     ) -> Result<Error> {
+        if decision.code == Some(Code::Unauthenticated) {
+            return Ok(nobody());
+        }
         let reasons: BTreeSet<_> = decision.reasons.iter().map(|reason| reason.fact).collect();
         let mut noted = json!({ "delivery": delivery, "code": decision.code.map(Code::as_str), "reasons": reasons });
         caller.chain.note(&mut noted);
@@ -582,6 +587,13 @@ impl Deliverer {
             Right::Agent { .. } | Right::Owner => event.connection(&allowed.stored.connection.id),
         }
     }
+}
+
+/// What whoever shows a token that is unknown or dead is told. It leaves no row, only a count: whoever has such a one could fill
+/// the ledger with it, and the audit's queue, for which everybody waits.
+fn nobody() -> Error {
+    metrics::counter!("valetkey_unknown_tokens_total").increment(1);
+    unauthenticated()
 }
 
 fn actor(facts: &Facts, person: Option<&UserId>) -> Actor {

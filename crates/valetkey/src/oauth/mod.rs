@@ -48,6 +48,7 @@ use crate::{
     deliver::Deliverer,
     error::{Code, Error, Result},
     id::{AgentId, ConnectionId, SiteId, UserId, sha256_hex},
+    platform,
     principal::Principal,
     secret::Secret,
     token::{Audience, TokenHash, family},
@@ -73,12 +74,19 @@ pub struct Server {
     authority: Authority,
     deliverer: Deliverer,
     epochs: introspect::Epochs,
+    keys: platform::Keys,
 }
 
 impl Server {
     /// The server over everything it needs.
     pub fn new(outside: Outside, authority: Authority, deliverer: Deliverer) -> Self {
-        Self { outside, authority, deliverer, epochs: introspect::Epochs::default() }
+        let keys = platform::Keys::new(outside.base.db.clone());
+        Self { outside, authority, deliverer, epochs: introspect::Epochs::default(), keys }
+    }
+
+    /// The platform keys that call: whoever asks for one anywhere in this process asks here, where they are remembered.
+    pub fn keys(&self) -> &platform::Keys {
+        &self.keys
     }
 
     /// The issuer of RFC 8414: our origin, without a slash at its end.

@@ -63,15 +63,14 @@ impl TryFrom<ProposalRow> for Proposal {
     }
 }
 
-/// The columns of [`ProposalRow`], with what people call the agent and whose its token is.
+/// The columns of [`ProposalRow`], with what people call the agent.
 macro_rules! proposal_columns {
     () => {
-        "SELECT p.id, p.agent, a.title AS agent_title, p.person, COALESCE(p.person, t.person, t.minter) AS behind, p.addressee,
+        "SELECT p.id, p.agent, a.title AS agent_title, p.person, p.behind, p.addressee,
                 p.provider, p.connection, p.wanted, p.reason, p.status, p.created_at, p.expires_at, p.decided_at,
                 p.decided_by, p.decide_reason, p.grant_id
          FROM proposals p
-         JOIN agents a ON a.site = p.site AND a.id = p.agent
-         LEFT JOIN agent_tokens t ON t.site = p.site AND t.id = p.token "
+         JOIN agents a ON a.site = p.site AND a.id = p.agent "
     };
 }
 
@@ -108,13 +107,15 @@ pub(super) async fn close_expired(tx: &mut Tx, new: &New<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Writes a wish down. False where the same wish has a row that stands.
+/// Writes a wish down, and who is behind it: the token of which that is read is there for a shorter time than the wish waits.
+/// False where the same wish has a row that stands.
 pub(super) async fn insert(tx: &mut Tx, new: &New<'_>) -> Result<bool> {
     let inserted = on!(tx, |c| {
         sqlx::query(
         "INSERT INTO proposals (site, id, agent, token, person, addressee, provider, connection, digest, wanted, reason, status,
-                                created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $12, $13)
+                                created_at, expires_at, behind)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $12, $13,
+                 COALESCE($5, (SELECT COALESCE(t.person, t.minter) FROM agent_tokens t WHERE t.site = $1 AND t.id = $4)))
          ON CONFLICT (site, agent, digest) WHERE closed_at IS NULL DO NOTHING"
     )
     .bind(new.site.as_str())
@@ -294,9 +295,9 @@ pub(super) async fn set_wanted(tx: &mut Tx, site: &SiteId, id: &str, wanted: &Wa
     Ok(())
 }
 
-/// Removes what was asked of a person or for them.
+/// Removes what was asked of a person, for them or by their token.
 pub(super) async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
-    on!(tx, |c| sqlx::query("DELETE FROM proposals WHERE site = $1 AND (person = $2 OR addressee = $2)")
+    on!(tx, |c| sqlx::query("DELETE FROM proposals WHERE site = $1 AND (person = $2 OR behind = $2 OR addressee = $2)")
         .bind(site.as_str())
         .bind(user.as_str())
         .execute(c)

@@ -18,7 +18,7 @@ use crate::{
     clock::Timestamp,
     connection::{self, Connection, Renewal, Status, set_warned},
     error::Result,
-    principal::Actor,
+    principal::Principal,
     provider::{Definition, Rotation},
 };
 
@@ -103,7 +103,7 @@ async fn warn(refresher: &Refresher, row: &store::Near, now: Timestamp) -> Resul
         "provider": connection.provider, "owner": connection.owner, "name": connection.name, "ends_at": end.to_string(),
         "reconnect": format!("/v1/connections/{}/reconnect", connection.id),
     });
-    base.audit.record(&mut tx, Event::new(&site, &Actor::System, "connection.ageing").connection(&id).facts(facts)).await?;
+    base.audit.record(&mut tx, Event::by(&Principal::system(site), "connection.ageing").connection(&id).facts(facts)).await?;
     tx.commit().await?;
     outside.extensions.tell(|sink| sink.connection_ageing(&connection.slot(), &id, end));
     metrics::counter!("valetkey_connections_ageing_total").increment(1);

@@ -39,7 +39,7 @@ use crate::{
     clock::Timestamp,
     connection::{self, Connection, Stored},
     error::{Code, Error, Result},
-    principal::Actor,
+    principal::{Actor, Principal},
     provider::{
         Definition, RefreshStrategy,
         step::{FailureClass, Outputs},
@@ -350,7 +350,7 @@ impl Refresher {
     /// The slot's refresh token is worth nothing any more. One event.
     async fn end_slot(&self, connection: &Connection, slot: &str, secret: &Secret, reason: &str, error: &str) -> Result<()> {
         let facts = json!({ "provider": connection.provider, "slot": slot, "reason": reason, "error": error });
-        let event = Event::new(&connection.site, &Actor::System, "refresh.slot_over").outcome(Outcome::Failed);
+        let event = Event::by(&Principal::system(connection.site.clone()), "refresh.slot_over").outcome(Outcome::Failed);
         let event = event.connection(&connection.id).facts(facts);
         let without = |token: &mut Map<String, Value>| {
             for gone in [MARK, AGAIN, "refresh_token"] {

@@ -27,6 +27,7 @@ mod entered;
 mod entered_renewal;
 mod export;
 mod extend;
+mod fuzzed;
 mod grants;
 mod import;
 mod import_reads;

@@ -12,13 +12,13 @@ use valetkey::{
     agent::{self, Role},
     connection,
     db::Db,
-    decision::{Effect, Request, decide, for_token},
-    grant::{self, ForWhom, NewGrant},
+    decision::{Effect, Request, decide, decide_running, for_token},
+    grant::{self, ForWhom, Limits, NewGrant},
     id::{AgentId, ConnectionId, GrantId, SiteId},
     on, on_each_db, platform,
     principal::{Actor, Delivery},
     provider::pattern::PathPattern,
-    site,
+    site::{self, Policy},
     token::{self, NewToken, TokenHash},
 };
 
@@ -58,6 +58,9 @@ struct World {
     denial: GrantId,
     reveals: Vec<GrantId>,
     tokens: Vec<TokenHash>,
+    limits: Limits,
+    /// The grant under which the calls run, where they do.
+    running: Option<GrantId>,
 }
 
 impl World {
@@ -93,7 +96,8 @@ impl World {
             let session = Some("night".parse().unwrap());
             reveals.push(house.grant_with(NewGrant { delivery, session, max_uses: Some(1), ..given(whom) }).await);
         }
-        Self { house, db: db.clone(), agent, connection, reads, asks, denial, reveals, tokens }
+        let (limits, running) = (Limits::default(), None);
+        Self { house, db: db.clone(), agent, connection, reads, asks, denial, reveals, tokens, limits, running }
     }
 
     async fn revoke(&self, grants: &[GrantId]) {
@@ -115,7 +119,7 @@ impl World {
     }
 
     /// Brings the world into a state.
-    async fn enter(&self, state: &str) {
+    async fn enter(&mut self, state: &str) {
         let (base, site) = (&self.house.base, &self.house.site);
         match state {
             "as it is"
@@ -138,6 +142,11 @@ impl World {
             "everything else is allowed to operators" => {
                 self.house.grant(&self.agent, &self.connection, ForWhom::Operators).await;
             }
+            "everything may be done in one task" => {
+                let task = Some("post-1".parse().unwrap());
+                let all = NewGrant::proxy(&self.agent, &self.connection, ForWhom::Operators);
+                self.house.grant_with(NewGrant { task, ..all }).await;
+            }
             "everything is denied" => {
                 let denial = NewGrant {
                     effect: Effect::Deny,
@@ -154,6 +163,52 @@ impl World {
                 for id in &self.reveals {
                     assert!(grant::take_use(&self.db, site, id).await.unwrap());
                 }
+            }
+            "a list of people may do everything else" => {
+                let people = ["carol".parse().unwrap()].into();
+                self.house.grant(&self.agent, &self.connection, ForWhom::People(people)).await;
+            }
+            "what is granted has ended" => {
+                self.write("UPDATE grants SET expires_at = 1 WHERE agent = $1", self.agent.as_str()).await
+            }
+            "whoever granted may no longer" => {
+                self.write("UPDATE grants SET grantor = 'bob' WHERE agent = $1", self.agent.as_str()).await
+            }
+            "the account can do more than is granted" => {
+                self.write("UPDATE grants SET scopes = '[\"read\"]' WHERE agent = $1", self.agent.as_str()).await
+            }
+            "the rate of the reading is reached" => {
+                for id in &self.reads {
+                    self.write("UPDATE grants SET rate = '1/1h' WHERE id = $1", id.as_str()).await;
+                    self.limits.take(&self.db, site, id, "1/1h".parse().unwrap(), base.clock.now()).await.unwrap();
+                }
+            }
+            // One that was taken back: the call has no other's use.
+            "the calls run already" => self.running = Some(GrantId::new()),
+            "there is no such connection" => self.connection = ConnectionId::new(),
+            "the site's policy is for another provider" => {
+                let ceiling = Some(ceiling(r#"{"providers":["reddit"]}"#));
+                site::set_policy(base, &OPERATOR, site, &Policy { ceiling, chain_limit: None }).await.unwrap();
+            }
+            "the site's policy cannot be read" => {
+                self.write("UPDATE sites SET ceiling = 'nonsense' WHERE id = $1", site.as_str()).await
+            }
+            "the agent's ceiling is for the proxy" => {
+                let ceiling = ceiling(r#"{"delivery":["proxy"]}"#);
+                agent::set_ceiling(base, site, &OPERATOR, &self.agent, Some(&ceiling)).await.unwrap();
+            }
+            "the agent's ceiling cannot be read" => {
+                self.write("UPDATE agents SET ceiling = 'nonsense' WHERE id = $1", self.agent.as_str()).await
+            }
+            "the tokens' ceilings cannot be read" => {
+                self.write("UPDATE agent_tokens SET ceiling = 'nonsense' WHERE agent = $1", self.agent.as_str()).await
+            }
+            "whoever minted the tokens lost their role" => {
+                self.write("UPDATE agent_tokens SET minter = 'dora' WHERE agent = $1", self.agent.as_str()).await
+            }
+            "the owner is disabled, and the agent is another's" => {
+                self.write("UPDATE agents SET owner_user = 'erin' WHERE id = $1", self.agent.as_str()).await;
+                self.disable("alice").await;
             }
             "the reading cannot be read" => {
                 for id in &self.reads {
@@ -191,8 +246,18 @@ impl World {
         let operation = call.as_ref().map(|(method, path)| (method, "api.lab.example", path.as_bytes()));
         let facts = for_token(&self.db, hash, &self.connection).await.unwrap().unwrap();
         let request = Request { delivery: *delivery, operation, unattended: CALLERS[caller].3 };
-        let decision = decide(&facts, &request, self.house.base.clock.now());
+        let now = self.house.base.clock.now();
+        let decision = match &self.running {
+            Some(under) => decide_running(&facts, &request, under, now),
+            None => decide(&facts, &request, now),
+        };
+        // What is reached in a stretch of time stands in no fact: it is asked last, and every replica's uses are in it.
+        let is_reached = match (decision.rate, &decision.grant) {
+            (Some(rate), Some(grant)) => self.limits.wait(&self.db, &self.house.site, grant, rate, now).await.unwrap().is_some(),
+            _ => false,
+        };
         match decision.effect {
+            Effect::Allow if is_reached => "no rate".to_owned(),
             Effect::Allow => "allow".to_owned(),
             Effect::Ask => "ask".to_owned(),
             Effect::Deny => {
@@ -209,7 +274,7 @@ impl World {
     }
 }
 
-const STATES: [&str; 23] = [
+const STATES: [&str; 38] = [
     "as it is",
     "nothing is granted",
     "only the denial is left",
@@ -233,6 +298,21 @@ const STATES: [&str; 23] = [
     "the tokens are for the proxy",
     "the tokens are for GET /posts/1",
     "the tokens are for another provider",
+    "a list of people may do everything else",
+    "what is granted has ended",
+    "whoever granted may no longer",
+    "the account can do more than is granted",
+    "the rate of the reading is reached",
+    "the calls run already",
+    "there is no such connection",
+    "the site's policy is for another provider",
+    "the site's policy cannot be read",
+    "the agent's ceiling is for the proxy",
+    "the agent's ceiling cannot be read",
+    "the tokens' ceilings cannot be read",
+    "whoever minted the tokens lost their role",
+    "the owner is disabled, and the agent is another's",
+    "everything may be done in one task",
 ];
 
 fn token_in(state: &str, now: valetkey::clock::Timestamp) -> NewToken {
@@ -255,7 +335,7 @@ on_each_db! {
             site::create(&base, &OPERATOR, &id, state).await.unwrap();
             let house = House { base: base.clone(), site: id };
             let now = base.clock.now();
-            let world = World::new(&db, house, || token_in(state, now)).await;
+            let mut world = World::new(&db, house, || token_in(state, now)).await;
             world.enter(state).await;
             let mut rows = vec![["".to_owned()].into_iter().chain(ACTIONS.map(|(name, ..)| name.to_owned())).collect::<Vec<_>>()];
             for (caller, (name, ..)) in CALLERS.into_iter().enumerate() {
@@ -271,6 +351,31 @@ on_each_db! {
     }
 }
 
+/// Every word that the decision has for a fact, read from where it decides, stands in a cell: none of its ways to say no is
+/// without a state. The two facts of a yes stand there as `allow` and `ask`.
+#[test]
+fn every_fact_that_decides_stands_in_the_matrix() {
+    let golden = std::fs::read_to_string(golden()).unwrap();
+    let cells = golden.lines().filter(|line| line.starts_with(' ')).flat_map(|line| line.split("  ")).map(str::trim);
+    let cells: BTreeSet<&str> = cells.filter_map(refused).flat_map(|facts| facts.split('+')).collect();
+    let is_word = |text: &&str| text.len() > 2 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let lines = include_str!("../../src/decision/decide.rs").lines().map(str::trim_start);
+    let code = lines.filter(|line| !line.starts_with("//") && !line.starts_with("#["));
+    let words: BTreeSet<&str> = code.flat_map(|line| line.split('"').skip(1).step_by(2)).filter(is_word).collect();
+    assert!(words.len() > 25 && words.contains("minter_role") && words.contains("rate"), "{words:?}");
+    let missing: Vec<_> = words.iter().filter(|word| !["grant", "asks"].contains(*word) && !cells.contains(*word)).collect();
+    assert!(missing.is_empty(), "no state of the matrix shows {missing:?}");
+}
+
+/// The facts of a cell that is a no.
+fn refused(cell: &str) -> Option<&str> {
+    ["no ", "401 ", "404 "].into_iter().find_map(|begin| cell.strip_prefix(begin))
+}
+
+fn golden() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/matrix.golden")
+}
+
 fn table(rows: &[Vec<String>]) -> String {
     let wide: Vec<usize> = (0..rows[0].len()).map(|at| rows.iter().map(|row| row[at].len()).max().unwrap_or_default()).collect();
     let line = |row: &Vec<String>| {
@@ -281,7 +386,7 @@ fn table(rows: &[Vec<String>]) -> String {
 }
 
 fn compare(now: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/matrix.golden");
+    let path = golden();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, now).unwrap();
     }

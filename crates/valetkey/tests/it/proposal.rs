@@ -10,11 +10,14 @@ use valetkey::{
     db::Db,
     grant::{self, Effect, ForWhom, Grant, NewGrant},
     id::{ConnectionId, ProposalId, SiteId, UserId},
+    oauth::{self, GrantType, NewClient, client},
     on_each_db, platform,
-    principal::{Actor, Delivery},
+    principal::{Actor, Ceiling, Delivery},
     proposal::{self, Asker, Proposal, Status, Terms, Which, Wish},
     revoke::{self, UpstreamWish},
+    secret::Secret,
     site,
+    token::{self, Audience, Issue},
 };
 
 use crate::{
@@ -278,6 +281,56 @@ on_each_db! {
         let refused = proposal::accept(&yard.outside, desk.site(), &administers("carol"), &id, terms()).await;
         assert_eq!(code(refused), Code::Forbidden);
         proposal::accept(&yard.outside, desk.site(), &administers("dora"), &id, terms()).await.unwrap();
+    }
+
+    /// An issued token is swept out a day after its end, and a wish waits for a week.
+    async fn whoever_is_behind_a_wish_still_is_when_its_token_is_gone(db: Db) {
+        let desk = Desk::new(&db).await;
+        let (yard, house) = (&desk.yard, &desk.yard.house);
+        let base = &house.base;
+        let sites = yard.connect("site", "").await;
+        house.role(&yard.agent, "carol", Role::Operator).await;
+        house.grant(&yard.agent, &sites, ForWhom::Operators).await;
+        let ways = BTreeSet::from([GrantType::AuthorizationCode]);
+        let new = NewClient {
+            name: "App".into(),
+            redirect_uris: vec!["https://app.example/cb".into()],
+            grant_types: ways,
+            ..NewClient::default()
+        };
+        let (client, _) = client::create(base, desk.site(), &Actor::Operator, new).await.unwrap();
+        let (carol, text): (UserId, _) = ("carol".parse().unwrap(), Secret::new("the text of an issued token"));
+        let issue = Issue {
+            text: &text,
+            agent: &yard.agent,
+            person: Some(&carol),
+            minter: None,
+            client: &client.id,
+            family: None,
+            parent: None,
+            session: None,
+            task: None,
+            label: "App",
+            ceiling: &Ceiling::default(),
+            audience: Audience::Api,
+            expires_at: base.clock.now().plus(oauth::ACCESS_LIFE),
+        };
+        let by = Actor::User(carol.clone());
+        base.ring.derived(&base.db, desk.site(), audit::AUDIT_LABEL).await.unwrap();
+        let mut tx = base.db.begin().await.unwrap();
+        let (token, _) = token::issue(base, &mut tx, desk.site(), &by, issue).await.unwrap();
+        tx.commit().await.unwrap();
+        // Her token, in a call that gives her up.
+        let asker = Asker { site: desk.site().clone(), agent: yard.agent.clone(), token: token.clone(), person: None };
+        let wish = Wish { connection: Some(sites), provider: None, for_whom: Some(ForWhom::Unattended), ..wish() };
+        let id = proposal::propose(&yard.outside, &asker, wish).await.unwrap().id;
+        base.clock.advance(oauth::ACCESS_LIFE + Duration::from_secs(2 * 86_400));
+        oauth::sweep(base).await.unwrap();
+        assert_eq!(token::agent_of(&db, desk.site(), &token).await.unwrap(), None, "the token is gone");
+        let administers = |user: &str| Decider { actor: Actor::User(user.parse().unwrap()), administers: true };
+        let refused = proposal::accept(&yard.outside, desk.site(), &administers("carol"), &id, Terms::default()).await;
+        assert_eq!(code(refused), Code::Forbidden);
+        proposal::accept(&yard.outside, desk.site(), &administers("dora"), &id, Terms::default()).await.unwrap();
     }
 
     async fn an_unattended_agents_owner_is_asked(db: Db) {

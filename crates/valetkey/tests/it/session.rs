@@ -21,7 +21,7 @@ use valetkey::{
     id::{self, PlatformKeyId, SiteId},
     on, on_each_db, person,
     platform::{self, Asserts, Minted, NewKey, Purpose, Scope},
-    principal::Actor,
+    principal::{Actor, AuthSource},
     secret::Secret,
     session::{self, Session, SessionSecret},
     site::{self, SiteChange},
@@ -397,6 +397,19 @@ on_each_db! {
         assert!(!signing.is_alive(&secret).await);
         assert!(session::of_person(&world.house.base, &world.house.site, &alice).await.unwrap().is_empty());
         assert_eq!(world.audited("session.close").await.len(), 1);
+    }
+
+    /// T-067, T-107, T-216.
+    async fn what_is_done_in_a_session_is_done_by_its_person(db: Db) {
+        let signing = Signing::new(&db).await;
+        let (_, session) = signing.alice().await;
+        let (base, principal) = (&signing.world.house.base, session.principal());
+        assert_eq!((principal.source, &principal.user, &principal.calling_user), (AuthSource::Session, &Some(session.user.clone()), &Some(session.user.clone())));
+        assert_eq!((principal.agent.as_ref(), principal.token.as_ref(), principal.has_ceiling()), (None, None, false));
+        session::close(base, &session).await.unwrap();
+        let rows = valetkey::audit::list(&base.db, &session.site, None, 100).await.unwrap();
+        let closed = rows.iter().find(|row| row.action == "session.close").unwrap();
+        assert_eq!((&closed.actor, closed.actor.as_str()), (&principal.actor().to_string(), "user:alice"));
     }
 
     async fn a_person_has_twenty_sessions_at_the_most(db: Db) {

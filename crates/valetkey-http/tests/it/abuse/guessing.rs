@@ -1,7 +1,7 @@
 //! Guessing: what costs nothing is refused before anybody is asked, what could be found is found too slowly, and nobody is shut out
 //! because somebody else guesses.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use axum::body::Body;
 use http::{Request, header};
@@ -66,6 +66,42 @@ on_each_db! {
         // They leave no row in the audit, which anybody could fill so.
         let events = app.get(&As::Operator, "/v1/audit?limit=1000").await.expect(200).json();
         assert!(events["events"].as_array().unwrap().len() < 50);
+    }
+
+    /// T-127: As little as of unknown ones, or whoever kept one could fill the audit with it.
+    async fn what_is_tried_with_a_dead_token_leaves_no_row(app: App) {
+        let agent = app.agent("a", "alice").await;
+        app.role(&agent, "carol", "operator").await;
+        let connection = app.account("users/alice", "").await;
+        app.grant(json!({ "agent": agent, "connection": connection, "for_whom": "unattended", "delivery": ["reveal", "proxy"] })).await;
+        let (_, live) = app.token(&agent, json!({})).await;
+        let (id, revoked) = app.token(&agent, json!({})).await;
+        let (_, expired) = app.token(&agent, json!({ "expires_at": app.clock.now().plus(Duration::from_secs(60)) })).await;
+        let (_, orphaned) = app.token(&agent, json!({ "person": "carol" })).await;
+        app.delete(&As::Operator, &format!("/v1/tokens/{id}")).await.expect(204);
+        app.patch(&As::Operator, "/v1/people/carol", json!({ "disabled": true })).await.expect(200);
+        app.clock.advance(Duration::from_secs(120));
+        for dead in [&revoked, &expired, &orphaned] {
+            for named in [connection.as_str(), "http_basic"] {
+                for _ in 0..20 {
+                    reveal(&app, dead, named, &[]).await.refused(401, "unauthenticated");
+                    app.get(dead, &format!("/v1/proxy/{named}/x")).await.refused(401, "unauthenticated");
+                }
+            }
+        }
+        reveal(&app, &live, &connection, &[]).await.expect(200);
+        // Uses are written in the order in which they came: once the last one is there, so would be those before it.
+        let mut recorded = String::new();
+        for _ in 0..400 {
+            let events = app.get(&As::Operator, "/v1/audit?limit=1000").await.expect(200);
+            recorded = String::from_utf8(events.bytes).unwrap();
+            if recorded.contains("connection.reveal") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(recorded.contains("connection.reveal"), "the use of the live token is not recorded");
+        assert!(!recorded.contains("connection.use"), "{recorded}");
     }
 
     /// Whoever sits behind the same address waits there with the guesser for a token, and calls on with the one they have.

@@ -7,7 +7,7 @@ use valetkey::{
     Code,
     db::testing,
     oauth::{Asker, GrantType, NewClient, Presented, Word, client, register},
-    on_each_db,
+    on_each_db, platform,
     principal::Actor,
     secret::Secret,
 };
@@ -55,6 +55,22 @@ on_each_db! {
         for wrong in [shown(Some("pkey_00000000000000000000000000000000"), key.text.expose()), shown(None, "vkp_wrong")] {
             assert_eq!(word(hall.oauth.asker(&wrong).await), Word::InvalidClient);
         }
+    }
+
+    /// A resource server asks for each request of its own: on SQLite who it is was found once, and ends with the key.
+    async fn a_platform_that_asks_again_and_again_is_looked_up_once(db: Db) {
+        let hall = Hall::new(&db).await;
+        let key = hall.platform().await;
+        let shown = Presented::Key { id: None, text: Secret::new(key.text.expose()) };
+        hall.oauth.asker(&shown).await.unwrap();
+        let before = testing::asked(&db).statements;
+        for _ in 0..50 {
+            hall.oauth.asker(&shown).await.unwrap();
+        }
+        let asked = testing::asked(&db).statements - before;
+        assert_eq!(asked, if db.is_sqlite() { 0 } else { 50 }, "on PostgreSQL another replica may have ended it");
+        platform::revoke(&hall.house.base, hall.site(), &Actor::Operator, &key.key.id).await.unwrap();
+        assert_eq!(word(hall.oauth.asker(&shown).await), Word::InvalidClient);
     }
 
     async fn a_revoked_client_ends_with_everything_that_was_issued_to_it(db: Db) {
