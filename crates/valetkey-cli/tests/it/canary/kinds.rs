@@ -169,8 +169,9 @@ async fn imported(cage: &mut Cage) {
     let wrong = [("AUTH_KEY", cage.trap.plant("a wrong key of the salts")), ("AUTH_SALT", cage.trap.plant("a wrong salt"))];
     let option = written("auth_data.json", &option.to_string());
     let (right, wrong) = (written("wp-config.php", &config(&salts)), written("wp-config-of-another.php", &config(&wrong)));
-    for (config, more, code) in [(&wrong, &[][..], 1), (&right, &["--dry-run"], 0), (&right, &["--json"], 0)] {
-        let words = [&["import", "data-machine", "--auth-data", &option, "--wp-config", config][..], more].concat();
+    let runs: [(&str, &[&str], i32); 3] = [(&wrong, &[], 1), (&right, &["--dry-run"], 0), (&right, &["--json"], 0)];
+    for (config, more, code) in runs {
+        let words = [&["import", "data-machine", "--auth-data", option.as_str(), "--wp-config", config][..], more].concat();
         let ran = cage.scene.home.cli(&words);
         assert_eq!(ran.code, Some(code), "{ran:?}");
         cage.trap.hear_ran(ran);
