@@ -53,11 +53,12 @@ class Moved:
 
 @dataclass
 class Tried:
-    """`provider try` of everything that is known: how long it took, and what it tried."""
+    """`provider try` of everything that is known: how long it took, and how many checks went well and wrong."""
 
     seconds: float
     providers: int
-    checks: int
+    well: int
+    wrong: int
     command: str
 
 
@@ -223,7 +224,7 @@ class Stage:
         return f"valetkey serve {shown_place(database)} --listen 127.0.0.1:8320 --audit batched --log warn"
 
     def tried(self) -> Tried:
-        """Tries every definition that is built in. One that is not carried out as it says spoils the number."""
+        """Tries every definition that is built in."""
         command = ["provider", "try", "--all", "--json"]
         started = time.perf_counter()
         done = subprocess.run([str(RELEASE / "valetkey"), *command], stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=self.folder)
@@ -231,12 +232,8 @@ class Stage:
         if not done.stdout:
             raise RuntimeError(f"the catalogue could not be tried:\n{done.stderr[-3000:]}")
         tried = json.loads(done.stdout)["providers"]
-        checks = [check for provider in tried for check in provider["checks"]]
-        red = [check["why"] for check in checks if check["result"] == "red"]
-        if red:
-            raise RuntimeError(f"{len(red)} checks of the catalogue went wrong, the first: {red[0]}")
-        carried_out = sum(check["result"] == "ok" for check in checks)
-        return Tried(took, len(tried), carried_out, " ".join(["valetkey", *command]))
+        results = [check["result"] for provider in tried for check in provider["checks"]]
+        return Tried(took, len(tried), results.count("ok"), results.count("red"), " ".join(["valetkey", *command]))
 
     def moved_in(self, database: str, number: int) -> Moved:
         """Moves a large Data Machine site into a broker that is empty, another one for each number."""
