@@ -24,7 +24,7 @@ use valetkey::{
 };
 
 use crate::{
-    scene::{On, Scene, Usable, eventually, on_each, text},
+    scene::{On, Scene, Usable, approve, eventually, on_each, text},
     support::{Browser, Page, Program, peer},
 };
 
@@ -293,11 +293,44 @@ async fn an_agent_asks_for_access_and_uses_what_a_person_granted() {
     let mut asking = Vec::new();
     for language in BOTH {
         let token = scene.token(&scene.agent().await).await.token;
-        let mut program = start(&scene, language, "ask_for", &["lab"], &[("TOKEN", token.as_str())]);
+        let variables = [("TOKEN", token.as_str()), ("FOR_WHOM", "unattended")];
+        let mut program = start(&scene, language, "ask_for", &["lab"], &variables);
         let line = program.line().await;
         let id = line.split(' ').nth(1).unwrap();
         assert!(line.starts_with("asked: pro_") && line.contains(&format!("/proposals/{id}")), "{line}");
         scene.home.cli(&["proposal", "accept", id, "--connection", &connection]).ok();
+        asking.push((language, program, token));
+    }
+    for (language, program, token) in asking {
+        assert!(program.end().await.ok().contains(&format!("granted: {connection}")));
+        let said = start(&scene, language, "post", &["lab", "the weekly report"], &[("TOKEN", token.as_str())]).end().await.ok();
+        assert!(said.contains("posted: the weekly report"), "{said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_asks_the_person_it_acts_for_and_uses_what_they_let_it() {
+    let scene = Scene::usual(On::Sqlite).await;
+    let mut browser = alice(&scene).await;
+    let session = json!({ "provider": "lab", "owner": "user:alice" });
+    let session = scene.platform(Method::POST, "/v1/connect-sessions", Some(session)).await;
+    let page = browser.open(&text(&session, "url")).await;
+    let done = approve(&mut browser, &page).await;
+    assert_eq!(done.status, StatusCode::OK, "{done:?}");
+    let path = format!("/v1/connect-sessions/{}", text(&session, "id"));
+    let connection = text(&scene.platform(Method::GET, &path, None).await, "connection");
+    let mut asking = Vec::new();
+    for language in BOTH {
+        let agent = json!({ "slug": scene.fresh("agent"), "owner": "alice" });
+        let agent = text(&scene.platform(Method::POST, "/v1/agents", Some(agent)).await, "id");
+        let token = json!({ "label": "hers", "person": "alice" });
+        let token = scene.platform(Method::POST, &format!("/v1/agents/{agent}/tokens"), Some(token)).await;
+        let token = text(&token, "token");
+        let mut program = start(&scene, language, "ask_for", &["lab"], &[("TOKEN", token.as_str())]);
+        let line = program.line().await;
+        let page = browser.open(line.rsplit(' ').next().unwrap()).await;
+        let page = browser.press_with(&page, "Let it", &[("days", "30")]).await;
+        assert_eq!(page.status, StatusCode::OK, "{page:?}");
         asking.push((language, program, token));
     }
     for (language, program, token) in asking {
