@@ -44,7 +44,7 @@ pub(super) async fn of_every_kind(cage: &mut Cage, lab: Lab) {
 async fn static_key(cage: &mut Cage) {
     let key = cage.trap.plant("a static key");
     let mut link = Link::open(cage, "keyed").await;
-    let (done, _) = link.answer(cage, &[("decision", "enter"), ("field.api_key", &key), ("field.note", "")]).await;
+    let (done, _) = link.answer(cage, &[("decision", "enter"), ("field.api_key", key.as_str()), ("field.note", "")]).await;
     assert_eq!(done.status, StatusCode::SEE_OTHER, "{done:?}");
     let at = link.account(cage).await;
     cage.trap.secret("a static key", &key, &[at]);
@@ -169,7 +169,8 @@ async fn imported(cage: &mut Cage) {
     let wrong = [("AUTH_KEY", cage.trap.plant("a wrong key of the salts")), ("AUTH_SALT", cage.trap.plant("a wrong salt"))];
     let option = written("auth_data.json", &option.to_string());
     let (right, wrong) = (written("wp-config.php", &config(&salts)), written("wp-config-of-another.php", &config(&wrong)));
-    let runs: [(&str, &[&str], i32); 3] = [(&wrong, &[], 1), (&right, &["--dry-run"], 0), (&right, &["--json"], 0)];
+    let runs: [(&str, &[&str], i32); 3] =
+        [(wrong.as_str(), &[], 1), (right.as_str(), &["--dry-run"], 0), (right.as_str(), &["--json"], 0)];
     for (config, more, code) in runs {
         let words = [&["import", "data-machine", "--auth-data", option.as_str(), "--wp-config", config][..], more].concat();
         let ran = cage.scene.home.cli(&words);
@@ -271,7 +272,7 @@ async fn used(cage: &mut Cage, connection: &str, path: &str) -> usize {
 fn of_the_lab(cage: &mut Cage, account: &Value, at: usize) {
     for (member, value) in account.as_object().unwrap() {
         let Some(text) = value.as_str() else { continue };
-        let mark = [ACCESS_PREFIX, REFRESH_PREFIX].into_iter().find(|mark| text.starts_with(mark));
+        let mark = [ACCESS_PREFIX, REFRESH_PREFIX].into_iter().find(|mark| text.starts_with(*mark));
         if mark.is_some() || ["access_token", "refresh_token"].contains(&member.as_str()) {
             cage.trap.secret(&format!("{member} of the lab"), text, &[at]);
         }
