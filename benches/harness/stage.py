@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 from dataclasses import dataclass
 
 from . import load, servers
@@ -402,6 +403,17 @@ class Stage:
         status, body = servers.request(server.origin, "POST", path, headers, bodies[0].encode())
         if status != 200 or json.loads(body).get("decision") is not True:
             raise RuntimeError(f"an evaluation answers {status}: {body[:500]!r}")
+        return target
+
+    def introspection_target(self, server: servers.Server, seeded: Seeded, key: str) -> load.Target:
+        """A resource server asks what a token is: a form, by a platform key (RFC 7662)."""
+        path, kind = "/oauth/introspect", "application/x-www-form-urlencoded"
+        body = urllib.parse.urlencode({"token": seeded.token})
+        target = load.Target(server.origin, [path], "POST", key, bodies=[body], kind=kind)
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": kind}
+        status, answer = servers.request(server.origin, "POST", path, headers, body.encode())
+        if status != 200 or json.loads(answer).get("active") is not True:
+            raise RuntimeError(f"an introspection answers {status}: {answer[:500]!r}")
         return target
 
     def proxy_target(self, server: servers.Server, seeded: Seeded) -> load.Target:
