@@ -1,7 +1,9 @@
-//! The same for the other kinds of accounts, and for what an import brings: a static key, an app password, a mailbox, the temporary
-//! and the lasting secrets of OAuth 1.0a, and the sealed values and salts of a Data Machine site.
+//! The same for the other kinds of accounts, and for what an import brings: a static key, an app password, a private key, a mailbox,
+//! the temporary and the lasting secrets of OAuth 1.0a, and the sealed values and salts of a Data Machine site.
 
-use provider_lab::{ACCESS_PREFIX, APP_PASSWORD, At, DefinitionOptions, Fault, Lab, REFRESH_PREFIX, Rule, TEMPORARY_PREFIX};
+use provider_lab::{
+    ACCESS_PREFIX, APP_PASSWORD, At, DefinitionOptions, Fault, Lab, REFRESH_PREFIX, Rule, Signing, TEMPORARY_PREFIX,
+};
 use reqwest::{
     Method, StatusCode,
     header::{COOKIE, LOCATION},
@@ -22,6 +24,7 @@ pub(super) async fn prepare(plan: &mut Plan) -> Lab {
     let lab = Lab::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
     plan.allowed.push(lab.addr());
     plan.definitions.push(("blue".to_owned(), lab.session_definition()));
+    plan.definitions.push(("robot".to_owned(), lab.assertion_definition(Signing::Es256)));
     // The lab knows one key, which is no secret. Without being tried any key is kept.
     let definition = lab.key_definition();
     let (fields, rest) = definition.split_once("[verify]").unwrap();
@@ -35,6 +38,7 @@ pub(super) async fn of_every_kind(cage: &mut Cage, lab: Lab) {
     cage.trap.secret("client secret of OAuth 1.0a", &client_secret("signed"), &[]);
     static_key(cage).await;
     app_password(cage).await;
+    private_key(cage, &lab).await;
     untried_mailbox(cage).await;
     signed(cage).await;
     imported(cage).await;
@@ -71,6 +75,24 @@ async fn app_password(cage: &mut Cage) {
     cage.trap.secret("an app password", APP_PASSWORD, &[at]);
     let connection = link.connection(cage).await;
     used(cage, &connection, "api/me").await;
+}
+
+async fn private_key(cage: &mut Cage, lab: &Lab) {
+    let pem = lab.signing_key("robot@lab.example", Signing::Es256).unwrap();
+    let wrong = cage.trap.plant("a private key that is none");
+    let mut link = Link::open(cage, "robot").await;
+    for (key, connects) in [(&wrong, false), (&pem, true)] {
+        let file = json!({ "type": "service_account", "client_email": "robot@lab.example", "private_key": key }).to_string();
+        let (answer, _) = link.answer(cage, &[("decision", "enter"), ("field.service_account_json", file.as_str())]).await;
+        assert_eq!(answer.status == StatusCode::SEE_OTHER, connects, "{answer:?}");
+    }
+    let at = link.account(cage).await;
+    // Its lines, as they also are where line breaks are written otherwise.
+    for line in pem.lines().filter(|line| !line.starts_with('-')) {
+        cage.trap.secret("a private key", line, &[at]);
+    }
+    let connection = link.connection(cage).await;
+    used(cage, &connection, "me").await;
 }
 
 /// Nobody answers there, so that nothing is linked; what was entered is not said again.
