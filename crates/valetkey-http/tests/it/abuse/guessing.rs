@@ -4,11 +4,14 @@
 use std::{net::SocketAddr, time::Duration};
 
 use axum::body::Body;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{Request, header};
 use serde_json::json;
 use valetkey::{
     db::testing,
+    id::sha256_hex,
     oauth::{GrantType, NewClient},
+    token::TokenHash,
 };
 use valetkey_http::Peer;
 
@@ -23,6 +26,17 @@ use crate::{
 /// A text of a token's form that is nobody's, without a checksum, as the reference had them.
 fn unknown(n: u64) -> As {
     As::Bearer(format!("datamachine_x_{n:064x}"))
+}
+
+/// A token as we make them, checksum and all, which nobody was given.
+fn never_given(n: u64) -> As {
+    let mut bytes = [0x5a; 32];
+    bytes[..8].copy_from_slice(&n.to_be_bytes());
+    let body = format!("vk_{}", URL_SAFE_NO_PAD.encode(bytes));
+    let check = &sha256_hex(body.as_bytes())[..6];
+    let text = format!("{body}_{check}");
+    assert!(TokenHash::of_presented(&text).is_some(), "it is refused for its form already");
+    As::Bearer(text)
 }
 
 impl Front {
@@ -52,6 +66,22 @@ on_each_db! {
         let after = testing::asked(db);
         assert!(after.statements - before.statements < 200, "{before:?} {after:?}");
         app.get(&live, "/v1/me").await.expect(200);
+    }
+
+    /// The look-up is by the token's SHA-256, which the database keeps unique. Nothing is written, and nothing is asked twice: not
+    /// what form it has, not whether it was known once. What the background asks meanwhile is counted with it.
+    async fn a_token_that_nobody_has_costs_one_look_up(app: App) {
+        let connection = app.account("users/alice", "").await;
+        let db = &app.broker.base().db;
+        let before = testing::asked(db);
+        for n in 0..200 {
+            for who in [unknown(n), never_given(n)] {
+                reveal(&app, &who, &connection, &[]).await.refused(401, "unauthenticated");
+            }
+        }
+        let after = testing::asked(db);
+        let (statements, transactions) = (after.statements - before.statements, after.transactions - before.transactions);
+        assert!((400..600).contains(&statements) && transactions < 100, "{statements} {transactions}");
     }
 
     async fn who_brings_unknown_tokens_without_end_shuts_nobody_out(app: App) {
