@@ -56,7 +56,7 @@ fn refused(decision: Decision, error: &Error) -> Decision {
 fn check_reveal(outside: &Outside, facts: &Facts, request: &Request<'_>) -> Result<()> {
     match (&request.delivery, &facts.connection) {
         (Delivery::Reveal, Some(connection)) => {
-            choice::check_reveal(&outside.definition(&connection.stored.connection.provider)?)
+            choice::check_reveal(outside.definition(&connection.stored.connection.provider)?.as_ref())
         }
         _ => Ok(()),
     }

@@ -213,10 +213,7 @@ impl Deliverer {
         let allowed = self.allow(caller, connection, Delivery::Reveal, None, None).await?;
         let definition = self.outside.definition(&allowed.stored.connection.provider)?;
         if let Err(error) = choice::check_reveal(&definition) {
-            return match allowed.grant().cloned() {
-                Some(grant) => Err(self.none_left(&allowed, &grant, error, "chosen").await?),
-                None => Err(error),
-            };
+            return Err(self.not_taken(&allowed, error, "chosen").await?);
         }
         let slot = named.map(ToString::to_string);
         let used = approved::Use {
