@@ -7,7 +7,7 @@ use http::HeaderMap;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use valetkey::{
-    Code, Error, agent,
+    Code, Error,
     approval::{self, Decider},
     clock::Timestamp,
     decision,
@@ -17,7 +17,7 @@ use valetkey::{
     proposal::Asker,
 };
 
-use super::{limited, maybe, moment, next};
+use super::{agents, limited, maybe, moment, next};
 use crate::{
     caller::Caller,
     error::Answer,
@@ -183,10 +183,7 @@ pub(crate) struct Approvals {
 #[utoipa::path(get, path = "/v1/approvals", tag = "approvals", params(Which), responses((status = 200, body = Approvals)))]
 pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(which): Query<Which>) -> Answer<Json<Approvals>> {
     let (base, site) = (state.base(), caller.site()?);
-    let agent = match &which.agent {
-        Some(named) => Some(agent::find(&base.db, site, named).await?.id),
-        None => None,
-    };
+    let agent = agents::filtered(&base.db, site, which.agent.as_deref()).await?;
     let limit = limited(which.limit);
     let owner = caller.user().cloned().map(Owner::User);
     let filter = approval::Which {

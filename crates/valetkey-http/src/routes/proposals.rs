@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use valetkey::{
-    Code, Error, agent,
+    Code, Error,
     approval::Decider,
     base::Outside,
     clock::Timestamp,
@@ -19,6 +19,7 @@ use valetkey::{
 };
 
 use super::{
+    agents,
     approvals::{Refusal, asker, decider},
     connections::json_or_null,
     grants, limited, maybe, moment, next,
@@ -200,10 +201,7 @@ pub(crate) struct Proposals {
 #[utoipa::path(get, path = "/v1/proposals", tag = "approvals", params(Which), responses((status = 200, body = Proposals)))]
 pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(which): Query<Which>) -> Answer<Json<Proposals>> {
     let (base, site) = (state.base(), caller.site()?);
-    let agent = match &which.agent {
-        Some(named) => Some(agent::find(&base.db, site, named).await?.id),
-        None => None,
-    };
+    let agent = agents::filtered(&base.db, site, which.agent.as_deref()).await?;
     let limit = limited(which.limit);
     let filter = proposal::Which { agent: agent.as_ref(), addressee: caller.user(), waiting: which.waiting == Some(true) };
     let mut found = proposal::page(base, site, &filter, which.after.as_ref(), limit).await?;

@@ -131,6 +131,14 @@ pub struct Decided {
     pub reason: String,
 }
 
+impl Decided {
+    /// What the columns of a row say; absent where nobody answered.
+    pub(crate) fn of_row(at: Option<i64>, by: Option<String>, reason: Option<String>) -> Result<Option<Self>> {
+        let (Some(at), Some(by)) = (at, by) else { return Ok(None) };
+        Ok(Some(Self { at: Timestamp(at), by: by.parse()?, reason: reason.unwrap_or_default() }))
+    }
+}
+
 /// A call that waits, or waited, for a person's word.
 #[derive(Clone, Debug)]
 pub struct Approval {

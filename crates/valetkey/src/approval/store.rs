@@ -39,12 +39,7 @@ impl TryFrom<ApprovalRow> for Approval {
     type Error = Error;
 
     fn try_from(row: ApprovalRow) -> Result<Self> {
-        let decided = match (row.decided_at, row.decided_by) {
-            (Some(at), Some(by)) => {
-                Some(Decided { at: Timestamp(at), by: by.parse()?, reason: row.decide_reason.unwrap_or_default() })
-            }
-            _ => None,
-        };
+        let decided = Decided::of_row(row.decided_at, row.decided_by, row.decide_reason)?;
         Ok(Self {
             id: row.id.parse()?,
             agent: row.agent.parse()?,
