@@ -103,7 +103,8 @@ impl Authority {
         let each = match &self.source {
             Source::Postgres(together) => {
                 let db = together.db();
-                facts::for_many(db, &mut *facts::line(db).await?, pairs).await?
+                let rows = facts::for_many(db, &mut *facts::line(db).await?, pairs).await?;
+                rows.into_iter().map(facts::Unread::read).collect()
             }
             Source::Embedded(_) => {
                 let mut each = Vec::with_capacity(pairs.len());
