@@ -86,7 +86,10 @@ on_each_home! {
             .iter()
             .map(|event| text(event, "action"))
             .collect();
-        for action in ["grant.create", "grant.revoke", "token.mint", "person.disable", "key.create"] {
+        for action in [
+            "connection.connect", "connection.proxy", "connection.reveal", "connection.use", "connection.revoke",
+            "grant.create", "grant.revoke", "token.mint", "token.revoke_all", "person.disable", "key.create",
+        ] {
             assert!(actions.iter().any(|known| known == action), "{action} is not among {actions:?}");
         }
         assert!(!server.log().contains("panicked"), "{}", server.log());
