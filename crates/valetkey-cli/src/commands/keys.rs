@@ -18,6 +18,7 @@ use crate::{
     client::Client,
     failure::{Failure, Result},
     output::{cell, facts, items, table},
+    settings::Place,
 };
 
 /// Sealing keys.
@@ -66,6 +67,9 @@ impl Keys {
                 clean(&report)
             }
             Self::NewRoot => new_root(session).await,
+            Self::Reload if on_postgres(session) => {
+                Err(Failure::usage("with PostgreSQL no command reaches the servers: send SIGHUP to each replica"))
+            }
             Self::Reload => post("/v1/seal-keys/reload", |answer| format!("loaded: {}", cell(answer, "/roots"))).await,
             Self::Rewrap => {
                 post("/v1/seal-keys/rewrap", |answer| {
@@ -88,6 +92,11 @@ impl Keys {
     }
 }
 
+/// Whether this command works at the database itself, beside whatever servers there are.
+fn on_postgres(session: &Session) -> bool {
+    matches!(session.settings.place, Place::Postgres(_))
+}
+
 /// Writes the new key, and has the server that was asked read it.
 async fn new_root(session: &Session) -> Result<()> {
     let answer = session
@@ -99,11 +108,12 @@ async fn new_root(session: &Session) -> Result<()> {
         })
         .await?;
     session.out.show(&answer, |answer| {
-        format!(
-            "root key {} is the first line of {}, and loaded\nEvery other replica needs the same file, and SIGHUP to read it. Back it up, then: `valetkey keys rewrap`",
-            cell(answer, "/root"),
-            cell(answer, "/file")
-        )
+        let next = match on_postgres(session) {
+            true => "Every replica needs the same file, and SIGHUP to read it. Back it up",
+            false => "It is loaded. Back it up",
+        };
+        let (root, file) = (cell(answer, "/root"), cell(answer, "/file"));
+        format!("root key {root} is the first line of {file}\n{next}, then: `valetkey keys rewrap`")
     })
 }
 
