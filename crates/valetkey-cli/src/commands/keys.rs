@@ -144,31 +144,22 @@ async fn rotate(session: &Session, provider: Option<String>, verify: bool) -> Re
     outcome.get("verified").map_or(Ok(()), clean)
 }
 
-/// Long work whose answer is a stream: progress, and at its end the result.
+/// Long work with a bar: what came of it.
 async fn walk(session: &Session, client: &Client, path: &str, body: &Value) -> Result<Value> {
     let bar = if session.out.json { ProgressBar::hidden() } else { ProgressBar::new(0) };
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len}") {
         bar.set_style(style.progress_chars("=> "));
     }
-    let mut result = None;
     let outcome = client
-        .stream(Method::POST, path, Some(body), |line| {
-            if let Some(progress) = line.get("progress") {
-                let number = |at: &str| progress.get(at).and_then(Value::as_u64).unwrap_or(0);
-                bar.set_length(number("total"));
-                bar.set_position(number("done"));
-                bar.set_message(format!("walk {}, {}", number("walk"), cell(progress, "/table")));
-            } else if let Some(problem) = line.get("problem") {
-                return Err(Failure::problem(http::StatusCode::INTERNAL_SERVER_ERROR, problem.clone()));
-            } else if let Some(done) = line.get("result") {
-                result = Some(done.clone());
-            }
-            Ok(())
+        .work(path, body, |progress| {
+            let number = |at: &str| progress.get(at).and_then(Value::as_u64).unwrap_or(0);
+            bar.set_length(number("total"));
+            bar.set_position(number("done"));
+            bar.set_message(format!("walk {}, {}", number("walk"), cell(progress, "/table")));
         })
         .await;
     bar.finish_and_clear();
-    outcome?;
-    result.ok_or_else(|| Failure::unreachable("the work broke off; run it again, it goes on where it was"))
+    outcome
 }
 
 fn status(answer: &Value) -> String {
