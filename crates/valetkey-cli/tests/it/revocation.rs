@@ -14,6 +14,7 @@ use std::{
 
 use reqwest::{Method, StatusCode};
 use serde_json::json;
+use sqlx::Connection as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -21,7 +22,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use crate::scene::{Answer, On, PATIENCE, Plan, Scene, Usable, on_each, proxy, reveal};
+use crate::scene::{Answer, On, PATIENCE, Plan, Scene, Usable, eventually, on_each, proxy, reveal};
 
 /// How long a stream may go on at the replica that did not revoke.
 const ELSEWHERE: Duration = Duration::from_secs(3);
@@ -244,6 +245,27 @@ on_each! {
             }
         }
     }
+}
+
+/// Decisions 2: nobody knows then whether a permission still holds. On SQLite the server itself is the only one who could have changed
+/// it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn running_answers_end_when_the_database_gives_no_answer() {
+    let scene = Scene::usual(On::Postgres).await;
+    let usable = scene.usable("lab").await;
+    let streams = scene.endless(&usable, None).await;
+    let mut database = sqlx::PgConnection::connect(scene.variable("VALETKEY_DATABASE")).await.unwrap();
+    let mut held = database.begin().await.unwrap();
+    // Whoever asks about a token waits until this is over.
+    sqlx::query("LOCK TABLE agent_tokens IN ACCESS EXCLUSIVE MODE").execute(&mut *held).await.unwrap();
+    let silent = Instant::now();
+    for (at, stream) in streams.into_iter().enumerate() {
+        let ended = tokio::time::timeout(PATIENCE, stream).await.expect("it ran on").unwrap();
+        let after = ended.saturating_duration_since(silent);
+        assert!(after <= ELSEWHERE + AT_ONCE, "replica {at} went on for {after:?}");
+    }
+    held.rollback().await.unwrap();
+    eventually(|| async { (scene.proxy(0, &usable, "me").await.status == StatusCode::OK).then_some(()) }).await;
 }
 
 /// They end by then at the first replica, where something was taken back, and soon afterwards at the others.
