@@ -18,6 +18,7 @@ use crate::{
     client::Client,
     failure::{Failure, Result},
     output::{cell, facts, items, table},
+    settings::Place,
 };
 
 /// Sealing keys.
@@ -66,6 +67,9 @@ impl Keys {
                 clean(&report)
             }
             Self::NewRoot => new_root(session).await,
+            Self::Reload if on_postgres(session) => {
+                Err(Failure::usage("with PostgreSQL no command reaches the servers: send SIGHUP to each replica"))
+            }
             Self::Reload => post("/v1/seal-keys/reload", |answer| format!("loaded: {}", cell(answer, "/roots"))).await,
             Self::Rewrap => {
                 post("/v1/seal-keys/rewrap", |answer| {
@@ -88,6 +92,11 @@ impl Keys {
     }
 }
 
+/// Whether this command works at the database itself, beside whatever servers there are.
+fn on_postgres(session: &Session) -> bool {
+    matches!(session.settings.place, Place::Postgres(_))
+}
+
 /// Writes the new key, and has the server that was asked read it.
 async fn new_root(session: &Session) -> Result<()> {
     let answer = session
@@ -99,11 +108,12 @@ async fn new_root(session: &Session) -> Result<()> {
         })
         .await?;
     session.out.show(&answer, |answer| {
-        format!(
-            "root key {} is the first line of {}, and loaded\nEvery other replica needs the same file, and SIGHUP to read it. Back it up, then: `valetkey keys rewrap`",
-            cell(answer, "/root"),
-            cell(answer, "/file")
-        )
+        let next = match on_postgres(session) {
+            true => "Every replica needs the same file, and SIGHUP to read it. Back it up",
+            false => "It is loaded. Back it up",
+        };
+        let (root, file) = (cell(answer, "/root"), cell(answer, "/file"));
+        format!("root key {root} is the first line of {file}\n{next}, then: `valetkey keys rewrap`")
     })
 }
 
@@ -134,31 +144,22 @@ async fn rotate(session: &Session, provider: Option<String>, verify: bool) -> Re
     outcome.get("verified").map_or(Ok(()), clean)
 }
 
-/// Long work whose answer is a stream: progress, and at its end the result.
+/// Long work with a bar: what came of it.
 async fn walk(session: &Session, client: &Client, path: &str, body: &Value) -> Result<Value> {
     let bar = if session.out.json { ProgressBar::hidden() } else { ProgressBar::new(0) };
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len}") {
         bar.set_style(style.progress_chars("=> "));
     }
-    let mut result = None;
     let outcome = client
-        .stream(Method::POST, path, Some(body), |line| {
-            if let Some(progress) = line.get("progress") {
-                let number = |at: &str| progress.get(at).and_then(Value::as_u64).unwrap_or(0);
-                bar.set_length(number("total"));
-                bar.set_position(number("done"));
-                bar.set_message(format!("walk {}, {}", number("walk"), cell(progress, "/table")));
-            } else if let Some(problem) = line.get("problem") {
-                return Err(Failure::problem(http::StatusCode::INTERNAL_SERVER_ERROR, problem.clone()));
-            } else if let Some(done) = line.get("result") {
-                result = Some(done.clone());
-            }
-            Ok(())
+        .work(path, body, |progress| {
+            let number = |at: &str| progress.get(at).and_then(Value::as_u64).unwrap_or(0);
+            bar.set_length(number("total"));
+            bar.set_position(number("done"));
+            bar.set_message(format!("walk {}, {}", number("walk"), cell(progress, "/table")));
         })
         .await;
     bar.finish_and_clear();
-    outcome?;
-    result.ok_or_else(|| Failure::unreachable("the work broke off; run it again, it goes on where it was"))
+    outcome
 }
 
 fn status(answer: &Value) -> String {

@@ -117,6 +117,12 @@ on_each_home! {
         let new = text(&home.json(&["keys", "new-root"]), "root");
         assert_ne!(old, new);
         home.cli(&["keys", "drop-old-roots"]).failed(1);
+        let reloaded = home.cli(&["keys", "reload"]);
+        match home.variables().iter().any(|(name, _)| name == "VALETKEY_DATABASE") {
+            // That command is a process of its own there.
+            true => assert!(reloaded.failed(2).contains("SIGHUP")),
+            false => drop(reloaded.ok()),
+        }
         server.signal("HUP");
         server.logged("the root keys were read again").await;
         let moved = home.json(&["keys", "rewrap"]);

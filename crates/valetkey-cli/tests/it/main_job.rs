@@ -86,7 +86,10 @@ on_each_home! {
             .iter()
             .map(|event| text(event, "action"))
             .collect();
-        for action in ["grant.create", "grant.revoke", "token.mint", "person.disable", "key.create"] {
+        for action in [
+            "connection.connect", "connection.proxy", "connection.reveal", "connection.use", "connection.revoke",
+            "grant.create", "grant.revoke", "token.mint", "token.revoke_all", "person.disable", "key.create",
+        ] {
             assert!(actions.iter().any(|known| known == action), "{action} is not among {actions:?}");
         }
         assert!(!server.log().contains("panicked"), "{}", server.log());
@@ -130,6 +133,13 @@ on_each_home! {
             assert_eq!(home.json(command), with, "{command:?}");
         }
         assert_eq!(home.cli(&missing).failed(3), refused);
+        // A link leads to the server. Nobody would know where that is.
+        let reconnect = ["connection", "reconnect", connection.as_str()];
+        for link in [&reconnect[..], &["connect", "lab", "--user", "42"]] {
+            assert!(home.cli(link).failed(2).contains("--public-url"), "{link:?}");
+            let made = home.json(&[link, &["--public-url", "https://keys.example.org"]].concat());
+            assert!(text(&made, "url").starts_with("https://keys.example.org/connect/"), "{made}");
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Revoked means refused (promise 3, decisions 2): on every request that any replica gets after the revoking call
-//! returned, with warm caches and under load; and streams that run end at once there, and within three seconds elsewhere.
+//! returned, with warm caches and under load; and streams that run end at once there, and within three seconds elsewhere. So do
+//! those about something that a person chose, when it is chosen no more.
 
 use std::{
+    fmt::Debug,
     net::SocketAddr,
     sync::{
         Arc,
@@ -11,13 +13,16 @@ use std::{
 };
 
 use reqwest::{Method, StatusCode};
+use serde_json::json;
+use sqlx::Connection as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::mpsc,
+    task::JoinHandle,
 };
 
-use crate::scene::{Answer, On, PATIENCE, Plan, Scene, Usable, on_each, proxy, reveal};
+use crate::scene::{Answer, On, PATIENCE, Plan, Scene, Usable, eventually, on_each, proxy, reveal};
 
 /// How long a stream may go on at the replica that did not revoke.
 const ELSEWHERE: Duration = Duration::from_secs(3);
@@ -54,9 +59,37 @@ impl Scene {
         answers
     }
 
+    /// An answer without end by every replica, and when each was cut off. They run by now, and go on while nothing is taken back.
+    async fn endless(&self, usable: &Usable, slot: Option<&str>) -> Vec<JoinHandle<Instant>> {
+        let mut streams = Vec::new();
+        for replica in &self.replicas {
+            let url = replica.at(&format!("/v1/proxy/{}/stream?ms=20&n=100000", usable.connection));
+            let mut request = self.http.get(url).bearer_auth(&usable.token.token);
+            if let Some(slot) = slot {
+                request = request.header("valet-slot", slot);
+            }
+            let mut response = request.send().await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+            assert!(response.chunk().await.unwrap().is_some());
+            streams.push(tokio::spawn(async move {
+                loop {
+                    // Cut off, not closed as if that were all.
+                    match response.chunk().await {
+                        Ok(Some(_)) => {}
+                        Ok(None) => panic!("it ended as if it were complete"),
+                        Err(_) => return Instant::now(),
+                    }
+                }
+            }));
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(streams.iter().all(|stream| !stream.is_finished()), "they run while nothing is taken back");
+        streams
+    }
+
     /// Callers who use it without a pause, on every replica and by both deliveries, until told to stop. Each says when those
     /// of its requests began that were not refused: served, or cut off in the middle.
-    fn load(&self, usable: &Usable, stop: &Arc<AtomicBool>) -> Vec<tokio::task::JoinHandle<Vec<Instant>>> {
+    fn load(&self, usable: &Usable, stop: &Arc<AtomicBool>) -> Vec<JoinHandle<Vec<Instant>>> {
         let callers = (0..8).map(|n| {
             let (http, usable, stop) = (self.http.clone(), usable.clone(), Arc::clone(stop));
             let url = self.replicas[n % self.replicas.len()].url();
@@ -150,34 +183,33 @@ on_each! {
         let scene = Scene::usual(on).await;
         for what in [What::Token, What::Grant, What::Connection] {
             let usable = scene.usable("lab").await;
-            let mut streams = Vec::new();
-            for at in 0..scene.replicas.len() {
-                let url = scene.replicas[at].at(&format!("/v1/proxy/{}/stream?ms=20&n=100000", usable.connection));
-                let mut response = scene.http.get(url).bearer_auth(&usable.token.token).send().await.unwrap();
-                assert_eq!(response.status(), StatusCode::OK);
-                assert!(response.chunk().await.unwrap().is_some());
-                streams.push(tokio::spawn(async move {
-                    loop {
-                        // Cut off, not closed as if that were all.
-                        match response.chunk().await {
-                            Ok(Some(_)) => {}
-                            Ok(None) => panic!("it ended as if it were complete"),
-                            Err(_) => return Instant::now(),
-                        }
-                    }
-                }));
-            }
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            assert!(streams.iter().all(|stream| !stream.is_finished()), "{what:?}: they run while nothing is taken back");
+            let streams = scene.endless(&usable, None).await;
             scene.take_back(0, what, &usable).await;
-            let returned = Instant::now();
-            for (at, stream) in streams.into_iter().enumerate() {
-                let ended = tokio::time::timeout(PATIENCE, stream).await.expect("it ran on").unwrap();
-                let after = ended.saturating_duration_since(returned);
-                let limit = if at == 0 { AT_ONCE } else { ELSEWHERE };
-                assert!(after <= limit, "{what:?}: replica {at} streamed {after:?} longer");
-            }
+            end_in_time(streams, Instant::now(), what).await;
         }
+    }
+
+    /// A call that names an entry of a provider's list is about that one: choosing another ends it, and choosing more does not.
+    async fn a_running_answer_ends_when_what_it_is_about_is_chosen_no_more(on: On) {
+        let mut plan = Plan::new(on);
+        plan.providers[0].definition.pages = true;
+        let scene = Scene::start(plan).await;
+        let usable = scene.usable("lab").await;
+        let choose = async |ids: &[&str]| {
+            let path = format!("/v1/connections/{}/resources", usable.connection);
+            scene.platform(Method::PUT, &path, Some(json!({ "chosen": { "page": ids } }))).await;
+        };
+        choose(&["p1"]).await;
+        let about_it = scene.endless(&usable, Some("page/p1")).await;
+        let without = scene.endless(&usable, None).await;
+        choose(&["p1", "p2"]).await;
+        // Longer than the other replica needs to notice.
+        tokio::time::sleep(ELSEWHERE).await;
+        assert!(about_it.iter().all(|stream| !stream.is_finished()), "more was chosen, and it ended");
+        choose(&["p2"]).await;
+        end_in_time(about_it, Instant::now(), "the choice").await;
+        assert!(without.iter().all(|stream| !stream.is_finished()), "what hangs on no choice ended with it");
+        without.iter().for_each(JoinHandle::abort);
     }
 
     async fn a_running_upload_ends_when_its_permission_does(on: On) {
@@ -203,12 +235,7 @@ on_each! {
             assert!(ends.try_recv().is_err(), "{what:?}: an upload ended by itself");
             scene.take_back(0, what, &usable).await;
             let returned = Instant::now();
-            for (at, upload) in uploads.into_iter().enumerate() {
-                let ended = tokio::time::timeout(PATIENCE, upload).await.expect("it ran on").unwrap();
-                let after = ended.saturating_duration_since(returned);
-                let limit = if at == 0 { AT_ONCE } else { ELSEWHERE };
-                assert!(after <= limit, "{what:?}: replica {at} took {after:?} more of the upload");
-            }
+            end_in_time(uploads, returned, what).await;
             for _ in &scene.replicas {
                 let end = tokio::time::timeout(PATIENCE, ends.recv()).await.unwrap().unwrap();
                 let Upstream::Ended { at, whole } = end else { panic!("it began once more") };
@@ -217,6 +244,37 @@ on_each! {
                 assert!(after <= ELSEWHERE, "{what:?}: the provider got {after:?} more of it");
             }
         }
+    }
+}
+
+/// Decisions 2: nobody knows then whether a permission still holds. On SQLite the server itself is the only one who could have changed
+/// it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn running_answers_end_when_the_database_gives_no_answer() {
+    let scene = Scene::usual(On::Postgres).await;
+    let usable = scene.usable("lab").await;
+    let streams = scene.endless(&usable, None).await;
+    let mut database = sqlx::PgConnection::connect(scene.variable("VALETKEY_DATABASE")).await.unwrap();
+    let mut held = database.begin().await.unwrap();
+    // Whoever asks about a token waits until this is over.
+    sqlx::query("LOCK TABLE agent_tokens IN ACCESS EXCLUSIVE MODE").execute(&mut *held).await.unwrap();
+    let silent = Instant::now();
+    for (at, stream) in streams.into_iter().enumerate() {
+        let ended = tokio::time::timeout(PATIENCE, stream).await.expect("it ran on").unwrap();
+        let after = ended.saturating_duration_since(silent);
+        assert!(after <= ELSEWHERE + AT_ONCE, "replica {at} went on for {after:?}");
+    }
+    held.rollback().await.unwrap();
+    eventually(|| async { (scene.proxy(0, &usable, "me").await.status == StatusCode::OK).then_some(()) }).await;
+}
+
+/// They end by then at the first replica, where something was taken back, and soon afterwards at the others.
+async fn end_in_time(running: Vec<JoinHandle<Instant>>, returned: Instant, what: impl Debug) {
+    for (at, running) in running.into_iter().enumerate() {
+        let ended = tokio::time::timeout(PATIENCE, running).await.expect("it ran on").unwrap();
+        let after = ended.saturating_duration_since(returned);
+        let limit = if at == 0 { AT_ONCE } else { ELSEWHERE };
+        assert!(after <= limit, "{what:?}: replica {at} went on for {after:?}");
     }
 }
 
@@ -262,7 +320,7 @@ async fn swallower() -> (SocketAddr, mpsc::UnboundedReceiver<Upstream>) {
 }
 
 /// Begins an upload without end, and says when the broker ended it.
-async fn upload(server: &str, usable: &Usable, path: &str) -> tokio::task::JoinHandle<Instant> {
+async fn upload(server: &str, usable: &Usable, path: &str) -> JoinHandle<Instant> {
     let to = server.trim_start_matches("http://");
     let mut stream = TcpStream::connect(to).await.unwrap();
     let head = format!(

@@ -70,6 +70,11 @@ pub(super) fn check_reveal(definition: &Definition) -> Result<()> {
     Err(Error::new(Code::GrantDenied, text))
 }
 
+/// Whether all that was chosen `then` is chosen `now`. What was added since takes nothing from a call that is under way.
+pub(super) fn is_whole(then: &Connection, now: &Connection) -> bool {
+    then.resources.iter().all(|(list, chosen)| chosen.iter().all(|one| ids(now, list).any(|id| id == one.id)))
+}
+
 fn bound(definition: &Definition) -> impl Iterator<Item = (&str, &Step)> {
     let lists = definition.resources.iter().map(|(name, step)| (name.as_str(), step));
     lists.filter(|(_, step)| !step.only.is_empty())

@@ -223,7 +223,8 @@ impl Deliverer {
             facts["slot"] = slot.to_string().into();
         }
         let op = Operation { method: parts.method.clone(), host, path: uri.path().to_owned() };
-        let ticket = Arc::new(self.streams.register(&allowed, op)?);
+        let hangs_on_choice = definition.is_bound() || slot.is_some();
+        let ticket = Arc::new(self.streams.register(&allowed, op, hangs_on_choice)?);
         parts.uri = uri.clone();
         // What the server noted beside the caller's request is not for the provider.
         parts.extensions.clear();

@@ -188,6 +188,17 @@ async fn sqlite_runs_with_the_settings_that_the_promises_need() {
         };
         assert_eq!(value, expected, "{pragma}");
     }
+    let valetkey::db::Either::Sqlite(c) = valetkey::db::Target::split(&db) else { unreachable!() };
+    let (journal,): (String,) = sqlx::query_as("PRAGMA journal_mode").fetch_one(c).await.unwrap();
+    assert_eq!(journal, "wal");
+    let loose: Vec<(String,)> = sqlx::query_as(
+        "SELECT name FROM pragma_table_list
+         WHERE schema = 'main' AND type = 'table' AND strict = 0 AND name NOT GLOB 'sqlite_*'",
+    )
+    .fetch_all(c)
+    .await
+    .unwrap();
+    assert!(loose.is_empty(), "not STRICT: {loose:?}");
 }
 
 /// Both schemas have the same tables and columns with the same nullability, in the same kinds of type.

@@ -70,11 +70,7 @@ impl Connect {
                  your app's secret goes into `valetkey auth config`"
             )));
         }
-        if client.is_here() && session.settings.public_url.is_none() {
-            return Err(Failure::usage(
-                "the link leads to the server, and none runs on this data folder; say where it is reached: --public-url",
-            ));
-        }
+        session.check_link(client)?;
         let body = json!({
             "provider": self.which.provider,
             "owner": owner,

@@ -1,5 +1,6 @@
 //! The same for the other kinds of accounts, and for what an import brings: a static key, an app password, a private key, a mailbox,
-//! the temporary and the lasting secrets of OAuth 1.0a, and the sealed values and salts of a Data Machine site.
+//! the temporary and the lasting secrets of OAuth 1.0a, the tokens of chosen pages, and the sealed values and salts of a Data Machine
+//! site.
 
 use provider_lab::{
     ACCESS_PREFIX, APP_PASSWORD, At, DefinitionOptions, Fault, Lab, REFRESH_PREFIX, Rule, Signing, TEMPORARY_PREFIX,
@@ -21,6 +22,8 @@ use crate::scene::{Answer, LabProvider, Plan, client_secret, text};
 pub(super) async fn prepare(plan: &mut Plan) -> Lab {
     let definition = DefinitionOptions { oauth1: Some("HMAC-SHA1".to_owned()), ..DefinitionOptions::default() };
     plan.providers.push(LabProvider { name: "signed", definition, ..LabProvider::default() });
+    let definition = DefinitionOptions { pages: true, ..DefinitionOptions::default() };
+    plan.providers.push(LabProvider { name: "paged", definition, ..LabProvider::default() });
     let lab = Lab::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
     plan.allowed.push(lab.addr());
     plan.definitions.push(("blue".to_owned(), lab.session_definition()));
@@ -35,12 +38,15 @@ pub(super) async fn prepare(plan: &mut Plan) -> Lab {
 
 /// Connects, reads and uses an account of every kind, as it should be and as it fails.
 pub(super) async fn of_every_kind(cage: &mut Cage, lab: Lab) {
-    cage.trap.secret("client secret of OAuth 1.0a", &client_secret("signed"), &[]);
+    for provider in ["signed", "paged"] {
+        cage.trap.secret("client secret", &client_secret(provider), &[]);
+    }
     static_key(cage).await;
     app_password(cage).await;
     private_key(cage, &lab).await;
     untried_mailbox(cage).await;
     signed(cage).await;
+    chosen_pages(cage).await;
     imported(cage).await;
     lab.stop().await;
 }
@@ -145,6 +151,28 @@ async fn signed(cage: &mut Cage) {
             used(cage, &connection, "me").await;
         }
     }
+}
+
+/// Lists and choices name the pages, and none of their tokens; an agent gets that of the page which it names.
+async fn chosen_pages(cage: &mut Cage) {
+    let connection = cage.scene.connect("paged").await;
+    let path = format!("/v1/connections/{connection}/resources");
+    cage.platform(Method::GET, &path, Value::Null).await;
+    let (chosen, _) = cage.platform(Method::PUT, &path, json!({ "chosen": { "page": ["p1", "p2"] } })).await;
+    assert_eq!(chosen.status, StatusCode::OK, "{chosen:?}");
+    let token = cage.usable(&connection).await.token.token;
+    let reveal = format!("/v1/connections/{connection}/token");
+    for (slot, expected) in [("page", StatusCode::CONFLICT), ("page/p3", StatusCode::NOT_FOUND), ("page/p2", StatusCode::OK)] {
+        let (revealed, at) = cage.call(&token, Method::POST, &reveal, Some(&json!({ "slot": slot }))).await;
+        assert_eq!(revealed.status, expected, "{revealed:?}");
+        if expected == StatusCode::OK {
+            of_the_lab(cage, &revealed.body, at);
+        }
+    }
+    let url = cage.at(&format!("/v1/proxy/{connection}/me"));
+    let request = cage.scene.http.get(url).bearer_auth(&token).header("valet-slot", "page/p1");
+    let (called, _) = cage.trap.ask("a call with the token of a page", request).await;
+    assert_eq!(called.body["scope"], "page:p1", "{called:?}");
 }
 
 /// The option of a Data Machine site: once with other salts, which open nothing, once to look, once for good.

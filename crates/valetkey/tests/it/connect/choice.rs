@@ -1,18 +1,19 @@
 //! Several tokens in one connection, and what of a provider's lists may be used: the person chooses.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Full};
 use provider_lab::{At, DefinitionOptions, Fault, Rule};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use valetkey::{
     Code, Result,
     connect::{Ended, choice, session},
     db::Db,
     decision::{Authority, Request},
-    deliver::{Caller, Deliverer, explain, proxy::Target, slot::Named},
+    deliver::{AuthenticatedClient, Caller, Deliverer, explain, proxy::Target, slot::Named},
     grant::{ForWhom, NewGrant},
     id::{ConnectSessionId, ConnectionId},
     on_each_db,
@@ -136,6 +137,34 @@ on_each_db! {
             assert_eq!(called(&world, &caller, &id, call.clone()).await, refused, "not chosen any more: {call:?}");
         }
         assert_eq!(called(&world, &caller, &id, (Method::GET, "/echo/p3/feed", "")).await, ok);
+    }
+
+    /// The platform's own call, too. (That of an agent, on two replicas: `revocation.rs` of the command line.)
+    async fn the_owners_call_ends_when_what_it_is_about_is_chosen_no_more(db: Db) {
+        let world = world_of(&db).await;
+        let id = connected(&connect(&world).await.0);
+        choose(&world, &id, &["p1"]).await.unwrap();
+        let deliverer = deliverer(&world);
+        let watching = tokio::spawn({
+            let deliverer = deliverer.clone();
+            async move { deliverer.watch_streams(CancellationToken::new()).await }
+        });
+        let client = AuthenticatedClient::for_owner(&deliverer, world.house.site.clone(), OPERATOR, id.clone());
+        let request = http::Request::get("/stream?ms=20&n=100000").header("valet-slot", "page/p1");
+        let mut body = client.send(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap().into_body();
+        assert!(body.frame().await.unwrap().is_ok());
+        choose(&world, &id, &["p2"]).await.unwrap();
+        let end = async {
+            loop {
+                match body.frame().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return error.code(),
+                    None => panic!("it ended as if it were complete"),
+                }
+            }
+        };
+        assert_eq!(tokio::time::timeout(Duration::from_secs(20), end).await.expect("it ran on"), Code::GrantDenied);
+        watching.abort();
     }
 
     /// A token that is handed out would reach everything. Whoever asks beforehand is told the same as whoever does it.
@@ -329,7 +358,7 @@ on_each_db! {
         assert_eq!(seen_scope(&world, &caller, &id, Some("user")).await.unwrap(), "of:user");
         let bot = seen_scope(&world, &caller, &id, Some("bot")).await.unwrap();
         assert!(bot.contains("posts:read") && bot == seen_scope(&world, &caller, &id, None).await.unwrap());
-        world.house.base.clock.advance(std::time::Duration::from_secs(61));
+        world.house.base.clock.advance(Duration::from_secs(61));
         let ended = seen_scope(&world, &caller, &id, Some("user")).await.unwrap_err();
         assert_eq!(ended.code(), Code::NotAuthenticated);
     }
