@@ -186,6 +186,11 @@ fn hostile_files_are_refused_or_read_in_no_time() {
         let _ = WpConfig::parse(repeated(text).as_bytes());
     }
     assert_eq!(WpConfig::parse(&vec![b' '; MAX_BYTES + 1]).unwrap_err(), Error::TooLarge);
+    for joined in ["'a'.", "('a')."] {
+        let count = 150_000;
+        let config = parse(&format!("define('AUTH_KEY', {}'z');", joined.repeat(count)));
+        assert_eq!(text(&config, "AUTH_KEY").len(), count + 1, "{joined}");
+    }
     let _ = WpConfig::parse(b"<?php define('AUTH_KEY', '\xff\xfe'); \xff\xff $\xff = \"\xff");
 }
 
