@@ -17,7 +17,7 @@ use valetkey::import::{
         dump::{self, Choice, Dump},
         envelope::Key,
         option,
-        plan::{Findings, Source},
+        plan::{Findings, Skipped, Source},
         salts::{Part, Salts},
         tables::Tables,
     },
@@ -207,7 +207,11 @@ impl DataMachine {
         let database =
             InDatabase { key: dump.and_then(|dump| dump.auth_key.as_ref()), salt: dump.and_then(|dump| dump.auth_salt.as_ref()) };
         let salts = self.salts.compose(&database)?;
-        self.send(&source, salts.map_err(|missing| wordpress::told(&missing)), pieces, bar)
+        let mut sent = self.send(&source, salts.map_err(|missing| wordpress::told(&missing)), pieces, bar)?;
+        let unused = dump.map_or(&[][..], |dump| dump.unused.as_slice());
+        let reason = "another site's, or where Data Machine does not read it";
+        sent.findings.skipped.extend(unused.iter().map(|what| Skipped { path: what.clone(), reason: reason.to_owned() }));
+        Ok(sent)
     }
 
     fn dump(&self, path: &Path) -> Result<Dump> {

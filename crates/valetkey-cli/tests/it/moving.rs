@@ -107,6 +107,36 @@ on_each_home! {
         assert!(said.contains("987654") && !said.contains("import the SQL dump too"), "{said}");
     }
 
+    async fn what_a_dump_has_of_other_sites_is_said(home: Home) {
+        drop(home.serve().await);
+        let both = home.folder().join("both.sql");
+        let other = "INSERT INTO `shop_options` (`option_name`, `option_value`) VALUES ('datamachine_auth_data', 'a:0:{}');\n";
+        std::fs::write(&both, std::fs::read_to_string(file("dump.extended.sql")).unwrap() + other).unwrap();
+        let config = file("wp-config.php");
+        let words = ["import", "data-machine", "--dry-run", "--sql-dump", both.to_str().unwrap(), "--wp-config", &config];
+        let said = home.cli(&words).failed(1);
+        assert!(said.contains("shop_") && said.contains("wp_"), "{said}");
+        let would = home.json(&[&words[..], &["--table-prefix", "wp_"]].concat());
+        let skipped = would["source"]["skipped"].as_array().unwrap();
+        assert!(skipped.iter().any(|one| one["path"] == "datamachine_auth_data in shop_options"), "{would}");
+    }
+
+    async fn an_option_that_json_cannot_hold_moves_out_as_php_only(home: Home) {
+        drop(home.serve().await);
+        let option = home.folder().join("option");
+        let begin = b"a:1:{s:6:\"reddit\";a:1:{s:7:\"account\";a:2:{s:12:\"access_token\";s:1:\"t\";s:3:\"raw\";s:2:\"";
+        let bytes = [&begin[..], b"\xff\xfe", b"\";}}}"].concat();
+        std::fs::write(&option, &bytes).unwrap();
+        home.json(&["import", "data-machine", "--auth-data", option.to_str().unwrap()]);
+        let (out, sql) = (home.folder().join("out"), home.folder().join("out.sql"));
+        let words = ["export", "data-machine", "--plain", "--auth-data", out.to_str().unwrap(), "--sql", sql.to_str().unwrap()];
+        let said = home.cli(&[&words[..], &["--format", "json"]].concat()).failed(1);
+        assert!(said.contains("--format php"), "{said}");
+        assert!(!out.exists() && !sql.exists());
+        home.json(&words);
+        assert_eq!(std::fs::read(&out).unwrap(), bytes);
+    }
+
     async fn moving_out_gives_back_what_moved_in(home: Home) {
         drop(home.serve().await);
         let (dump, config) = (file("dump.extended.sql"), file("wp-config.php"));

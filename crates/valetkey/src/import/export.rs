@@ -24,7 +24,7 @@ use crate::{
     error::{Code, Error, Result},
     grant::{self, Effect},
     id::{AgentId, ConnectionId, ProviderName, SiteId},
-    principal::{Actor, Owner},
+    principal::{Actor, Ceiling, Owner, PlatformCeiling},
     secret::{Secret, SecretBytes},
     token,
 };
@@ -127,15 +127,43 @@ impl Out {
             let owner = agent.owner.clone();
             let created_at = Some(agent.created_at);
             self.give(Item::Agent { agent: id.clone(), slug: agent.slug, title: agent.title, owner, created_at, rest }).await?;
+            let taken_away = self.roles_taken_away(&id, &roles);
             for role in roles {
                 self.give(Item::Role { agent: id.clone(), user: role.user, role: role.role }).await?;
             }
+            for user in taken_away {
+                let what = format!("role of {user} on agent {id}");
+                self.lose(what, "it was taken away here, and Data Machine still has it; take it away there, too").await?;
+            }
             for token::Hashed { token, hash, minter, ceiling } in tokens {
-                if token.revoked_at.is_some() {
+                let what = format!("token {}", token.id);
+                let came = self.rows.contains_key(&format!("token/{}", hash.as_str()));
+                if let Some(revoked_at) = token.revoked_at {
+                    // Its row is still there. An end in the past keeps it from coming back to life.
+                    match (came, agent.owner.clone()) {
+                        (false, _) => {}
+                        (true, None) => {
+                            self.lose(what, "it is revoked here, and Data Machine still has it; revoke it there, too").await?;
+                        }
+                        (true, Some(person)) => {
+                            let expires_at = Some(token.expires_at.map_or(revoked_at, |at| at.min(revoked_at)));
+                            let item = Item::Token {
+                                hash: hash.as_str().to_owned(),
+                                agent: id.clone(),
+                                label: token.label,
+                                prefix: token.prefix,
+                                person,
+                                ceiling: Some(allows_nothing()?),
+                                created_at: Some(token.created_at),
+                                expires_at,
+                                last_used_at: token.last_used_at,
+                            };
+                            self.give(item).await?;
+                        }
+                    }
                     continue;
                 }
-                let what = format!("token {}", token.id);
-                if !self.rows.contains_key(&format!("token/{}", hash.as_str())) {
+                if !came {
                     self.lose(what, "its text has a form that Data Machine does not take").await?;
                 } else if token.person.is_none() || token.person != agent.owner || minter.is_some() {
                     self.lose(what, "at Data Machine a token acts for its agent's owner, and it does not").await?;
@@ -159,6 +187,20 @@ impl Out {
             }
         }
         Ok(())
+    }
+
+    /// The people whose role on an agent came from the source and is no more.
+    fn roles_taken_away(&self, agent: &AgentId, roles: &[agent::Access]) -> Vec<String> {
+        let begin = format!("role/{agent}/");
+        let mut gone: Vec<String> = self
+            .rows
+            .keys()
+            .filter_map(|item| item.strip_prefix(&begin))
+            .filter(|user| roles.iter().all(|role| role.user.as_str() != *user))
+            .map(str::to_owned)
+            .collect();
+        gone.sort_unstable();
+        gone
     }
 
     async fn configs(&mut self, base: &Base, site: &SiteId) -> Result<()> {
@@ -255,6 +297,12 @@ impl Out {
         }
         Ok(())
     }
+}
+
+/// A ceiling under which Data Machine lets a token do nothing.
+fn allows_nothing() -> Result<serde_json::Value> {
+    let platform = PlatformCeiling { capabilities: Some(Vec::new()), ..PlatformCeiling::default() };
+    serde_json::to_value(Ceiling { platform: Some(platform), ..Ceiling::default() }).map_err(Error::internal)
 }
 
 fn plain(bytes: &SecretBytes) -> Result<Plain> {

@@ -11,12 +11,13 @@ use valetkey::{
             envelope::{self, Key},
             option,
             php::{self, Entries, Value},
+            sql,
         },
         export::{self, Line},
     },
     on_each_db,
     principal::{Actor, Ceiling, Delivery},
-    site,
+    site, token,
 };
 
 use crate::moving::{Harbour, SITES, fixture, header, salts};
@@ -70,6 +71,33 @@ on_each_db! {
         agent::set_ceiling(base, &harbour.site, &Actor::Operator, &agent, Some(&ceiling)).await.unwrap();
         let some = lost().await;
         assert!(all > some && some > 0, "{all} {some}");
+    }
+
+    /// What was taken back here must not come back to life when the move is undone: the rows are still there.
+    async fn what_was_revoked_or_taken_away_here_is_written_as_over_or_said(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let site = SITES[0];
+        harbour.bring_dump(site, header()).await.unwrap();
+        let (base, key) = (&harbour.outside.base, Key::derive(&salts(site)).unwrap());
+        let tokens = token::list_hashed(&base.db, &harbour.site, &"1".parse().unwrap()).await.unwrap();
+        let token = tokens.iter().find(|hashed| hashed.token.expires_at.is_none()).unwrap();
+        token::revoke(base, &harbour.site, &Actor::Operator, &token.token.id, "lost").await.unwrap();
+        let mut role = None;
+        for agent in agent::list(&base.db, &harbour.site).await.unwrap() {
+            let roles = agent::roles(&base.db, &harbour.site, &agent.id).await.unwrap();
+            let of_another = roles.into_iter().find(|role| agent.owner.as_ref() != Some(&role.user));
+            role = role.or(of_another.map(|role| (agent.id, role.user)));
+        }
+        let (agent, user) = role.unwrap();
+        agent::remove_role(base, &harbour.site, &Actor::Operator, &agent, &user).await.unwrap();
+
+        let (out, losses) = harbour.moved_out(&key).await;
+        assert_eq!(losses.len(), 1, "{losses:?}");
+        assert_eq!(losses[0].what, format!("role of {user} on agent {agent}"));
+        let (sql, _) = sql::write("wp_", &out.tables);
+        let line = sql.lines().find(|line| line.contains(token.hash.as_str())).unwrap();
+        // It ended at the moment of the harbour's clock, and allows nothing: 0x5b5d is an empty list.
+        assert!(line.contains("'2026-11-22 02:22:30'") && line.contains("0x5b5d"), "{line}");
     }
 
     /// What holds an agent back must not stay behind while what lets it act moves out.

@@ -242,6 +242,72 @@ fn any_prefix_will_do_also_one_that_looks_like_a_blog_or_like_a_table() {
 }
 
 #[test]
+fn of_several_databases_the_one_with_data_machine_is_meant() {
+    let shop = format!(
+        "CREATE DATABASE /*!32312 IF NOT EXISTS*/ `shop` /*!40100 DEFAULT CHARACTER SET utf8mb4 */;\n\nUSE `shop`;\n{OPTIONS}\
+         INSERT INTO `wp_options` VALUES (1,'siteurl','http://shop','no');\n"
+    );
+    let press = |name: &str| {
+        format!("USE `{name}`;\n{OPTIONS}INSERT INTO `wp_options` VALUES (1,'datamachine_auth_data','{name}','no');\n")
+    };
+    // Whichever comes first, with the same prefix.
+    for sql in [format!("{shop}{}", press("press")), format!("{}{shop}", press("press"))] {
+        let dump = parse(sql.as_bytes());
+        assert_eq!(dump.auth_data.unwrap().expose(), b"press");
+        assert!(dump.siteurl.is_none() && dump.unused.is_empty());
+    }
+    match read(format!("{}{}{shop}", press("a"), press("b")).as_bytes(), &Choice::default()).unwrap_err() {
+        Error::Databases { names } => assert_eq!(names, ["a", "b"]),
+        error => panic!("{error}"),
+    }
+    let other = format!("{}USE `b`;\n{}", press("a"), options("b_", AUTH));
+    assert_eq!(fault(&other), "databases");
+    let dump = read(other.as_bytes(), &prefix("b_")).unwrap();
+    assert_eq!(dump.table_prefix, "b_");
+    assert_eq!(dump.unused, ["datamachine_auth_data in wp_options of the database a"]);
+    match read(format!("{shop}USE x;\n{}", options("x_", "'home','x'")).as_bytes(), &Choice::default()).unwrap_err() {
+        Error::Nothing { prefixes } => assert_eq!(prefixes, ["wp_", "x_"]),
+        error => panic!("{error}"),
+    }
+}
+
+#[test]
+fn beside_a_single_site_a_prefix_with_a_number_is_a_site_of_its_own() {
+    let sql = format!("{}{}", options("wp_", "'siteurl','http://x'"), options("wp_2_", AUTH));
+    assert_eq!(parse(sql.as_bytes()).table_prefix, "wp_2_");
+}
+
+#[test]
+fn a_plugins_table_that_only_ends_like_that_of_the_users_is_none() {
+    let users = "INSERT INTO `wp_users` (`ID`, `user_login`) VALUES (3,'amy'),(4,'bo');\n";
+    for plugin in [
+        "CREATE TABLE `wp_club_users` (`user_id` int, `mail` text);\nINSERT INTO `wp_club_users` VALUES (1,'x'),(1,'y');\n",
+        "INSERT INTO `wp_club_users` (`id`, `mail`) VALUES ('5f1c-b2','x'),('5f1c-b2','y');\n",
+        "INSERT INTO `wp_club_users` (`mail`) VALUES ('x');\n",
+    ] {
+        let dump = parse(format!("{plugin}{users}{}{plugin}", options("wp_", AUTH)).as_bytes());
+        assert_eq!(dump.users, Some([3, 4].into()), "{plugin}");
+    }
+}
+
+#[test]
+fn a_dump_with_other_line_ends_or_verbs_has_the_same_rows() {
+    let plain = String::from_utf8(file(&format!("{}/dump.rows.sql", SITES[0]))).unwrap();
+    let whole = parse(plain.as_bytes());
+    for changed in [
+        plain.replace('\n', "\r\n"),
+        format!("\u{feff}{plain}"),
+        plain.replace("INSERT INTO", "REPLACE  INTO"),
+        plain.replace("INSERT INTO", "insert /*! ignore */ into"),
+        plain.replace(") VALUES (", ")\n  values\n  ("),
+    ] {
+        let dump = parse(changed.as_bytes());
+        assert_eq!((&dump.agents, &dump.tokens, &dump.users), (&whole.agents, &whole.tokens, &whole.users));
+        assert_eq!(dump.auth_data.unwrap().expose(), whole.auth_data.as_ref().unwrap().expose());
+    }
+}
+
+#[test]
 fn what_cannot_be_read_is_refused_with_what_it_is() {
     let agents = "INSERT INTO wp_datamachine_agents (agent_id, agent_slug, owner_id) VALUES";
     for (sql, code) in [

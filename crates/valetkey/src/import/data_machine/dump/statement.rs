@@ -94,6 +94,12 @@ impl<R: Read> Statements<R> {
                     }
                 }
             }
+            "USE" => {
+                self.space()?;
+                if let Some(name) = self.name()? {
+                    tables.used(name)?;
+                }
+            }
             "SET" => {
                 self.space()?;
                 if self.word()? == "NAMES" {

@@ -1,5 +1,7 @@
 //! The value of an expression, where it is certain: literals, constants of the same file, and texts joined by dots.
 
+use zeroize::Zeroizing;
+
 use super::{
     Constant, Definition, Reason, WpConfig,
     lexer::{Lexed, Token},
@@ -16,25 +18,39 @@ pub(super) fn evaluate(config: &WpConfig, tokens: &[Lexed<'_>]) -> Result<Consta
 
 fn expression(config: &WpConfig, tokens: &[Lexed<'_>], depth: usize) -> Result<Constant, Reason> {
     // The one operator here is the dot; it has to stand between every two operands.
-    let mut joined: Option<Constant> = None;
-    let mut rest = tokens;
+    let (value, length) = operand(config, tokens, depth)?;
+    let mut rest = &tokens[length..];
+    // One text takes all that is joined: a copy for each dot would take time by the square of their number.
+    let mut joined: Option<Zeroizing<Vec<u8>>> = None;
     loop {
-        let (value, length) = operand(config, rest, depth)?;
-        joined = Some(match joined {
-            None => value,
-            Some(before) => {
-                let mut text = before.to_text().expose().to_vec();
-                text.extend_from_slice(value.to_text().expose());
-                Constant::Text(SecretBytes::new(text))
-            }
-        });
-        rest = &rest[length..];
         match rest.first().map(|lexed| &lexed.token) {
-            None => return joined.ok_or(Reason::Computed),
-            Some(Token::Sign(b".")) => rest = &rest[1..],
+            None => {
+                return Ok(match joined {
+                    None => value,
+                    Some(mut text) => Constant::Text(SecretBytes::new(std::mem::take(&mut *text))),
+                });
+            }
+            Some(Token::Sign(b".")) => {}
             Some(_) => return Err(Reason::Computed),
         }
+        let text = joined.get_or_insert_with(|| {
+            let mut text = Zeroizing::new(Vec::with_capacity(longest(tokens)));
+            text.extend_from_slice(value.to_text().expose());
+            text
+        });
+        let (next, length) = operand(config, &rest[1..], depth)?;
+        text.extend_from_slice(next.to_text().expose());
+        rest = &rest[1 + length..];
     }
+}
+
+/// How long the text of an expression may get, constants aside: so much room, and no copy is left behind by growing.
+fn longest(tokens: &[Lexed<'_>]) -> usize {
+    let length = |token: &Token<'_>| match token {
+        Token::Text(text) => text.len(),
+        _ => 20,
+    };
+    tokens.iter().map(|lexed| length(&lexed.token)).sum()
 }
 
 /// One operand, and how many words it has.
@@ -50,7 +66,7 @@ fn operand(config: &WpConfig, tokens: &[Lexed<'_>], depth: usize) -> Result<(Con
         Some(Token::Float) => Err(Reason::Float),
         Some(Token::Filled | Token::Variable(_)) => Err(Reason::Variable),
         Some(Token::Sign(b"(")) => {
-            let end = if depth < MAX_PARENTHESES { closings(tokens)[0] } else { None };
+            let end = if depth < MAX_PARENTHESES { closing(tokens) } else { None };
             let end = end.ok_or(Reason::Computed)?;
             Ok((expression(config, &tokens[1..end], depth + 1)?, end + 1))
         }
@@ -72,6 +88,25 @@ fn operand(config: &WpConfig, tokens: &[Lexed<'_>], depth: usize) -> Result<(Con
         }
         _ => Err(Reason::Computed),
     }
+}
+
+/// The place of the bracket that closes the one at the begin. Only what is between them is looked at: a file may hold as many
+/// pairs as it likes.
+fn closing(tokens: &[Lexed<'_>]) -> Option<usize> {
+    let mut depth = 0usize;
+    for (at, lexed) in tokens.iter().enumerate() {
+        match &lexed.token {
+            Token::Sign(b"(" | b"[" | b"{" | b"#[") => depth += 1,
+            Token::Sign(b")" | b"]" | b"}") => {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some(at);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
 }
 
 /// For each bracket that opens, the place of the one that closes it.
