@@ -185,6 +185,27 @@ pub async fn disconnect(outside: &Outside, session: &Session, id: &ConnectionId)
     revoke::connection(outside, &session.site, &session.actor(), &connection.id, why, UpstreamWish::IfPossible).await
 }
 
+/// One of the person's connected accounts, with the provider's name for people.
+///
+/// # Errors
+/// `not_found` where there is none of that id that is theirs.
+pub async fn connected(outside: &Outside, session: &Session, id: &ConnectionId) -> Result<(Connection, String)> {
+    let connection = account(outside, session, id).await?;
+    let title = title(outside, &connection);
+    Ok((connection, title))
+}
+
+/// A link by which the person connects one of their accounts again, for what it was asked for before: before it dies of age, or
+/// after its provider took the tokens back.
+///
+/// # Errors
+/// `not_found` where there is none of that id that is theirs; as [`connect::again::create`].
+pub async fn reconnect(outside: &Outside, session: &Session, id: &ConnectionId) -> Result<connect::session::Created> {
+    let connection = account(outside, session, id).await?;
+    let wanted = connect::again::Wanted::default();
+    connect::again::create(outside, &session.site, &session.actor(), &connection.id, wanted).await
+}
+
 /// The programs that the person let act through an agent, the newest consent first.
 pub async fn programs(outside: &Outside, session: &Session) -> Result<Vec<Program>> {
     let (db, site) = (&outside.base.db, &session.site);

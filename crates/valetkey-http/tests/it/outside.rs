@@ -43,6 +43,8 @@ const LINES: &[Line] = &[
     ("POST", "/proposals/{id}", "", &[("decision", "no"), ("reason", "")]),
     ("POST", "/account/grants/{grant}/revoke", "", &[]),
     ("POST", "/account/programs/{consent}/end", "", &[]),
+    ("GET", "/account/connections/{connection}/reconnect", "", &[]),
+    ("POST", "/account/connections/{connection}/reconnect", "", &[]),
     ("GET", "/account/connections/{connection}/disconnect", "", &[]),
     ("POST", "/account/connections/{connection}/disconnect", "", &[]),
     ("GET", "/connect/done", "", &[]),

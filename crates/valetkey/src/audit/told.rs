@@ -26,7 +26,7 @@ pub const EVENT_TYPES: &[(&str, &[&str])] = &[
     ("connection.connected", &["provider", "owner", "name", "session", "again", "missing_scopes", "replaced"]),
     ("connection.needs_reauth", &["provider", "reason", "error"]),
     ("connection.revoked", &["provider", "owner", "name"]),
-    ("connection.warned", &["provider", "owner", "name", "ends_at", "reconnect"]),
+    ("connection.warned", &["provider", "owner", "name", "ends_at", "reconnect", "command"]),
     ("refresh.failed", &["provider", "error", "answer_lost", "app_config"]),
     ("connect.finished", &["session", "provider", "owner", "name", "code"]),
     ("grant.created", &["grant", "delivery", "for_whom", "expires_at"]),
