@@ -21,5 +21,5 @@ pub(crate) use decide::RATE;
 pub use decide::{Decision, Reason, Request, calling, decide, decide_approved, decide_running, most, principal, unauthenticated};
 pub use facts::{
     AgentFacts, ConnectionFacts, Facts, GrantFacts, Origin, Over, Parsed, PersonFacts, TokenFacts, Who, for_agent, for_token,
-    for_token_all, for_token_alone, for_token_id,
+    for_token_alone, for_token_id, for_token_page,
 };
