@@ -96,8 +96,12 @@ impl<A: Api> Tools<A> {
     }
 
     async fn list(&self, arguments: JsonObject) -> Result<Value, Refused> {
-        let arguments::List { unattended } = arguments::read(arguments)?;
-        self.ask(request(Method::GET, "/v1/me", Bytes::new(), unattended)?).await
+        let arguments::List { after, limit, unattended } = arguments::read(arguments)?;
+        let path = match &after {
+            Some(after) => format!("/v1/me?limit={limit}&after={}", name("after", after)?),
+            None => format!("/v1/me?limit={limit}"),
+        };
+        self.ask(request(Method::GET, &path, Bytes::new(), unattended)?).await
     }
 
     async fn connect(&self, arguments: JsonObject) -> Result<Value, Refused> {
@@ -262,7 +266,8 @@ fn all() -> &'static [Tool] {
                 "list",
                 "What may I use",
                 "Says who you are and which connections (accounts at providers) you can use now: how (`delivery`), at which \
-                 `hosts`, for which `operations`, and whether a person must approve each use first (`asks`).",
+                 `hosts`, for which `operations`, and whether a person must approve each use first (`asks`). They come in pages: \
+                 `next` says that there are more.",
                 looks(),
                 json!({
                     "agent": text("Your id."),
@@ -286,6 +291,7 @@ fn all() -> &'static [Tool] {
                             },
                         }), &["id", "provider", "delivery"]),
                     },
+                    "next": maybe("Ask again with this as `after`: there are more. Null where there are none."),
                 }),
                 &["agent", "connections"],
             ),
@@ -417,7 +423,7 @@ mod tests {
     #[test]
     fn every_tool_says_exactly_what_it_takes() {
         let takes: [(&str, &[&str], &[&str]); 6] = [
-            ("list", &["unattended"], &[]),
+            ("list", &["after", "limit", "unattended"], &[]),
             ("connect", &["for_whom", "provider", "reason", "unattended"], &["provider", "reason"]),
             ("request", &["connection", "delivery", "for_whom", "operations", "provider", "reason", "unattended"], &["reason"]),
             (

@@ -5,15 +5,17 @@ use std::time::Duration;
 use axum::extract::State;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use valetkey::{
     Code, Error,
     approval::{self, Decider},
+    audit::{Event, Outcome},
     clock::Timestamp,
-    decision,
+    decision::{self, Facts},
     id::{AgentId, ApprovalId, ConnectionId, TokenId, UserId},
     platform::Scope,
-    principal::Owner,
+    principal::{Actor, Owner},
     proposal::Asker,
 };
 
@@ -302,8 +304,28 @@ pub(super) fn decider(caller: &Caller) -> Result<Decider, Error> {
     Ok(Decider { actor: caller.actor()?, administers: caller.has(Scope::Admin) })
 }
 
-/// The calling agent, its token looked up.
+/// The calling agent as one that asks for something, or what became of it. That ends with the role of the person for whom its token
+/// acts, as every use does.
 pub(super) async fn asker(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Result<Asker, Error> {
+    let (asker, facts) = looked_up(state, caller, headers).await?;
+    if let Err(error) = decision::require_role(&facts) {
+        let code = error.code().as_str();
+        let actor = Actor::Agent { agent: asker.agent.clone(), token: asker.token, user: asker.person };
+        let event = Event::new(&asker.site, &actor, "api.call").agent(&asker.agent).outcome(Outcome::Denied);
+        state.base().audit.record_use(event.facts(json!({ "code": code, "reasons": ["person_role"] }))).await?;
+        metrics::counter!("valetkey_denials_total", "code" => code).increment(1);
+        return Err(error);
+    }
+    Ok(asker)
+}
+
+/// The calling agent as one that gives something up.
+pub(super) async fn holder(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Result<Asker, Error> {
+    Ok(looked_up(state, caller, headers).await?.0)
+}
+
+/// The calling agent, its token looked up.
+async fn looked_up(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Result<(Asker, Facts), Error> {
     let (base, agent) = (state.base(), super::deliver::agent(caller, headers)?);
     let facts = decision::for_token_alone(&base.db, &agent.token).await?.ok_or_else(decision::unauthenticated)?;
     let principal = decision::calling(&facts, agent.unattended, &agent.chain, base.clock.now())?;
@@ -312,5 +334,5 @@ pub(super) async fn asker(state: &AppState, caller: &Caller, headers: &HeaderMap
     };
     state.last_used().note(&principal.site, &token, base.clock.now());
     let person: Option<UserId> = principal.calling_user;
-    Ok(Asker { site: principal.site, agent: id, token, person })
+    Ok((Asker { site: principal.site, agent: id, token, person }, facts))
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::extract::State;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use valetkey::{
     Code, Error, agent,
     decision::{self, Facts, Parsed, Request, Who},
@@ -15,11 +15,11 @@ use valetkey::{
     principal::{Claims, Delivery, Exported},
 };
 
-use super::connections::reached;
+use super::{connections::reached, limited, next};
 use crate::{
     caller::Caller,
     error::Answer,
-    extract::{Body, Json},
+    extract::{Body, Json, Query},
     state::AppState,
 };
 
@@ -204,8 +204,22 @@ pub(crate) struct Me {
     user: Option<String>,
     /// The token's id.
     token: Option<String>,
-    /// The connections that can be used.
+    /// The connections that can be used, by id.
     connections: Vec<Usable>,
+    /// Where the next page begins; absent on the last.
+    next: Option<String>,
+}
+
+/// Which of the connections.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Which {
+    /// Only those that come after this one: the `next` of the page before.
+    #[param(value_type = Option<String>)]
+    after: Option<ConnectionId>,
+    /// How many of those that are granted are looked at, up to 1000. A page holds fewer where some of them cannot be used now.
+    limit: Option<u32>,
 }
 
 /// A connection that can be used.
@@ -236,8 +250,13 @@ pub(crate) struct Usable {
 
 /// Who the caller is and which connections it can use now.
 #[utoipa::path(get, path = "/v1/me", tag = "decisions",
-    params(("Valet-Unattended" = Option<String>, Header, description = "`true`: without the token's person.")), responses((status = 200, body = Me)))]
-pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: HeaderMap) -> Answer<Json<Me>> {
+    params(Which, ("Valet-Unattended" = Option<String>, Header, description = "`true`: without the token's person.")), responses((status = 200, body = Me)))]
+pub(crate) async fn me(
+    State(state): State<AppState>,
+    caller: Caller,
+    headers: HeaderMap,
+    Query(which): Query<Which>,
+) -> Answer<Json<Me>> {
     let deliver::Caller { token: hash, unattended, chain } = super::deliver::agent(&caller, &headers)?;
     let (base, now) = (state.base(), state.base().clock.now());
     let facts = decision::for_token_alone(&base.db, &hash).await?.ok_or_else(decision::unauthenticated)?;
@@ -245,8 +264,12 @@ pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: H
     if let Some(token) = &principal.token {
         state.last_used().note(&principal.site, token, now);
     }
+    let limit = limited(which.limit);
+    let granted = decision::for_token_page(&base.db, &hash, which.after.as_ref(), limit).await?;
+    let id = |facts: &Facts| facts.connection.as_ref().map(|connection| connection.stored.connection.id.to_string());
+    let next = next(&granted, limit, |facts| id(facts).unwrap_or_default());
     let mut connections = Vec::new();
-    for facts in decision::for_token_all(&base.db, &hash).await? {
+    for facts in granted {
         let (mut delivery, mut asks) = (Vec::new(), Vec::new());
         for way in [Delivery::Proxy, Delivery::Reveal] {
             let request = Request { delivery: way, operation: None, unattended };
@@ -276,6 +299,7 @@ pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: H
         token: principal.token.as_ref().map(ToString::to_string),
         principal: principal.export().into(),
         connections,
+        next,
     }))
 }
 

@@ -149,6 +149,10 @@ impl Under<'_> {
     }
 }
 
+/// Why an agent does nothing for somebody who may not have it act.
+const PERSON_ROLE: &str = "person_role";
+/// The same for people.
+const NO_ROLE: &str = "the person the token acts for has no role of operator or more on the agent";
 /// Why a running call does not go on under another grant.
 const OTHER_USE: &str = "other_use";
 /// Why a grant of which every use is taken permits nothing.
@@ -207,8 +211,8 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
     if !may_have_it_act(facts.person.as_ref()) {
         return deny(
             Code::GrantDenied,
-            "person_role",
-            "the person the token acts for has no role of operator or more on the agent",
+            PERSON_ROLE,
+            NO_ROLE,
             Some("give the person a role on the agent, or mint a token without a person"),
         );
     }
@@ -364,6 +368,18 @@ pub fn calling(facts: &Facts, unattended: bool, chain: &CallerChain, now: Timest
     chain.check(facts.chain_limit)?;
     let calling_user = principal.calling_user.clone().filter(|_| !unattended);
     Ok(Principal { calling_user, chain: chain.clone(), ..principal })
+}
+
+/// Refuses a token whose person may not have the agent act any more: it uses nothing, and so it asks for nothing and is told of
+/// nothing that waits. Whether its call gives the person up does not matter.
+///
+/// # Errors
+/// `grant_denied`.
+pub fn require_role(facts: &Facts) -> Result<()> {
+    match may_have_it_act(facts.person.as_ref()) {
+        true => Ok(()),
+        false => Err(Error::new(Code::GrantDenied, NO_ROLE)),
+    }
 }
 
 /// The one answer to a token that is nobody's.

@@ -362,8 +362,9 @@ pub async fn for_token_alone(db: &Db, token: &TokenHash) -> Result<Option<Facts>
     assemble(rows)
 }
 
-/// The facts for a presented token and each connection that its agent has a live grant on, by connection id.
-pub async fn for_token_all(db: &Db, token: &TokenHash) -> Result<Vec<Facts>> {
+/// The facts for a presented token and each connection on which its agent has a grant that is not taken back, by connection id: at
+/// most `limit` of them, after the one with id `after`.
+pub async fn for_token_page(db: &Db, token: &TokenHash, after: Option<&ConnectionId>, limit: u32) -> Result<Vec<Facts>> {
     let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(
         "SELECT ",
         fact_columns!(),
@@ -376,9 +377,19 @@ pub async fn for_token_all(db: &Db, token: &TokenHash) -> Result<Vec<Facts>> {
         " ",
         owner_join!(),
         " LEFT JOIN people pg ON pg.site = t.site AND pg.id = g.grantor
-          WHERE t.token_hash = $1 ORDER BY c.id, g.created_at, g.id"
+          WHERE t.token_hash = $1
+            AND g.connection IN (SELECT DISTINCT found.connection
+                                 FROM agent_tokens shown
+                                 JOIN grants found ON found.site = shown.site AND found.agent = shown.agent
+                                 JOIN connections there ON there.site = found.site AND there.id = found.connection
+                                 WHERE shown.token_hash = $1 AND found.revoked_at IS NULL AND found.effect <> 'deny'
+                                   AND there.status <> 'revoked' AND found.connection > $2
+                                 ORDER BY found.connection LIMIT $3)
+          ORDER BY c.id, g.created_at, g.id"
     ))
     .bind(token.as_str())
+    .bind(after.map_or("", ConnectionId::as_str))
+    .bind(i64::from(limit))
     .fetch_all(c)
     .await?);
     let mut all = Vec::new();

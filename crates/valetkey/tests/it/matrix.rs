@@ -215,6 +215,13 @@ impl World {
                     self.write("UPDATE grants SET operations = 'nonsense' WHERE id = $1", id.as_str()).await;
                 }
             }
+            // Nobody is its owner then: what is for the owner is for none of them.
+            "the account is the site's" => {
+                self.write("UPDATE connections SET owner = 'site' WHERE id = $1", self.connection.as_str()).await
+            }
+            "the account is an agent's" => {
+                self.write("UPDATE connections SET owner = 'agent:b' WHERE id = $1", self.connection.as_str()).await
+            }
             "an effect cannot be read" => {
                 self.write("UPDATE grants SET effect = 'maybe' WHERE id = $1", self.asks[0].as_str()).await
             }
@@ -274,7 +281,7 @@ impl World {
     }
 }
 
-const STATES: [&str; 38] = [
+const STATES: [&str; 40] = [
     "as it is",
     "nothing is granted",
     "only the denial is left",
@@ -313,6 +320,8 @@ const STATES: [&str; 38] = [
     "whoever minted the tokens lost their role",
     "the owner is disabled, and the agent is another's",
     "everything may be done in one task",
+    "the account is the site's",
+    "the account is an agent's",
 ];
 
 fn token_in(state: &str, now: valetkey::clock::Timestamp) -> NewToken {
