@@ -163,16 +163,16 @@ fn request_id(request: &Request) -> String {
     }
 }
 
-/// The headers by which a proxy says for whom it speaks.
-const FORWARDED: [&str; 8] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-real-ip",
-    "x-request-id",
+/// The headers by which a proxy says for whom it speaks. As names that are read already: each is looked for in every request.
+static FORWARDED: [HeaderName; 8] = [
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-real-ip"),
+    REQUEST_ID,
 ];
 
 /// The address the request came from, as far as the proxies in front of us can be believed; absent on the local socket. The
@@ -184,7 +184,7 @@ fn client(request: &mut Request, trusted: &[IpNet]) -> Option<IpAddr> {
     };
     let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
     if !peer.is_some_and(is_trusted) {
-        for name in FORWARDED {
+        for name in &FORWARDED {
             request.headers_mut().remove(name);
         }
         return peer;
