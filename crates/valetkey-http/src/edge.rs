@@ -8,10 +8,12 @@
 //!    itself or the query, which hold ids and may hold more.
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
     sync::{Arc, LazyLock, OnceLock},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -22,7 +24,7 @@ use axum::{
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use ipnet::IpNet;
-use metrics::SharedString;
+use metrics::{Counter, Histogram, SharedString};
 use valetkey::{Error, token::Audience};
 
 use crate::{
@@ -118,12 +120,32 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
         { request.id = %id, method = %method, route, status = status.as_u16(), micros = took.as_micros(), caller, ip = ip.map(tracing::field::display) },
         "request"
     );
-    let (method, route, status) = (known(&method), route_label(route), status_label(status));
-    let counted =
-        metrics::counter!("valetkey_http_requests_total", "method" => method, "route" => route.clone(), "status" => status);
-    counted.increment(1);
-    metrics::histogram!("valetkey_http_request_seconds", "route" => route).record(took.as_secs_f64());
+    count(known(&method), route, status, took);
     response
+}
+
+thread_local! {
+    /// What this thread has counted on the API's page, by method, route and status. To find a metric by its labels again takes
+    /// longer than to count.
+    static COUNTED: RefCell<HashMap<(&'static str, &'static str, StatusCode), (Counter, Histogram)>> = RefCell::default();
+}
+
+/// Counts an answer, and how long it took.
+fn count(method: &'static str, route: &str, status: StatusCode, took: Duration) {
+    let named = || {
+        let (route, status) = (route_label(route), status_label(status));
+        let requests =
+            metrics::counter!("valetkey_http_requests_total", "method" => method, "route" => route.clone(), "status" => status);
+        (requests, metrics::histogram!("valetkey_http_request_seconds", "route" => route))
+    };
+    let add = |(requests, seconds): &(Counter, Histogram)| {
+        requests.increment(1);
+        seconds.record(took.as_secs_f64());
+    };
+    match router::path(route) {
+        Some(path) => COUNTED.with_borrow_mut(|counted| add(counted.entry((method, path, status)).or_insert_with(named))),
+        None => add(&named()),
+    }
 }
 
 /// What a 401 says of where tokens come from (RFC 9728 section 5.1). The same for every reason.
@@ -163,16 +185,16 @@ fn request_id(request: &Request) -> String {
     }
 }
 
-/// The headers by which a proxy says for whom it speaks.
-const FORWARDED: [&str; 8] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-real-ip",
-    "x-request-id",
+/// The headers by which a proxy says for whom it speaks. As names that are read already: each is looked for in every request.
+static FORWARDED: [HeaderName; 8] = [
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-real-ip"),
+    REQUEST_ID,
 ];
 
 /// The address the request came from, as far as the proxies in front of us can be believed; absent on the local socket. The
@@ -184,7 +206,7 @@ fn client(request: &mut Request, trusted: &[IpNet]) -> Option<IpAddr> {
     };
     let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
     if !peer.is_some_and(is_trusted) {
-        for name in FORWARDED {
+        for name in &FORWARDED {
             request.headers_mut().remove(name);
         }
         return peer;
