@@ -176,6 +176,15 @@ impl Caller {
         }
     }
 
+    /// Refuses a caller who does not have an owner's word: a person's have those who may speak for them, and the site's and its
+    /// agents' has `admin`.
+    pub(crate) fn require_word_of(&self, owner: &Owner) -> Result<()> {
+        match owner {
+            Owner::User(person) => self.require_speaks_for(person),
+            Owner::Site | Owner::Agent(_) => self.require(Scope::Admin),
+        }
+    }
+
     /// What stands for the caller in the log.
     pub(crate) fn name(&self) -> String {
         match self {
