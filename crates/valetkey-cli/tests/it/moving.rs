@@ -1,10 +1,17 @@
 //! `valetkey import` and `valetkey export`: a whole move, as an operator does it, and back.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use serde_json::{Value, json};
 
-use crate::{on_each_home, support::Home};
+use crate::{
+    on_each_home,
+    support::{Home, command},
+};
 
 const SITE: &str = "single-wpconfig";
 
@@ -160,6 +167,33 @@ on_each_home! {
             assert_eq!(account(&home), account(&other), "{provider}");
         }
     }
+}
+
+/// What a dump holds besides is passed over, and memory does not grow with it. Nothing of this asks the database.
+#[tokio::test]
+async fn half_a_gigabyte_of_posts_comes_through_a_pipe_in_little_memory() {
+    let home = Home::sqlite();
+    drop(home.serve().await);
+    let config = file("wp-config.php");
+    let words = ["import", "data-machine", "--dry-run", "--json", "--sql-dump", "-", "--wp-config", &config];
+    let mut command = command(home.variables(), &words);
+    let mut import = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut pipe = import.stdin.take().unwrap();
+    pipe.write_all(&std::fs::read(file("dump.extended.sql")).unwrap()).unwrap();
+    let posts = format!("(1,'{}'),", "lorem; -- (ipsum), ".repeat(3_400)).repeat(16);
+    let posts = format!("INSERT INTO `wp_posts` VALUES {posts}(2,'');\n");
+    for _ in 0..(512 << 20) / posts.len() {
+        pipe.write_all(posts.as_bytes()).unwrap();
+    }
+    // All of it but what the pipe holds was read.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", import.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.split_whitespace().next().unwrap().parse().unwrap();
+    drop(pipe);
+    let output = import.wait_with_output().unwrap();
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(said["report"]["counts"]["account"]["created"].as_u64().unwrap() > 10, "{said}");
+    assert!(peak < 128 << 10, "{peak} KiB");
 }
 
 fn file(name: &str) -> String {

@@ -114,7 +114,10 @@ impl Out {
     }
 
     async fn agents(&mut self, base: &Base, site: &SiteId) -> Result<()> {
-        for agent in agent::list(&base.db, site).await? {
+        let agents = agent::list(&base.db, site).await?;
+        self.lose_deleted(&agents).await?;
+        let mut roles_that_came = self.roles_that_came();
+        for agent in agents {
             let rest = self.rest(&format!("agent/{}", agent.id))?;
             if agent.disabled_at.is_some() {
                 self.lose(format!("agent {}", agent.id), "Data Machine knows no disabled agent; it would act again").await?;
@@ -127,7 +130,9 @@ impl Out {
             let owner = agent.owner.clone();
             let created_at = Some(agent.created_at);
             self.give(Item::Agent { agent: id.clone(), slug: agent.slug, title: agent.title, owner, created_at, rest }).await?;
-            let taken_away = self.roles_taken_away(&id, &roles);
+            let mut taken_away = roles_that_came.remove(id.as_str()).unwrap_or_default();
+            taken_away.retain(|user| roles.iter().all(|role| role.user.as_str() != user.as_str()));
+            taken_away.sort_unstable();
             for role in roles {
                 self.give(Item::Role { agent: id.clone(), user: role.user, role: role.role }).await?;
             }
@@ -189,18 +194,26 @@ impl Out {
         Ok(())
     }
 
-    /// The people whose role on an agent came from the source and is no more.
-    fn roles_taken_away(&self, agent: &AgentId, roles: &[agent::Access]) -> Vec<String> {
-        let begin = format!("role/{agent}/");
-        let mut gone: Vec<String> = self
-            .rows
-            .keys()
-            .filter_map(|item| item.strip_prefix(&begin))
-            .filter(|user| roles.iter().all(|role| role.user.as_str() != *user))
-            .map(str::to_owned)
-            .collect();
-        gone.sort_unstable();
-        gone
+    /// The people whose roles came from the source, by agent.
+    fn roles_that_came(&self) -> HashMap<String, Vec<String>> {
+        let mut came: HashMap<String, Vec<String>> = HashMap::new();
+        for item in self.rows.keys() {
+            if let Some((agent, user)) = item.strip_prefix("role/").and_then(|rest| rest.split_once('/')) {
+                came.entry(agent.to_owned()).or_default().push(user.to_owned());
+            }
+        }
+        came
+    }
+
+    /// Says which agents of the source are no more here.
+    async fn lose_deleted(&self, agents: &[agent::Agent]) -> Result<()> {
+        let live: BTreeSet<&str> = agents.iter().map(|agent| agent.id.as_str()).collect();
+        let came = self.rows.keys().filter_map(|item| item.strip_prefix("agent/"));
+        let deleted: BTreeSet<&str> = came.filter(|id| !live.contains(id)).collect();
+        for id in deleted {
+            self.lose(format!("agent {id}"), "it was deleted here, and Data Machine still has it; delete it there, too").await?;
+        }
+        Ok(())
     }
 
     async fn configs(&mut self, base: &Base, site: &SiteId) -> Result<()> {

@@ -103,6 +103,10 @@ fn a_dump_that_says_where_it_begins_has_to_say_where_it_ends() {
         assert_eq!(read(cut.as_bytes(), &Choice::default()).unwrap_err().as_str(), "ended");
         assert!(parse(format!("{cut}\n-- Dump completed on 2026-11-22\n").as_bytes()).tokens.is_some());
     }
+    // Without comments, each table does.
+    let locked = format!("LOCK TABLES `wp_options` WRITE;\n{}", options("wp_", AUTH));
+    assert_eq!(fault(&locked), "ended");
+    assert!(parse(format!("{locked}UNLOCK TABLES;\n").as_bytes()).auth_data.is_some());
 }
 
 #[test]
@@ -154,7 +158,7 @@ fn columns_stand_in_the_order_that_the_statement_or_the_table_says() {
 fn statements_of_other_kinds_hide_nothing_and_are_not_taken_for_rows() {
     let row = "INSERT INTO `wp_options` VALUES (1,'datamachine_auth_data','v','no');";
     for noise in [
-        "LOCK TABLES `wp_options` WRITE;\n/*!40000 ALTER TABLE `wp_options` DISABLE KEYS */;\n",
+        "LOCK TABLES `wp_options` WRITE;\n/*!40000 ALTER TABLE `wp_options` DISABLE KEYS */;\nUNLOCK TABLES;\n",
         "/*!40101 SET NAMES utf8mb4 */;\n/*!50503 SET character_set_client = utf8mb4 */;\n",
         "/*M!999999\\- enable the sandbox mode */ \n",
         "/* a ; ' comment */ -- it's ; one\n# it's another\n--\n",

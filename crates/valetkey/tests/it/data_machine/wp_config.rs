@@ -201,6 +201,10 @@ fn hostile_files_are_refused_or_read_in_no_time() {
     for word in ["include ", "eval ", "if(1)"] {
         let _ = WpConfig::parse(repeated(word).as_bytes());
     }
+    let doubling: String = (0..64).map(|n| format!("define('A{}', A{n} . A{n});", n + 1)).collect();
+    let doubled = parse(&format!("define('A0', 'xxxxxxxx'); {doubling}"));
+    assert_eq!(text(&doubled, "A3").len(), 64);
+    assert!(matches!(doubled.constant("A64"), Some(Definition::NotEvaluated { .. })));
     let count = 100_000;
     let _ = parse(&format!("x({}{});", "define(".repeat(count), ")".repeat(count)));
     for joined in ["'a'.", "('a')."] {

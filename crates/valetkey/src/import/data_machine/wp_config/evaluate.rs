@@ -11,6 +11,10 @@ use crate::secret::SecretBytes;
 /// How deep parentheses are followed.
 const MAX_PARENTHESES: usize = 16;
 
+/// The most bytes that an expression takes from other constants. A salt has 64; without an end, constants that double each
+/// other would fill the memory from a few lines.
+const MAX_TAKEN: usize = 1024;
+
 /// Evaluates the words of an expression.
 pub(super) fn evaluate(config: &WpConfig, tokens: &[Lexed<'_>]) -> Result<Constant, Reason> {
     expression(config, tokens, 0)
@@ -20,6 +24,7 @@ fn expression(config: &WpConfig, tokens: &[Lexed<'_>], depth: usize) -> Result<C
     // The one operator here is the dot; it has to stand between every two operands.
     let (value, length) = operand(config, tokens, depth)?;
     let mut rest = &tokens[length..];
+    let most = own_length(tokens) + MAX_TAKEN;
     // One text takes all that is joined: a copy for each dot would take time by the square of their number.
     let mut joined: Option<Zeroizing<Vec<u8>>> = None;
     loop {
@@ -34,18 +39,22 @@ fn expression(config: &WpConfig, tokens: &[Lexed<'_>], depth: usize) -> Result<C
             Some(_) => return Err(Reason::Computed),
         }
         let text = joined.get_or_insert_with(|| {
-            let mut text = Zeroizing::new(Vec::with_capacity(longest(tokens)));
+            let mut text = Zeroizing::new(Vec::with_capacity(most));
             text.extend_from_slice(value.to_text().expose());
             text
         });
         let (next, length) = operand(config, &rest[1..], depth)?;
-        text.extend_from_slice(next.to_text().expose());
+        let next = next.to_text();
+        if text.len() + next.expose().len() > most {
+            return Err(Reason::Computed);
+        }
+        text.extend_from_slice(next.expose());
         rest = &rest[1 + length..];
     }
 }
 
-/// How long the text of an expression may get, constants aside: so much room, and no copy is left behind by growing.
-fn longest(tokens: &[Lexed<'_>]) -> usize {
+/// How many bytes an expression makes of its own words at most. So much room, and no copy is left behind by growing.
+fn own_length(tokens: &[Lexed<'_>]) -> usize {
     let length = |token: &Token<'_>| match token {
         Token::Text(text) => text.len(),
         _ => 20,
@@ -82,6 +91,9 @@ fn operand(config: &WpConfig, tokens: &[Lexed<'_>], depth: usize) -> Result<(Con
             }
             let name = String::from_utf8_lossy(word).into_owned();
             match config.constant(&name) {
+                Some(Definition::Value { value: Constant::Text(text), .. }) if text.expose().len() > MAX_TAKEN => {
+                    Err(Reason::Computed)
+                }
                 Some(Definition::Value { value, .. }) => Ok((value.clone(), 1)),
                 _ => Err(Reason::Constant(name)),
             }
