@@ -69,6 +69,74 @@ fn a_definition_of_ones_own_is_tried_with_everything_and_nothing_is_left_behind(
     assert!(text.lines().any(|line| line.starts_with("acme ")), "{text}");
 }
 
+/// The same by OAuth 1.0a.
+const ACME_1: &str = r#"title = "Acme"
+kind = "oauth1"
+
+[fields]
+key = { label = "Key", type = "text", required = true, level = "app", role = "client_id" }
+secret = { label = "Secret", type = "password", required = true, secret = true, level = "app", role = "client_secret" }
+
+[oauth1]
+request_token_url = "https://login.acme.example/request"
+authorize_url = "https://login.acme.example/authorize"
+token_url = "https://login.acme.example/access"
+signature = "HMAC-SHA256"
+denied_param = "refused"
+
+[refresh]
+strategy = "none"
+
+[revoke]
+method = "DELETE"
+url = "https://login.acme.example/access"
+auth = "signed"
+kills = "token"
+
+[identity]
+method = "GET"
+url = "https://api.acme.example/v1/me"
+query = { fields = "id,name" }
+auth = "signed"
+out = { id = "data.id", username = "data.name" }
+
+[proxy]
+base_url = "https://api.acme.example/v1"
+hosts = ["api.acme.example"]
+inject = [{ in = "oauth1_signature" }]
+credential_paths = ["/v1/tokens/**"]
+"#;
+
+/// Three legs, a refusal on the way, and every call signed.
+#[test]
+fn a_definition_by_oauth_1_is_tried_with_every_call_signed() {
+    let home = Home::sqlite();
+    let file = home.folder().join("acme.toml");
+    std::fs::write(&file, ACME_1).unwrap();
+    let answer = home.json(&["provider", "try", file.to_str().unwrap()]);
+    assert_eq!(answer["word"], "lab-conformant", "{answer}");
+    let checks = answer["providers"][0]["checks"].as_array().unwrap();
+    let tried: Vec<&str> =
+        checks.iter().filter(|check| check["result"] == "ok").filter_map(|check| check["check"].as_str()).collect();
+    for needed in [
+        "connect",
+        "identity",
+        "wrong_state",
+        "denied",
+        "token_error",
+        "html",
+        "huge",
+        "duplicate",
+        "control_characters",
+        "slow",
+        "reveal",
+        "proxy",
+        "revoke",
+    ] {
+        assert!(tried.contains(&needed), "{needed} was not tried: {answer}");
+    }
+}
+
 #[test]
 fn a_definition_that_the_engine_cannot_carry_out_is_red_and_says_what_happened() {
     let home = Home::sqlite();
