@@ -174,6 +174,33 @@ fn what_no_check_can_be_made_of_is_untried_and_does_not_pass() {
     assert_eq!(said(&both["providers"][1]), (Value::Bool(true), Value::from("lab-conformant")));
 }
 
+/// Whoever has nothing but the page takes one of its files, and sees it pass; where nothing can be tried, that is said.
+#[test]
+fn every_whole_file_of_the_page_on_writing_one_passes_or_says_that_it_is_untried() {
+    let home = Home::sqlite();
+    let page = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/writing-a-provider.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let blocks = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let whole: Vec<&str> = blocks.filter(|block| block.starts_with("title =")).collect();
+    assert!(whole.len() >= 8, "{}", whole.len());
+    let mut arguments = vec!["provider".to_owned(), "try".to_owned(), "--json".to_owned()];
+    for (number, block) in whole.iter().enumerate() {
+        let file = home.folder().join(format!("acme_{number}.toml"));
+        std::fs::write(&file, block).unwrap();
+        arguments.push(file.to_str().unwrap().to_owned());
+    }
+    // Not by `Home::cli`, which gives a command a minute.
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let output = command(home.variables(), &arguments).output().unwrap();
+    let answer: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)));
+    for (provider, block) in answer["providers"].as_array().unwrap().iter().zip(&whole) {
+        let lab_plays_none = block.contains("kind = \"mail\"") || block.contains("flows = [\"device\"]");
+        let wanted = if lab_plays_none { "untried" } else { "lab-conformant" };
+        assert_eq!(provider["word"], wanted, "{provider}");
+    }
+}
+
 #[test]
 fn what_does_not_load_or_is_not_known_is_not_tried() {
     let home = Home::sqlite();
