@@ -12,6 +12,7 @@
 
 mod checks;
 mod entries;
+mod pieces;
 mod plan;
 mod stage;
 mod tree;

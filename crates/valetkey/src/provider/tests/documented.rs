@@ -224,7 +224,7 @@ fn every_whole_example_on_how_to_write_one_loads() {
     let page = read("writing-a-provider.md");
     let blocks: Vec<&str> = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     let whole: Vec<&&str> = blocks.iter().filter(|block| block.starts_with("title =")).collect();
-    assert!(whole.len() >= 2, "{} examples", whole.len());
+    assert!(whole.len() >= 8, "{} examples", whole.len());
     for block in whole {
         let loaded = load_as(block, Trust::Normal);
         assert!(loaded.is_ok(), "{}\n{block}", shown(&loaded.unwrap_err()).join("\n"));

@@ -104,7 +104,12 @@ async fn check(stage: &mut Stage, name: &str) -> Checked {
         "identity" => identity(stage).await,
         "wrong_state" => {
             in_the_browser(stage)?;
-            refused_with(stage, At::Authorize, Fault::set("state", "nobody-knows-this"), "invalid_state").await
+            // By OAuth 1.0a the temporary token is what a flow is found by.
+            let (name, code) = match stage.definition.oauth1.is_some() {
+                true => ("oauth_token", "token_secret_expired"),
+                false => ("state", "invalid_state"),
+            };
+            refused_with(stage, At::Authorize, Fault::set(name, "nobody-knows-this"), code).await
         }
         "wrong_issuer" => {
             in_the_browser(stage)?;
@@ -115,7 +120,14 @@ async fn check(stage: &mut Stage, name: &str) -> Checked {
         }
         "denied" => {
             in_the_browser(stage)?;
-            refused_with(stage, At::Authorize, Fault::Deny { error: "access_denied".to_owned() }, "oauth_denied").await
+            let code = match &stage.definition.oauth1 {
+                Some(oauth1) if oauth1.denied_param.is_none() => {
+                    return not_applicable("the definition does not say how a refusal comes back");
+                }
+                Some(_) => "access_denied",
+                None => "oauth_denied",
+            };
+            refused_with(stage, At::Authorize, Fault::Deny { error: "access_denied".to_owned() }, code).await
         }
         "token_error" => {
             let body = match &stage.plan.first {
@@ -419,7 +431,8 @@ async fn proxy(stage: &mut Stage) -> Checked {
                 forgery.body = Some(("application/x-www-form-urlencoded", format!("{name}={FORGED}&a=1")));
             }
             Inject::Json { name, .. } => forgery.body = Some(("application/json", json!({ name: FORGED, "a": 1 }).to_string())),
-            Inject::Basic { .. } | Inject::Oauth1Signature => {}
+            Inject::Oauth1Signature => names.push("oauth_token"),
+            Inject::Basic { .. } => {}
         }
     }
     names.sort_unstable();
