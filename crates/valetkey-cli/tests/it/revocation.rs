@@ -231,13 +231,13 @@ async fn refused_from_then_on(on: On, what: What, rounds: usize) {
 }
 
 /// Two tokens of one agent: one acts for [`PERSON`], the other was minted by them and acts for nobody.
-struct Held {
+struct Tokens {
     by_person: Usable,
     by_minter: Usable,
 }
 
 impl Scene {
-    async fn held(&self) -> Held {
+    async fn two_tokens(&self) -> Tokens {
         let connection = self.connect("lab").await;
         let agent = json!({ "slug": self.fresh("agent"), "owner": "41" });
         let agent = text(&self.platform(Method::POST, "/v1/agents", Some(agent)).await, "id");
@@ -255,7 +255,7 @@ impl Scene {
         let operators = text(&self.platform(Method::POST, "/v1/grants", Some(operators)).await, "id");
         let unattended = self.grant(&agent, &connection).await;
         let usable = |token, grant| Usable { connection: connection.clone(), agent: agent.clone(), token, grant };
-        Held { by_person: usable(token(&of_person), operators), by_minter: usable(token(&minted.body), unattended) }
+        Tokens { by_person: usable(token(&of_person), operators), by_minter: usable(token(&minted.body), unattended) }
     }
 
     async fn give_role(&self, at: usize, agent: &str) {
@@ -335,11 +335,11 @@ on_each! {
     /// of those does not matter. The next turn shows that it was this and nothing else.
     async fn whatever_is_narrowed_is_refused_from_then_on(on: On) {
         let scene = Scene::usual(on).await;
-        let held = scene.held().await;
+        let tokens = scene.two_tokens().await;
         for what in Narrowing::ALL {
             let usable = match what {
-                Narrowing::RoleOfMinter => &held.by_minter,
-                _ => &held.by_person,
+                Narrowing::RoleOfMinter => &tokens.by_minter,
+                _ => &tokens.by_person,
             };
             let mut served = 0;
             for turn in 0..TURNS {

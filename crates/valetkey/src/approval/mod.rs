@@ -153,6 +153,8 @@ pub struct Approval {
     /// Who is behind it: that person, or the one for whom or by whom its token was minted. Giving the person up in a call, or
     /// minting a token for nobody, makes nobody a second pair of eyes.
     behind: Option<UserId>,
+    /// Who minted its token: after an exchange that may be another.
+    minter: Option<UserId>,
     /// With which connection.
     pub connection: ConnectionId,
     /// Whose that is.
@@ -197,7 +199,7 @@ impl Approval {
     }
 
     fn about(&self) -> About<'_> {
-        About { agent: &self.agent, behind: self.behind.as_ref(), owner: &self.owner }
+        About { agent: &self.agent, behind: [self.behind.as_ref(), self.minter.as_ref()], owner: &self.owner }
     }
 }
 

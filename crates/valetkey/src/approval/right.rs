@@ -31,8 +31,9 @@ pub struct Decider {
 pub(crate) struct About<'a> {
     /// The agent that asks.
     pub(crate) agent: &'a AgentId,
-    /// Who is behind it: the person for whom it asks, or for or by whom its token was minted; nobody when absent.
-    pub(crate) behind: Option<&'a UserId>,
+    /// Who is behind it: the person for whom it asks, or for or by whom its token was minted; and whoever minted that, where it is
+    /// another. Nobody where both are absent.
+    pub(crate) behind: [Option<&'a UserId>; 2],
     /// Whose is what it asks for.
     pub(crate) owner: &'a Owner,
 }
@@ -71,7 +72,7 @@ pub(crate) async fn require(base: &Base, site: &SiteId, by: &Decider, about: &Ab
             if who.is_none() {
                 return refused("a person answers this: name them in Valet-User, or answer at the command line".to_owned());
             }
-            if who == about.behind {
+            if about.behind.contains(&who) {
                 return refused("somebody else than the person who is behind the request answers this".to_owned());
             }
         }

@@ -18,6 +18,7 @@ row! {
         agent_title: String,
         person: Option<String>,
         behind: Option<String>,
+        minter: Option<String>,
         connection: String,
         owner: String,
         provider: String,
@@ -46,6 +47,7 @@ impl TryFrom<ApprovalRow> for Approval {
             agent_title: row.agent_title,
             person: row.person.map(|person| person.parse()).transpose()?,
             behind: row.behind.map(|person| person.parse()).transpose()?,
+            minter: row.minter.map(|person| person.parse()).transpose()?,
             connection: row.connection.parse()?,
             owner: row.owner.parse()?,
             provider: row.provider.parse()?,
@@ -65,7 +67,7 @@ impl TryFrom<ApprovalRow> for Approval {
 /// The columns of [`ApprovalRow`], with whose account it is and what people call the agent.
 macro_rules! approval_columns {
     () => {
-        "SELECT p.id, p.agent, a.title AS agent_title, p.person, p.behind, p.connection,
+        "SELECT p.id, p.agent, a.title AS agent_title, p.person, p.behind, p.minter, p.connection,
                 c.owner, c.provider, c.subject_name, p.grant_id, p.digest, p.summary, p.status, p.created_at,
                 p.expires_at, p.decided_at, p.decided_by, p.decide_reason, p.used_at
          FROM approvals p
@@ -96,9 +98,10 @@ pub(super) async fn insert(tx: &mut Tx, id: &ApprovalId, hold: &Hold<'_>, now: T
     let summary = serde_json::to_string(&hold.summary).map_err(Error::internal)?;
     let inserted = on!(tx, |c| sqlx::query(
         "INSERT INTO approvals (site, id, agent, token, person, connection, grant_id, digest, summary, status, created_at,
-                                expires_at, behind)
+                                expires_at, behind, minter)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, $11,
-                 COALESCE($5, (SELECT COALESCE(t.person, t.minter) FROM agent_tokens t WHERE t.site = $1 AND t.id = $4)))
+                 COALESCE($5, (SELECT COALESCE(t.person, t.minter) FROM agent_tokens t WHERE t.site = $1 AND t.id = $4)),
+                 (SELECT t.minter FROM agent_tokens t WHERE t.site = $1 AND t.id = $4))
          ON CONFLICT (site, agent, digest) WHERE closed_at IS NULL DO NOTHING"
     )
     .bind(hold.site.as_str())
@@ -269,7 +272,7 @@ pub(super) async fn expire(tx: &mut Tx, over: &Over, now: Timestamp) -> Result<b
 pub(super) async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
     on!(tx, |c| sqlx::query(
         "DELETE FROM approvals
-         WHERE site = $1 AND (person = $2 OR behind = $2
+         WHERE site = $1 AND (person = $2 OR behind = $2 OR minter = $2
                           OR connection IN (SELECT id FROM connections WHERE site = $1 AND owner = $3))"
     )
     .bind(site.as_str())

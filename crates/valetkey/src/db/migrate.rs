@@ -54,6 +54,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!("0017_revocation_epoch", admits 17),
     // An older release would not write down who is behind a request.
     migration!("0018_behind", admits 18),
+    // Nor who minted the token of one.
+    migration!("0019_minter", admits 19),
 ];
 
 /// "valetkey" as a number: the advisory lock that migrating processes take.

@@ -105,6 +105,8 @@ pub struct Proposal {
     pub person: Option<UserId>,
     /// Who is behind it: that person, or the one for whom or by whom its token was minted.
     behind: Option<UserId>,
+    /// Who minted its token: after an exchange that may be another.
+    minter: Option<UserId>,
     /// The person who is asked; absent where whoever administers the site is.
     pub addressee: Option<UserId>,
     /// At which provider.
@@ -492,7 +494,7 @@ pub async fn sweep(base: &Base) -> Result<u64> {
 }
 
 fn about<'a>(proposal: &'a Proposal, owner: &'a Owner) -> About<'a> {
-    About { agent: &proposal.agent, behind: proposal.behind.as_ref(), owner }
+    About { agent: &proposal.agent, behind: [proposal.behind.as_ref(), proposal.minter.as_ref()], owner }
 }
 
 /// The connection that a proposal is accepted with: the one it names, or one of the addressee's at its provider.

@@ -18,6 +18,7 @@ row! {
         agent_title: String,
         person: Option<String>,
         behind: Option<String>,
+        minter: Option<String>,
         addressee: Option<String>,
         provider: String,
         connection: Option<String>,
@@ -44,6 +45,7 @@ impl TryFrom<ProposalRow> for Proposal {
             agent_title: row.agent_title,
             person: row.person.map(|person| person.parse()).transpose()?,
             behind: row.behind.map(|person| person.parse()).transpose()?,
+            minter: row.minter.map(|person| person.parse()).transpose()?,
             addressee: row.addressee.map(|person| person.parse()).transpose()?,
             provider: row.provider.parse()?,
             connection: row.connection.map(|connection| connection.parse()).transpose()?,
@@ -61,7 +63,7 @@ impl TryFrom<ProposalRow> for Proposal {
 /// The columns of [`ProposalRow`], with what people call the agent.
 macro_rules! proposal_columns {
     () => {
-        "SELECT p.id, p.agent, a.title AS agent_title, p.person, p.behind, p.addressee,
+        "SELECT p.id, p.agent, a.title AS agent_title, p.person, p.behind, p.minter, p.addressee,
                 p.provider, p.connection, p.wanted, p.reason, p.status, p.created_at, p.expires_at, p.decided_at,
                 p.decided_by, p.decide_reason, p.grant_id
          FROM proposals p
@@ -108,9 +110,10 @@ pub(super) async fn insert(tx: &mut Tx, new: &New<'_>) -> Result<bool> {
     let inserted = on!(tx, |c| {
         sqlx::query(
         "INSERT INTO proposals (site, id, agent, token, person, addressee, provider, connection, digest, wanted, reason, status,
-                                created_at, expires_at, behind)
+                                created_at, expires_at, behind, minter)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $12, $13,
-                 COALESCE($5, (SELECT COALESCE(t.person, t.minter) FROM agent_tokens t WHERE t.site = $1 AND t.id = $4)))
+                 COALESCE($5, (SELECT COALESCE(t.person, t.minter) FROM agent_tokens t WHERE t.site = $1 AND t.id = $4)),
+                 (SELECT t.minter FROM agent_tokens t WHERE t.site = $1 AND t.id = $4))
          ON CONFLICT (site, agent, digest) WHERE closed_at IS NULL DO NOTHING"
     )
     .bind(new.site.as_str())
@@ -292,12 +295,14 @@ pub(super) async fn set_wanted(tx: &mut Tx, site: &SiteId, id: &str, wanted: &Wa
 
 /// Removes what was asked of a person, for them or by their token.
 pub(super) async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
-    on!(tx, |c| sqlx::query("DELETE FROM proposals WHERE site = $1 AND (person = $2 OR behind = $2 OR addressee = $2)")
-        .bind(site.as_str())
-        .bind(user.as_str())
-        .execute(c)
-        .await
-        .map(|_| ())?);
+    on!(tx, |c| sqlx::query(
+        "DELETE FROM proposals WHERE site = $1 AND (person = $2 OR behind = $2 OR minter = $2 OR addressee = $2)"
+    )
+    .bind(site.as_str())
+    .bind(user.as_str())
+    .execute(c)
+    .await
+    .map(|_| ())?);
     Ok(())
 }
 

@@ -299,12 +299,14 @@ on_each_db! {
             ..NewClient::default()
         };
         let (client, _) = client::create(base, desk.site(), &Actor::Operator, new).await.unwrap();
-        let (carol, text): (UserId, _) = ("carol".parse().unwrap(), Secret::new("the text of an issued token"));
+        let (carol, mina): (UserId, UserId) = ("carol".parse().unwrap(), "mina".parse().unwrap());
+        let text = Secret::new("the text of an issued token");
         let issue = Issue {
             text: &text,
             agent: &yard.agent,
             person: Some(&carol),
-            minter: None,
+            // Whoever minted the token that it was exchanged for.
+            minter: Some(&mina),
             client: &client.id,
             family: None,
             parent: None,
@@ -328,8 +330,10 @@ on_each_db! {
         oauth::sweep(base).await.unwrap();
         assert_eq!(token::agent_of(&db, desk.site(), &token).await.unwrap(), None, "the token is gone");
         let administers = |user: &str| Decider { actor: Actor::User(user.parse().unwrap()), administers: true };
-        let refused = proposal::accept(&yard.outside, desk.site(), &administers("carol"), &id, Terms::default()).await;
-        assert_eq!(code(refused), Code::Forbidden);
+        for user in ["carol", "mina"] {
+            let refused = proposal::accept(&yard.outside, desk.site(), &administers(user), &id, Terms::default()).await;
+            assert_eq!(code(refused), Code::Forbidden, "{user}");
+        }
         proposal::accept(&yard.outside, desk.site(), &administers("dora"), &id, Terms::default()).await.unwrap();
     }
 
