@@ -248,12 +248,16 @@ mod tests {
         request
     }
 
+    async fn state(dir: &std::path::Path) -> AppState {
+        let db = valetkey::db::DbConfig::Sqlite { dir: dir.to_owned(), patience: Duration::ZERO };
+        let broker = valetkey::Broker::without_key(&db).await.unwrap();
+        AppState::new(broker, crate::HttpSettings::default()).unwrap()
+    }
+
     #[tokio::test]
     async fn a_panic_is_an_error_of_ours_that_tells_the_caller_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let db = valetkey::db::DbConfig::Sqlite { dir: dir.path().to_owned(), patience: std::time::Duration::ZERO };
-        let broker = valetkey::Broker::without_key(&db).await.unwrap();
-        let state = AppState::new(broker, crate::HttpSettings::default()).unwrap();
+        let state = state(dir.path()).await;
         let router = axum::Router::new()
             .route("/panic", axum::routing::get(async || -> &'static str { panic!("canary") }))
             .layer(axum::middleware::from_fn_with_state(state, edge));
@@ -289,6 +293,22 @@ mod tests {
         for (method, label) in [("GET", "GET"), ("DELETE", "DELETE"), ("BREW", "other"), ("get", "other")] {
             assert_eq!(known(&http::Method::from_bytes(method.as_bytes()).unwrap()), label);
         }
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_alike_are_counted_together_whichever_thread_gives_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state(dir.path()).await;
+        // Nothing else answers so.
+        let count = || count("PATCH", "/v1/me", StatusCode::from_u16(599).unwrap(), Duration::from_millis(1));
+        count();
+        count();
+        std::thread::scope(|threads| threads.spawn(count).join().unwrap());
+        let text = state.metrics().render();
+        let labels = ["method=\"PATCH\"", "route=\"/v1/me\"", "status=\"599\""];
+        let is_it =
+            |line: &&str| line.starts_with("valetkey_http_requests_total{") && labels.iter().all(|label| line.contains(label));
+        assert!(text.lines().find(is_it).is_some_and(|line| line.ends_with(" 3")), "{text}");
     }
 
     /// R87: a stranger's forwarded headers are not believed, and nothing behind the edge sees them.

@@ -104,7 +104,7 @@ impl Authority {
             Source::Postgres(together) => {
                 let db = together.db();
                 let rows = facts::for_many(db, &mut *facts::line(db).await?, pairs).await?;
-                rows.into_iter().map(facts::Unread::read).collect()
+                rows.into_iter().map(facts::Unread::read).collect::<Vec<_>>()
             }
             Source::Embedded(_) => {
                 let mut each = Vec::with_capacity(pairs.len());
