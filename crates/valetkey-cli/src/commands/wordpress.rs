@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::Read,
+    os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
 };
 
@@ -60,10 +61,11 @@ impl SaltArgs {
     /// The salts, put together as WordPress does; or why they cannot be known.
     pub(crate) fn compose(&self, database: &InDatabase<'_>) -> Result<Result<Salts, Vec<Missing>>> {
         let given = |file: &Option<PathBuf>, variable: &str| -> Result<Option<SecretBytes>> {
-            match (file, std::env::var(variable)) {
+            match (file, std::env::var_os(variable)) {
                 (Some(file), _) => Ok(Some(SecretBytes::new(secrets::one_from(file)?.expose().as_bytes().to_vec()))),
-                (None, Ok(value)) => Ok(Some(SecretBytes::new(value.into_bytes()))),
-                (None, Err(_)) => Ok(None),
+                // As bytes: a salt need not be a text.
+                (None, Some(value)) => Ok(Some(SecretBytes::new(value.into_vec()))),
+                (None, None) => Ok(None),
             }
         };
         let key = given(&self.auth_key_file, "VALETKEY_WP_AUTH_KEY")?;

@@ -233,6 +233,13 @@ fn of_several_networks_one_has_to_be_named() {
     }
     let dump = read(sql.as_bytes(), &Choice { network: Some(3), ..Choice::default() }).unwrap();
     assert_eq!(dump.auth_data.unwrap().expose(), b"three");
+    let single = options("wp_", AUTH);
+    for (sql, known) in [(sql, vec![1, 3]), (single.as_str(), Vec::new())] {
+        match read(sql.as_bytes(), &Choice { network: Some(2), ..Choice::default() }).unwrap_err() {
+            Error::NoSuchNetwork { networks } => assert_eq!(networks, known),
+            error => panic!("{error}"),
+        }
+    }
 }
 
 #[test]

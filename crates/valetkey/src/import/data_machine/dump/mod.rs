@@ -151,6 +151,11 @@ pub enum Error {
         /// Their prefixes.
         prefixes: Vec<String>,
     },
+    /// The network that was asked for is not in it.
+    NoSuchNetwork {
+        /// The numbers of those that are.
+        networks: Vec<u64>,
+    },
     /// Several databases in it have Data Machine.
     Databases {
         /// Their names; empty for the one that no statement named.
@@ -182,6 +187,7 @@ impl Error {
             Self::Nothing { .. } => "nothing",
             Self::NoSuchPrefix { .. } => "no_such_prefix",
             Self::Ambiguous { .. } => "ambiguous",
+            Self::NoSuchNetwork { .. } => "no_such_network",
             Self::Databases { .. } => "databases",
             Self::Networks { .. } => "networks",
         }
@@ -222,6 +228,10 @@ impl fmt::Display for Error {
             }
             Self::Ambiguous { prefixes } => {
                 write!(f, "several sites in the dump have Data Machine; say which by its table prefix: {}", prefixes.join(", "))
+            }
+            Self::NoSuchNetwork { networks } => {
+                let networks: Vec<String> = networks.iter().map(u64::to_string).collect();
+                write!(f, "no network in the dump has that number; those in it are: {}", networks.join(", "))
             }
             Self::Databases { names } => {
                 write!(f, "several databases in the dump have Data Machine; make a dump of one of them: {}", names.join(", "))

@@ -436,12 +436,18 @@ impl Database {
 
     /// The network's number, where the tables are a network's.
     fn network(&self, prefix: &str, choice: &Choice) -> Result<Option<u64>, Error> {
-        let Some(Table { rows: Rows::Sitemeta(rows), .. }) = self.found.get(&(prefix.to_owned(), Kind::Sitemeta)) else {
-            return Ok(None);
+        let rows = match self.found.get(&(prefix.to_owned(), Kind::Sitemeta)) {
+            Some(Table { rows: Rows::Sitemeta(rows), .. }) => Some(rows),
+            _ => None,
         };
-        if choice.network.is_some() {
-            return Ok(choice.network);
+        if let Some(number) = choice.network {
+            let networks: BTreeSet<u64> = rows.into_iter().flat_map(BTreeMap::keys).map(|(site, _)| *site).collect();
+            return match networks.contains(&number) {
+                true => Ok(Some(number)),
+                false => Err(Error::NoSuchNetwork { networks: networks.into_iter().collect() }),
+            };
         }
+        let Some(rows) = rows else { return Ok(None) };
         let networks: Vec<u64> = rows.keys().filter(|(_, key)| key == AUTH_DATA).map(|(site, _)| *site).collect();
         match networks[..] {
             [] => Ok(Some(rows.keys().next().map_or(1, |(site, _)| *site))),
