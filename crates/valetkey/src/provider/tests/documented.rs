@@ -77,7 +77,11 @@ fn the_page_of_a_provider_says_what_its_definition_says() {
 }
 
 /// What people look for first, beside those of the mission.
-const LOOKED_FOR: [&str; 14] = [
+const LOOKED_FOR: [&str; 18] = [
+    "github",
+    "github_app",
+    "google_service_account",
+    "slack",
     "gmail",
     "google_calendar",
     "google_drive",
