@@ -234,7 +234,7 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
     }
 
     // What is granted: each says why it does not permit it, or is one that does.
-    let (mut reasons, mut allows) = (Vec::new(), None);
+    let (mut reasons, mut allows) = (Vec::new(), None::<&GrantFacts>);
     let mut asks: Option<((bool, bool), &GrantFacts)> = None;
     // A grant that asks about this and does not permit it. No other lets it pass without asking, so nothing does.
     let mut withheld = None;
@@ -245,7 +245,12 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
             Some(reason) if speaks && reason.fact == OTHER_USE => asks = asks.or(Some(((false, true), grant))),
             Some(reason) if speaks => withheld = withheld.or(Some(reason)),
             Some(reason) => reasons.push(reason),
-            None if grant.effect == Effect::Allow => allows = allows.or(Some(grant)),
+            // One without a limit before one that has one: nobody waits, or uses anything up, who need not.
+            None if grant.effect == Effect::Allow => {
+                if allows.is_none_or(|known| is_limited(known) && !is_limited(grant)) {
+                    allows = Some(grant);
+                }
+            }
             // The approved one comes first, and one that speaks of it before one that does not.
             None => {
                 let rank = (under.is_approved(grant), speaks);
@@ -504,6 +509,11 @@ fn speaks_of(
             Parsed::Unreadable => true,
         }
         && operations()
+}
+
+/// Whether a use of a grant is one of so many.
+fn is_limited(grant: &GrantFacts) -> bool {
+    grant.rate.is_some() || grant.max_uses.is_some()
 }
 
 /// Whether the token was minted for the session and the task that a grant is for.

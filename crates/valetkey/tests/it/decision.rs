@@ -324,6 +324,21 @@ on_each_db! {
         assert_eq!(house.ask(&token, &connection).await.unwrap().reasons[0].fact, "used_up");
     }
 
+    async fn a_grant_without_a_limit_is_used_before_one_that_has_one(db: Db) {
+        let house = House::new(&db).await;
+        let agent = house.agent("a", None).await;
+        let connection = house.connection("site").await;
+        let proxy = || NewGrant::proxy(&agent, &connection, ForWhom::Unattended);
+        house.grant_with(NewGrant { max_uses: Some(1), ..proxy() }).await;
+        house.grant_with(NewGrant { rate: Some("1/1h".parse().unwrap()), ..proxy() }).await;
+        let (_, token) = house.token(&agent, None).await;
+        let limited = house.ask(&token, &connection).await.unwrap();
+        assert!(limited.allowed() && (limited.counted || limited.rate.is_some()));
+        let free = house.grant_with(proxy()).await;
+        let decision = house.ask(&token, &connection).await.unwrap();
+        assert_eq!((decision.grant, decision.counted, decision.rate), (Some(free), false, None));
+    }
+
     /// T-249.
     async fn nothing_of_another_site_is_seen(db: Db) {
         let house = House::new(&db).await;

@@ -12,7 +12,7 @@ use valetkey::{
     agent::{self, Role},
     connection,
     db::Db,
-    decision::{Effect, Request, decide, decide_running, for_token},
+    decision::{Effect, Request, decide, decide_approved, decide_running, for_token},
     grant::{self, ForWhom, Limits, NewGrant},
     id::{AgentId, ConnectionId, GrantId, SiteId},
     on, on_each_db, platform,
@@ -26,15 +26,16 @@ use crate::support::{House, ceiling};
 
 const OPERATOR: Actor = Actor::Operator;
 const HOUR: Duration = Duration::from_secs(3600);
-/// Who calls: what it is called, for whom its token is, its session, and whether it gives its person up.
-const CALLERS: [(&str, Option<&str>, Option<&str>, bool); 7] = [
-    ("owner", Some("alice"), None, false),
-    ("owner, unattended", Some("alice"), None, true),
-    ("operator", Some("carol"), None, false),
-    ("lost their role", Some("dora"), None, false),
-    ("unattended", None, None, false),
-    ("owner, session night", Some("alice"), Some("night"), false),
-    ("session night", None, Some("night"), false),
+/// Who calls: what it is called, for whom its token is, its session, its task, and whether it gives its person up.
+const CALLERS: [(&str, Option<&str>, Option<&str>, Option<&str>, bool); 8] = [
+    ("owner", Some("alice"), None, None, false),
+    ("owner, unattended", Some("alice"), None, None, true),
+    ("operator", Some("carol"), None, None, false),
+    ("lost their role", Some("dora"), None, None, false),
+    ("unattended", None, None, None, false),
+    ("owner, session night", Some("alice"), Some("night"), None, false),
+    ("session night", None, Some("night"), None, false),
+    ("operator, task post-1", Some("carol"), None, Some("post-1"), false),
 ];
 type Action = (&'static str, Delivery, Option<(Method, &'static str)>);
 const ACTIONS: [Action; 7] = [
@@ -61,6 +62,8 @@ struct World {
     limits: Limits,
     /// The grant under which the calls run, where they do.
     running: Option<GrantId>,
+    /// The grant that asks under which a person approved the calls, where somebody did.
+    approved: Option<GrantId>,
 }
 
 impl World {
@@ -70,9 +73,10 @@ impl World {
         house.role(&agent, "dora", Role::Operator).await;
         let connection = house.connection("user:alice").await;
         let mut tokens = Vec::new();
-        for (_, person, session, _) in CALLERS {
+        for (_, person, session, task, _) in CALLERS {
             let (person, session) = (person.map(|name| name.parse().unwrap()), session.map(|name| name.parse().unwrap()));
-            tokens.push(house.token_with(&agent, NewToken { person, session, ..token() }).await.1);
+            let task = task.map(|name| name.parse().unwrap());
+            tokens.push(house.token_with(&agent, NewToken { person, session, task, ..token() }).await.1);
         }
         house.role(&agent, "dora", Role::Viewer).await;
         let operations = |text: &str| Some(vec![text.parse::<PathPattern>().unwrap()].into());
@@ -96,8 +100,8 @@ impl World {
             let session = Some("night".parse().unwrap());
             reveals.push(house.grant_with(NewGrant { delivery, session, max_uses: Some(1), ..given(whom) }).await);
         }
-        let (limits, running) = (Limits::default(), None);
-        Self { house, db: db.clone(), agent, connection, reads, asks, denial, reveals, tokens, limits, running }
+        let (limits, running, approved) = (Limits::default(), None, None);
+        Self { house, db: db.clone(), agent, connection, reads, asks, denial, reveals, tokens, limits, running, approved }
     }
 
     async fn revoke(&self, grants: &[GrantId]) {
@@ -185,6 +189,8 @@ impl World {
             }
             // One that was taken back: the call has no other's use.
             "the calls run already" => self.running = Some(GrantId::new()),
+            // Under the one that asks the owner's calls.
+            "a person approved the calls" => self.approved = Some(self.asks[0].clone()),
             "there is no such connection" => self.connection = ConnectionId::new(),
             "the site's policy is for another provider" => {
                 let ceiling = Some(ceiling(r#"{"providers":["reddit"]}"#));
@@ -252,11 +258,12 @@ impl World {
         let (_, delivery, call) = &ACTIONS[action];
         let operation = call.as_ref().map(|(method, path)| (method, "api.lab.example", path.as_bytes()));
         let facts = for_token(&self.db, hash, &self.connection).await.unwrap().unwrap();
-        let request = Request { delivery: *delivery, operation, unattended: CALLERS[caller].3 };
+        let request = Request { delivery: *delivery, operation, unattended: CALLERS[caller].4 };
         let now = self.house.base.clock.now();
-        let decision = match &self.running {
-            Some(under) => decide_running(&facts, &request, under, now),
-            None => decide(&facts, &request, now),
+        let decision = match (&self.running, &self.approved) {
+            (Some(under), _) => decide_running(&facts, &request, under, now),
+            (None, Some(under)) => decide_approved(&facts, &request, under, now),
+            (None, None) => decide(&facts, &request, now),
         };
         // What is reached in a stretch of time stands in no fact: it is asked last, and every replica's uses are in it.
         let is_reached = match (decision.rate, &decision.grant) {
@@ -281,7 +288,7 @@ impl World {
     }
 }
 
-const STATES: [&str; 40] = [
+const STATES: [&str; 41] = [
     "as it is",
     "nothing is granted",
     "only the denial is left",
@@ -322,6 +329,7 @@ const STATES: [&str; 40] = [
     "everything may be done in one task",
     "the account is the site's",
     "the account is an agent's",
+    "a person approved the calls",
 ];
 
 fn token_in(state: &str, now: valetkey::clock::Timestamp) -> NewToken {
