@@ -119,13 +119,16 @@ on_each_home! {
         let both = home.folder().join("both.sql");
         let other = "INSERT INTO `shop_options` (`option_name`, `option_value`) VALUES ('datamachine_auth_data', 'a:0:{}');\n";
         std::fs::write(&both, std::fs::read_to_string(file("dump.extended.sql")).unwrap() + other).unwrap();
-        let config = file("wp-config.php");
-        let words = ["import", "data-machine", "--dry-run", "--sql-dump", both.to_str().unwrap(), "--wp-config", &config];
+        let words = ["import", "data-machine", "--dry-run", "--sql-dump", both.to_str().unwrap()];
         let said = home.cli(&words).failed(1);
         assert!(said.contains("shop_") && said.contains("wp_"), "{said}");
-        let would = home.json(&[&words[..], &["--table-prefix", "wp_"]].concat());
+        // The configuration says which is its own.
+        let would = home.json(&[&words[..], &["--wp-config", &file("wp-config.php")]].concat());
+        assert!(would["report"]["counts"]["account"]["created"].as_u64().unwrap() > 10, "{would}");
         let skipped = would["source"]["skipped"].as_array().unwrap();
         assert!(skipped.iter().any(|one| one["path"] == "datamachine_auth_data in shop_options"), "{would}");
+        let other = home.json(&[&words[..], &["--table-prefix", "shop_"]].concat());
+        assert_eq!(other["report"]["counts"], json!({}), "{other}");
     }
 
     async fn an_option_that_json_cannot_hold_moves_out_as_php_only(home: Home) {

@@ -203,6 +203,11 @@ fn of_several_installations_the_one_with_data_machine_is_meant() {
     }
     let dump = read(both.as_bytes(), &prefix("b_")).unwrap();
     assert_eq!((&*dump.table_prefix, &*dump.unused), ("b_", &["datamachine_auth_data in a_options".to_owned()][..]));
+    // What a configuration says decides, and forces nothing.
+    let likely = |name: &str| Choice { likely_prefix: Some(name.to_owned()), ..Choice::default() };
+    assert_eq!(read(both.as_bytes(), &likely("a_")).unwrap().table_prefix, "a_");
+    assert_eq!(read(both.as_bytes(), &likely("c_")).unwrap_err().as_str(), "ambiguous");
+    assert_eq!(read(options("a_", AUTH).as_bytes(), &likely("c_")).unwrap().table_prefix, "a_");
     match read(both.as_bytes(), &prefix("c_")).unwrap_err() {
         Error::NoSuchPrefix { prefixes } => assert_eq!(prefixes, ["a_", "b_"]),
         error => panic!("{error}"),
