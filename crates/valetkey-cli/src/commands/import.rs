@@ -58,7 +58,7 @@ pub(crate) struct DataMachine {
     /// roles too. With --auth-data, accounts come from there
     #[arg(long, value_name = "FILE")]
     sql_dump: Option<PathBuf>,
-    /// What the dump's tables begin with, where it holds more than one WordPress
+    /// What the dump's tables begin with, where it holds more than one WordPress; else --wp-config says it
     #[arg(long, value_name = "PREFIX", requires = "sql_dump")]
     table_prefix: Option<String>,
     /// The number of the network, where the dump holds several
@@ -215,7 +215,8 @@ impl DataMachine {
     }
 
     fn dump(&self, path: &Path) -> Result<Dump> {
-        let choice = Choice { table_prefix: self.table_prefix.clone(), network: self.network };
+        let choice =
+            Choice { table_prefix: self.table_prefix.clone(), likely_prefix: self.salts.table_prefix(), network: self.network };
         let read = if path == Path::new("-") {
             dump::read(std::io::stdin().lock(), &choice)
         } else {

@@ -12,7 +12,7 @@ use valetkey::{
     import::data_machine::{
         envelope::Key,
         salts::{Missing, Part, Salts, Sources},
-        wp_config::WpConfig,
+        wp_config::{Definition, WpConfig},
     },
     secret::SecretBytes,
 };
@@ -56,6 +56,18 @@ impl SaltArgs {
             || self.auth_salt_file.is_some()
             || variable("VALETKEY_WP_AUTH_KEY")
             || variable("VALETKEY_WP_AUTH_SALT")
+    }
+
+    /// What the tables of the site begin with, as its configuration says; nothing where it does not say it for certain. A
+    /// configuration that cannot be read is told of where its salts are wanted.
+    pub(crate) fn table_prefix(&self) -> Option<String> {
+        // Standard input is read once.
+        let path = self.wp_config.as_deref().filter(|path| *path != Path::new("-"))?;
+        let config = WpConfig::parse(&whole(path).ok()?).ok()?;
+        match config.table_prefix()? {
+            Definition::Value { value, .. } => std::str::from_utf8(value.to_text().expose()).ok().map(str::to_owned),
+            Definition::NotEvaluated { .. } => None,
+        }
     }
 
     /// The salts, put together as WordPress does; or why they cannot be known.

@@ -114,18 +114,59 @@ on_each_home! {
         assert!(said.contains("987654") && !said.contains("import the SQL dump too"), "{said}");
     }
 
+    async fn what_changed_at_its_source_is_refused_left_or_replaced_as_is_said(home: Home) {
+        drop(home.serve().await);
+        let option = home.folder().join("option.json");
+        let write = |token: &str| {
+            let all = json!({ "reddit": { "account": { "access_token": token } } });
+            std::fs::write(&option, all.to_string()).unwrap();
+        };
+        let words = ["import", "data-machine", "--auth-data", option.to_str().unwrap()];
+        let token = || home.json(&["account", "get", "reddit", "--site-account", "--reveal"])["account"]["access_token"].clone();
+        write("one");
+        home.json(&words);
+        write("two");
+        for more in [&["--dry-run"][..], &[], &["--on-conflict", "fail"]] {
+            home.cli(&[&words[..], more].concat()).failed(4);
+            assert_eq!(token(), "one", "{more:?}");
+        }
+        let left = home.json(&[&words[..], &["--on-conflict", "skip"]].concat());
+        assert_eq!((&left["report"]["conflicts"]["count"], token()), (&json!(1), json!("one")));
+        let replaced = home.json(&[&words[..], &["--on-conflict", "replace"]].concat());
+        assert_eq!((&replaced["report"]["counts"]["account"]["replaced"], token()), (&json!(1), json!("two")));
+        assert_eq!(home.json(&words)["report"]["counts"]["account"]["unchanged"], 1);
+    }
+
+    async fn whose_an_account_is_waits_for_a_word_unless_the_operator_vouches(home: Home) {
+        drop(home.serve().await);
+        let option = home.folder().join("option.json");
+        let cases: [(&str, &[&str], &str, u64); 2] =
+            [("user:1", &[], "unverified", 1), ("user:2", &["--trust-identities"], "owner", 0)];
+        for (user, vouch, identity, waiting) in cases {
+            let people = json!({ user: { "account": { "access_token": "t" } } });
+            std::fs::write(&option, json!({ "reddit": { "principals": people } }).to_string()).unwrap();
+            let words = ["import", "data-machine", "--auth-data", option.to_str().unwrap()];
+            let done = home.json(&[&words[..], vouch].concat());
+            assert_eq!(done["report"]["unverified"], waiting);
+            assert_eq!(home.json(&["connection", "list", "--owner", user])["connections"][0]["identity"], identity);
+        }
+    }
+
     async fn what_a_dump_has_of_other_sites_is_said(home: Home) {
         drop(home.serve().await);
         let both = home.folder().join("both.sql");
         let other = "INSERT INTO `shop_options` (`option_name`, `option_value`) VALUES ('datamachine_auth_data', 'a:0:{}');\n";
         std::fs::write(&both, std::fs::read_to_string(file("dump.extended.sql")).unwrap() + other).unwrap();
-        let config = file("wp-config.php");
-        let words = ["import", "data-machine", "--dry-run", "--sql-dump", both.to_str().unwrap(), "--wp-config", &config];
+        let words = ["import", "data-machine", "--dry-run", "--sql-dump", both.to_str().unwrap()];
         let said = home.cli(&words).failed(1);
         assert!(said.contains("shop_") && said.contains("wp_"), "{said}");
-        let would = home.json(&[&words[..], &["--table-prefix", "wp_"]].concat());
+        // The configuration says which is its own.
+        let would = home.json(&[&words[..], &["--wp-config", &file("wp-config.php")]].concat());
+        assert!(would["report"]["counts"]["account"]["created"].as_u64().unwrap() > 10, "{would}");
         let skipped = would["source"]["skipped"].as_array().unwrap();
         assert!(skipped.iter().any(|one| one["path"] == "datamachine_auth_data in shop_options"), "{would}");
+        let other = home.json(&[&words[..], &["--table-prefix", "shop_"]].concat());
+        assert_eq!(other["report"]["counts"], json!({}), "{other}");
     }
 
     async fn an_option_that_json_cannot_hold_moves_out_as_php_only(home: Home) {

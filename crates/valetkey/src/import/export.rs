@@ -4,6 +4,8 @@
 //! 2. [`run`] hands out agents, roles and tokens, then configurations, accounts and lent mailboxes as they are now, each with
 //!    the place it had in its source, and the places that held nothing. What nothing of the old format stands for is a
 //!    [`Loss`]. Whoever writes the old format says what of the rest it cannot hold.
+//! 3. The source's own rows may still be there. So a token that was revoked here goes out as one that has ended, and roles and
+//!    agents that are no more here are said.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -60,7 +60,10 @@ fn a_packed_dump_is_told_by_its_first_bytes() {
     let whole = parse(&plain);
     // Two members and two frames are one file.
     let (one, two) = plain.split_at(30_000);
-    for packed in [gzip(&plain), [gzip(one), gzip(two)].concat(), zstd(&plain), [zstd(one), zstd(two)].concat()] {
+    // And some tools put frames between them that hold none of it.
+    let skipped = |bytes: &[u8]| [&b"\x5e\x2a\x4d\x18"[..], &(bytes.len() as u32).to_le_bytes(), bytes].concat();
+    let frames = [skipped(b"an index"), zstd(one), skipped(b""), skipped(&[0; 300]), zstd(two)].concat();
+    for packed in [gzip(&plain), [gzip(one), gzip(two)].concat(), zstd(&plain), [zstd(one), zstd(two)].concat(), frames] {
         let dump = parse(&packed);
         assert_eq!(dump.tokens, whole.tokens);
         assert_eq!(dump.auth_data.unwrap().expose(), whole.auth_data.as_ref().unwrap().expose());
@@ -203,6 +206,11 @@ fn of_several_installations_the_one_with_data_machine_is_meant() {
     }
     let dump = read(both.as_bytes(), &prefix("b_")).unwrap();
     assert_eq!((&*dump.table_prefix, &*dump.unused), ("b_", &["datamachine_auth_data in a_options".to_owned()][..]));
+    // What a configuration says decides, and forces nothing.
+    let likely = |name: &str| Choice { likely_prefix: Some(name.to_owned()), ..Choice::default() };
+    assert_eq!(read(both.as_bytes(), &likely("a_")).unwrap().table_prefix, "a_");
+    assert_eq!(read(both.as_bytes(), &likely("c_")).unwrap_err().as_str(), "ambiguous");
+    assert_eq!(read(options("a_", AUTH).as_bytes(), &likely("c_")).unwrap().table_prefix, "a_");
     match read(both.as_bytes(), &prefix("c_")).unwrap_err() {
         Error::NoSuchPrefix { prefixes } => assert_eq!(prefixes, ["a_", "b_"]),
         error => panic!("{error}"),

@@ -29,6 +29,8 @@ pub const MAX_KEPT: usize = 256 << 20;
 pub struct Choice {
     /// What the names of its tables begin with (`$table_prefix`).
     pub table_prefix: Option<String>,
+    /// The same as the site's configuration says it: it decides where several would do.
+    pub likely_prefix: Option<String>,
     /// The network's number (`SITE_ID_CURRENT_SITE`), for an installation of several networks.
     pub network: Option<u64>,
 }

@@ -348,7 +348,10 @@ impl Database {
                     Err(meant) if meant.is_empty() => {
                         return Err(Error::Nothing { prefixes: bases.iter().map(|&prefix| prefix.to_owned()).collect() });
                     }
-                    Err(prefixes) => return Err(Error::Ambiguous { prefixes }),
+                    Err(prefixes) => match &choice.likely_prefix {
+                        Some(likely) if prefixes.contains(likely) => likely.clone(),
+                        _ => return Err(Error::Ambiguous { prefixes }),
+                    },
                 }
             }
         };
