@@ -1,4 +1,4 @@
-//! Erasing a person: what is theirs goes, and what others did stays.
+//! Disabling a person, and erasing one: what is theirs goes, and what others did stays.
 //!
 //! 1. One transaction disables the person for good, ends their sessions, their consents and the tokens that act for them or were
 //!    minted by them, takes back the grants that they made, takes their roles and agents from them, and removes what waits for
@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::{
     agent, app_config, approval,
     audit::Event,
-    base::Outside,
+    base::{Base, Outside},
     clock::Timestamp,
     connect,
     connection::{self, Filter},
@@ -56,6 +56,20 @@ pub struct Erased {
     pub roles: u64,
     /// Agents of theirs: disabled, and nobody's.
     pub agents: u64,
+}
+
+/// Disables a person, or lets them act again. Their tokens, grants and accounts stop and start with them; their sessions end: who is
+/// let in again signs in anew, and a browser that somebody else holds does not come back with them.
+///
+/// # Errors
+/// As [`platform::set_person_disabled`].
+pub async fn set_disabled(base: &Base, site: &SiteId, actor: &Actor, user: &UserId, disabled: bool) -> Result<()> {
+    let mut tx = base.db.begin().await?;
+    platform::set_person_disabled_in(base, &mut tx, site, actor, user, disabled).await?;
+    if disabled {
+        session::close_all_in(base, &mut tx, site, actor, user).await?;
+    }
+    tx.commit().await
 }
 
 /// Erases a person. Doing it again ends what is still there, and changes nothing else.

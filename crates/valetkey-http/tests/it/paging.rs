@@ -104,7 +104,12 @@ on_each_db! {
             app.grant(json!({ "agent": agent, "connection": connection, "session": session })).await;
             // A second grant makes no second connection of it.
             app.grant(json!({ "agent": agent, "connection": connection, "session": session, "max_uses": 1 })).await;
-            usable.extend(session.is_none().then_some(connection));
+            // What denies it counts on whichever page it is.
+            let denied = n == 5;
+            if denied {
+                app.grant(json!({ "agent": agent, "connection": connection, "effect": "deny" })).await;
+            }
+            usable.extend((session.is_none() && !denied).then_some(connection));
         }
         let denied = app.account("users/alice", "denied").await;
         app.grant(json!({ "agent": agent, "connection": denied, "effect": "deny" })).await;
