@@ -311,7 +311,7 @@ impl Deliverer {
         }
         let refused = match usable.as_slice() {
             [only] if !candidates.more => return Ok(only.id.clone()),
-            [] if !candidates.more => self.nothing_usable(&facts.site, &provider, person.is_some()).await,
+            [] if !candidates.more => self.nothing_usable(&facts.site, &provider, delivery, person.is_some()).await,
             several => {
                 let choices: Vec<_> = several
                     .iter()
@@ -339,7 +339,7 @@ impl Deliverer {
         Err(refused)
     }
 
-    async fn nothing_usable(&self, site: &SiteId, provider: &ProviderName, person: bool) -> Error {
+    async fn nothing_usable(&self, site: &SiteId, provider: &ProviderName, delivery: Delivery, person: bool) -> Error {
         let definition = match self.outside.definition(provider) {
             Ok(definition) => definition,
             Err(error) => return error,
@@ -358,13 +358,16 @@ impl Deliverer {
             Ok(_) if person => Error::new(
                 Code::NoPerUserCredentials,
                 format!(
-                    "no {} account can be used for this person; they connect one and grant it to the agent",
+                    "no {} account can be used for this person by {delivery}; they connect one, and grant the agent that use of it",
                     definition.title
                 ),
             ),
             Ok(_) => Error::new(
                 Code::NoCredentials,
-                format!("no {} account can be used; connect one and grant it to the agent", definition.title),
+                format!(
+                    "no {} account can be used by {delivery} without a person; connect one, and grant the agent that use of it",
+                    definition.title
+                ),
             ),
         }
     }
