@@ -188,11 +188,21 @@ impl Configure {
                 let owner = self.owner.owner(client).await?;
                 let form = Form { provider: &provider, level: "app", set: &self.set, files: &self.secret_file };
                 let values = form.values(secrets::can_ask())?;
-                client.call(Method::PATCH, &app_path(&self.name, &owner)?, Some(&json!({ "values": values }))).await
+                let stored = client.call(Method::PATCH, &app_path(&self.name, &owner)?, Some(&json!({ "values": values }))).await;
+                stored.map_err(|failure| how_to_give(failure, "--set"))
             })
             .await?;
         session.out.show(&answer, app)
     }
+}
+
+/// A form that was refused, with how to give what is missing in it where nobody could be asked. `plain` is the command's option for
+/// what is no secret.
+pub(super) fn how_to_give(failure: Failure, plain: &str) -> Failure {
+    if failure.code() != "invalid_request" || secrets::can_ask() {
+        return failure;
+    }
+    failure.with_detail(format!("nobody can be asked here: give a value by {plain} KEY=VALUE, a secret by --secret-file KEY=FILE"))
 }
 
 /// What a command line gives of a provider's form.

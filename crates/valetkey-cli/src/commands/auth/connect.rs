@@ -13,7 +13,7 @@ use crate::{
     client::{Client, segment},
     commands::{
         Session,
-        provider::{Form, pair},
+        provider::{Form, how_to_give, pair},
     },
     failure::{Failure, Result},
     output::{cell, facts},
@@ -90,7 +90,8 @@ impl Connect {
         let form = Form { provider, level: "connection", set: &self.field, files: &self.secret_file };
         let account = form.values(secrets::can_ask())?;
         let path = self.which.path(owner, &[("replace", self.replace.then_some("true"))])?;
-        client.call(Method::PUT, &path, Some(&json!({ "account": account }))).await
+        let stored = client.call(Method::PUT, &path, Some(&json!({ "account": account }))).await;
+        stored.map_err(|failure| how_to_give(failure, "--field"))
     }
 }
 
