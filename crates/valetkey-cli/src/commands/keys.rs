@@ -80,13 +80,7 @@ impl Keys {
                 })
                 .await
             }
-            Self::DropOldRoots => {
-                post("/v1/seal-keys/drop-old-roots", |answer| {
-                    let gone = cell(answer, "/removed");
-                    if gone.is_empty() { "there was no old root key in the file".to_owned() } else { format!("removed: {gone}") }
-                })
-                .await
-            }
+            Self::DropOldRoots => drop_old_roots(session).await,
             Self::Generate { file } => generate(session, file),
         }
     }
@@ -114,6 +108,21 @@ async fn new_root(session: &Session) -> Result<()> {
         };
         let (root, file) = (cell(answer, "/root"), cell(answer, "/file"));
         format!("root key {root} is the first line of {file}\n{next}, then: `valetkey keys rewrap`")
+    })
+}
+
+/// Takes the old keys out of the file, and has the server that was asked forget them.
+async fn drop_old_roots(session: &Session) -> Result<()> {
+    let answer = session
+        .with(async |client| {
+            let dropped = client.call(Method::POST, "/v1/seal-keys/drop-old-roots", Some(&json!({}))).await?;
+            client.call(Method::POST, "/v1/seal-keys/reload", Some(&json!({}))).await?;
+            Ok(dropped)
+        })
+        .await?;
+    session.out.show(&answer, |answer| {
+        let gone = cell(answer, "/removed");
+        if gone.is_empty() { "there was no old root key in the file".to_owned() } else { format!("removed: {gone}") }
     })
 }
 

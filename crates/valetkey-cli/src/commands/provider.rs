@@ -202,7 +202,8 @@ pub(super) fn how_to_give(failure: Failure, plain: &str) -> Failure {
     if failure.code() != "invalid_request" || secrets::can_ask() {
         return failure;
     }
-    failure.with_detail(format!("nobody can be asked here: give a value by {plain} KEY=VALUE, a secret by --secret-file KEY=FILE"))
+    failure
+        .with_detail(format!("nobody can be asked here: give a value by {plain} KEY=VALUE, a secret by --secret-file KEY=FILE"))
 }
 
 /// What a command line gives of a provider's form.

@@ -128,6 +128,7 @@ on_each_home! {
         let moved = home.json(&["keys", "rewrap"]);
         assert!(moved["moved"].as_u64() >= Some(2), "{moved}");
         assert_eq!(home.json(&["keys", "drop-old-roots"])["removed"], json!([old]));
+        assert_eq!(home.json(&["keys", "status"])["roots"], json!([new]), "the old one is out of memory, too");
         let report = home.json(&["keys", "verify"]);
         assert_eq!(report["old_roots"], 0, "{report}");
         let (answers, wrong) = load.end().await;
