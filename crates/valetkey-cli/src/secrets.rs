@@ -50,7 +50,12 @@ pub(crate) fn new_file(path: &Path) -> Result<File> {
         .create_new(true)
         .mode(0o600)
         .open(path)
-        .map_err(|error| Failure::failed(format!("{} cannot be made", path.display())).with_detail(error))
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                Failure::failed(format!("{} is there already and stays as it is; name a new file", path.display()))
+            }
+            _ => Failure::failed(format!("{} cannot be made", path.display())).with_detail(error),
+        })
 }
 
 /// Whether a person sits at standard input and can be asked.
