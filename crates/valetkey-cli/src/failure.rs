@@ -140,6 +140,11 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let detail = self.document.get("detail").and_then(Value::as_str).unwrap_or("it failed");
+        // What stands in its further lines is told one by one below.
+        let detail = match self.document.get("problems") {
+            Some(_) => detail.lines().next().unwrap_or_default().trim_end_matches(':'),
+            None => detail,
+        };
         writeln!(f, "error: {} [{}]", crate::output::plain(detail), self.code())?;
         if let Some(choices) = self.document.get("choices").and_then(Value::as_array) {
             for choice in choices {

@@ -315,6 +315,9 @@ fn list(answer: &Value) -> String {
 fn show(provider: &Value) -> String {
     let operations = provider.pointer("/definition/operations").and_then(Value::as_object);
     let operations: Vec<&str> = operations.into_iter().flat_map(|named| named.keys()).map(String::as_str).collect();
+    // Where it is no word it is a file, or a text, by its name.
+    let source = ["/source/file", "/source/text", "/source"].map(|at| cell(provider, at));
+    let source = source.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
     let about = facts(&[
         ("name", cell(provider, "/name")),
         ("title", cell(provider, "/title")),
@@ -326,7 +329,7 @@ fn show(provider: &Value) -> String {
         ("scopes", cell(provider, "/scopes")),
         ("hosts", cell(provider, "/hosts")),
         ("operations by name", operations.join(", ")),
-        ("defined in", cell(provider, "/source")),
+        ("defined in", source),
         ("sources", cell(provider, "/definition/facts/sources")),
         ("read on", cell(provider, "/definition/facts/read")),
         ("unverified", cell(provider, "/definition/facts/unverified")),
