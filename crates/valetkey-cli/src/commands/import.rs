@@ -365,11 +365,15 @@ fn told(answer: &Value) -> String {
     parts.extend(list("Called otherwise here:", items(&answer["source"], "renamed"), &[("there", "/path"), ("here", "/name")]));
     let to_grant =
         [("connection", "/connection"), ("provider", "/provider"), ("owner", "/owner"), ("name", "/name"), ("agents", "/agents")];
-    parts.extend(list(
-        "Agents could use these before because nobody asked; now each needs a grant (`valetkey grant create`):",
-        rows("/report/to_grant/rows"),
-        &to_grant,
-    ));
+    // A dry run gives new accounts ids, which are gone with it.
+    let to_grant_says = match answer.pointer("/report/dry_run").and_then(Value::as_bool) {
+        Some(true) => {
+            "Agents could use these before because nobody asked; once imported, each needs a grant (`valetkey grant create`). What is \
+             new gets another id by the import itself:"
+        }
+        _ => "Agents could use these before because nobody asked; now each needs a grant (`valetkey grant create`):",
+    };
+    parts.extend(list(to_grant_says, rows("/report/to_grant/rows"), &to_grant));
     if count("/report/agents_missing") > 0 {
         let agents = cell(answer, "/report/agents_missing");
         let what = match answer["sql_dump"].as_bool() {
