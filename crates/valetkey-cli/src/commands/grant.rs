@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
+use valetkey::grant::Rate;
 
 use super::Session;
 use crate::{
@@ -78,8 +79,8 @@ pub(crate) struct New {
 #[derive(Debug, Args)]
 pub(super) struct Limits {
     /// How often at most in any stretch of time, such as 100/1h
-    #[arg(long, value_name = "N/TIME")]
-    rate: Option<String>,
+    #[arg(long, value_name = "N/TIME", value_parser = rate)]
+    rate: Option<Rate>,
     /// How often at most, in all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
     max_uses: Option<i64>,
@@ -132,6 +133,10 @@ impl Grant {
             }
         }
     }
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    text.parse().map_err(|error: valetkey::Error| error.message().to_owned())
 }
 
 pub(super) fn for_whom(text: &str) -> Result<Value, String> {
