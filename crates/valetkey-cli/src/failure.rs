@@ -227,6 +227,17 @@ mod tests {
     }
 
     #[test]
+    fn each_mistake_of_a_definition_is_told_once_on_a_line_of_its_own() {
+        let document = json!({
+            "code": "invalid_definition",
+            "detail": "a provider definition is wrong:\nx.toml: title: is needed",
+            "problems": [{ "file": "x.toml", "key": "title", "message": "is needed" }],
+        });
+        let text = Failure::problem(http::StatusCode::INTERNAL_SERVER_ERROR, document).to_string();
+        assert_eq!(text, "error: a provider definition is wrong [invalid_definition]\n  x.toml: title: is needed\n");
+    }
+
+    #[test]
     fn a_control_character_in_an_answer_does_not_reach_the_terminal() {
         let document = json!({ "code": "conflict", "detail": "a\u{1b}[2Jb", "choices": ["x\u{7}"] });
         let text = Failure::problem(http::StatusCode::CONFLICT, document).to_string();
