@@ -10,7 +10,6 @@ use utoipa::{IntoParams, ToSchema};
 use valetkey::{
     Code, Error,
     approval::Decider,
-    base::Outside,
     clock::Timestamp,
     grant::{Effect, ForWhom, Rate},
     id::{ConnectionId, ProposalId, ProviderName, SiteId},
@@ -86,9 +85,8 @@ impl Proposal {
             Some(decided) => (Some(decided.at), Some(decided.by.to_string()), Some(decided.reason)),
             None => (None, None, None),
         };
-        let path = format!("/proposals/{}", proposal.id);
-        let page = proposal.addressee.is_some().then(|| state.outside().page_url(&path, site));
-        let command = page.is_none().then(|| Outside::command(&format!("proposal accept {}", proposal.id), site));
+        let (path, words) = (format!("/proposals/{}", proposal.id), format!("proposal accept {}", proposal.id));
+        let (page, command) = state.outside().page_or_command(proposal.addressee.as_ref(), &path, &words, site);
         Self {
             page,
             command,
