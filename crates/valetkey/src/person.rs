@@ -62,10 +62,10 @@ pub struct Erased {
 /// let in again signs in anew, and a browser that somebody else holds does not come back with them.
 ///
 /// # Errors
-/// As [`platform::set_person_disabled`].
+/// `conflict` for letting somebody act again who was erased.
 pub async fn set_disabled(base: &Base, site: &SiteId, actor: &Actor, user: &UserId, disabled: bool) -> Result<()> {
     let mut tx = base.db.begin().await?;
-    platform::set_person_disabled_in(base, &mut tx, site, actor, user, disabled).await?;
+    platform::set_person_disabled(base, &mut tx, site, actor, user, disabled).await?;
     if disabled {
         session::close_all_in(base, &mut tx, site, actor, user).await?;
     }

@@ -345,10 +345,15 @@ on_each_db! {
         let (base, site) = (&signing.world.house.base, &signing.world.house.site);
         let (secret, _) = signing.alice().await;
         assert!(signing.is_alive(&secret).await);
-        platform::set_person_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), true).await.unwrap();
+        person::set_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), true).await.unwrap();
         assert!(!signing.is_alive(&secret).await, "the person is disabled");
         assert_eq!(signing.sign_in(&signing.by_secret(&signing.claims())).await.map(|_| ()), Err(Code::Forbidden));
-        platform::set_person_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
+        person::set_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
+        assert!(!signing.is_alive(&secret).await, "the person signs in anew");
+        let (secret, _) = signing.alice().await;
+        testing::execute(&db, "UPDATE people SET disabled_at = 1").await;
+        assert!(!signing.is_alive(&secret).await, "the person is disabled by what knows of no session");
+        testing::execute(&db, "UPDATE people SET disabled_at = NULL").await;
 
         testing::execute(&db, "UPDATE sites SET disabled_at = 1").await;
         assert!(!signing.is_alive(&secret).await, "the site is disabled");
