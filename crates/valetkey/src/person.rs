@@ -64,9 +64,11 @@ pub struct Erased {
 /// # Errors
 /// `conflict` for letting somebody act again who was erased.
 pub async fn set_disabled(base: &Base, site: &SiteId, actor: &Actor, user: &UserId, disabled: bool) -> Result<()> {
+    // A sign-in that was let pass before they were disabled may have opened a session after it: that one ends now.
+    let ends = disabled || platform::person_is_disabled(&base.db, site, user).await?;
     let mut tx = base.db.begin().await?;
     platform::set_person_disabled(base, &mut tx, site, actor, user, disabled).await?;
-    if disabled {
+    if ends {
         session::close_all_in(base, &mut tx, site, actor, user).await?;
     }
     tx.commit().await

@@ -351,9 +351,12 @@ on_each_db! {
         person::set_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
         assert!(!signing.is_alive(&secret).await, "the person signs in anew");
         let (secret, _) = signing.alice().await;
+        // As where a sign-in was under way when the person was disabled: its session is opened after the others ended.
         testing::execute(&db, "UPDATE people SET disabled_at = 1").await;
-        assert!(!signing.is_alive(&secret).await, "the person is disabled by what knows of no session");
-        testing::execute(&db, "UPDATE people SET disabled_at = NULL").await;
+        assert!(!signing.is_alive(&secret).await, "the person is disabled");
+        person::set_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
+        assert!(!signing.is_alive(&secret).await, "nor does a session come back that was opened in that moment");
+        let (secret, _) = signing.alice().await;
 
         testing::execute(&db, "UPDATE sites SET disabled_at = 1").await;
         assert!(!signing.is_alive(&secret).await, "the site is disabled");
