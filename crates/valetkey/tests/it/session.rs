@@ -405,6 +405,13 @@ on_each_db! {
         assert!(!signing.is_alive(&secret).await);
         assert!(session::of_person(&world.house.base, &world.house.site, &alice).await.unwrap().is_empty());
         assert_eq!(world.audited("session.close").await.len(), 1);
+
+        // As where a sign-in was under way at that moment.
+        testing::execute(&db, "UPDATE people SET disabled_at = NULL").await;
+        session::open(&world.house.base, &world.house.site, &alice, signing.key()).await.unwrap();
+        testing::execute(&db, "UPDATE people SET disabled_at = erased_at").await;
+        person::go_on(&world.outside).await.unwrap();
+        assert!(session::of_person(&world.house.base, &world.house.site, &alice).await.unwrap().is_empty());
     }
 
     /// T-067, T-107, T-216.
