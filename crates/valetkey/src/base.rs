@@ -11,7 +11,7 @@ use crate::{
     db::Db,
     error::{Code, Error, Result},
     extend::Extensions,
-    id::{ProviderName, SiteId},
+    id::{ProviderName, SiteId, UserId},
     provider::{Catalogue, Definition},
     seal::KeyRing,
     upstream::Upstream,
@@ -64,6 +64,21 @@ impl Outside {
         match *site == SiteId::default_site() {
             true => format!("valetkey {words}"),
             false => format!("valetkey {words} --site {site}"),
+        }
+    }
+
+    /// Where somebody says their word about what is theirs: a person on the page at `path`; and whoever administers the site, for
+    /// whom there is no page, by the command of these `words` about what is nobody's. One of the two.
+    pub fn page_or_command(
+        &self,
+        person: Option<&UserId>,
+        path: &str,
+        words: &str,
+        site: &SiteId,
+    ) -> (Option<String>, Option<String>) {
+        match person {
+            Some(_) => (Some(self.page_url(path, site)), None),
+            None => (None, Some(Self::command(words, site))),
         }
     }
 

@@ -20,6 +20,7 @@ use valetkey::import::{
         plan::{Findings, Skipped, Source},
         salts::{Part, Salts},
         tables::Tables,
+        wp_config::WpConfig,
     },
     item::{Header, Line, OnConflict},
 };
@@ -176,11 +177,12 @@ impl DataMachine {
 
     /// Reads the source, and sends it as lines.
     fn read(&self, pieces: &Pieces, bar: &ProgressBar) -> Result<Read> {
-        let dump = self.sql_dump.as_deref().map(|path| self.dump(path)).transpose()?;
-        let file = self.auth_data.as_deref().map(wordpress::whole).transpose()?;
-        if dump.is_none() && file.is_none() {
+        if self.sql_dump.is_none() && self.auth_data.is_none() {
             return Err(Failure::usage("say what to import: --auth-data FILE, --sql-dump FILE, or both"));
         }
+        let config = self.salts.config()?;
+        let dump = self.sql_dump.as_deref().map(|path| self.dump(path, config.as_ref())).transpose()?;
+        let file = self.auth_data.as_deref().map(wordpress::whole).transpose()?;
         let dump = dump.as_ref();
         let read =
             |bytes, what: &str| option::read(bytes).map_err(|why| Failure::failed(format!("{what} cannot be read: {why}")));
@@ -206,7 +208,7 @@ impl DataMachine {
         };
         let database =
             InDatabase { key: dump.and_then(|dump| dump.auth_key.as_ref()), salt: dump.and_then(|dump| dump.auth_salt.as_ref()) };
-        let salts = self.salts.compose(&database)?;
+        let salts = self.salts.compose(config.as_ref(), &database)?;
         let mut sent = self.send(&source, salts.map_err(|missing| wordpress::told(&missing)), pieces, bar)?;
         let unused = dump.map_or(&[][..], |dump| dump.unused.as_slice());
         let reason = "another site's, or where Data Machine does not read it";
@@ -214,9 +216,9 @@ impl DataMachine {
         Ok(sent)
     }
 
-    fn dump(&self, path: &Path) -> Result<Dump> {
-        let choice =
-            Choice { table_prefix: self.table_prefix.clone(), likely_prefix: self.salts.table_prefix(), network: self.network };
+    fn dump(&self, path: &Path, config: Option<&WpConfig>) -> Result<Dump> {
+        let likely_prefix = config.and_then(wordpress::table_prefix);
+        let choice = Choice { table_prefix: self.table_prefix.clone(), likely_prefix, network: self.network };
         let read = if path == Path::new("-") {
             dump::read(std::io::stdin().lock(), &choice)
         } else {

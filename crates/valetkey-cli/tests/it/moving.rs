@@ -45,6 +45,17 @@ on_each_home! {
         assert_eq!(home.json(&["account", "get", "mixed", "--site-account", "--reveal"])["account"]["refresh_token"], "mixed-plain-refresh");
     }
 
+    /// As a shell hands over `--wp-config <(ssh site cat wp-config.php)`: what was read from a pipe is gone.
+    async fn beside_a_dump_the_configuration_may_come_through_a_pipe(home: Home) {
+        drop(home.serve().await);
+        let config = std::fs::read_to_string(file("wp-config.php")).unwrap();
+        let dump = file("dump.extended.sql");
+        let words = ["import", "data-machine", "--dry-run", "--sql-dump", &dump, "--wp-config", "/dev/stdin", "--json"];
+        let done = home.cli_with_input(&words, &config).json();
+        assert!(done["salts"]["AUTH_KEY"].is_string(), "{done}");
+        assert_eq!(done["source"]["unreadable"], json!([]), "{done}");
+    }
+
     async fn what_cannot_be_opened_stops_the_import_unless_that_is_allowed(home: Home) {
         drop(home.serve().await);
         let wrong = home.folder().join("wrong");

@@ -9,7 +9,7 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use valetkey::{
     Code, Error,
-    approval::{self, Decider},
+    approval::{self, Decided, Decider},
     audit::{Event, Outcome},
     clock::Timestamp,
     decision::{self, Facts},
@@ -93,10 +93,7 @@ impl Approval {
     fn new(approval: approval::Approval, now: Timestamp) -> Self {
         let status = approval.status(now);
         let call = approval.summary;
-        let (decided_at, decided_by, reason) = match approval.decided {
-            Some(decided) => (Some(decided.at), Some(decided.by.to_string()), Some(decided.reason)),
-            None => (None, None, None),
-        };
+        let (decided_at, decided_by, reason) = answered(approval.decided);
         Self {
             id: approval.id.to_string(),
             status: status.as_str().to_owned(),
@@ -121,12 +118,18 @@ impl Approval {
             digest: approval.digest.as_str().to_owned(),
             created_at: moment(approval.created_at),
             expires_at: moment(approval.expires_at),
-            decided_at: maybe(decided_at),
+            decided_at,
             decided_by,
-            reason: reason.filter(|reason| !reason.is_empty()),
+            reason,
             used_at: maybe(approval.used_at),
         }
     }
+}
+
+/// When a question was answered, by whom, and why, where they said so.
+pub(super) fn answered(decided: Option<Decided>) -> (Option<String>, Option<String>, Option<String>) {
+    let Some(Decided { at, by, reason }) = decided else { return (None, None, None) };
+    (Some(moment(at)), Some(by.to_string()), Some(reason).filter(|reason| !reason.is_empty()))
 }
 
 /// What an agent is told of a call that waits. It was not sent.

@@ -10,7 +10,6 @@ use utoipa::{IntoParams, ToSchema};
 use valetkey::{
     Code, Error,
     approval::Decider,
-    base::Outside,
     clock::Timestamp,
     grant::{Effect, ForWhom, Rate},
     id::{ConnectionId, ProposalId, ProviderName, SiteId},
@@ -20,9 +19,9 @@ use valetkey::{
 
 use super::{
     agents,
-    approvals::{Refusal, asker, decider},
+    approvals::{Refusal, answered, asker, decider},
     connections::json_or_null,
-    grants, limited, maybe, moment, next,
+    grants, limited, moment, next,
 };
 use crate::{
     caller::Caller,
@@ -82,13 +81,9 @@ pub(crate) struct Proposal {
 impl Proposal {
     fn new(state: &AppState, site: &SiteId, proposal: proposal::Proposal) -> Self {
         let status = proposal.status(state.base().clock.now());
-        let (decided_at, decided_by, refusal) = match proposal.decided {
-            Some(decided) => (Some(decided.at), Some(decided.by.to_string()), Some(decided.reason)),
-            None => (None, None, None),
-        };
-        let path = format!("/proposals/{}", proposal.id);
-        let page = proposal.addressee.is_some().then(|| state.outside().page_url(&path, site));
-        let command = page.is_none().then(|| Outside::command(&format!("proposal accept {}", proposal.id), site));
+        let (decided_at, decided_by, refusal) = answered(proposal.decided);
+        let (path, words) = (format!("/proposals/{}", proposal.id), format!("proposal accept {}", proposal.id));
+        let (page, command) = state.outside().page_or_command(proposal.addressee.as_ref(), &path, &words, site);
         Self {
             page,
             command,
@@ -107,9 +102,9 @@ impl Proposal {
             reason: proposal.reason,
             created_at: moment(proposal.created_at),
             expires_at: moment(proposal.expires_at),
-            decided_at: maybe(decided_at),
+            decided_at,
             decided_by,
-            refusal: refusal.filter(|refusal| !refusal.is_empty()),
+            refusal,
             grant: proposal.grant.map(|grant| grant.to_string()),
         }
     }

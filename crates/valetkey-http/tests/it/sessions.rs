@@ -10,6 +10,7 @@ use valetkey::{
     audit, connection,
     grant::{self, Effect, ForWhom, NewGrant},
     id::{ConnectionId, GrantId, SiteId},
+    person,
     platform::{self, Asserts, NewKey, Purpose, Scope},
     principal::{Actor, Delivery},
     session,
@@ -468,10 +469,10 @@ on_each_db! {
         session::close_all(&base, &site, &Actor::Operator, &"alice".parse().unwrap()).await.unwrap();
         assert!(!browser.is_in().await, "signed out by the operator");
         browser.enter("alice", "/").await.expect(303);
-        platform::set_person_disabled(&base, &site, &Actor::Operator, &"alice".parse().unwrap(), true).await.unwrap();
+        person::set_disabled(&base, &site, &Actor::Operator, &"alice".parse().unwrap(), true).await.unwrap();
         assert!(!browser.is_in().await, "disabled");
         browser.enter("alice", "/").await.expect(403);
-        platform::set_person_disabled(&base, &site, &Actor::Operator, &"alice".parse().unwrap(), false).await.unwrap();
+        person::set_disabled(&base, &site, &Actor::Operator, &"alice".parse().unwrap(), false).await.unwrap();
         browser.enter("alice", "/").await.expect(303);
         platform::revoke(&base, &site, &Actor::Operator, pages.platform_key()).await.unwrap();
         assert!(!browser.is_in().await, "the platform's key is revoked");

@@ -11,7 +11,6 @@ use url::form_urlencoded;
 use super::{Allowed, Deliverer, Right, explain};
 use crate::{
     approval::{self, Approval, Call, Digest, Hold, Status, Summary},
-    base::Outside,
     clock::Timestamp,
     decision::{Effect, Request, decide_approved},
     error::{Code, Error, Result},
@@ -179,9 +178,8 @@ impl Deliverer {
     /// What an agent is told of a use that waits, or that was approved and is not made with its approval.
     fn waits(&self, site: &SiteId, found: &Approval, now: Timestamp) -> Error {
         let (path, status) = (format!("/approvals/{}", found.id), found.status(now));
-        // A page shows people what is theirs. For what is nobody's there is none, and whoever administers the site answers.
-        let page = found.owner.user().map(|_| self.outside.page_url(&path, site));
-        let command = page.is_none().then(|| Outside::command(&format!("approval approve {}", found.id), site));
+        let words = format!("approval approve {}", found.id);
+        let (page, command) = self.outside.page_or_command(found.owner.user(), &path, &words, site);
         let text = match (status, &command) {
             (Status::Approved, _) => "a person approved this; make it again with the header Valet-Approval".to_owned(),
             (_, None) => "a person has to approve this first; ask at `poll` for the answer, \

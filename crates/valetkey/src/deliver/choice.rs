@@ -11,7 +11,7 @@ use crate::{
     provider::{Definition, step::Step},
 };
 
-/// How many labels of chosen entries a refusal names.
+/// How many ids of chosen entries a refusal names.
 const NAMED: usize = 3;
 
 /// Method, host in lower case, and whole path.
@@ -23,7 +23,7 @@ type Call<'a> = (&'a str, &'a str, &'a [u8]);
 /// `path_refused`.
 pub(super) fn check(definition: &Definition, connection: &Connection, call: Call<'_>) -> Result<()> {
     let is_let = |list: &str, step: &Step| step.only.iter().any(|only| only.lets(call, ids(connection, list)));
-    match bound(definition).find(|(list, step)| !is_let(list, step)) {
+    match definition.binding().find(|(list, step)| !is_let(list, step)) {
         None => Ok(()),
         Some((list, _)) => Err(refused(definition, connection, list)),
     }
@@ -31,7 +31,7 @@ pub(super) fn check(definition: &Definition, connection: &Connection, call: Call
 
 /// Whether only the body of a call says what it is about, so that it must be read before the call is made.
 pub(super) fn is_in_body(definition: &Definition, connection: &Connection, call: Call<'_>) -> bool {
-    bound(definition).any(|(list, step)| hangs_on_body(connection, list, step, call))
+    definition.binding().any(|(list, step)| hangs_on_body(connection, list, step, call))
 }
 
 /// Refuses a call whose body does not belong to what is chosen, where the body says what the call is about.
@@ -46,7 +46,7 @@ pub(super) fn check_body(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<()> {
-    for (list, step) in bound(definition).filter(|(list, step)| hangs_on_body(connection, list, step, call)) {
+    for (list, step) in definition.binding().filter(|(list, step)| hangs_on_body(connection, list, step, call)) {
         let mut lets = step.only.iter().filter(|only| only.names_in_body() && only.lets(call, ids(connection, list)));
         if !lets.any(|only| only.lets_body(headers, query, body, ids(connection, list))) {
             return Err(refused(definition, connection, list));
@@ -73,11 +73,6 @@ pub(super) fn check_reveal(definition: &Definition) -> Result<()> {
 /// Whether all that was chosen `then` is chosen `now`. What was added since takes nothing from a call that is under way.
 pub(super) fn is_whole(then: &Connection, now: &Connection) -> bool {
     then.resources.iter().all(|(list, chosen)| chosen.iter().all(|one| ids(now, list).any(|id| id == one.id)))
-}
-
-fn bound(definition: &Definition) -> impl Iterator<Item = (&str, &Step)> {
-    let lists = definition.resources.iter().map(|(name, step)| (name.as_str(), step));
-    lists.filter(|(_, step)| !step.only.is_empty())
 }
 
 fn hangs_on_body(connection: &Connection, list: &str, step: &Step, call: Call<'_>) -> bool {

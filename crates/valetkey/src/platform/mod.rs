@@ -326,18 +326,10 @@ pub async fn import_gone(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor,
     Ok(true)
 }
 
-/// Disables a person or lets them act again: their tokens, grants and accounts stop and start with them.
+/// Disables a person or lets them act again, in the transaction of whoever ends more with it: `person::set_disabled`.
 ///
-/// # Errors
-/// `conflict` for letting somebody act again who was erased.
-pub async fn set_person_disabled(base: &Base, site: &SiteId, actor: &Actor, user: &UserId, disabled: bool) -> Result<()> {
-    let mut tx = base.db.begin().await?;
-    set_person_disabled_in(base, &mut tx, site, actor, user, disabled).await?;
-    tx.commit().await
-}
-
-/// The same in the transaction of whoever ends more with it.
-pub async fn set_person_disabled_in(
+/// Errors: `conflict` for letting somebody act again who was erased.
+pub(crate) async fn set_person_disabled(
     base: &Base,
     tx: &mut Tx,
     site: &SiteId,

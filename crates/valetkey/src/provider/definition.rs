@@ -186,9 +186,14 @@ impl Definition {
         self.resources.iter().filter(|(_, step)| step.select == Some(Select::User)).map(|(name, step)| (name.as_str(), step))
     }
 
-    /// Whether what a person chooses binds the calls that are made through the proxy.
+    /// The lists of which what a person chooses binds the calls that are made through the proxy.
+    pub fn binding(&self) -> impl Iterator<Item = (&str, &Step)> {
+        self.resources.iter().filter(|(_, step)| !step.only.is_empty()).map(|(name, step)| (name.as_str(), step))
+    }
+
+    /// Whether there is any.
     pub fn is_bound(&self) -> bool {
-        self.resources.iter().any(|(_, step)| !step.only.is_empty())
+        self.binding().next().is_some()
     }
 
     /// The first field with this role.

@@ -17,7 +17,6 @@ use serde_json::json;
 use super::{Refresher, store};
 use crate::{
     audit::{AUDIT_LABEL, Event},
-    base::Outside,
     clock::Timestamp,
     connection::{self, Connection, Renewal, Status, set_warned},
     error::Result,
@@ -102,8 +101,8 @@ async fn warn(refresher: &Refresher, row: &store::Near, now: Timestamp) -> Resul
     if !set_warned(&mut tx, &connection, end, window).await? {
         return Ok(false);
     }
-    let page = connection.owner.user().map(|_| outside.page_url(&format!("/account/connections/{id}/reconnect"), &site));
-    let command = page.is_none().then(|| Outside::command(&format!("connection reconnect {id}"), &site));
+    let (path, words) = (format!("/account/connections/{id}/reconnect"), format!("connection reconnect {id}"));
+    let (page, command) = outside.page_or_command(connection.owner.user(), &path, &words, &site);
     let facts = json!({
         "provider": connection.provider, "owner": connection.owner, "name": connection.name, "ends_at": end.to_string(),
         "reconnect": page, "command": command,

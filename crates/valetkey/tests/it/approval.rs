@@ -18,7 +18,7 @@ use valetkey::{
     deliver::Caller,
     grant::{self, Effect, ForWhom, NewGrant},
     id::{AgentId, ApprovalId, ConnectionId, GrantId, SiteId, TokenId, UserId},
-    on, on_each_db, platform,
+    on, on_each_db,
     principal::Actor,
     revoke::{self, UpstreamWish},
     site,
@@ -436,7 +436,7 @@ on_each_db! {
             asking = asking.again(what).await;
         }
         let id = asking.approved().await;
-        platform::set_person_disabled(asking.base(), asking.site(), &Actor::Operator, &"alice".parse().unwrap(), true).await.unwrap();
+        valetkey::person::set_disabled(asking.base(), asking.site(), &Actor::Operator, &"alice".parse().unwrap(), true).await.unwrap();
         assert_eq!(code(asking.make(Some(&id)).await), Code::Unauthenticated, "the person");
         assert_eq!(asking.sent(), 0);
     }

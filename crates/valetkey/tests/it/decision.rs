@@ -9,7 +9,7 @@ use valetkey::{
     error::Code,
     grant::{self, ForWhom, NewGrant},
     id::{ConnectionId, SiteId},
-    on, on_each_db, platform,
+    on, on_each_db, person,
     principal::{Actor, Delivery},
     provider::pattern::PathPattern,
     token::{self, NewToken, TokenHash},
@@ -111,9 +111,9 @@ on_each_db! {
 
         let (_, fine) = house.token(&agent, Some("alice")).await;
         assert!(house.ask(&fine, &connection).await.unwrap().allowed());
-        platform::set_person_disabled(base, &house.site, &OPERATOR, &"alice".parse().unwrap(), true).await.unwrap();
+        person::set_disabled(base, &house.site, &OPERATOR, &"alice".parse().unwrap(), true).await.unwrap();
         dead(&fine).await;
-        platform::set_person_disabled(base, &house.site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
+        person::set_disabled(base, &house.site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
         agent::set_disabled(base, &house.site, &OPERATOR, &agent, true).await.unwrap();
         dead(&fine).await;
         agent::set_disabled(base, &house.site, &OPERATOR, &agent, false).await.unwrap();

@@ -15,7 +15,7 @@ use valetkey::{
     decision::{Effect, Request, decide, decide_approved, decide_running, for_token},
     grant::{self, ForWhom, Limits, NewGrant},
     id::{AgentId, ConnectionId, GrantId, SiteId},
-    on, on_each_db, platform,
+    on, on_each_db, person,
     principal::{Actor, Delivery},
     provider::pattern::PathPattern,
     site::{self, Policy},
@@ -117,9 +117,7 @@ impl World {
     }
 
     async fn disable(&self, person: &str) {
-        platform::set_person_disabled(&self.house.base, &self.house.site, &OPERATOR, &person.parse().unwrap(), true)
-            .await
-            .unwrap();
+        person::set_disabled(&self.house.base, &self.house.site, &OPERATOR, &person.parse().unwrap(), true).await.unwrap();
     }
 
     /// Brings the world into a state.

@@ -11,7 +11,7 @@ use valetkey::{
     grant::{self, Effect, ForWhom, Grant, NewGrant},
     id::{ConnectionId, ProposalId, SiteId, UserId},
     oauth::{self, GrantType, NewClient, client},
-    on_each_db, platform,
+    on_each_db,
     principal::{Actor, Ceiling, Delivery},
     proposal::{self, Asker, Proposal, Status, Terms, Which, Wish},
     revoke::{self, UpstreamWish},
@@ -195,7 +195,7 @@ on_each_db! {
             assert_eq!(code(proposal::accept(&desk.yard.outside, site, &by, &id, desk.with()).await), Code::Forbidden, "{by:?}");
             assert_eq!(code(proposal::refuse(base, site, &by, &id, "").await), Code::Forbidden, "{by:?}");
         }
-        platform::set_person_disabled(base, site, &Actor::Operator, &"alice".parse().unwrap(), true).await.unwrap();
+        valetkey::person::set_disabled(base, site, &Actor::Operator, &"alice".parse().unwrap(), true).await.unwrap();
         assert_eq!(code(desk.accept("alice", &id, desk.with()).await), Code::Forbidden);
         assert_eq!((desk.status(&id).await, desk.grants().await.len()), (Status::Pending, 0));
     }

@@ -345,10 +345,18 @@ on_each_db! {
         let (base, site) = (&signing.world.house.base, &signing.world.house.site);
         let (secret, _) = signing.alice().await;
         assert!(signing.is_alive(&secret).await);
-        platform::set_person_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), true).await.unwrap();
+        person::set_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), true).await.unwrap();
         assert!(!signing.is_alive(&secret).await, "the person is disabled");
         assert_eq!(signing.sign_in(&signing.by_secret(&signing.claims())).await.map(|_| ()), Err(Code::Forbidden));
-        platform::set_person_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
+        person::set_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
+        assert!(!signing.is_alive(&secret).await, "the person signs in anew");
+        let (secret, _) = signing.alice().await;
+        // As where a sign-in was under way when the person was disabled: its session is opened after the others ended.
+        testing::execute(&db, "UPDATE people SET disabled_at = 1").await;
+        assert!(!signing.is_alive(&secret).await, "the person is disabled");
+        person::set_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
+        assert!(!signing.is_alive(&secret).await, "nor does a session come back that was opened in that moment");
+        let (secret, _) = signing.alice().await;
 
         testing::execute(&db, "UPDATE sites SET disabled_at = 1").await;
         assert!(!signing.is_alive(&secret).await, "the site is disabled");
@@ -397,6 +405,13 @@ on_each_db! {
         assert!(!signing.is_alive(&secret).await);
         assert!(session::of_person(&world.house.base, &world.house.site, &alice).await.unwrap().is_empty());
         assert_eq!(world.audited("session.close").await.len(), 1);
+
+        // As where a sign-in was under way at that moment.
+        testing::execute(&db, "UPDATE people SET disabled_at = NULL").await;
+        session::open(&world.house.base, &world.house.site, &alice, signing.key()).await.unwrap();
+        testing::execute(&db, "UPDATE people SET disabled_at = erased_at").await;
+        person::go_on(&world.outside).await.unwrap();
+        assert!(session::of_person(&world.house.base, &world.house.site, &alice).await.unwrap().is_empty());
     }
 
     /// T-067, T-107, T-216.

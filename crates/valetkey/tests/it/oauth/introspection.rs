@@ -11,7 +11,7 @@ use valetkey::{
     decision::Over,
     id::UserId,
     oauth::{Asker, GrantType, NewClient, client},
-    on_each_db, person, platform,
+    on_each_db, person,
     principal::Actor,
     site,
     token::{self, NewToken, family},
@@ -76,7 +76,7 @@ on_each_db! {
         token::revoke(base, site, &operator, &revoked.id, "over").await.unwrap();
         let bobs = hall.house.agent("b", Some("bob")).await;
         let (_, of_disabled_owner) = mint(None, &bobs).await;
-        platform::set_person_disabled(base, site, &operator, &"bob".parse().unwrap(), true).await.unwrap();
+        person::set_disabled(base, site, &operator, &"bob".parse().unwrap(), true).await.unwrap();
         let gone = hall.house.agent("c", Some("alice")).await;
         let (_, of_gone_agent) = mint(Some("alice"), &gone).await;
         agent::delete(base, site, &operator, &gone).await.unwrap();

@@ -377,16 +377,24 @@ async fn omitted(stage: &mut Stage) -> Checked {
 }
 
 async fn revealed(stage: &Stage) -> Result<Value, Miss> {
+    Ok(asked_to_reveal(stage).await??)
+}
+
+/// What the broker said to the agent that asked for the token.
+async fn asked_to_reveal(stage: &Stage) -> Result<Result<Value, Trouble>, Miss> {
     let Some(connection) = &stage.connection else { return red("there is no account") };
     let request = Request::post(format!("/v1/connections/{connection}/token")).header(header::CONTENT_TYPE, "application/json");
-    Ok(stage.agent(request, "{}".to_owned()).await?)
+    Ok(stage.agent(request, "{}".to_owned()).await)
 }
 
 async fn reveal(stage: &mut Stage) -> Checked {
     ready(stage).await?;
     if stage.definition.is_bound() {
-        return match revealed(stage).await {
-            Err(_) => not_applicable("what is chosen binds the proxy, so its token is not handed out"),
+        return match asked_to_reveal(stage).await? {
+            Err(refused) if refused.code == "grant_denied" => {
+                not_applicable("what is chosen binds the proxy, so its token is not handed out")
+            }
+            Err(other) => Err(other.into()),
             Ok(_) => red("a token was handed out that reaches what was not chosen"),
         };
     }

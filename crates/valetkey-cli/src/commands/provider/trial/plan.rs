@@ -476,7 +476,7 @@ impl Words<'_> {
         let in_body = |inject: &Inject| matches!(inject, Inject::Form { .. } | Inject::Json { .. });
         let method = if proxy.inject.iter().any(in_body) { Method::POST } else { Method::GET };
         let host = &base.0;
-        let bound = || self.definition.resources.iter().map(|(_, step)| step).filter(|step| !step.only.is_empty());
+        let bound = || self.definition.binding().map(|(_, step)| step);
         let may = |path: &str| {
             let whole = format!("{below}{path}");
             let call = (method.as_str(), host.as_str(), whole.as_bytes());
