@@ -136,7 +136,7 @@ impl Grant {
 }
 
 fn rate(text: &str) -> Result<Rate, String> {
-    text.parse().map_err(|error: valetkey::Error| error.message().to_owned())
+    text.parse::<Rate>().map_err(|error| error.message().to_owned())
 }
 
 pub(super) fn for_whom(text: &str) -> Result<Value, String> {
