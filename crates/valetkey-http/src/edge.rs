@@ -124,10 +124,13 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
     response
 }
 
+/// How often there was an answer of a kind, and how long it took.
+type Counted = (Counter, Histogram);
+
 thread_local! {
     /// What this thread has counted on the API's page, by method, route and status. To find a metric by its labels again takes
     /// longer than to count.
-    static COUNTED: RefCell<HashMap<(&'static str, &'static str, StatusCode), (Counter, Histogram)>> = RefCell::default();
+    static COUNTED: RefCell<HashMap<(&'static str, &'static str, StatusCode), Counted>> = RefCell::default();
 }
 
 /// Counts an answer, and how long it took.
@@ -138,7 +141,7 @@ fn count(method: &'static str, route: &str, status: StatusCode, took: Duration) 
             metrics::counter!("valetkey_http_requests_total", "method" => method, "route" => route.clone(), "status" => status);
         (requests, metrics::histogram!("valetkey_http_request_seconds", "route" => route))
     };
-    let add = |(requests, seconds): &(Counter, Histogram)| {
+    let add = |(requests, seconds): &Counted| {
         requests.increment(1);
         seconds.record(took.as_secs_f64());
     };

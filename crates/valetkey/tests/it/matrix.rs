@@ -27,7 +27,8 @@ use crate::support::{House, ceiling};
 const OPERATOR: Actor = Actor::Operator;
 const HOUR: Duration = Duration::from_secs(3600);
 /// Who calls: what it is called, for whom its token is, its session, its task, and whether it gives its person up.
-const CALLERS: [(&str, Option<&str>, Option<&str>, Option<&str>, bool); 8] = [
+type Caller = (&'static str, Option<&'static str>, Option<&'static str>, Option<&'static str>, bool);
+const CALLERS: [Caller; 8] = [
     ("owner", Some("alice"), None, None, false),
     ("owner, unattended", Some("alice"), None, None, true),
     ("operator", Some("carol"), None, None, false),
