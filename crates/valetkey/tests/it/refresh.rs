@@ -491,6 +491,8 @@ on_each_db! {
         let before = town.lab.requests("exchange");
         assert_eq!(replica.serve(&dead).await.unwrap_err().code(), Code::NotAuthenticated);
         assert_eq!(town.lab.requests("exchange"), before);
+        let told = async |id| replica.stored(id).await.connection.is_authenticated(replica.now());
+        assert!(told(&living).await && !told(&dead).await);
     }
 
     ///
