@@ -26,7 +26,7 @@ use crate::{
     error::{Code, Error, Result},
     grant::{self, Effect, ForWhom, Grant, NewGrant, Operations, Rate},
     id::{AgentId, ConnectionId, GrantId, ProposalId, ProviderName, SiteId, TokenId, UserId, sha256_hex},
-    principal::{Actor, Delivery, Owner},
+    principal::{Actor, Delivery, Owner, Principal},
     provider::pattern::PathPattern,
     text,
 };
@@ -472,7 +472,7 @@ pub async fn expire(base: &Base) -> Result<u64> {
             let mut tx = base.db.begin_bookkeeping().await?;
             if store::expire(&mut tx, over, now).await? {
                 let facts = json!({ "proposal": over.id, "provider": over.provider, "addressee": over.addressee });
-                let mut event = Event::new(&site, &Actor::System, "proposal.expire").agent(&over.agent.parse()?).facts(facts);
+                let mut event = Event::by(&Principal::system(site), "proposal.expire").agent(&over.agent.parse()?).facts(facts);
                 event.connection = over.connection.as_deref().map(str::parse).transpose()?;
                 base.audit.record(&mut tx, event).await?;
                 tx.commit().await?;

@@ -231,6 +231,9 @@ impl fmt::Display for Error {
             Self::Ambiguous { prefixes } => {
                 write!(f, "several sites in the dump have Data Machine; say which by its table prefix: {}", prefixes.join(", "))
             }
+            Self::NoSuchNetwork { networks } if networks.is_empty() => {
+                f.write_str("the dump is of no network; leave --network out")
+            }
             Self::NoSuchNetwork { networks } => {
                 let networks: Vec<String> = networks.iter().map(u64::to_string).collect();
                 write!(f, "no network in the dump has that number; those in it are: {}", networks.join(", "))
