@@ -27,7 +27,7 @@ const MCP: &str = "mcp-client";
 fn settings() -> String {
     format!(
         r#"workers = 1
-request-timeout = 20.0
+request-timeout = 60.0
 continue-on-failure = true
 
 [checks]
