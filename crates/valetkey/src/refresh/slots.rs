@@ -199,11 +199,10 @@ impl Refresher {
         if let Some(wait) = prepared.config.as_ref().and_then(|config| self.0.alerts.pause(config)) {
             return Err(app_refused().after(wait));
         }
-        let admission = match self.0.breakers.admit(&prepared.authority) {
-            Ok(admission) => admission,
+        let (admission, room) = match self.leave(&prepared.authority).await? {
+            Ok(leave) => leave,
             Err(wait) => return Err(failed_before(Some("provider_unavailable")).after(wait)),
         };
-        let room = self.room(&prepared.authority).await?;
         let mark = format!("{} {}", self.0.holder, uuid::Uuid::now_v7().simple());
         let marked = with(account, slot, |token| {
             token.insert(MARK.to_owned(), Value::from(mark.as_str()));
