@@ -98,7 +98,7 @@ on_each_home! {
         assert!(table.contains(&id) && table.contains("laptop") && table.contains("active"), "{table}");
         create(&home, "roadie", &["--capabilities", r#"["datamachine_chat"]"#, "--only-deliver", "proxy"]);
         let narrowed = home.cli(&["agent", "token", "list", "roadie"]).ok();
-        assert!(narrowed.contains("scope") && narrowed.contains("proxy; may datamachine_chat"), "{narrowed}");
+        assert!(narrowed.contains("SCOPE") && narrowed.contains("proxy; may datamachine_chat"), "{narrowed}");
         let (listed, format) = (tokens(&home, "roadie"), home.cli(&["agent", "token", "list", "roadie", "--format=json"]).json());
         assert_eq!(format["tokens"], json!(listed));
         assert!(!table.contains(&bearer) && !format.to_string().contains(&bearer));
