@@ -5,7 +5,8 @@
 --   BENCH_METHOD  GET, POST or PUT (default GET)
 --   BENCH_BODY    JSON that is sent, where it is set; `{n}` in it is the number of the request
 --   BENCH_TOKEN   sent as a bearer, where it is set
---   BENCH_BODIES  file with one JSON body a line, of which each goes with the path of the same line (default: none)
+--   BENCH_BODIES  file with one body a line, of which each goes with the path of the same line (default: none)
+--   BENCH_TYPE    what those bodies are (default: application/json)
 --   BENCH_TOKENS  file with one bearer a line, of which each goes with the path of the same line (default: BENCH_TOKEN)
 --   BENCH_RATE    so many requests a second, evenly; as many as are answered where it is not set
 --
@@ -31,7 +32,7 @@ function init()
       local body = next_body and next_body() or ""
       local tail = "\r\n"
       if method == "POST" then tail = "Content-Length: " .. #body .. "\r\n\r\n" .. body end
-      if #body > 0 then tail = "Content-Type: application/json\r\n" .. tail end
+      if #body > 0 then tail = "Content-Type: " .. (os.getenv("BENCH_TYPE") or "application/json") .. "\r\n" .. tail end
       requests[#requests + 1] = start .. tail
     end
   end

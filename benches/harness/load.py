@@ -25,6 +25,8 @@ class Target:
     order: str = "cycle"
     body: str | None = None
     bodies: list[str] | None = None
+    # What the bodies are; JSON when absent.
+    kind: str | None = None
     # A bearer for each path, in the place of `token`.
     tokens: list[str] | None = None
     # So many requests a second; as many as it takes when absent.
@@ -44,6 +46,8 @@ def shown(target: Target, connections: int, seconds: int) -> str:
         words.append(f"BENCH_BODY='{target.body}'")
     if target.bodies:
         words.append("BENCH_BODIES=bodies.txt")
+    if target.kind:
+        words.append(f"BENCH_TYPE={target.kind}")
     if target.tokens:
         words.append("BENCH_TOKENS=tokens.txt")
     if target.rate:
@@ -68,7 +72,8 @@ def prepared(target: Target):
     """What wrk's script reads: settings, and files that are there as long as this is."""
     environment = dict(os.environ, BENCH_METHOD=target.method, BENCH_ORDER=target.order)
     rate = str(target.rate) if target.rate else None
-    for name, value in (("BENCH_TOKEN", target.token), ("BENCH_BODY", target.body), ("BENCH_RATE", rate)):
+    settings = (("BENCH_TOKEN", target.token), ("BENCH_BODY", target.body), ("BENCH_TYPE", target.kind), ("BENCH_RATE", rate))
+    for name, value in settings:
         environment.pop(name, None)
         if value:
             environment[name] = value

@@ -1,4 +1,4 @@
-"""The results as a table and a picture in docs/performance.md, between two markers."""
+"""The results in docs/performance.md, between two markers: what falls short, tables, and pictures."""
 
 import json
 import os
@@ -18,13 +18,18 @@ BEGIN, END = "<!-- written by benches/run: begin -->", "<!-- written by benches/
 
 
 class Results:
-    """What was measured, by section, so that one section can be measured again without the others."""
+    """What was measured, by section, so that one section can be measured again without the others. `names` are those of all
+    sections, in their order."""
 
-    def __init__(self):
-        self.sections = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    def __init__(self, names: list[str]):
+        self.names = names
+        known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        self.sections = {name: known[name] for name in names if name in known}
 
-    def section(self, name: str, rows: list[dict], machine: dict) -> None:
-        self.sections[name] = {"machine": machine, "rows": rows}
+    def section(self, name: str, rows: list[dict], machine: dict, seconds: float) -> None:
+        """`seconds` is how long it took to measure it, databases and all."""
+        self.sections[name] = {"machine": machine, "seconds": round(seconds), "rows": rows}
+        self.sections = {name: self.sections[name] for name in self.names if name in self.sections}
         RESULTS.write_text(json.dumps(self.sections, indent=1) + "\n")
 
     def rows(self):
@@ -33,14 +38,29 @@ class Results:
 
 
 def row(what: str, value: float, unit: str, target: float | None, better: str, detail: str, command: str = "") -> dict:
-    """`better` is "higher" or "lower"; `target` is what was asked for, where something was."""
+    """`better` is "higher", "lower" or "equal"; `target` is what was asked for, where something was."""
     return locals()
 
 
+def unfinished(what: str, why: str) -> dict:
+    """What was to be measured, and was not."""
+    return row(what, None, "", None, "higher", why)
+
+
+SIGNS = {"higher": "≥", "lower": "≤", "equal": "="}
+
+
 def met(found: dict) -> bool | None:
-    if found["target"] is None:
+    value, target = found["value"], found["target"]
+    if value is None:
+        return False
+    if target is None:
         return None
-    return found["value"] >= found["target"] if found["better"] == "higher" else found["value"] <= found["target"]
+    return {"higher": value >= target, "lower": value <= target, "equal": value == target}[found["better"]]
+
+
+def asked(found: dict) -> str:
+    return "" if found["target"] is None else f"{SIGNS[found['better']]} {number(found['target'], found['unit'])}"
 
 
 def machine() -> dict:
@@ -68,7 +88,9 @@ def machine() -> dict:
     }
 
 
-def number(value: float, unit: str) -> str:
+def number(value: float | None, unit: str) -> str:
+    if value is None:
+        return "not measured"
     if unit == "ratio":
         return f"{value:.2f}"
     if unit in ("µs", "requests", "requests/s", "saves"):
@@ -78,7 +100,8 @@ def number(value: float, unit: str) -> str:
 
 def write(results: Results) -> None:
     PICTURE.write_text(picture([found for found in results.rows() if found["unit"] == "ratio"]))
-    lines = [BEGIN, "", "![Ratios, with what was asked for](performance.svg)", ""]
+    lines = [BEGIN, "", "## What falls short", "", *falls_short(results), ""]
+    lines += ["## Results", "", "![Ratios, with what was asked for](performance.svg)", ""]
     for section in results.sections.values():
         for found in section["rows"]:
             if "storm" in found:
@@ -94,15 +117,33 @@ def write(results: Results) -> None:
     PAGE.write_text(before + "\n".join(lines) + after)
 
 
+def falls_short(results: Results) -> list[str]:
+    """A line for everything that a reader should know before they believe the tables."""
+    lines = []
+    for found in results.rows():
+        if found["value"] is None:
+            lines.append(f"- **{found['what']}**: not measured: {found['detail']}.")
+        elif met(found) is False:
+            lines.append(f"- **{found['what']}**: {number(found['value'], found['unit'])}, where {asked(found)} is asked for.")
+    missing = [name for name in results.names if name not in results.sections]
+    if missing:
+        lines.append(f"- Not measured yet: {', '.join(missing)} (`./benches/run {' '.join(missing)}`).")
+    by_commit: dict[str, list[str]] = {}
+    for name, section in results.sections.items():
+        by_commit.setdefault(section["machine"]["commit"], []).append(name)
+    if len(by_commit) > 1:
+        said = "; ".join(f"{commit} ({', '.join(names)})" for commit, names in by_commit.items())
+        lines.append(f"- The numbers are not of one commit: {said}.")
+    return lines or ["Nothing that was asked for."]
+
+
 def table(section: dict) -> list[str]:
     at = section["machine"]
     lines = ["| | measured | asked for | | detail |", "|---|---:|---:|---|---|"]
     commands = []
     for found in section["rows"]:
-        sign = "≥" if found["better"] == "higher" else "≤"
-        asked = f"{sign} {number(found['target'], found['unit'])}" if found["target"] is not None else ""
         word = {True: "met", False: "**missed**", None: ""}[met(found)]
-        lines.append(f"| {found['what']} | {number(found['value'], found['unit'])} | {asked} | {word} | {found['detail']} |")
+        lines.append(f"| {found['what']} | {number(found['value'], found['unit'])} | {asked(found)} | {word} | {found['detail']} |")
         if found["command"] and found["command"] not in commands:
             commands.append(found["command"])
     if commands:
@@ -110,10 +151,15 @@ def table(section: dict) -> list[str]:
     lines += [
         "",
         f"{at['day']}, commit {at['commit']}; {at['cores']} cores of {at['cpu']}, {at['memory']}, Linux {at['kernel']}; "
-        f"{at['rustc']}, nginx {at['nginx']}, wrk {at['wrk']}.",
+        f"{at['rustc']}, nginx {at['nginx']}, wrk {at['wrk']}." + took(section),
         "",
     ]
     return lines
+
+
+def took(section: dict) -> str:
+    # Nothing is known of sections that were measured before this was written down.
+    return f" It took {section['seconds'] / 60:.1f} min." if "seconds" in section else ""
 
 
 def picture(rows: list[dict]) -> str:

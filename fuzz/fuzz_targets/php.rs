@@ -3,15 +3,21 @@
 //!
 //! The reader is taken in by its path: it stands on nothing else of the library, so this builds in seconds.
 
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+#[cfg(fuzzing)]
 #[path = "../../crates/valetkey/src/import/data_machine/php/mod.rs"]
 mod php;
 
-use libfuzzer_sys::fuzz_target;
 use php::Value;
+#[cfg(not(fuzzing))]
+use valetkey::import::data_machine::php;
 
-fuzz_target!(|bytes: &[u8]| {
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| run(bytes));
+
+/// Everything that is checked of some bytes. The tests of the library compile this and call it, too, with its own reader.
+pub(crate) fn run(bytes: &[u8]) {
     let Ok((value, length)) = php::read_prefix(bytes) else { return };
     assert!(length <= bytes.len());
     let written = php::write(&value);
@@ -19,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(holds_itself(&value) || value == again);
     assert!(php::write(&again) == written);
     assert!(value.depth() <= php::MAX_DEPTH + 1);
-});
+}
 
 /// Whether a reference to what is around it is in a value; that is not written back.
 fn holds_itself(value: &Value<'_>) -> bool {

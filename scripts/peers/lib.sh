@@ -12,6 +12,17 @@ since() { local d=$(($(now) - $1)); printf '%d.%d s' $((d / 10)) $((d % 10)); }
 # Where a program is. Debian keeps servers in sbin, which is not on everybody's path.
 program() { PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin" type -P "$1"; }
 
+# Whether the node on the path is 20 or newer and has npm beside it: oidc-provider needs it. Debian 12's is 18.
+node_is_new() {
+  local major
+  program npm >/dev/null && major=$(node -p 'process.versions.node.split(".")[0]' 2>/dev/null) && [ "$major" -ge 20 ]
+}
+
+# Where it is not, the one that scripts/peers/install fetched goes in front of it.
+use_node() {
+  if [ -x .test/nodejs/bin/node ] && ! node_is_new; then PATH="$PWD/.test/nodejs/bin:$PATH"; fi
+}
+
 # The folder with initdb and postgres, version 15 or newer, the newest first.
 postgres_bin() {
   local dir version

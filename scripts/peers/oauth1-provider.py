@@ -12,19 +12,24 @@ names who approves, and without it nobody does.
     POST /oauth/revoke              signed: ends the token
     GET  /me                        signed: {"id"}
     any  /api/echo                  signed: {"id", "method", "query", "form"}, each parameter as a pair
+
+Some things it also does as X does them: the token answer says whose it is (`user_id`, `screen_name`), signed
+`GET /1.1/account/verify_credentials.json` says it again, `POST /1.1/oauth/invalidate_token` ends the token, and the form
+parameter `refuse` in place of `user` sends the browser back with `denied`.
 """
 
 import hashlib
 import hmac
 import sys
 from base64 import b64encode
+from urllib.parse import parse_qs, urlencode
 
 from authlib.integrations.flask_oauth1 import AuthorizationServer, ResourceProtector, current_credential
 from authlib.oauth1 import ClientMixin, TemporaryCredential, TokenCredentialMixin
 from authlib.oauth1.rfc5849 import signature
 from authlib.oauth1.rfc5849.errors import OAuth1Error
 from authlib.oauth1.rfc5849.util import escape
-from flask import Flask, jsonify, request
+from flask import Flask, jsonify, redirect, request
 from werkzeug.serving import make_server
 
 
@@ -119,14 +124,24 @@ def authorize():
         server.check_authorization_request()
     except OAuth1Error as error:
         return jsonify(dict(error.get_body())), 400
+    if "refuse" in request.form:
+        token = request.args["oauth_token"]
+        back = TEMPORARY[token].get_redirect_uri()
+        return redirect(f"{back}{'&' if '?' in back else '?'}{urlencode({'denied': token})}")
     return server.create_authorization_response(grant_user=request.form.get("user"))
 
 
 @app.post("/oauth/access_token")
 def access_token():
-    return server.create_token_response()
+    answer = server.create_token_response()
+    if answer.status_code == 200:
+        text = answer.get_data(as_text=True)
+        user = TOKENS[parse_qs(text)["oauth_token"][0]].user
+        answer.set_data(f"{text}&{urlencode({'user_id': f'id-{user}', 'screen_name': user})}")
+    return answer
 
 
+@app.post("/1.1/oauth/invalidate_token")
 @app.post("/oauth/revoke")
 @signed()
 def revoke():
@@ -138,6 +153,13 @@ def revoke():
 @signed()
 def me():
     return jsonify(id=current_credential.user)
+
+
+@app.get("/1.1/account/verify_credentials.json")
+@signed()
+def verify_credentials():
+    user = current_credential.user
+    return jsonify(id_str=f"id-{user}", screen_name=user, name=user.capitalize())
 
 
 @app.route("/api/echo", methods=["GET", "POST", "PUT", "DELETE"])

@@ -31,6 +31,7 @@ mod definition;
 mod entered;
 mod fault;
 mod mimic;
+mod moment;
 mod oauth1;
 mod params;
 mod records;

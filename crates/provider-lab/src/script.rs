@@ -16,6 +16,21 @@ pub struct Script {
     pub credential: Vec<Param>,
     /// How its tokens live.
     pub tokens: TokenLife,
+    /// What its calls are signed with; absent where none is.
+    pub signing: Option<Signing>,
+}
+
+/// What calls are signed with, by OAuth 1.0a (RFC 5849 section 3).
+#[derive(Clone, Debug)]
+pub struct Signing {
+    /// The app's key.
+    pub key: String,
+    /// The app's secret.
+    pub secret: String,
+    /// The parameter by which the browser comes back where the person refused. The RFC has none, and then it is `error`.
+    pub denied_param: Option<String>,
+    /// Whether calls of the API are signed, too.
+    pub api: bool,
 }
 
 /// The authorization endpoint (RFC 6749 section 4.1.1).
@@ -35,6 +50,9 @@ pub struct Authorize {
     pub issuer: Option<String>,
     /// What it appends to a code.
     pub code_suffix: Option<String>,
+    /// Whether the browser brings a temporary token, `oauth_token`, and no `state` (RFC 5849 section 2.2). It goes back with that
+    /// token and `oauth_verifier`.
+    pub by_token: bool,
 }
 
 /// How the SHA-256 of a PKCE verifier is written (RFC 7636 section 4.2).
@@ -59,6 +77,8 @@ pub struct Call {
     pub path: Pattern,
     /// What it carries. A query or form parameter that is not among these is refused.
     pub params: Vec<Param>,
+    /// Whether it is signed ([`Script::signing`]): by the app alone where it is [`Role::Temporary`], else with a token, too.
+    pub is_signed: bool,
     /// What is answered.
     pub answer: Answer,
 }
@@ -68,6 +88,8 @@ pub struct Call {
 pub enum Role {
     /// It registers a client.
     Register,
+    /// It brings the temporary token that a browser takes along (RFC 5849 section 2.1).
+    Temporary,
     /// It brings the first tokens: for a code, a login, an assertion, or a client's own credentials.
     First,
     /// It makes another access token of one.
@@ -106,6 +128,8 @@ pub enum Place {
     Json,
     /// In a header.
     Header,
+    /// Among the parameters of the signature, in the header `Authorization` (RFC 5849 section 3.5.1).
+    Signature,
 }
 
 /// A text with values in it that the lab knows.
@@ -229,6 +253,8 @@ pub enum Said {
     AccessToken,
     /// The refresh token that counts from now on.
     RefreshToken,
+    /// The secret that belongs to the access token of the same answer.
+    TokenSecret,
     /// A token of something that belongs to the account, such as a page.
     ResourceToken,
     /// Seconds until the access token ends.

@@ -11,7 +11,7 @@ use std::{os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -96,6 +96,26 @@ impl Client {
                 }
             }
         }
+    }
+
+    /// Asks for long work, whose answer is a stream: `progress` is told how far it came, and what came of it stands at the end.
+    ///
+    /// # Errors
+    /// The problem that ended the work; where the stream broke off before its end, exit code 5.
+    pub(crate) async fn work(&self, path: &str, body: &Value, mut progress: impl FnMut(&Value)) -> Result<Value> {
+        let mut result = None;
+        let each = |line: Value| {
+            if let Some(so_far) = line.get("progress") {
+                progress(so_far);
+            } else if let Some(problem) = line.get("problem") {
+                return Err(Failure::problem(StatusCode::INTERNAL_SERVER_ERROR, problem.clone()));
+            } else if let Some(done) = line.get("result") {
+                result = Some(done.clone());
+            }
+            Ok(())
+        };
+        self.stream(Method::POST, path, Some(body), each).await?;
+        result.ok_or_else(|| Failure::unreachable("the work broke off; run the command again"))
     }
 
     /// Sends a request whose answer is a stream of JSON documents, one a line, and hands over each as it comes.

@@ -140,6 +140,11 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let detail = self.document.get("detail").and_then(Value::as_str).unwrap_or("it failed");
+        // What stands in its further lines is told one by one below.
+        let detail = match self.document.get("problems") {
+            Some(_) => detail.lines().next().unwrap_or_default().trim_end_matches(':'),
+            None => detail,
+        };
         writeln!(f, "error: {} [{}]", crate::output::plain(detail), self.code())?;
         if let Some(choices) = self.document.get("choices").and_then(Value::as_array) {
             for choice in choices {
@@ -219,6 +224,17 @@ mod tests {
         assert_eq!(exit(Code::Forbidden), Exit::Failed);
         assert_eq!(exit(Code::InvalidConfig), Exit::Usage);
         assert_eq!(Failure::opening(&Error::new(Code::InvalidConfig, "no")).exit(), Exit::Unreachable);
+    }
+
+    #[test]
+    fn each_mistake_of_a_definition_is_told_once_on_a_line_of_its_own() {
+        let document = json!({
+            "code": "invalid_definition",
+            "detail": "a provider definition is wrong:\nx.toml: title: is needed",
+            "problems": [{ "file": "x.toml", "key": "title", "message": "is needed" }],
+        });
+        let text = Failure::problem(http::StatusCode::INTERNAL_SERVER_ERROR, document).to_string();
+        assert_eq!(text, "error: a provider definition is wrong [invalid_definition]\n  x.toml: title: is needed\n");
     }
 
     #[test]

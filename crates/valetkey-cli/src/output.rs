@@ -45,6 +45,12 @@ impl Output {
     }
 }
 
+/// A word as a shell reads it.
+pub(crate) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
 /// A table of `rows` under `heads`, or a sentence where there is none. Wraps to the terminal, never to a pipe.
 pub(crate) fn table(heads: &[&str], rows: Vec<Vec<String>>, none: &str) -> String {
     if rows.is_empty() {
@@ -133,5 +139,12 @@ mod tests {
         assert_eq!(word(&json!("2026-03-05T10:00:00.123Z")), "2026-03-05 10:00:00");
         assert_eq!(word(&json!("2026-03-05Trouble:maker Z")), "2026-03-05Trouble:maker Z");
         assert_eq!(word(&json!(["a", "b"])), "a, b");
+    }
+
+    #[test]
+    fn a_word_with_a_space_is_quoted_for_the_shell() {
+        assert_eq!(quoted("target/release/valetkey"), "target/release/valetkey");
+        assert_eq!(quoted("my data"), "'my data'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
     }
 }

@@ -66,8 +66,9 @@ fn usage(path: &str, own: &[&Arg]) -> String {
 fn name(arg: &Arg) -> String {
     let values: Vec<&str> = arg.get_value_names().unwrap_or_default().iter().map(|name| name.as_str()).collect();
     let many = arg.get_num_args().is_some_and(|range| range.max_values() > 1);
+    let (open, close) = if arg.is_required_set() { ("<", ">") } else { ("[", "]") };
     match arg.get_long() {
-        None => format!("<{}>{}", values.join(" "), if many { "..." } else { "" }),
+        None => format!("{open}{}{close}{}", values.join(" "), if many { "..." } else { "" }),
         Some(long) if matches!(arg.get_action(), ArgAction::SetTrue) => format!("--{long}"),
         Some(long) => format!("--{long} <{}>", values.join(" ")),
     }
@@ -93,6 +94,19 @@ fn option(page: &mut String, arg: &Arg) {
         let _ = write!(line, " [env: {}]", variable.to_string_lossy());
     }
     let _ = writeln!(page, "{line}");
+}
+
+#[test]
+fn what_may_be_left_out_stands_in_square_brackets() {
+    let command = Command::new("show")
+        .arg(Arg::new("id").required(true).value_name("ID"))
+        .arg(Arg::new("names").action(ArgAction::Append).num_args(1..).value_name("NAME"))
+        .arg(Arg::new("as").long("as").value_name("WHAT"));
+    let mut root = Command::new("valetkey").subcommand(command);
+    root.build();
+    let show = root.find_subcommand("show").unwrap();
+    let own: Vec<&Arg> = show.get_arguments().filter(|arg| is_own(arg)).collect();
+    assert_eq!(usage("valetkey show", &own), "valetkey show [OPTIONS] <ID> [NAME]...");
 }
 
 /// `UPDATE_GOLDEN=1 cargo test -p valetkey-cli reference` writes the page anew.

@@ -45,12 +45,12 @@ pub(crate) fn one_from(path: &Path) -> Result<Secret> {
 /// A new file that only we may read. One that exists is not touched.
 pub(crate) fn new_file(path: &Path) -> Result<File> {
     use std::os::unix::fs::OpenOptionsExt as _;
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| Failure::failed(format!("{} cannot be made", path.display())).with_detail(error))
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Failure::failed(format!("{} is there already and stays as it is; name a new file", path.display()))
+        }
+        _ => Failure::failed(format!("{} cannot be made", path.display())).with_detail(error),
+    })
 }
 
 /// Whether a person sits at standard input and can be asked.

@@ -205,7 +205,10 @@ fn place(global: &Global, variable: &impl Fn(&str) -> Option<String>) -> Result<
         }
         several => {
             let names: Vec<_> = several.iter().map(|(name, _)| *name).collect();
-            Err(Failure::usage(format!("the place of the data is given more than once: {}; keep one", names.join(" and "))))
+            Err(Failure::usage(format!(
+                "the place of the data is given more than once: {}; keep one (`unset NAME` takes another away)",
+                names.join(" and ")
+            )))
         }
     }
 }
@@ -266,7 +269,8 @@ mod tests {
     fn two_places_are_refused_by_name_and_without_the_password() {
         let twice = [("VALETKEY_DATA", "/d"), ("VALETKEY_DATABASE", "postgres://me:hunter2@x")];
         let text = read(&[], &twice).unwrap_err().to_string();
-        assert!(text.contains("VALETKEY_DATA and VALETKEY_DATABASE") && !text.contains("hunter2"), "{text}");
+        assert!(text.contains("VALETKEY_DATA and VALETKEY_DATABASE") && text.contains("unset"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
         assert!(Cli::try_parse_from(["valetkey", "doctor", "--data", "/d", "--database", "postgres://x"]).is_err());
     }
 

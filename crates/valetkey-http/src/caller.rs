@@ -176,6 +176,15 @@ impl Caller {
         }
     }
 
+    /// Refuses a caller who does not have an owner's word: a person's have those who may speak for them, and the site's and its
+    /// agents' has `admin`.
+    pub(crate) fn require_word_of(&self, owner: &Owner) -> Result<()> {
+        match owner {
+            Owner::User(person) => self.require_speaks_for(person),
+            Owner::Site | Owner::Agent(_) => self.require(Scope::Admin),
+        }
+    }
+
     /// What stands for the caller in the log.
     pub(crate) fn name(&self) -> String {
         match self {
@@ -322,7 +331,7 @@ async fn note_denial(state: &AppState, caller: &Caller, (method, path): (&Method
     let mut facts = json!({ "method": served_as(method).as_str(), "path": path, "code": code.as_str(), "person": caller.user() });
     principal.chain.note(&mut facts);
     metrics::counter!("valetkey_denials_total", "code" => code.as_str()).increment(1);
-    let event = Event::new(&principal.site, &principal.actor(), "api.call").outcome(Outcome::Denied).facts(facts);
+    let event = Event::by(&principal, "api.call").outcome(Outcome::Denied).facts(facts);
     base.audit.record_use(event).await
 }
 

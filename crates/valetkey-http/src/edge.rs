@@ -8,10 +8,12 @@
 //!    itself or the query, which hold ids and may hold more.
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     panic::AssertUnwindSafe,
-    sync::{Arc, OnceLock},
-    time::Instant,
+    sync::{Arc, LazyLock, OnceLock},
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -22,10 +24,12 @@ use axum::{
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use ipnet::IpNet;
+use metrics::{Counter, Histogram, SharedString};
 use valetkey::{Error, token::Audience};
 
 use crate::{
     error::{Logged, Problem},
+    router,
     routes::mcp,
     state::AppState,
 };
@@ -116,10 +120,35 @@ pub(crate) async fn edge(State(state): State<AppState>, mut request: Request, ne
         { request.id = %id, method = %method, route, status = status.as_u16(), micros = took.as_micros(), caller, ip = ip.map(tracing::field::display) },
         "request"
     );
-    let labels = [("method", known(&method)), ("route", route.to_owned()), ("status", status.as_u16().to_string())];
-    metrics::counter!("valetkey_http_requests_total", &labels).increment(1);
-    metrics::histogram!("valetkey_http_request_seconds", "route" => route.to_owned()).record(took.as_secs_f64());
+    count(known(&method), route, status, took);
     response
+}
+
+/// How often there was an answer of a kind, and how long it took.
+type Counted = (Counter, Histogram);
+
+thread_local! {
+    /// What this thread has counted on the API's page, by method, route and status. To find a metric by its labels again takes
+    /// longer than to count.
+    static COUNTED: RefCell<HashMap<(&'static str, &'static str, StatusCode), Counted>> = RefCell::default();
+}
+
+/// Counts an answer, and how long it took.
+fn count(method: &'static str, route: &str, status: StatusCode, took: Duration) {
+    let named = || {
+        let (route, status) = (route_label(route), status_label(status));
+        let requests =
+            metrics::counter!("valetkey_http_requests_total", "method" => method, "route" => route.clone(), "status" => status);
+        (requests, metrics::histogram!("valetkey_http_request_seconds", "route" => route))
+    };
+    let add = |(requests, seconds): &Counted| {
+        requests.increment(1);
+        seconds.record(took.as_secs_f64());
+    };
+    match router::path(route) {
+        Some(path) => COUNTED.with_borrow_mut(|counted| add(counted.entry((method, path, status)).or_insert_with(named))),
+        None => add(&named()),
+    }
 }
 
 /// What a 401 says of where tokens come from (RFC 9728 section 5.1). The same for every reason.
@@ -130,9 +159,23 @@ fn challenge(state: &AppState, audience: Audience) -> HeaderValue {
 }
 
 /// The method as a label: a caller may invent any number of methods, and each label value costs memory for good.
-fn known(method: &http::Method) -> String {
+fn known(method: &http::Method) -> &'static str {
     let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-    known.into_iter().find(|name| *name == method.as_str()).unwrap_or("other").to_owned()
+    known.into_iter().find(|name| *name == method.as_str()).unwrap_or("other")
+}
+
+/// A route's pattern as a label. What is on the API's page is not copied, and that is every call of an agent.
+fn route_label(route: &str) -> SharedString {
+    match router::path(route) {
+        Some(path) => path.into(),
+        None => route.to_owned().into(),
+    }
+}
+
+/// A status as a label, whatever number a provider made up.
+fn status_label(status: StatusCode) -> &'static str {
+    static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| (0..1000).map(|number| number.to_string()).collect());
+    TEXTS.get(usize::from(status.as_u16())).map_or("other", String::as_str)
 }
 
 /// The id a trusted proxy gave, or a fresh one.
@@ -145,16 +188,16 @@ fn request_id(request: &Request) -> String {
     }
 }
 
-/// The headers by which a proxy says for whom it speaks.
-const FORWARDED: [&str; 8] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-real-ip",
-    "x-request-id",
+/// The headers by which a proxy says for whom it speaks. As names that are read already: each is looked for in every request.
+static FORWARDED: [HeaderName; 8] = [
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-real-ip"),
+    REQUEST_ID,
 ];
 
 /// The address the request came from, as far as the proxies in front of us can be believed; absent on the local socket. The
@@ -166,7 +209,7 @@ fn client(request: &mut Request, trusted: &[IpNet]) -> Option<IpAddr> {
     };
     let is_trusted = |ip: IpAddr| trusted.iter().any(|net| net.contains(&ip));
     if !peer.is_some_and(is_trusted) {
-        for name in FORWARDED {
+        for name in &FORWARDED {
             request.headers_mut().remove(name);
         }
         return peer;
@@ -208,12 +251,16 @@ mod tests {
         request
     }
 
+    async fn state(dir: &std::path::Path) -> AppState {
+        let db = valetkey::db::DbConfig::Sqlite { dir: dir.to_owned(), patience: Duration::ZERO };
+        let broker = valetkey::Broker::without_key(&db).await.unwrap();
+        AppState::new(broker, crate::HttpSettings::default()).unwrap()
+    }
+
     #[tokio::test]
     async fn a_panic_is_an_error_of_ours_that_tells_the_caller_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let db = valetkey::db::DbConfig::Sqlite { dir: dir.path().to_owned(), patience: std::time::Duration::ZERO };
-        let broker = valetkey::Broker::without_key(&db).await.unwrap();
-        let state = AppState::new(broker, crate::HttpSettings::default()).unwrap();
+        let state = state(dir.path()).await;
         let router = axum::Router::new()
             .route("/panic", axum::routing::get(async || -> &'static str { panic!("canary") }))
             .layer(axum::middleware::from_fn_with_state(state, edge));
@@ -229,6 +276,42 @@ mod tests {
 
     fn ours() -> Vec<IpNet> {
         vec!["10.0.0.0/8".parse().unwrap()]
+    }
+
+    /// Every request has labels: those of an agent's call cost no copy.
+    #[test]
+    fn labels_say_what_they_stand_for_and_known_ones_are_not_copied() {
+        use std::borrow::Cow;
+
+        let route = |route: &str| -> Cow<'static, str> { route_label(route).into() };
+        for own in ["/v1/me", "/v1/proxy/{connection}/{*path}", "/v1/connections/{id}/token"] {
+            assert!(matches!(route(own), Cow::Borrowed(text) if text == own), "{own}");
+        }
+        for other in ["none", "/oauth/token", "/v1/nothing"] {
+            assert_eq!(route(other), other);
+        }
+        for number in 100..1000 {
+            assert_eq!(status_label(StatusCode::from_u16(number).unwrap()), number.to_string());
+        }
+        for (method, label) in [("GET", "GET"), ("DELETE", "DELETE"), ("BREW", "other"), ("get", "other")] {
+            assert_eq!(known(&http::Method::from_bytes(method.as_bytes()).unwrap()), label);
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_alike_are_counted_together_whichever_thread_gives_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state(dir.path()).await;
+        // Nothing else answers so.
+        let count = || count("PATCH", "/v1/me", StatusCode::from_u16(599).unwrap(), Duration::from_millis(1));
+        count();
+        count();
+        std::thread::scope(|threads| threads.spawn(count).join().unwrap());
+        let text = state.metrics().render();
+        let labels = ["method=\"PATCH\"", "route=\"/v1/me\"", "status=\"599\""];
+        let is_it =
+            |line: &&str| line.starts_with("valetkey_http_requests_total{") && labels.iter().all(|label| line.contains(label));
+        assert!(text.lines().find(is_it).is_some_and(|line| line.ends_with(" 3")), "{text}");
     }
 
     /// R87: a stranger's forwarded headers are not believed, and nothing behind the edge sees them.

@@ -1,7 +1,8 @@
 //! Failed attempts, counted so that guessing is slow: a bucket for each address, client or person.
 //!
 //! Each replica counts for itself; the secrets that are guessed at have 256 bits, and the codes that people type 34. What is
-//! limited is the work and the log that a guesser makes.
+//! limited is the work and the log that a guesser makes. Whoever did nothing yet never waits for what others did: where there are
+//! more buckets than are kept, the emptiest are forgotten, and no bucket is shared but by the addresses of one network.
 
 use std::{
     collections::HashMap,
@@ -10,31 +11,78 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// So many buckets are kept; whoever comes beyond them shares one.
+/// So many buckets are kept of each kind.
 const MOST: usize = 10_000;
-/// How often the empty ones are thrown away, which is a look at them all.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// The key of that one.
-const SHARED: &str = "";
+/// How many times as much the bucket of a /48 takes as that of a /64: it may be one customer's, or a whole provider's.
+const WIDER: u32 = 16;
+
+/// Everything that is counted. Each kind has buckets of its own, so that a crowd of one kind takes no room from another.
+#[derive(Debug)]
+pub(crate) struct Counts {
+    /// Failed proofs of clients, codes and refresh tokens, by address.
+    pub(crate) addresses: Addresses,
+    /// The same by the client that is claimed.
+    pub(crate) clients: Failures,
+    /// Sign-ins on devices that clients without a secret begin: each makes a row.
+    pub(crate) devices: Addresses,
+    /// Clients that register themselves: each makes a row.
+    pub(crate) registrations: Addresses,
+    /// Wrong codes that signed-in people type.
+    pub(crate) people: Failures,
+    /// Tokens that were asked about and are not active. A busy resource server meets many.
+    pub(crate) unknown_tokens: Failures,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        let (burst, every) = (30, Duration::from_secs(2));
+        Self {
+            addresses: Addresses::new(burst, every),
+            clients: Failures::new(burst, every),
+            devices: Addresses::new(burst, every),
+            registrations: Addresses::new(burst, every),
+            people: Failures::new(burst, every),
+            unknown_tokens: Failures::new(300, Duration::from_millis(50)),
+        }
+    }
+}
+
+/// Failures by address. Who has one address of IPv6 has 2^64 of them, and often 2^80: each /64 has a bucket, and so has each /48.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    narrow: Failures,
+    wide: Failures,
+}
+
+impl Addresses {
+    fn new(burst: u32, every: Duration) -> Self {
+        Self { narrow: Failures::new(burst, every), wide: Failures::new(burst * WIDER, every / WIDER) }
+    }
+
+    /// How long a bucket of this address stays full; nothing where none is.
+    pub(crate) fn wait(&self, ip: IpAddr) -> Option<Duration> {
+        let (narrow, wide) = keys(ip);
+        self.narrow.wait(&narrow).max(wide.and_then(|wide| self.wide.wait(&wide)))
+    }
+
+    /// Puts a failure into the buckets of an address. How long one of them is full now; nothing where none is.
+    pub(crate) fn note(&self, ip: IpAddr) -> Option<Duration> {
+        let (narrow, wide) = keys(ip);
+        self.narrow.note(&narrow).max(wide.and_then(|wide| self.wide.note(&wide)))
+    }
+}
 
 /// Buckets that each hold a number of failures, and lose one at an interval (GCRA).
 #[derive(Debug)]
 pub(crate) struct Failures {
     burst: u32,
     every: Duration,
-    buckets: Mutex<Buckets>,
-}
-
-#[derive(Debug, Default)]
-struct Buckets {
     /// When each bucket will be empty.
-    empty_at: HashMap<String, Instant>,
-    /// When the empty ones were last thrown away.
-    swept: Option<Instant>,
+    buckets: Mutex<HashMap<String, Instant>>,
 }
 
 impl Failures {
-    pub(crate) fn new(burst: u32, every: Duration) -> Self {
+    fn new(burst: u32, every: Duration) -> Self {
         Self { burst, every, buckets: Mutex::default() }
     }
 
@@ -50,21 +98,14 @@ impl Failures {
 
     fn wait_at(&self, key: &str, now: Instant) -> Option<Duration> {
         let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let empty_at = &buckets.empty_at;
-        let full = empty_at.len() >= MOST;
-        let empty_at = empty_at.get(key).or_else(|| empty_at.get(SHARED).filter(|_| full))?;
-        self.full_for(*empty_at, now)
+        self.full_for(*buckets.get(key)?, now)
     }
 
     fn note_at(&self, key: &str, now: Instant) -> Option<Duration> {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let Buckets { empty_at: buckets, swept } = &mut *buckets;
-        let swept_lately = swept.is_some_and(|at| now.saturating_duration_since(at) < SWEEP_EVERY);
-        if buckets.len() >= MOST && !swept_lately {
-            buckets.retain(|_, empty_at| *empty_at > now);
-            *swept = Some(now);
+        if buckets.len() >= MOST && !buckets.contains_key(key) {
+            make_room(&mut buckets, now);
         }
-        let key = if buckets.len() >= MOST && !buckets.contains_key(key) { SHARED } else { key };
         let empty_at = buckets.get(key).copied().unwrap_or(now).max(now) + self.every;
         // What comes while it is full does not make it fuller: whoever waits gets in.
         let empty_at = empty_at.min(now + self.every * (self.burst + 1));
@@ -79,13 +120,32 @@ impl Failures {
     }
 }
 
-/// The key of an address. Who has one address of IPv6 has 2^64 of them.
-pub(crate) fn address(ip: IpAddr) -> String {
+/// Throws away the empty buckets, and then the emptiest until half of the room is free: a look at them all, once for so many
+/// newcomers. Who fails again and again has the fullest, and so is not forgotten for a crowd that fails once each.
+fn make_room(buckets: &mut HashMap<String, Instant>, now: Instant) {
+    buckets.retain(|_, empty_at| *empty_at > now);
+    let mut over = buckets.len().saturating_sub(MOST / 2);
+    if over == 0 {
+        return;
+    }
+    let mut ends: Vec<Instant> = buckets.values().copied().collect();
+    let (_, last, _) = ends.select_nth_unstable(over - 1);
+    let last = *last;
+    buckets.retain(|_, empty_at| {
+        let goes = over > 0 && *empty_at <= last;
+        over -= usize::from(goes);
+        !goes
+    });
+}
+
+/// The keys of an address: its own, or its /64; and the /48 around that.
+fn keys(ip: IpAddr) -> (String, Option<String>) {
     match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V4(ip) => (ip.to_string(), None),
         IpAddr::V6(ip) => {
             let [a, b, c, d, ..] = ip.segments();
-            format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+            let network = |d| Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).to_string();
+            (network(d), Some(network(0)))
         }
     }
 }
@@ -119,24 +179,63 @@ mod tests {
     }
 
     #[test]
-    fn a_crowd_of_strangers_shares_one_bucket_and_takes_no_more_room() {
+    fn a_crowd_that_fails_once_each_shuts_no_newcomer_out_and_forgets_nobody_who_fails_often() {
+        let (failures, start) = (Failures::new(3, Duration::from_secs(60)), Instant::now());
+        for _ in 0..9 {
+            failures.note_at("a guesser", start);
+        }
+        for n in 0..3 * MOST {
+            assert_eq!(failures.note_at(&n.to_string(), start), None, "{n}");
+        }
+        assert!(failures.buckets.lock().unwrap().len() <= MOST);
+        assert_eq!(failures.wait_at("a newcomer", start), None);
+        assert_eq!(failures.note_at("a newcomer", start), None);
+        assert_eq!(failures.wait_at("a guesser", start), Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_newcomer_has_a_bucket_where_all_others_are_full() {
         let (failures, start) = (Failures::new(1, Duration::from_secs(60)), Instant::now());
-        for n in 0..MOST + 10 {
+        for n in 0..MOST {
+            failures.note_at(&n.to_string(), start);
+            assert!(failures.note_at(&n.to_string(), start).is_some());
+        }
+        assert_eq!(failures.wait_at("a newcomer", start), None);
+        assert_eq!(failures.note_at("a newcomer", start), None);
+        assert!(failures.note_at("a newcomer", start).is_some(), "it is counted like the others");
+        assert_eq!(failures.buckets.lock().unwrap().len(), MOST / 2 + 1);
+    }
+
+    #[test]
+    fn empty_buckets_go_before_any_other() {
+        let (failures, start) = (Failures::new(1, Duration::from_secs(60)), Instant::now());
+        for n in 0..MOST {
             failures.note_at(&n.to_string(), start);
         }
-        assert!(failures.buckets.lock().unwrap().empty_at.len() <= MOST + 1);
-        assert!(failures.wait_at("a newcomer", start).is_some());
-        // Once the buckets are empty again there is room.
         let later = start + Duration::from_secs(600);
         assert_eq!(failures.note_at("a newcomer", later), None);
-        assert!(failures.buckets.lock().unwrap().empty_at.len() <= 2);
+        assert_eq!(failures.buckets.lock().unwrap().len(), 1);
     }
 
     #[test]
     fn an_address_of_version_6_counts_with_its_neighbours() {
-        let key = |text: &str| address(text.parse().unwrap());
+        let key = |text: &str| keys(text.parse().unwrap());
         assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
-        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
+        assert_ne!(key("2001:db8:1:2::1").0, key("2001:db8:1:3::1").0);
+        assert_eq!(key("2001:db8:1:2::1").1, key("2001:db8:1:3::1").1);
+        assert_ne!(key("2001:db8:1:2::1").1, key("2001:db8:2:2::1").1);
         assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));
+        assert_eq!(key("192.0.2.1"), ("192.0.2.1".to_owned(), None));
+    }
+
+    #[test]
+    fn a_network_that_fails_from_ever_new_addresses_waits_and_its_neighbour_does_not() {
+        let counts = Counts::default();
+        let network = |n: u32| -> IpAddr { format!("2001:db8:1:{n:x}::1").parse().unwrap() };
+        let full = (0..10_000).find(|n| counts.addresses.note(network(*n)).is_some());
+        assert!(full.is_some_and(|n| n >= 30 * WIDER), "{full:?}");
+        assert!(counts.addresses.wait(network(0xffff)).is_some(), "one that did not fail yet");
+        assert_eq!(counts.addresses.wait("2001:db8:2::1".parse().unwrap()), None);
+        assert_eq!(counts.devices.wait(network(0)), None, "another kind");
     }
 }

@@ -269,6 +269,11 @@ pub(crate) fn route(method: &Method, path: &str) -> Option<&'static Route> {
     by_path().get(path)?.iter().find(|route| route.method == "any" || route.method.eq_ignore_ascii_case(method)).copied()
 }
 
+/// The page's own text of a path's pattern.
+pub(crate) fn path(path: &str) -> Option<&'static str> {
+    by_path().get_key_value(path).map(|(path, _)| *path)
+}
+
 /// The methods of a path, in capitals.
 pub(crate) fn methods(path: &str) -> Vec<String> {
     let mut methods: Vec<String> =

@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::sync::Semaphore;
 use valetkey::{Broker, Error, Result, base::Outside, platform};
 
-use crate::failures::Failures;
+use crate::failures::Counts;
 
 /// How often samples are folded into histograms.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -40,8 +40,7 @@ struct Inner {
     metrics: PrometheusHandle,
     draining: AtomicBool,
     key_work: Arc<Semaphore>,
-    failures: Failures,
-    unknown_tokens: Failures,
+    failures: Counts,
 }
 
 impl AppState {
@@ -56,14 +55,13 @@ impl AppState {
             }
         });
         Ok(Self(Arc::new(Inner {
-            keys: platform::Keys::new(broker.base().db.clone()),
+            keys: broker.oauth().keys().clone(),
             broker,
             settings,
             metrics: handle,
             draining: AtomicBool::new(false),
             key_work: Arc::new(Semaphore::new(1)),
-            failures: Failures::new(30, Duration::from_secs(2)),
-            unknown_tokens: Failures::new(300, Duration::from_millis(50)),
+            failures: Counts::default(),
         })))
     }
 
@@ -97,14 +95,9 @@ impl AppState {
         self.0.draining.load(Ordering::Relaxed) || self.0.broker.stopping().is_cancelled()
     }
 
-    /// Failed proofs: of clients, codes, refresh tokens, and codes that people type.
-    pub(crate) fn failures(&self) -> &Failures {
+    /// What failed, by whom.
+    pub(crate) fn failures(&self) -> &Counts {
         &self.0.failures
-    }
-
-    /// Tokens that were asked about and are not active. A busy resource server meets many.
-    pub(crate) fn unknown_tokens(&self) -> &Failures {
-        &self.0.unknown_tokens
     }
 
     /// Long work on the sealing keys takes this one place, so that there is one at a time.

@@ -13,9 +13,20 @@ use crate::tools::Refused;
 #[serde(deny_unknown_fields)]
 #[schemars(crate = "rmcp::schemars")]
 pub(crate) struct List {
+    /// Only the connections that come after this one: the `next` of the page before.
+    pub(crate) after: Option<String>,
+    /// How many connections are looked at for a page.
+    #[serde(default = "page")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub(crate) limit: u16,
     /// Ask without the person that your token acts for, as in work that nobody started.
     #[serde(default)]
     pub(crate) unattended: bool,
+}
+
+/// How many connections `list` looks at where nobody says how many: what a model reads at once without losing its way.
+fn page() -> u16 {
+    100
 }
 
 /// `connect`

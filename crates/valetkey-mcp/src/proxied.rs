@@ -19,8 +19,8 @@ const LARGEST_BODY: usize = 1024 * 1024;
 /// For how long a provider's body is read.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How it goes on with a call that waits.
-const HELD: &str = "nothing was sent. Show `page` to a person who may approve it, ask `status` with this id, and once it is approved \
-    make exactly the same call with `approval`";
+const HELD: &str = "nothing was sent. Show `page` to a person who may approve it, or `command` where there is no page, ask `status` \
+    with this id, and once it is approved make exactly the same call with `approval`";
 /// The header that only the broker's own errors have, with their code.
 const OUR_ERROR: HeaderName = HeaderName::from_static("valet-error");
 /// The header by which a call names its approval, and by which the broker says that one waits.

@@ -23,13 +23,13 @@ const LARGEST_ANSWER: usize = 4 * 1024 * 1024;
 /// What a client's model is told of all this.
 const INSTRUCTIONS: &str = "Valet Key lets you use people's accounts at other services without ever seeing their credentials. \
     `list` says which connections you may use. `call` makes a request to a provider with one of them; the broker adds the \
-    credential. Where you lack access, `connect` or `request` asks a person for it: show them the `page` that comes back. Where a \
-    call answers `approval_required`, show the `page`, ask `status`, and repeat exactly the same call with `approval`. Errors have \
-    a stable `code` and a `detail` that says what to do.";
+    credential. Where you lack access, `connect` or `request` asks a person for it: show them the `page` that comes back, or the \
+    `command` where there is no page. Where a call answers `approval_required`, show the same, ask `status`, and repeat exactly the \
+    same call with `approval`. Errors have a stable `code` and a `detail` that says what to do.";
 
 /// How it goes on after a proposal.
 const PROPOSED: &str = "nothing is granted yet. Show `page` to the person: there they connect an account where they have none, and \
-    say yes or no. Ask `status` with this id";
+    say yes or no. Where it is null, show `command` to whoever administers the site. Ask `status` with this id";
 
 /// The tools for one agent, over the API.
 pub(crate) struct Tools<A>(Arc<A>);
@@ -96,8 +96,12 @@ impl<A: Api> Tools<A> {
     }
 
     async fn list(&self, arguments: JsonObject) -> Result<Value, Refused> {
-        let arguments::List { unattended } = arguments::read(arguments)?;
-        self.ask(request(Method::GET, "/v1/me", Bytes::new(), unattended)?).await
+        let arguments::List { after, limit, unattended } = arguments::read(arguments)?;
+        let path = match &after {
+            Some(after) => format!("/v1/me?limit={limit}&after={}", name("after", after)?),
+            None => format!("/v1/me?limit={limit}"),
+        };
+        self.ask(request(Method::GET, &path, Bytes::new(), unattended)?).await
     }
 
     async fn connect(&self, arguments: JsonObject) -> Result<Value, Refused> {
@@ -262,7 +266,8 @@ fn all() -> &'static [Tool] {
                 "list",
                 "What may I use",
                 "Says who you are and which connections (accounts at providers) you can use now: how (`delivery`), at which \
-                 `hosts`, for which `operations`, and whether a person must approve each use first (`asks`).",
+                 `hosts`, for which `operations`, and whether a person must approve each use first (`asks`). They come in pages: \
+                 `next` says that there are more.",
                 looks(),
                 json!({
                     "agent": text("Your id."),
@@ -286,6 +291,7 @@ fn all() -> &'static [Tool] {
                             },
                         }), &["id", "provider", "delivery"]),
                     },
+                    "next": maybe("Ask again with this as `after`: there are more. Null where there are none."),
                 }),
                 &["agent", "connections"],
             ),
@@ -324,7 +330,8 @@ fn all() -> &'static [Tool] {
                     "code": text("`approval_required`."),
                     "detail": text("What to do."),
                     "approval": text("The approval's id."),
-                    "page": text("Where a person approves it."),
+                    "page": maybe("Where a person approves it."),
+                    "command": maybe("What whoever administers the site types to approve it, where there is no page."),
                     "expires_at": text("Until when."),
                     "next": text("What to do."),
                 }),
@@ -400,7 +407,8 @@ fn proposal() -> Value {
     json!({
         "id": text("The proposal's id, for `status`."),
         "status": text("`pending`, `accepted`, `refused` or `expired`."),
-        "page": text("Where the person decides, and connects an account where they have none."),
+        "page": maybe("Where the person decides, and connects an account where they have none."),
+        "command": maybe("What whoever administers the site types to accept it, where there is no page."),
         "provider": text("At which provider."),
         "expires_at": text("Until when it can be answered."),
         "next": text("What to do."),
@@ -415,7 +423,7 @@ mod tests {
     #[test]
     fn every_tool_says_exactly_what_it_takes() {
         let takes: [(&str, &[&str], &[&str]); 6] = [
-            ("list", &["unattended"], &[]),
+            ("list", &["after", "limit", "unattended"], &[]),
             ("connect", &["for_whom", "provider", "reason", "unattended"], &["provider", "reason"]),
             ("request", &["connection", "delivery", "for_whom", "operations", "provider", "reason", "unattended"], &["reason"]),
             (

@@ -11,7 +11,7 @@ use crate::{
     db::Db,
     error::{Code, Error, Result},
     extend::Extensions,
-    id::{ProviderName, SiteId},
+    id::{ProviderName, SiteId, UserId},
     provider::{Catalogue, Definition},
     seal::KeyRing,
     upstream::Upstream,
@@ -57,6 +57,29 @@ impl Outside {
     pub fn page_url(&self, path: &str, site: &SiteId) -> String {
         let site: String = url::form_urlencoded::byte_serialize(site.as_str().as_bytes()).collect();
         format!("{}{path}?site={site}", self.public_url.as_str().trim_end_matches('/'))
+    }
+
+    /// A command for whoever holds the machine, about a site: what answers where no page can.
+    pub fn command(words: &str, site: &SiteId) -> String {
+        match *site == SiteId::default_site() {
+            true => format!("valetkey {words}"),
+            false => format!("valetkey {words} --site {site}"),
+        }
+    }
+
+    /// Where somebody says their word about what is theirs: a person on the page at `path`; and whoever administers the site, for
+    /// whom there is no page, by the command of these `words` about what is nobody's. One of the two.
+    pub fn page_or_command(
+        &self,
+        person: Option<&UserId>,
+        path: &str,
+        words: &str,
+        site: &SiteId,
+    ) -> (Option<String>, Option<String>) {
+        match person {
+            Some(_) => (Some(self.page_url(path, site)), None),
+            None => (None, Some(Self::command(words, site))),
+        }
     }
 
     /// The callback at which flows of a provider end (RFC 6749 section 3.1.2): one per provider, which is also a

@@ -350,6 +350,7 @@ impl Broker {
             connect::sweep(base).await?;
             approval::expire(base).await?;
             approval::sweep(base).await?;
+            proposal::expire(base).await?;
             proposal::sweep(base).await?;
             session::sweep(&base.db, base.clock.now()).await.map(|_| ())
         });
@@ -442,7 +443,7 @@ async fn prepare_sites(base: &Base) -> Result<bool> {
 /// so at least the authority cache is emptied.
 async fn watch_foreign_writes(broker: &Broker) {
     let db = &broker.base().db;
-    let mut known = None;
+    let mut known = db.data_version().await.unwrap_or_default();
     while broker.pause(WATCH_EVERY).await {
         match db.data_version().await {
             Ok(now) => {

@@ -156,7 +156,8 @@ pub trait EventSink: Send + Sync {
     }
 
     /// An account will end of age at this moment, because nothing renews it any further; told once. It must be connected again
-    /// before that: `POST /v1/connections/{id}/reconnect` makes the link.
+    /// before that: a person does so on their page `/account/connections/{id}/reconnect`, and `POST /v1/connections/{id}/reconnect`
+    /// makes a link for them.
     fn connection_ageing(&self, slot: &Slot, connection: &ConnectionId, ends_at: Timestamp) {
         let _ = (slot, connection, ends_at);
     }

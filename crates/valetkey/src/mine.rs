@@ -4,7 +4,7 @@
 //! A session decides nothing about others: every call here is held to the person's own connections, and what is somebody
 //! else's is not there at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     agent::{self, Agent, Role},
@@ -92,13 +92,43 @@ pub async fn accounts(outside: &Outside, session: &Session) -> Result<Vec<Accoun
                 grants.push(Permission { grant, agent });
             }
         }
-        let title = match outside.catalogue.get(&connection.provider) {
-            Some(definition) => definition.title.clone(),
-            None => connection.provider.to_string(),
-        };
-        accounts.push(Account { connection, title, grants });
+        accounts.push(Account { title: title(outside, &connection), connection, grants });
     }
     Ok(accounts)
+}
+
+/// The provider's name for people.
+fn title(outside: &Outside, connection: &Connection) -> String {
+    let definition = outside.catalogue.get(&connection.provider);
+    definition.map_or_else(|| connection.provider.to_string(), |definition| definition.title.clone())
+}
+
+/// What those of these accounts that are the person's are called: where they are, who they are there, and which of several. Of what
+/// is somebody else's nothing is told.
+pub async fn names(
+    outside: &Outside,
+    session: &Session,
+    ids: &BTreeSet<&ConnectionId>,
+) -> Result<BTreeMap<ConnectionId, String>> {
+    if ids.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let own = Filter { owner: Some(Owner::User(session.user.clone())), ..Filter::default() };
+    let mut names = BTreeMap::new();
+    for connection in connection::list(&outside.base.db, &session.site, &own).await? {
+        if !ids.contains(&connection.id) {
+            continue;
+        }
+        let mut name = title(outside, &connection);
+        if let Some(subject) = connection.subject_name.as_ref().or(connection.subject.as_ref()) {
+            name = format!("{name}: {subject}");
+        }
+        if !connection.name.is_default() {
+            name = format!("{name} ({})", connection.name);
+        }
+        names.insert(connection.id, name);
+    }
+    Ok(names)
 }
 
 /// The agents on which the person has a role, the oldest first, up to two hundred.
@@ -153,6 +183,27 @@ pub async fn disconnect(outside: &Outside, session: &Session, id: &ConnectionId)
     let connection = account(outside, session, id).await?;
     let why = "disconnected by its owner";
     revoke::connection(outside, &session.site, &session.actor(), &connection.id, why, UpstreamWish::IfPossible).await
+}
+
+/// One of the person's connected accounts, with the provider's name for people.
+///
+/// # Errors
+/// `not_found` where there is none of that id that is theirs.
+pub async fn connected(outside: &Outside, session: &Session, id: &ConnectionId) -> Result<(Connection, String)> {
+    let connection = account(outside, session, id).await?;
+    let title = title(outside, &connection);
+    Ok((connection, title))
+}
+
+/// A link by which the person connects one of their accounts again, for what it was asked for before: before it dies of age, or
+/// after its provider took the tokens back.
+///
+/// # Errors
+/// `not_found` where there is none of that id that is theirs; as [`connect::again::create`].
+pub async fn reconnect(outside: &Outside, session: &Session, id: &ConnectionId) -> Result<connect::session::Created> {
+    let connection = account(outside, session, id).await?;
+    let wanted = connect::again::Wanted::default();
+    connect::again::create(outside, &session.site, &session.actor(), &connection.id, wanted).await
 }
 
 /// The programs that the person let act through an agent, the newest consent first.

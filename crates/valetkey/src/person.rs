@@ -1,4 +1,4 @@
-//! Erasing a person: what is theirs goes, and what others did stays.
+//! Disabling a person, and erasing one: what is theirs goes, and what others did stays.
 //!
 //! 1. One transaction disables the person for good, ends their sessions, their consents and the tokens that act for them or were
 //!    minted by them, takes back the grants that they made, takes their roles and agents from them, and removes what waits for
@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::{
     agent, app_config, approval,
     audit::Event,
-    base::Outside,
+    base::{Base, Outside},
     clock::Timestamp,
     connect,
     connection::{self, Filter},
@@ -58,6 +58,22 @@ pub struct Erased {
     pub agents: u64,
 }
 
+/// Disables a person, or lets them act again. Their tokens, grants and accounts stop and start with them; their sessions end: who is
+/// let in again signs in anew, and a browser that somebody else holds does not come back with them.
+///
+/// # Errors
+/// `conflict` for letting somebody act again who was erased.
+pub async fn set_disabled(base: &Base, site: &SiteId, actor: &Actor, user: &UserId, disabled: bool) -> Result<()> {
+    // A sign-in that was let pass before they were disabled may have opened a session after it: that one ends now.
+    let ends = disabled || platform::person_is_disabled(&base.db, site, user).await?;
+    let mut tx = base.db.begin().await?;
+    platform::set_person_disabled(base, &mut tx, site, actor, user, disabled).await?;
+    if ends {
+        session::close_all_in(base, &mut tx, site, actor, user).await?;
+    }
+    tx.commit().await
+}
+
 /// Erases a person. Doing it again ends what is still there, and changes nothing else.
 ///
 /// # Errors
@@ -86,6 +102,7 @@ pub async fn erase(outside: &Outside, site: &SiteId, actor: &Actor, user: &UserI
         });
         base.audit.record(&mut tx, Event::new(site, actor, "person.erased").facts(facts)).await?;
     }
+    token::count_revocations(&mut tx, site, tokens).await?;
     tx.commit().await?;
     let (connections, apps) = end_accounts(outside, site, actor, user).await?;
     Ok(Erased { connections, apps, ..taken })
@@ -108,14 +125,16 @@ pub async fn go_on(outside: &Outside) -> Result<u64> {
     Ok(done)
 }
 
-/// Ends the accounts and apps of an erased person; says how many of each. One that cannot be ended keeps none of the others.
+/// Ends the accounts and apps of an erased person, and the sessions that were opened for them meanwhile; says how many accounts
+/// and apps. One that cannot be ended keeps none of the others.
 async fn end_accounts(outside: &Outside, site: &SiteId, actor: &Actor, user: &UserId) -> Result<(u64, u64)> {
     let base = &outside.base;
     let owner = Owner::User(user.clone());
     let (mut connections, mut apps, mut failed) = (0, 0, Ok(()));
-    // Links and flows first, so that they bring nothing more.
+    // Links and flows first, so that they bring nothing more; and the session of a sign-in that was let pass just before.
     let mut tx = base.db.begin_bookkeeping().await?;
     connect::forget(&mut tx, site, &owner).await?;
+    session::close_all_in(base, &mut tx, site, actor, user).await?;
     tx.commit().await?;
     let live = Filter { owner: Some(owner.clone()), ..Filter::default() };
     for connection in connection::list(&base.db, site, &live).await? {

@@ -363,9 +363,7 @@ pub enum AuthSource {
     AgentToken,
     /// A person who is signed in here.
     Session,
-    /// A person asserted by their platform, for one act.
-    Assertion,
-    /// A platform by its key, for a person it may speak for or for itself.
+    /// A platform by its key, for a person it may speak for or for itself. What it asserts of a person for one act is its word, too.
     Platform,
     /// Whoever holds the machine.
     Operator,
@@ -379,7 +377,6 @@ impl AuthSource {
         match self {
             AuthSource::AgentToken => "agent_token",
             AuthSource::Session => "session",
-            AuthSource::Assertion => "assertion",
             AuthSource::Platform => "platform",
             AuthSource::Operator => "operator",
             AuthSource::System => "system",
@@ -451,9 +448,9 @@ impl Principal {
         Self { user: user.clone(), calling_user: user, client, ..Self::of(site, AuthSource::Platform) }
     }
 
-    /// A person who is signed in here ([`AuthSource::Session`]), or was asserted for one act ([`AuthSource::Assertion`]).
-    pub fn person(site: SiteId, user: UserId, source: AuthSource) -> Self {
-        Self { user: Some(user.clone()), calling_user: Some(user), ..Self::of(site, source) }
+    /// A person who is signed in here.
+    pub fn person(site: SiteId, user: UserId) -> Self {
+        Self { user: Some(user.clone()), calling_user: Some(user), ..Self::of(site, AuthSource::Session) }
     }
 
     /// The broker's own background work.
@@ -477,7 +474,7 @@ impl Principal {
                 let key = self.client.as_ref().and_then(|key| key.parse().ok());
                 key.map(|key| Actor::Platform { key, user })
             }
-            AuthSource::Session | AuthSource::Assertion => user.map(Actor::User),
+            AuthSource::Session => user.map(Actor::User),
             AuthSource::Operator => Some(self.local_user.map_or(Actor::Operator, |uid| Actor::LocalUser { uid })),
             AuthSource::System => None,
         };
@@ -607,8 +604,7 @@ mod tests {
         acts(Principal::system(site.clone()), "system");
         acts(Principal::platform(site.clone(), &key, None), &format!("platform:{key}"));
         acts(Principal::platform(site.clone(), &key, Some(alice.clone())), &format!("platform:{key}/user:alice"));
-        acts(Principal::person(site.clone(), alice.clone(), AuthSource::Session), "user:alice");
-        acts(Principal::person(site, alice.clone(), AuthSource::Assertion), "user:alice");
+        acts(Principal::person(site, alice.clone()), "user:alice");
         // The person that a call gave up still bounds it, and did not act.
         let agent = whole();
         let text = format!("agent:a/{}", agent.token.as_ref().unwrap());
@@ -620,14 +616,10 @@ mod tests {
     #[test]
     fn a_signed_in_person_is_the_acting_and_the_calling_one() {
         let alice: UserId = "alice".parse().unwrap();
-        for source in [AuthSource::Session, AuthSource::Assertion] {
-            let principal = Principal::person(SiteId::default_site(), alice.clone(), source);
-            assert_eq!(
-                (principal.source, &principal.user, &principal.calling_user),
-                (source, &Some(alice.clone()), &Some(alice.clone()))
-            );
-            assert_eq!((&principal.agent, &principal.token, principal.has_ceiling()), (&None, &None, false));
-        }
+        let principal = Principal::person(SiteId::default_site(), alice.clone());
+        let hers = Some(alice);
+        assert_eq!((principal.source, &principal.user, &principal.calling_user), (AuthSource::Session, &hers, &hers));
+        assert_eq!((&principal.agent, &principal.token, principal.has_ceiling()), (&None, &None, false));
     }
 
     /// T-103: an entry that is none is refused with its list, and not left out of it.

@@ -13,7 +13,7 @@ use crate::{
     connection::{self, Connection, Status},
     decision::{Authority, Decision, Facts, Of, Request, Who, for_agent},
     deliver::{self, Caller},
-    error::{Code, Result},
+    error::{Code, Error, Result},
     grant::{self, Effect, ForWhom, Grant, Limits},
     id::{AgentId, ConnectionId, ProviderName, SiteId, UserId},
     principal::Delivery,
@@ -185,6 +185,9 @@ impl Subject {
 /// its denial. Nothing where there is none of them.
 ///
 /// `may_tell` says of which facts whoever asks may be told.
+///
+/// # Errors
+/// `ambiguous` where there are more connections there than are asked about, and none of those can be used: that is no no.
 pub async fn at_provider(
     outside: &Outside,
     authority: &Authority,
@@ -195,13 +198,14 @@ pub async fn at_provider(
     may_tell: impl Fn(&Facts) -> Result<bool>,
 ) -> Result<Option<(ConnectionId, Decision)>> {
     let (now, of) = (outside.base.clock.now(), subject.of());
-    let mut found = authority.candidates(&of, provider, FIRST).await?;
+    let mut found = authority.candidates(&of, provider, FIRST, now).await?;
     let (mut asks, mut spent, mut at) = (None, None, 0);
-    while let Some(id) = found.get(at).cloned() {
+    while let Some(id) = found.get(at).filter(|_| at < MOST).cloned() {
         at += 1;
         if at == FIRST && found.len() == FIRST {
             // They come in the order of their ids, so those that were asked about are the first of these, too.
-            found = authority.candidates(&of, provider, MOST).await?;
+            // One more, to know that there are more.
+            found = authority.candidates(&of, provider, MOST + 1, now).await?;
         }
         let facts = match subject.facts(authority, &id).await {
             Ok(Some(facts)) => facts,
@@ -227,6 +231,11 @@ pub async fn at_provider(
                 Effect::Deny => {}
             }
         }
+    }
+    if asks.is_none() && found.len() > MOST {
+        let text =
+            format!("none of the first {MOST} connections at {provider} can be used, and there are more; name one by its id");
+        return Err(Error::new(Code::Ambiguous, text));
     }
     Ok(asks.or(spent))
 }

@@ -260,15 +260,22 @@ pub(super) async fn bytes(_caller: Caller, Query(Amount { n }): Query<Amount>) -
     (headers, Body::from_stream(pieces)).into_response()
 }
 
-/// `ANY /api/status/{code}`: that status.
-pub(super) async fn status(_caller: Caller, Path(code): Path<u16>) -> Response {
+#[derive(Deserialize)]
+pub(super) struct Challenge {
+    challenge: Option<String>,
+}
+
+/// `ANY /api/status/{code}?challenge=`: that status; with a 401 that challenge, or the plainest.
+pub(super) async fn status(_caller: Caller, Path(code): Path<u16>, Query(Challenge { challenge }): Query<Challenge>) -> Response {
     match StatusCode::from_u16(code) {
         Ok(status) if matches!(code, 204 | 205 | 304) => status.into_response(),
         Ok(status) if code >= 200 => {
             let mut response = answer(status, &json!({ "status": code }));
             if status == StatusCode::UNAUTHORIZED {
                 // RFC 9110 section 15.5.2.
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                let challenge = challenge.and_then(|challenge| HeaderValue::from_str(&challenge).ok());
+                let challenge = challenge.unwrap_or(HeaderValue::from_static("Bearer"));
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
             }
             response
         }

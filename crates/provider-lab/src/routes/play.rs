@@ -27,9 +27,11 @@ use crate::{
     ACCESS_PREFIX, CODE_PREFIX, REFRESH_PREFIX,
     fault::{At, Effects},
     mimic::FORGED,
+    moment::rfc3339,
     records::Call as Recorded,
     routes::{answer, authorize, visit},
     script::{Authorize, Call, Challenge, Found, Param, Place, Role, Said, Script, Tree, Value},
+    signature::Signed,
     tokens::Refusal,
     world::{World, fingerprint, hex, random_text, same},
 };
@@ -57,6 +59,8 @@ struct Memory {
     codes: HashMap<String, Consent>,
     access: HashMap<String, Token>,
     refresh: HashMap<String, Token>,
+    /// The secret of each family's tokens, where calls are signed.
+    secrets: HashMap<u64, String>,
     /// Families that ended.
     ended: Vec<u64>,
     families: u64,
@@ -98,6 +102,8 @@ struct Asked {
     form: Vec<(String, String)>,
     json: Json,
     headers: HeaderMap,
+    /// The signature, where one can be read.
+    signed: Option<Signed>,
     /// Whether what nobody may get through is in it.
     forged: bool,
 }
@@ -130,6 +136,7 @@ async fn play(State(theatre): State<Theatre>, request: Request) -> Response {
 /// Where misbehaviour is told for a call.
 fn fault_place(role: Role) -> At {
     match role {
+        Role::Temporary => At::TemporaryToken,
         Role::First => At::Code,
         Role::Exchange => At::Exchange,
         Role::Refresh => At::Refresh,
@@ -177,6 +184,9 @@ impl Script {
             return Err("what the caller put in the credential's place got through".to_owned());
         }
         let mut found = Vec::new();
+        if self.signing.as_ref().is_some_and(|signing| signing.api) {
+            found.extend(asked.signing_token());
+        }
         for param in &self.credential {
             match asked.values(param.place, &param.name).as_slice() {
                 [] if param.optional => {}
@@ -191,14 +201,18 @@ impl Script {
 impl Authorize {
     fn read(&self, asked: &Asked) -> Result<Vec<Found>, String> {
         let known = |name: &str| {
-            let of_flow = name == "state" || (self.challenge.is_some() && name.starts_with("code_challenge"));
+            let of_flow = (name == "state" && !self.by_token) || (self.challenge.is_some() && name.starts_with("code_challenge"));
             of_flow || self.params.iter().any(|param| param.name == name)
         };
         if let Some((name, _)) = asked.query.iter().find(|(name, _)| !known(name)) {
             return Err(format!("authorize: the parameter {name} is not known"));
         }
+        let mut found = Vec::new();
         for param in &self.params {
-            read(param, asked).map_err(|why| format!("authorize: {why}"))?;
+            found.extend(read(param, asked).map_err(|why| format!("authorize: {why}"))?);
+        }
+        if self.by_token {
+            return Ok(found);
         }
         let one = |name: &str| match asked.values(Place::Query, name).as_slice() {
             [one] if !one.is_empty() => Ok(one.clone()),
@@ -211,7 +225,7 @@ impl Authorize {
                 return Err("authorize: the challenge is not an S256 challenge".to_owned());
             }
         }
-        Ok(Vec::new())
+        Ok(found)
     }
 }
 
@@ -235,6 +249,9 @@ impl Call {
             if let Some((name, _)) = sent.iter().find(|(name, _)| !known(name)) {
                 wrong.get_or_insert(format!("the parameter {name} is not known"));
             }
+        }
+        if self.is_signed {
+            found.extend(asked.signing_token());
         }
         match wrong {
             None => Ok(found),
@@ -260,6 +277,7 @@ impl fmt::Display for Param {
             Place::Form => "the form's",
             Place::Json => "the JSON body's",
             Place::Header => "the header",
+            Place::Signature => "the signature's",
         };
         write!(f, "{place} {}", self.name)
     }
@@ -284,8 +302,18 @@ impl Asked {
             form: if is_form { pairs(body) } else { Vec::new() },
             json: if is_form { Json::Null } else { serde_json::from_slice(body).unwrap_or_default() },
             headers: parts.headers.clone(),
+            signed: {
+                let origin = format!("https://{}", host.strip_suffix(":443").unwrap_or(&host));
+                Signed::read(&origin, &parts.method, &parts.uri, &parts.headers, body).ok()
+            },
             forged,
         }
+    }
+
+    /// The token that a signature names.
+    fn signing_token(&self) -> Option<Found> {
+        let token = self.signed.as_ref()?.find("oauth_token")?;
+        Some(Found::Plain(Value::AccessToken, token.to_owned()))
     }
 
     /// What stands in that place under that name.
@@ -304,6 +332,7 @@ impl Asked {
             Place::Header => {
                 self.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
             }
+            Place::Signature => self.signed.iter().filter_map(|signed| signed.find(name)).map(str::to_owned).collect(),
         }
     }
 }
@@ -336,6 +365,7 @@ impl Playing {
     fn act(&self, world: &World, scene: &Scene, asked: &Asked, read: Result<Vec<Found>, String>, effects: &Effects) -> Response {
         let now = world.with(|_, now| now);
         let mut memory = self.memory();
+        let read = read.and_then(|found| self.signature_fits(&memory, scene, asked).map(|()| found));
         let done = read.map_err(|why| memory.complain(why)).and_then(|found| match scene {
             Scene::Authorize => self.send_back(&mut memory, asked, effects, now),
             Scene::Call(index) => match self.script.calls.get(*index) {
@@ -349,16 +379,46 @@ impl Playing {
         done.unwrap_or_else(IntoResponse::into_response)
     }
 
+    /// Whether a call that must be signed is: by the app, and with the secret of the token that it names (RFC 5849 section 3.2).
+    fn signature_fits(&self, memory: &Memory, scene: &Scene, asked: &Asked) -> Result<(), String> {
+        let Some(signing) = &self.script.signing else { return Ok(()) };
+        let role = match scene {
+            Scene::Authorize => None,
+            Scene::Api => signing.api.then_some(Role::Details),
+            Scene::Call(index) => self.script.calls.get(*index).filter(|call| call.is_signed).map(|call| call.role),
+        };
+        let Some(role) = role else { return Ok(()) };
+        let signed = asked.signed.as_ref().ok_or_else(|| format!("{} {} is not signed", asked.method, asked.path))?;
+        let secret = match (role, signed.find("oauth_token")) {
+            (Role::Temporary, None) => Some(""),
+            (Role::Temporary, Some(_)) | (_, None) => None,
+            (_, Some(token)) => memory.access.get(token).and_then(|token| memory.secrets.get(&token.family)).map(String::as_str),
+        };
+        let is_app = signed.find("oauth_consumer_key") == Some(signing.key.as_str());
+        match secret {
+            Some(secret) if is_app && signed.fits(&signing.secret, secret) => Ok(()),
+            _ => Err(format!("{} {} is not signed as it must be", asked.method, asked.path)),
+        }
+    }
+
     /// Sends the browser back with a code, or with what the effects say instead.
     fn send_back(&self, memory: &mut Memory, asked: &Asked, effects: &Effects, now: u64) -> Result<Response, Refusal> {
         let Some(script) = &self.script.authorize else { return Err(Refusal::new("server_error", "no browser is sent here")) };
         let value = |name: &str| asked.values(Place::Query, name).into_iter().next();
-        let mut params = match &effects.deny {
-            Some(error) => vec![("error".to_owned(), error.clone())],
-            None => {
+        let token = script.by_token.then(|| value("oauth_token").unwrap_or_default());
+        if token.as_ref().is_some_and(|token| memory.lives(token, now).is_none()) {
+            return Err(memory.complain("the temporary token is none that was given out, or it was used".to_owned()));
+        }
+        let denied_param = self.script.signing.as_ref().and_then(|signing| signing.denied_param.clone());
+        let mut params = match (&effects.deny, token) {
+            (Some(error), token) => vec![denied_param.zip(token).unwrap_or_else(|| ("error".to_owned(), error.clone()))],
+            (None, token) => {
                 let code = format!("{CODE_PREFIX}{}", random_text()?);
                 memory.codes.insert(code.clone(), Consent { challenge: value("code_challenge"), ends: now + CODE_LIFE });
-                vec![("code".to_owned(), format!("{code}{}", script.code_suffix.as_deref().unwrap_or_default()))]
+                match token {
+                    Some(token) => vec![("oauth_token".to_owned(), token), ("oauth_verifier".to_owned(), code)],
+                    None => vec![("code".to_owned(), format!("{code}{}", script.code_suffix.as_deref().unwrap_or_default()))],
+                }
             }
         };
         params.extend(value("state").map(|state| ("state".to_owned(), state)));
@@ -393,8 +453,14 @@ impl Playing {
                 if let Some(code) = named(Value::Code) {
                     self.redeem(memory, code, named(Value::Verifier), now)?;
                 }
+                // A temporary token serves once (RFC 5849 section 2.3).
+                if call.is_signed {
+                    let used = memory.tokens_work(found, now)?;
+                    memory.ended.extend(used);
+                }
                 family = memory.begin_family();
             }
+            Role::Temporary => family = memory.begin_family(),
             Role::Refresh => match named(Value::RefreshToken) {
                 Some(old) => (family, refresh_token) = self.renew(memory, old, now)?,
                 None => {
@@ -482,6 +548,16 @@ impl Memory {
         Refusal::request("the request is not as the script has it")
     }
 
+    /// The secret of a family's tokens.
+    fn secret_of(&mut self, family: u64) -> Result<String, Refusal> {
+        if let Some(known) = self.secrets.get(&family) {
+            return Ok(known.clone());
+        }
+        let fresh = random_text()?;
+        self.secrets.insert(family, fresh.clone());
+        Ok(fresh)
+    }
+
     fn begin_family(&mut self) -> u64 {
         self.families += 1;
         self.families
@@ -565,6 +641,7 @@ impl Making<'_> {
                     token.into()
                 }
             },
+            Said::TokenSecret => self.memory.secret_of(self.family)?.into(),
             Said::ExpiresIn => life.access.into(),
             Said::RefreshExpiresIn => life.refresh.into(),
             Said::ExpiresAtSeconds => (ends / 1000).into(),
@@ -605,29 +682,4 @@ fn challenge_of(way: Challenge, verifier: &str) -> String {
 fn keyed_hash(key: &str, text: &str) -> String {
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key.as_bytes());
     hex(aws_lc_rs::hmac::sign(&key, text.as_bytes()).as_ref())
-}
-
-/// Seconds since 1970 as RFC 3339, in UTC (Howard Hinnant's days-to-civil).
-fn rfc3339(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let days = days + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let moved = (5 * of_year + 2) / 153;
-    let (day, month) = (of_year - (153 * moved + 2) / 5 + 1, if moved < 10 { moved + 3 } else { moved - 9 });
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_moment_is_written_as_rfc_3339() {
-        assert_eq!(rfc3339(1_700_000_000), "2023-11-14T22:13:20Z");
-        assert_eq!(rfc3339(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
-    }
 }

@@ -32,7 +32,8 @@ fn tokens() -> Answer {
 }
 
 fn call(role: Role, path: &str, params: Vec<Param>, answer: Answer) -> Call {
-    Call { role, method: "POST".to_owned(), host: "login.acme.example".to_owned(), path: Pattern::text(path), params, answer }
+    let (method, host) = ("POST".to_owned(), "login.acme.example".to_owned());
+    Call { role, method, host, path: Pattern::text(path), params, is_signed: false, answer }
 }
 
 fn script() -> Script {
@@ -52,6 +53,7 @@ fn script() -> Script {
             challenge: Some(Challenge::Hex),
             issuer: None,
             code_suffix: None,
+            by_token: false,
         }),
         calls: vec![
             call(Role::First, "/token", code, tokens()),
@@ -65,6 +67,7 @@ fn script() -> Script {
         ],
         credential: vec![bearer()],
         tokens: TokenLife { rotates: true, ..TokenLife::default() },
+        signing: None,
     }
 }
 

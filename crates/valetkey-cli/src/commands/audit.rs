@@ -196,23 +196,16 @@ async fn walk(session: &Session, client: &Client, site: &str, head: Option<&Valu
     // The client itself names the site, unless it is the usual one.
     let site = (session.settings.site.as_str() != site).then_some(site);
     let path = with_query("/v1/audit/verify", &[("site", site)]);
-    let mut result = None;
     let outcome = client
-        .stream(Method::POST, &path, Some(&json!({ "head": head })), |line| {
-            if let Some(rows) = line.pointer("/progress/rows").and_then(Value::as_u64) {
+        .work(&path, &json!({ "head": head }), |progress| {
+            if let Some(rows) = progress.get("rows").and_then(Value::as_u64) {
                 bar.set_message(format!("{rows} rows"));
                 bar.tick();
-            } else if let Some(problem) = line.get("problem") {
-                return Err(Failure::problem(http::StatusCode::INTERNAL_SERVER_ERROR, problem.clone()));
-            } else if let Some(done) = line.get("result") {
-                result = Some(done.clone());
             }
-            Ok(())
         })
         .await;
     bar.finish_and_clear();
-    outcome?;
-    result.ok_or_else(|| Failure::unreachable("the verification broke off; run it again"))
+    outcome
 }
 
 fn found(answer: &Value, faulty: u64, against_a_head: bool) -> String {

@@ -58,8 +58,8 @@ pub(crate) enum Client {
         #[arg(long)]
         agent: Option<String>,
         /// Only those of this person
-        #[arg(long, value_name = "USER")]
-        person: Option<String>,
+        #[arg(long, alias = "person", value_name = "USER")]
+        user: Option<String>,
         /// Only those of this client; its id
         #[arg(long)]
         client: Option<String>,
@@ -133,8 +133,8 @@ impl Client {
                     }
                 }
             }
-            Self::Consents { agent, person, client } => {
-                let narrowed = [("agent", agent.as_deref()), ("person", person.as_deref()), ("client", client.as_deref())];
+            Self::Consents { agent, user, client } => {
+                let narrowed = [("agent", agent.as_deref()), ("person", user.as_deref()), ("client", client.as_deref())];
                 session.ask(Method::GET, &with_query("/v1/consents", &narrowed), None, consents).await
             }
             Self::EndConsent { id, reason } => {
@@ -184,6 +184,6 @@ fn show(client: &Value) -> String {
 fn consents(answer: &Value) -> String {
     let columns = ["/id", "/agent", "/person", "/client", "/scope", "/created_at", "/used_at", "/expires_at"];
     let row = |consent: &Value| columns.map(|at| cell(consent, at)).to_vec();
-    let heads = ["id", "agent", "person", "client", "at most", "since", "last used", "until"];
+    let heads = ["id", "agent", "user", "client", "at most", "since", "last used", "until"];
     table(&heads, items(answer, "consents").iter().map(row).collect(), "nobody consented to anything that is not over")
 }

@@ -53,11 +53,7 @@ impl Connect {
         }
         let answer = session
             .with(async |client| {
-                if client.is_here() && session.settings.public_url.is_none() {
-                    return Err(Failure::usage(
-                        "the link leads to the server, and none runs on this data folder; say where it is reached: --public-url",
-                    ));
-                }
+                session.check_link(client)?;
                 let body = self.body(client).await?;
                 client.call(Method::POST, "/v1/connect-sessions", Some(&body)).await
             })

@@ -145,7 +145,14 @@ impl Connection {
             }
             Self::Reconnect { id, scope } => {
                 let body = json!({ "scopes": (!scope.is_empty()).then_some(scope) });
-                session.ask(Method::POST, &format!("{}/reconnect", of(&id)?), Some(&body), super::connect::show).await
+                let path = format!("{}/reconnect", of(&id)?);
+                let answer = session
+                    .with(async |client| {
+                        session.check_link(client)?;
+                        client.call(Method::POST, &path, Some(&body)).await
+                    })
+                    .await?;
+                session.out.show(&answer, super::connect::show)
             }
             Self::AcceptHosts { id: Some(id), yes, .. } => accept_hosts(session, &of(&id)?, yes).await,
             Self::AcceptHosts { id: None, provider, yes } => {

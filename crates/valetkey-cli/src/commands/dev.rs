@@ -38,7 +38,7 @@ use crate::{
     client::{Client, segment, with_query},
     failure::{Failure, Result},
     opened,
-    output::{cell, items},
+    output::{cell, items, quoted},
     settings::Place,
 };
 
@@ -273,12 +273,6 @@ fn command_line(folder: &Path) -> String {
     format!("{} --data {}", quoted(&program.display().to_string()), quoted(&folder.display().to_string()))
 }
 
-/// A word as a shell reads it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
-}
-
 async fn usual_or_free(port: u16) -> Result<TcpListener> {
     match TcpListener::bind(loopback(port)).await {
         Ok(listener) => Ok(listener),
@@ -327,12 +321,5 @@ mod tests {
         fs::write(theirs.join(opened::DATABASE), "x").unwrap();
         assert!(named(&theirs).is_err());
         assert!(!theirs.join(MARK).exists());
-    }
-
-    #[test]
-    fn a_word_with_a_space_is_quoted_for_the_shell() {
-        assert_eq!(quoted("target/release/valetkey"), "target/release/valetkey");
-        assert_eq!(quoted("my data"), "'my data'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
     }
 }

@@ -15,7 +15,7 @@ use http::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
 use url::Url;
-use valetkey::provider::Catalogue;
+use valetkey::provider::{Catalogue, Source};
 
 use super::Session;
 use crate::{
@@ -151,7 +151,8 @@ fn definitions(session: &Session) -> Finding {
     };
     match catalogue {
         (built_in, Ok(all), folder) => {
-            Finding::ok(WHAT, format!("{built_in} built in, {} more or covered by {}", all.len() - built_in, folder.display()))
+            let own = all.iter().filter(|definition| definition.source != Source::Embedded).count();
+            Finding::ok(WHAT, format!("{built_in} built in, {own} more or in place of them from {}", folder.display()))
         }
         (_, Err(problems), _) => {
             let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();

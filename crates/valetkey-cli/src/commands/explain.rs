@@ -13,9 +13,12 @@ use crate::{
 /// What is asked.
 #[derive(Args, Debug)]
 pub(crate) struct Explain {
-    /// The agent's id or slug
-    #[arg(long)]
-    agent: String,
+    /// The agent's id or slug, as if it held a fresh token without a ceiling
+    #[arg(long, required_unless_present = "token")]
+    agent: Option<String>,
+    /// Instead, a token's id: with its own person, session, task and ceiling, and whether it is alive
+    #[arg(long, value_name = "ID", conflicts_with_all = ["agent", "user", "session", "task"])]
+    token: Option<String>,
     /// The connection's id
     #[arg(long)]
     connection: String,
@@ -29,6 +32,9 @@ pub(crate) struct Explain {
     /// The person who would be calling; without one, nobody
     #[arg(long)]
     user: Option<String>,
+    /// In a call that gives the token's person up
+    #[arg(long, requires = "token")]
+    unattended: bool,
     /// The session that the agent's token would be for
     #[arg(long)]
     session: Option<String>,
@@ -43,10 +49,12 @@ impl Explain {
         let operation = self.operation.as_deref().map(operation).transpose()?;
         let body = json!({
             "agent": self.agent,
+            "token": self.token,
             "connection": self.connection,
             "delivery": self.deliver,
             "operation": operation,
             "person": self.user,
+            "unattended": self.unattended,
             "session": self.session,
             "task": self.task,
         });

@@ -9,7 +9,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
 use valetkey::import::{
-    data_machine::{compose, php, sql},
+    data_machine::{
+        compose, php, sql,
+        value::{self, NotPlain},
+    },
     export::{Line, Loss},
 };
 
@@ -34,7 +37,8 @@ pub(crate) struct DataMachine {
     /// Write the value of the option datamachine_auth_data to this new file, readable by you alone; - is standard output
     #[arg(long, value_name = "FILE")]
     auth_data: PathBuf,
-    /// How to write it: as PHP serializes it, which is what the database column holds, or as JSON
+    /// How to write it: as PHP serializes it, which is what the database column holds, or as JSON, which cannot hold everything
+    /// that PHP can, and is refused then
     #[arg(long, value_enum, default_value_t = Format::Php)]
     format: Format,
     /// Write agents, roles and tokens to this new file, as SQL to run on the site's database
@@ -141,11 +145,18 @@ impl DataMachine {
     }
 }
 
-/// The option as JSON, where JSON can hold it.
+/// The option as JSON, where JSON can hold all of it.
 fn json_of(option: &php::Value<'_>) -> Result<Vec<u8>> {
     let mut text = String::new();
-    let deep = |_| Failure::failed("the option is nested too deeply for JSON; use --format php");
-    valetkey::import::data_machine::value::write(&mut text, option).map_err(deep)?;
+    value::write_plain(&mut text, option).map_err(|why| {
+        Failure::failed(match why {
+            NotPlain::TooDeep => "the option is nested too deeply for JSON; use --format php",
+            NotPlain::NoForm => {
+                "something in the option has no form in JSON (a text that is not UTF-8, an object, a float that is not finite); \
+                 use --format php"
+            }
+        })
+    })?;
     Ok(text.into_bytes())
 }
 

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
+use valetkey::grant::Rate;
 
 use super::Session;
 use crate::{
@@ -70,9 +71,16 @@ pub(crate) struct New {
     /// provider's definition has, such as issue.create; may be repeated
     #[arg(long, value_name = "OPERATION")]
     operation: Vec<String>,
+    #[command(flatten)]
+    limits: Limits,
+}
+
+/// How often, until when, and why: of whatever is granted.
+#[derive(Debug, Args)]
+pub(super) struct Limits {
     /// How often at most in any stretch of time, such as 100/1h
-    #[arg(long, value_name = "N/TIME")]
-    rate: Option<String>,
+    #[arg(long, value_name = "N/TIME", value_parser = rate)]
+    rate: Option<Rate>,
     /// How often at most, in all
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
     max_uses: Option<i64>,
@@ -84,25 +92,22 @@ pub(crate) struct New {
     note: String,
 }
 
+impl Limits {
+    /// Adds them to what is asked of the API.
+    pub(super) fn add_to(self, mut body: Value, session: &Session) -> Value {
+        body["rate"] = json!(self.rate);
+        body["max_uses"] = json!(self.max_uses);
+        body["expires_at"] = json!(self.expires.map(|until| until.from(session.clock.now())));
+        body["note"] = json!(self.note);
+        body
+    }
+}
+
 impl Grant {
     pub(super) async fn run(self, session: &Session) -> Result<()> {
         match self {
             Self::Create(new) => {
-                let New {
-                    agent,
-                    connection,
-                    effect,
-                    for_whom,
-                    session: work,
-                    task,
-                    deliver,
-                    scope,
-                    operation,
-                    rate,
-                    max_uses,
-                    expires,
-                    note,
-                } = *new;
+                let New { agent, connection, effect, for_whom, session: work, task, deliver, scope, operation, limits } = *new;
                 let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
                 let body = json!({
                     "agent": agent,
@@ -114,11 +119,8 @@ impl Grant {
                     "delivery": deliver,
                     "scopes": some(scope),
                     "operations": some(operation),
-                    "rate": rate,
-                    "max_uses": max_uses,
-                    "expires_at": expires.map(|until| until.from(session.clock.now())),
-                    "note": note,
                 });
+                let body = limits.add_to(body, session);
                 session.ask(Method::POST, "/v1/grants", Some(&body), show).await
             }
             Self::List { agent, connection } => {
@@ -131,6 +133,10 @@ impl Grant {
             }
         }
     }
+}
+
+fn rate(text: &str) -> Result<Rate, String> {
+    text.parse::<Rate>().map_err(|error| error.message().to_owned())
 }
 
 pub(super) fn for_whom(text: &str) -> Result<Value, String> {

@@ -17,9 +17,10 @@ use valetkey::import::{
         dump::{self, Choice, Dump},
         envelope::Key,
         option,
-        plan::{Findings, Source},
+        plan::{Findings, Skipped, Source},
         salts::{Part, Salts},
         tables::Tables,
+        wp_config::WpConfig,
     },
     item::{Header, Line, OnConflict},
 };
@@ -58,7 +59,7 @@ pub(crate) struct DataMachine {
     /// roles too. With --auth-data, accounts come from there
     #[arg(long, value_name = "FILE")]
     sql_dump: Option<PathBuf>,
-    /// What the dump's tables begin with, where it holds more than one WordPress
+    /// What the dump's tables begin with, where it holds more than one WordPress; else --wp-config says it
     #[arg(long, value_name = "PREFIX", requires = "sql_dump")]
     table_prefix: Option<String>,
     /// The number of the network, where the dump holds several
@@ -176,11 +177,12 @@ impl DataMachine {
 
     /// Reads the source, and sends it as lines.
     fn read(&self, pieces: &Pieces, bar: &ProgressBar) -> Result<Read> {
-        let dump = self.sql_dump.as_deref().map(|path| self.dump(path)).transpose()?;
-        let file = self.auth_data.as_deref().map(wordpress::whole).transpose()?;
-        if dump.is_none() && file.is_none() {
+        if self.sql_dump.is_none() && self.auth_data.is_none() {
             return Err(Failure::usage("say what to import: --auth-data FILE, --sql-dump FILE, or both"));
         }
+        let config = self.salts.config()?;
+        let dump = self.sql_dump.as_deref().map(|path| self.dump(path, config.as_ref())).transpose()?;
+        let file = self.auth_data.as_deref().map(wordpress::whole).transpose()?;
         let dump = dump.as_ref();
         let read =
             |bytes, what: &str| option::read(bytes).map_err(|why| Failure::failed(format!("{what} cannot be read: {why}")));
@@ -206,12 +208,17 @@ impl DataMachine {
         };
         let database =
             InDatabase { key: dump.and_then(|dump| dump.auth_key.as_ref()), salt: dump.and_then(|dump| dump.auth_salt.as_ref()) };
-        let salts = self.salts.compose(&database)?;
-        self.send(&source, salts.map_err(|missing| wordpress::told(&missing)), pieces, bar)
+        let salts = self.salts.compose(config.as_ref(), &database)?;
+        let mut sent = self.send(&source, salts.map_err(|missing| wordpress::told(&missing)), pieces, bar)?;
+        let unused = dump.map_or(&[][..], |dump| dump.unused.as_slice());
+        let reason = "another site's, or where Data Machine does not read it";
+        sent.findings.skipped.extend(unused.iter().map(|what| Skipped { path: what.clone(), reason: reason.to_owned() }));
+        Ok(sent)
     }
 
-    fn dump(&self, path: &Path) -> Result<Dump> {
-        let choice = Choice { table_prefix: self.table_prefix.clone(), network: self.network };
+    fn dump(&self, path: &Path, config: Option<&WpConfig>) -> Result<Dump> {
+        let likely_prefix = config.and_then(wordpress::table_prefix);
+        let choice = Choice { table_prefix: self.table_prefix.clone(), likely_prefix, network: self.network };
         let read = if path == Path::new("-") {
             dump::read(std::io::stdin().lock(), &choice)
         } else {
@@ -360,11 +367,15 @@ fn told(answer: &Value) -> String {
     parts.extend(list("Called otherwise here:", items(&answer["source"], "renamed"), &[("there", "/path"), ("here", "/name")]));
     let to_grant =
         [("connection", "/connection"), ("provider", "/provider"), ("owner", "/owner"), ("name", "/name"), ("agents", "/agents")];
-    parts.extend(list(
-        "Agents could use these before because nobody asked; now each needs a grant (`valetkey grant create`):",
-        rows("/report/to_grant/rows"),
-        &to_grant,
-    ));
+    // A dry run gives new accounts ids, which are gone with it.
+    let to_grant_says = match answer.pointer("/report/dry_run").and_then(Value::as_bool) {
+        Some(true) => {
+            "Agents could use these before because nobody asked; once imported, each needs a grant (`valetkey grant create`). What is \
+             new gets another id by the import itself:"
+        }
+        _ => "Agents could use these before because nobody asked; now each needs a grant (`valetkey grant create`):",
+    };
+    parts.extend(list(to_grant_says, rows("/report/to_grant/rows"), &to_grant));
     if count("/report/agents_missing") > 0 {
         let agents = cell(answer, "/report/agents_missing");
         let what = match answer["sql_dump"].as_bool() {

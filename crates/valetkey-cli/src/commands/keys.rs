@@ -18,6 +18,7 @@ use crate::{
     client::Client,
     failure::{Failure, Result},
     output::{cell, facts, items, table},
+    settings::Place,
 };
 
 /// Sealing keys.
@@ -66,6 +67,9 @@ impl Keys {
                 clean(&report)
             }
             Self::NewRoot => new_root(session).await,
+            Self::Reload if on_postgres(session) => {
+                Err(Failure::usage("with PostgreSQL no command reaches the servers: send SIGHUP to each replica"))
+            }
             Self::Reload => post("/v1/seal-keys/reload", |answer| format!("loaded: {}", cell(answer, "/roots"))).await,
             Self::Rewrap => {
                 post("/v1/seal-keys/rewrap", |answer| {
@@ -76,16 +80,15 @@ impl Keys {
                 })
                 .await
             }
-            Self::DropOldRoots => {
-                post("/v1/seal-keys/drop-old-roots", |answer| {
-                    let gone = cell(answer, "/removed");
-                    if gone.is_empty() { "there was no old root key in the file".to_owned() } else { format!("removed: {gone}") }
-                })
-                .await
-            }
+            Self::DropOldRoots => drop_old_roots(session).await,
             Self::Generate { file } => generate(session, file),
         }
     }
+}
+
+/// Whether this command works at the database itself, beside whatever servers there are.
+fn on_postgres(session: &Session) -> bool {
+    matches!(session.settings.place, Place::Postgres(_))
 }
 
 /// Writes the new key, and has the server that was asked read it.
@@ -99,11 +102,27 @@ async fn new_root(session: &Session) -> Result<()> {
         })
         .await?;
     session.out.show(&answer, |answer| {
-        format!(
-            "root key {} is the first line of {}, and loaded\nEvery other replica needs the same file, and SIGHUP to read it. Back it up, then: `valetkey keys rewrap`",
-            cell(answer, "/root"),
-            cell(answer, "/file")
-        )
+        let next = match on_postgres(session) {
+            true => "Every replica needs the same file, and SIGHUP to read it. Back it up",
+            false => "It is loaded. Back it up",
+        };
+        let (root, file) = (cell(answer, "/root"), cell(answer, "/file"));
+        format!("root key {root} is the first line of {file}\n{next}, then: `valetkey keys rewrap`")
+    })
+}
+
+/// Takes the old keys out of the file, and has the server that was asked forget them.
+async fn drop_old_roots(session: &Session) -> Result<()> {
+    let answer = session
+        .with(async |client| {
+            let dropped = client.call(Method::POST, "/v1/seal-keys/drop-old-roots", Some(&json!({}))).await?;
+            client.call(Method::POST, "/v1/seal-keys/reload", Some(&json!({}))).await?;
+            Ok(dropped)
+        })
+        .await?;
+    session.out.show(&answer, |answer| {
+        let gone = cell(answer, "/removed");
+        if gone.is_empty() { "there was no old root key in the file".to_owned() } else { format!("removed: {gone}") }
     })
 }
 
@@ -134,31 +153,22 @@ async fn rotate(session: &Session, provider: Option<String>, verify: bool) -> Re
     outcome.get("verified").map_or(Ok(()), clean)
 }
 
-/// Long work whose answer is a stream: progress, and at its end the result.
+/// Long work with a bar: what came of it.
 async fn walk(session: &Session, client: &Client, path: &str, body: &Value) -> Result<Value> {
     let bar = if session.out.json { ProgressBar::hidden() } else { ProgressBar::new(0) };
     if let Ok(style) = ProgressStyle::with_template("{msg} [{bar:30}] {pos}/{len}") {
         bar.set_style(style.progress_chars("=> "));
     }
-    let mut result = None;
     let outcome = client
-        .stream(Method::POST, path, Some(body), |line| {
-            if let Some(progress) = line.get("progress") {
-                let number = |at: &str| progress.get(at).and_then(Value::as_u64).unwrap_or(0);
-                bar.set_length(number("total"));
-                bar.set_position(number("done"));
-                bar.set_message(format!("walk {}, {}", number("walk"), cell(progress, "/table")));
-            } else if let Some(problem) = line.get("problem") {
-                return Err(Failure::problem(http::StatusCode::INTERNAL_SERVER_ERROR, problem.clone()));
-            } else if let Some(done) = line.get("result") {
-                result = Some(done.clone());
-            }
-            Ok(())
+        .work(path, body, |progress| {
+            let number = |at: &str| progress.get(at).and_then(Value::as_u64).unwrap_or(0);
+            bar.set_length(number("total"));
+            bar.set_position(number("done"));
+            bar.set_message(format!("walk {}, {}", number("walk"), cell(progress, "/table")));
         })
         .await;
     bar.finish_and_clear();
-    outcome?;
-    result.ok_or_else(|| Failure::unreachable("the work broke off; run it again, it goes on where it was"))
+    outcome
 }
 
 fn status(answer: &Value) -> String {

@@ -35,7 +35,7 @@ use valetkey::clock::Clock;
 use crate::{
     cli::Command,
     client::Client,
-    failure::Result,
+    failure::{Failure, Result},
     output::Output,
     settings::{Global, Settings},
 };
@@ -62,6 +62,19 @@ impl Session {
         let outcome = work(&client).await;
         client.close().await;
         outcome
+    }
+
+    /// Refuses to make a link where nothing says to whom it leads: the broker is in this process, and nobody follows a link to it.
+    ///
+    /// # Errors
+    /// The exit code is 2.
+    pub(crate) fn check_link(&self, client: &Client) -> Result<()> {
+        if client.is_here() && self.settings.public_url.is_none() {
+            return Err(Failure::usage(
+                "the link leads to the server, which this command does not ask; say where it is reached: --public-url",
+            ));
+        }
+        Ok(())
     }
 
     /// Asks the broker one thing and prints the answer.

@@ -4,11 +4,13 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{Session, grant};
+use super::{
+    Session,
+    grant::{self, Limits},
+};
 use crate::{
     client::{segment, with_query},
     failure::Result,
-    moments::Until,
     output::{cell, facts, items, table},
 };
 
@@ -64,18 +66,8 @@ pub(crate) struct Accepted {
     /// At most these scopes of the provider; may be repeated
     #[arg(long)]
     scope: Vec<String>,
-    /// How often at most in any stretch of time, such as 100/1h
-    #[arg(long, value_name = "N/TIME")]
-    rate: Option<String>,
-    /// How often at most, in all
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(1..))]
-    max_uses: Option<i64>,
-    /// Until when: 90d, or a moment such as 2027-01-31T12:00:00Z
-    #[arg(long, value_name = "WHEN", value_parser = Until::parse)]
-    expires: Option<Until>,
-    /// Why
-    #[arg(long, default_value = "")]
-    note: String,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 impl Proposal {
@@ -87,8 +79,7 @@ impl Proposal {
             }
             Self::Show { id } => session.ask(Method::GET, &format!("/v1/proposals/{}", segment(&id)?), None, show).await,
             Self::Accept(accepted) => {
-                let Accepted { id, connection, effect, for_whom, deliver, operation, scope, rate, max_uses, expires, note } =
-                    *accepted;
+                let Accepted { id, connection, effect, for_whom, deliver, operation, scope, limits } = *accepted;
                 let some = |list: Vec<String>| (!list.is_empty()).then_some(list);
                 let body = json!({
                     "connection": connection,
@@ -97,11 +88,8 @@ impl Proposal {
                     "delivery": some(deliver),
                     "operations": some(operation),
                     "scopes": some(scope),
-                    "rate": rate,
-                    "max_uses": max_uses,
-                    "expires_at": expires.map(|until| until.from(session.clock.now())),
-                    "note": note,
                 });
+                let body = limits.add_to(body, session);
                 let path = format!("/v1/proposals/{}/accept", segment(&id)?);
                 session.ask(Method::POST, &path, Some(&body), grant::show).await
             }

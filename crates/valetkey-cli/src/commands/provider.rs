@@ -188,11 +188,22 @@ impl Configure {
                 let owner = self.owner.owner(client).await?;
                 let form = Form { provider: &provider, level: "app", set: &self.set, files: &self.secret_file };
                 let values = form.values(secrets::can_ask())?;
-                client.call(Method::PATCH, &app_path(&self.name, &owner)?, Some(&json!({ "values": values }))).await
+                let stored = client.call(Method::PATCH, &app_path(&self.name, &owner)?, Some(&json!({ "values": values }))).await;
+                stored.map_err(|failure| how_to_give(failure, "--set"))
             })
             .await?;
         session.out.show(&answer, app)
     }
+}
+
+/// A form that was refused, with how to give what is missing in it where nobody could be asked. `plain` is the command's option for
+/// what is no secret.
+pub(super) fn how_to_give(failure: Failure, plain: &str) -> Failure {
+    if failure.code() != "invalid_request" || secrets::can_ask() {
+        return failure;
+    }
+    failure
+        .with_detail(format!("nobody can be asked here: give a value by {plain} KEY=VALUE, a secret by --secret-file KEY=FILE"))
 }
 
 /// What a command line gives of a provider's form.
@@ -304,6 +315,9 @@ fn list(answer: &Value) -> String {
 fn show(provider: &Value) -> String {
     let operations = provider.pointer("/definition/operations").and_then(Value::as_object);
     let operations: Vec<&str> = operations.into_iter().flat_map(|named| named.keys()).map(String::as_str).collect();
+    // Where it is no word it is a file, or a text, by its name.
+    let source = ["/source/file", "/source/text", "/source"].map(|at| cell(provider, at));
+    let source = source.into_iter().find(|name| !name.is_empty()).unwrap_or_default();
     let about = facts(&[
         ("name", cell(provider, "/name")),
         ("title", cell(provider, "/title")),
@@ -315,7 +329,7 @@ fn show(provider: &Value) -> String {
         ("scopes", cell(provider, "/scopes")),
         ("hosts", cell(provider, "/hosts")),
         ("operations by name", operations.join(", ")),
-        ("defined in", cell(provider, "/source")),
+        ("defined in", source),
         ("sources", cell(provider, "/definition/facts/sources")),
         ("read on", cell(provider, "/definition/facts/read")),
         ("unverified", cell(provider, "/definition/facts/unverified")),

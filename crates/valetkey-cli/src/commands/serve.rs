@@ -32,6 +32,7 @@ use crate::{
     failure::{Failure, Result},
     moments::duration,
     opened::{self, USUAL_CONNECTIONS, USUAL_LISTEN},
+    output::quoted,
     settings::{Place, is_loopback},
 };
 
@@ -296,7 +297,14 @@ fn tell(session: &Session, started: &Started, public_url: &Url, address: SocketA
 
 fn first_steps(folder: Option<&Path>) -> String {
     let (valetkey, who) = match folder {
-        Some(dir) => (format!("valetkey --data {}", dir.display()), "whoever runs commands as this user on this machine is"),
+        // Another terminal may be somewhere else.
+        Some(dir) => {
+            let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+            (
+                format!("valetkey --data {}", quoted(&dir.display().to_string())),
+                "whoever runs commands as this user on this machine is",
+            )
+        }
         None => (
             "valetkey".to_owned(),
             "whoever runs commands with this database and root key (VALETKEY_DATABASE, VALETKEY_ROOT_KEY_FILE) is",
@@ -336,5 +344,12 @@ mod tests {
         assert_eq!(cidr("10.0.0.5").unwrap().to_string(), "10.0.0.5/32");
         assert_eq!(cidr("10.0.0.0/24").unwrap().to_string(), "10.0.0.0/24");
         assert!(cidr("proxy.example").is_err());
+    }
+
+    #[test]
+    fn the_first_steps_can_be_pasted_into_another_terminal() {
+        let here = std::env::current_dir().unwrap();
+        let said = first_steps(Some(Path::new("my data")));
+        assert!(said.contains(&format!("valetkey --data '{}/my data' doctor", here.display())), "{said}");
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     client::{segment, with_query},
     failure::{Failure, Result},
     moments::{Until, seconds},
-    output::{Output, cell, facts, items, table},
+    output::{Output, cell, facts, items, table, word},
 };
 
 /// Agent tokens.
@@ -26,8 +26,8 @@ pub(crate) enum Token {
         #[arg(long, default_value = "")]
         label: String,
         /// The person it acts for, who needs a role of operator or more on the agent; without one it is unattended
-        #[arg(long, value_name = "USER")]
-        person: Option<String>,
+        #[arg(long, alias = "person", value_name = "USER")]
+        user: Option<String>,
         /// The session it is for, as you call it: what is granted for that session is granted to it
         #[arg(long)]
         session: Option<String>,
@@ -132,7 +132,7 @@ impl Token {
     pub(super) async fn run(self, session: &Session) -> Result<()> {
         let of = |agent: &str| Ok::<_, Failure>(format!("/v1/agents/{}/tokens", segment(agent)?));
         match self {
-            Self::Create { agent, label, person, session: work, task, ceiling, expires, expires_in, capabilities } => {
+            Self::Create { agent, label, user, session: work, task, ceiling, expires, expires_in, capabilities } => {
                 let mut ceiling = ceiling.body();
                 if let Some(platform) = capabilities {
                     ceiling.get_or_insert_with(|| json!({}))["platform"] = json!(platform);
@@ -140,7 +140,7 @@ impl Token {
                 let expires = expires.or(expires_in.map(Until::After));
                 let body = json!({
                     "label": label,
-                    "person": person,
+                    "person": user,
                     "session": work,
                     "task": task,
                     "ceiling": ceiling,
@@ -201,9 +201,46 @@ fn minted(answer: &Value) -> String {
 
 fn list(answer: &Value, now: Timestamp) -> String {
     let columns = ["/id", "/label", "/prefix", "/person", "/created_at", "/expires_at", "/last_used_at"];
-    let row = |token: &Value| columns.map(|at| cell(token, at)).into_iter().chain([status(token, now)]).collect::<Vec<_>>();
-    let heads = ["id", "label", "begins", "acts for", "since", "until", "last used", "status"];
+    let row = |token: &Value| {
+        let mut row = columns.map(|at| cell(token, at)).to_vec();
+        row.insert(4, scope(token.get("ceiling").unwrap_or(&Value::Null)));
+        row.push(status(token, now));
+        row
+    };
+    let heads = ["id", "label", "begins", "acts for", "scope", "since", "until", "last used", "status"];
     table(&heads, items(answer, "tokens").iter().map(row).collect(), "the agent has no token")
+}
+
+/// How many words of a list a cell shows.
+const SHOWN: usize = 3;
+
+/// What a token may do at most, here and at its platform, in a cell; empty where nothing narrows it but what is granted.
+fn scope(ceiling: &Value) -> String {
+    let parts = [
+        ("", "delivery", "/delivery"),
+        ("at ", "provider", "/providers"),
+        ("with ", "connection", "/connections"),
+        ("", "operation", "/operations"),
+        ("may ", "capability", "/platform/capabilities"),
+    ];
+    let mut shown: Vec<String> = Vec::new();
+    let abilities = ["/platform/abilities/label", "/platform/abilities/scope"].map(|at| cell(ceiling, at));
+    shown.extend(abilities.into_iter().find(|word| !word.is_empty()));
+    for (before, one, at) in parts {
+        match ceiling.pointer(at) {
+            None | Some(Value::Null) => {}
+            // An empty list allows nothing.
+            Some(Value::Array(list)) if list.is_empty() => shown.push(format!("no {one}")),
+            Some(Value::Array(list)) => {
+                let words: Vec<_> = list.iter().take(SHOWN).map(word).collect();
+                let more = list.len().saturating_sub(SHOWN);
+                let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+                shown.push(format!("{before}{}{more}", words.join(", ")));
+            }
+            Some(other) => shown.push(word(other)),
+        }
+    }
+    shown.join("; ")
 }
 
 /// Where a token stands, for people. One whose end cannot be read is not shown as if it lived.
@@ -220,6 +257,17 @@ fn status(token: &Value, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_token_may_at_most_is_told_in_one_cell() {
+        assert_eq!(scope(&Value::Null), "");
+        let ceiling = json!({ "delivery": ["proxy"], "providers": ["reddit", "x"], "operations": [] });
+        assert_eq!(scope(&ceiling), "proxy; at reddit, x; no operation");
+        let platform = json!({ "platform": { "capabilities": ["a", "b", "c", "d", "e"] } });
+        assert_eq!(scope(&platform), "may a, b, c and 2 more");
+        let preset = json!({ "platform": { "capabilities": [], "abilities": { "label": "Read-only", "scope": "read_only" } } });
+        assert_eq!(scope(&preset), "Read-only; no capability");
+    }
 
     #[test]
     fn a_token_is_active_until_its_end_and_not_at_it() {

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::Read,
+    os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
 };
 
@@ -11,7 +12,7 @@ use valetkey::{
     import::data_machine::{
         envelope::Key,
         salts::{Missing, Part, Salts, Sources},
-        wp_config::WpConfig,
+        wp_config::{Definition, WpConfig},
     },
     secret::SecretBytes,
 };
@@ -57,28 +58,29 @@ impl SaltArgs {
             || variable("VALETKEY_WP_AUTH_SALT")
     }
 
+    /// The site's configuration, where one is given. Each call reads the file, which may be a pipe and so come once.
+    pub(crate) fn config(&self) -> Result<Option<WpConfig>> {
+        let Some(path) = &self.wp_config else { return Ok(None) };
+        let parsed = WpConfig::parse(&whole(path)?);
+        parsed.map(Some).map_err(|why| Failure::failed(format!("{} cannot be read: {why}", path.display())))
+    }
+
     /// The salts, put together as WordPress does; or why they cannot be known.
-    pub(crate) fn compose(&self, database: &InDatabase<'_>) -> Result<Result<Salts, Vec<Missing>>> {
+    pub(crate) fn compose(&self, config: Option<&WpConfig>, database: &InDatabase<'_>) -> Result<Result<Salts, Vec<Missing>>> {
         let given = |file: &Option<PathBuf>, variable: &str| -> Result<Option<SecretBytes>> {
-            match (file, std::env::var(variable)) {
+            match (file, std::env::var_os(variable)) {
                 (Some(file), _) => Ok(Some(SecretBytes::new(secrets::one_from(file)?.expose().as_bytes().to_vec()))),
-                (None, Ok(value)) => Ok(Some(SecretBytes::new(value.into_bytes()))),
-                (None, Err(_)) => Ok(None),
+                // As bytes: a salt need not be a text.
+                (None, Some(value)) => Ok(Some(SecretBytes::new(value.into_vec()))),
+                (None, None) => Ok(None),
             }
         };
         let key = given(&self.auth_key_file, "VALETKEY_WP_AUTH_KEY")?;
         let salt = given(&self.auth_salt_file, "VALETKEY_WP_AUTH_SALT")?;
-        let config = match &self.wp_config {
-            None => None,
-            Some(path) => {
-                let parsed = WpConfig::parse(&whole(path)?);
-                Some(parsed.map_err(|why| Failure::failed(format!("{} cannot be read: {why}", path.display())))?)
-            }
-        };
         Ok(Salts::compose(&Sources {
             given_key: key.as_ref(),
             given_salt: salt.as_ref(),
-            config: config.as_ref(),
+            config,
             database_key: database.key,
             database_salt: database.salt,
         }))
@@ -86,8 +88,17 @@ impl SaltArgs {
 
     /// The key that salts make, for a command that cannot do without.
     pub(crate) fn key(&self) -> Result<Key> {
-        let salts = self.compose(&InDatabase::default())?.map_err(|missing| Failure::usage(told(&missing)))?;
+        let config = self.config()?;
+        let salts = self.compose(config.as_ref(), &InDatabase::default())?.map_err(|missing| Failure::usage(told(&missing)))?;
         Ok(Key::derive(&salts)?)
+    }
+}
+
+/// What the tables of a site begin with, as its configuration says; nothing where it does not say it for certain.
+pub(crate) fn table_prefix(config: &WpConfig) -> Option<String> {
+    match config.table_prefix()? {
+        Definition::Value { value, .. } => std::str::from_utf8(value.to_text().expose()).ok().map(str::to_owned),
+        Definition::NotEvaluated { .. } => None,
     }
 }
 

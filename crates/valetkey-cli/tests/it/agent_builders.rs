@@ -131,6 +131,36 @@ async fn alice(scene: &Scene) -> Browser {
     browser
 }
 
+/// Alice connects her account, in the browser in which she is signed in.
+async fn account_of_alice(scene: &Scene, browser: &mut Browser) -> String {
+    let session = json!({ "provider": "lab", "owner": "user:alice" });
+    let session = scene.platform(Method::POST, "/v1/connect-sessions", Some(session)).await;
+    let page = browser.open(&text(&session, "url")).await;
+    let done = approve(browser, &page).await;
+    assert_eq!(done.status, StatusCode::OK, "{done:?}");
+    let path = format!("/v1/connect-sessions/{}", text(&session, "id"));
+    text(&scene.platform(Method::GET, &path, None).await, "connection")
+}
+
+/// The commands of the block that begins with this one, as a shell takes them apart: without what is said behind them.
+fn commands(first: &str) -> Vec<Vec<String>> {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/for-agent-builders.md")).unwrap();
+    let block =
+        page.split("```sh\n").find(|block| block.starts_with(first)).unwrap_or_else(|| panic!("no block begins with {first}"));
+    let (block, _) = block.split_once("\n```").unwrap();
+    let words = |line: &str| -> Vec<String> {
+        let line = line.split(" #").next().unwrap();
+        let parts = line.split('"').enumerate();
+        parts
+            .flat_map(|(n, part)| match n % 2 {
+                0 => part.split_whitespace().map(str::to_owned).collect::<Vec<_>>(),
+                _ => vec![part.to_owned()],
+            })
+            .collect()
+    };
+    block.lines().map(words).collect()
+}
+
 /// An agent of alice's, which may use an account for whoever operates it.
 async fn agent_of_alice(scene: &Scene) -> String {
     let connection = scene.connect("lab").await;
@@ -183,7 +213,8 @@ async fn an_agent_posts_through_a_grant_once_a_person_said_yes() {
         let asked = waiting(&scene).await;
         scene.home.cli(&["approval", "approve", &asked]).ok();
         let ran = program.end().await;
-        assert!(ran.stderr.contains(&format!("/approvals/{asked}")), "{ran:?}");
+        // The account is the site's, so no page shows it.
+        assert!(ran.stderr.contains(&format!("valetkey approval approve {asked}")), "{ran:?}");
         let said = ran.ok();
         assert!(said.contains(&format!("may use: {connection} lab")) && said.contains(&format!("posted: {words}")), "{said}");
 
@@ -297,7 +328,7 @@ async fn an_agent_asks_for_access_and_uses_what_a_person_granted() {
         let mut program = start(&scene, language, "ask_for", &["lab"], &variables);
         let line = program.line().await;
         let id = line.split(' ').nth(1).unwrap();
-        assert!(line.starts_with("asked: pro_") && line.contains(&format!("/proposals/{id}")), "{line}");
+        assert!(line.starts_with("asked: pro_") && line.ends_with(&format!("valetkey proposal accept {id}")), "{line}");
         scene.home.cli(&["proposal", "accept", id, "--connection", &connection]).ok();
         asking.push((language, program, token));
     }
@@ -312,13 +343,7 @@ async fn an_agent_asks_for_access_and_uses_what_a_person_granted() {
 async fn an_agent_asks_the_person_it_acts_for_and_uses_what_they_let_it() {
     let scene = Scene::usual(On::Sqlite).await;
     let mut browser = alice(&scene).await;
-    let session = json!({ "provider": "lab", "owner": "user:alice" });
-    let session = scene.platform(Method::POST, "/v1/connect-sessions", Some(session)).await;
-    let page = browser.open(&text(&session, "url")).await;
-    let done = approve(&mut browser, &page).await;
-    assert_eq!(done.status, StatusCode::OK, "{done:?}");
-    let path = format!("/v1/connect-sessions/{}", text(&session, "id"));
-    let connection = text(&scene.platform(Method::GET, &path, None).await, "connection");
+    let connection = account_of_alice(&scene, &mut browser).await;
     let mut asking = Vec::new();
     for language in BOTH {
         let agent = json!({ "slug": scene.fresh("agent"), "owner": "alice" });
@@ -358,6 +383,34 @@ async fn a_token_is_handed_out_where_a_grant_says_so_and_is_not_printed() {
 }
 
 on_each! {
+    /// The page from its first command on: what somebody else does first, with alice for 42, and then the first program.
+    async fn the_first_commands_of_the_page_lead_to_an_agent_that_posts(on: On) {
+        let scene = Scene::usual(on).await;
+        let mut browser = alice(&scene).await;
+        let connection = account_of_alice(&scene, &mut browser).await;
+        let mut token = String::new();
+        for command in commands("valetkey agent create reporter") {
+            let words: Vec<&str> = command
+                .iter()
+                .map(|word| match word.as_str() {
+                    "42" => "alice",
+                    "con_0197..." => connection.as_str(),
+                    word => word,
+                })
+                .collect();
+            assert_eq!(words[0], "valetkey");
+            let said = scene.home.json(&words[1..]);
+            if let Some(shown) = said["token"].as_str() {
+                token = shown.to_owned();
+            }
+        }
+        for language in BOTH {
+            let words = format!("from {language:?}");
+            let said = start(&scene, language, "post", &["lab", &words], &[("TOKEN", token.as_str())]).end().await.ok();
+            assert!(said.contains(&format!("may use: {connection} lab")) && said.contains(&format!("posted: {words}")), "{said}");
+        }
+    }
+
     async fn a_stock_client_has_a_person_consent_in_a_browser_renews_its_tokens_and_gives_them_back(on: On) {
         let scene = Scene::usual(on).await;
         let agent = agent_of_alice(&scene).await;

@@ -1,11 +1,12 @@
 //! The whole description of the API, tried by a tool that none of us wrote: schemathesis makes up requests that fit it and requests
 //! that do not, and no answer to any of them may be a 5xx. It asks as the operator, as a platform and as an agent, of a broker where
-//! there is one of everything.
+//! there is one of everything. What stands in no description of ours because standards describe it, the authorization server and the
+//! MCP server, is described here for the tool, and tried in the same way.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
 use reqwest::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::net::{TcpListener, UnixStream};
 
 use crate::{
@@ -18,11 +19,15 @@ const EXAMPLES: u32 = 5;
 /// How long one run may take where many tests share two cores; alone it is about a minute.
 const LONGEST: Duration = Duration::from_secs(900);
 
+/// Who asks what the standards describe.
+const CLIENT: &str = "oauth-client";
+const MCP: &str = "mcp-client";
+
 /// What a run is told. Every request that takes longer than any here may is a failure, so that a wait without an end is one.
 fn settings() -> String {
     format!(
         r#"workers = 1
-request-timeout = 20.0
+request-timeout = 60.0
 continue-on-failure = true
 
 [checks]
@@ -131,6 +136,96 @@ async fn one_of_everything(scene: &Scene, usable: &Usable) -> Value {
     })
 }
 
+/// What the standards describe: what programs and browsers ask of the authorization server, and the MCP server. As much of it as is
+/// needed to make requests up: a client that is there, and for everything else known words beside any.
+fn of_the_standards(client: &Value, usable: &Usable) -> Value {
+    let one = |value: &str| json!({ "type": "string", "enum": [value] });
+    let any = json!({ "type": "string" });
+    let known = |values: &[&str]| json!({ "anyOf": [{ "type": "string", "enum": values }, any] });
+    let (id, secret, token) = (text(client, "id"), text(client, "client_secret"), usable.token.token.as_str());
+    let (place, connection) = ("http://127.0.0.1/cb", format!("connection:{}", usable.connection));
+    let exchange = "urn:ietf:params:oauth:grant-type:token-exchange";
+    let kinds = ["urn:ietf:params:oauth:token-type:access_token", "urn:ietf:params:oauth:token-type:jwt"];
+    let challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+    let answers: Value =
+        ["200", "201", "202", "204", "303"].map(|status| (status, json!({ "description": "done" }))).into_iter().collect();
+    // The parameters of all endpoints are those of each: what one does not know it leaves alone.
+    let parameters = [
+        ("grant_type", known(&["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code", exchange])),
+        ("subject_token", known(&[token])),
+        ("subject_token_type", known(&kinds)),
+        ("actor_token", known(&[token])),
+        ("actor_token_type", known(&kinds)),
+        ("requested_token_type", known(&kinds)),
+        ("audience", known(&["lab", connection.as_str()])),
+        ("resource", known(&["https://keys.example.test/mcp"])),
+        ("scope", known(&["proxy", "proxy reveal", "provider:lab"])),
+        ("token", known(&[token])),
+        ("redirect_uri", known(&[place])),
+        ("response_type", known(&["code"])),
+        ("code_challenge", known(&[challenge])),
+        ("code_challenge_method", known(&["S256"])),
+        ("code", any.clone()),
+        ("code_verifier", any.clone()),
+        ("device_code", any.clone()),
+        ("refresh_token", any.clone()),
+        ("session", known(&["night"])),
+        ("task", known(&["post-1"])),
+        ("approval", any.clone()),
+        ("state", any.clone()),
+    ];
+    let form = || {
+        let mut properties: Map<String, Value> =
+            parameters.iter().map(|(name, kind)| ((*name).to_owned(), kind.clone())).collect();
+        properties.extend([("client_id".to_owned(), one(&id)), ("client_secret".to_owned(), one(&secret))]);
+        let schema = json!({ "type": "object", "properties": properties, "required": ["client_id", "client_secret"],
+                             "additionalProperties": false });
+        let body = json!({ "required": true, "content": { "application/x-www-form-urlencoded": { "schema": schema } } });
+        json!({ "post": { "requestBody": body, "responses": answers } })
+    };
+    let json_of = |schema: Value| {
+        let body = json!({ "required": true, "content": { "application/json": { "schema": schema } } });
+        json!({ "post": { "requestBody": body, "responses": answers } })
+    };
+    let page = |names: &[(&str, Value)]| {
+        let parameters: Vec<_> =
+            names.iter().map(|(name, schema)| json!({ "name": name, "in": "query", "schema": schema })).collect();
+        json!({ "get": { "parameters": parameters, "responses": answers } })
+    };
+    let asked: Vec<_> = parameters.iter().cloned().chain([("client_id", one(&id))]).collect();
+    let words = json!({ "type": "array", "items": { "type": "string" } });
+    let client = json!({ "type": "object", "properties": {
+        "client_name": { "type": "string" },
+        "redirect_uris": { "type": "array", "items": known(&[place]) },
+        "grant_types": words, "response_types": words, "scope": { "type": "string" },
+        "token_endpoint_auth_method": known(&["none", "client_secret_basic", "client_secret_post"]),
+    } });
+    let arguments = json!({ "type": "object", "properties": {
+        "connection": known(&[usable.connection.as_str(), "lab"]), "provider": known(&["lab"]), "reason": { "type": "string" },
+        "method": known(&["GET", "POST"]), "path": known(&["/me", "/echo"]), "body": { "type": "string" }, "id": { "type": "string" },
+        "limit": { "type": "integer" }, "after": { "type": "string" }, "token": { "type": "string" }, "wait": { "type": "integer", "maximum": 1 },
+    } });
+    let message = json!({ "type": "object", "required": ["jsonrpc", "id", "method"], "properties": {
+        "jsonrpc": one("2.0"), "id": { "type": "integer" }, "method": known(&["initialize", "ping", "tools/list", "tools/call"]),
+        "params": { "type": "object", "properties": {
+            "name": known(&["list", "connect", "request", "call", "status"]), "arguments": arguments, "protocolVersion": { "type": "string" },
+        } },
+    } });
+    json!({ "openapi": "3.0.3", "info": { "title": "what the standards describe", "version": "1" }, "paths": {
+        "/oauth/authorize": page(&asked),
+        "/oauth/device": page(&[("user_code", known(&["BCDF-GHJK"]))]),
+        "/oauth/token": form(),
+        "/oauth/device_authorization": form(),
+        "/oauth/introspect": form(),
+        "/oauth/revoke": form(),
+        "/oauth/register": json_of(client),
+        "/.well-known/oauth-authorization-server": page(&[]),
+        "/.well-known/oauth-protected-resource": page(&[]),
+        "/.well-known/oauth-protected-resource/mcp": page(&[]),
+        "/mcp": json_of(message),
+    } })
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_that_somebody_makes_up_breaks_the_server() {
     let mut plan = Plan::new(On::Sqlite);
@@ -139,18 +234,44 @@ async fn no_request_that_somebody_makes_up_breaks_the_server() {
     let scene = Scene::start(plan).await;
     let usable = scene.usable("lab").await;
     let known = one_of_everything(&scene, &usable).await.to_string();
+    scene.home.cli(&["client", "registration", "on"]).ok();
+    let all = ["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:token-exchange"];
+    let client = json!({ "name": "Tried", "confidential": true, "redirect_uris": ["http://127.0.0.1/cb"], "grant_types": all });
+    let standards = of_the_standards(&made(&scene, "/v1/clients", client).await, &scene.usable("lab").await);
+    let described_here = scene.home.folder().join("standards.json");
+    fs::write(&described_here, standards.to_string()).unwrap();
     let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/peers");
     let (operator, server) = (operator(&scene).await, scene.replicas[0].url());
     let platform = format!("Authorization: Bearer {}", scene.key.key);
     let agent = format!("Authorization: Bearer {}", usable.token.token);
     // An agent is refused on most paths, which the others try.
     let of_agents = "^/(v1/(me|proxy|proposals|approvals|tokens|connections/.id./token)|access/)";
+    let streams = "Accept: application/json, text/event-stream";
+    // Those that the standards describe have few members each, and are cheap: more is made up for each.
+    let (mcp, most) = ("^/mcp$", "60");
     // The operator's in two, for two cores.
-    let runs: [(&str, &str, &[&str]); 4] = [
+    let runs: [(&str, &str, &[&str]); 6] = [
         ("operator", operator.as_str(), &["--exclude-path-regex", "^/v1/providers/"]),
         ("operator-of-accounts", operator.as_str(), &["--include-path-regex", "^/v1/providers/"]),
         ("platform", server.as_str(), &["--header", platform.as_str(), "--phases", "fuzzing"]),
         ("agent", server.as_str(), &["--header", agent.as_str(), "--include-path-regex", of_agents]),
+        (CLIENT, server.as_str(), &["--exclude-path-regex", mcp, "--phases", "fuzzing", "--max-examples", most]),
+        (
+            MCP,
+            server.as_str(),
+            &[
+                "--include-path-regex",
+                mcp,
+                "--phases",
+                "fuzzing",
+                "--max-examples",
+                most,
+                "--header",
+                agent.as_str(),
+                "--header",
+                streams,
+            ],
+        ),
     ];
     let mut running = Vec::new();
     for (who, url, arguments) in runs {
@@ -160,7 +281,10 @@ async fn no_request_that_somebody_makes_up_breaks_the_server() {
         // It computes more than it waits; tests that have deadlines come first.
         let mut command = Command::new("nice");
         command.args(["-n", "10", peer("VALETKEY_TEST_PYTHON").as_str()]);
-        let described = format!("{url}/openapi.json");
+        let described = match who {
+            CLIENT | MCP => described_here.to_str().unwrap().to_owned(),
+            _ => format!("{url}/openapi.json"),
+        };
         command.args(["-B", "-m", "schemathesis.cli", "--no-color", "run", described.as_str(), "--url", url]);
         // The server ends a connection on which nothing comes for a while, and making up a request can take longer than that.
         command.args(["--header", "Connection: close"]);

@@ -92,6 +92,11 @@ impl Chromium {
 
 /// A broker that knows oidc-provider, with an app registered there for its callback.
 async fn at_oidc_provider(on: On) -> Scene {
+    with_its_app(on).await.0
+}
+
+/// The same, with what the app is at oidc-provider: its `client_id` and `client_secret`.
+async fn with_its_app(on: On) -> (Scene, Value) {
     let issuer = peer("VALETKEY_TEST_OIDC");
     let host = issuer.trim_start_matches("http://");
     let definition = format!(
@@ -159,8 +164,16 @@ inject = [{{ in = "header", name = "Authorization", value = "Bearer {{{{token.ac
     assert_eq!(answer.status(), StatusCode::CREATED);
     let client: Value = answer.json().await.unwrap();
     let app = json!({ "client_id": text(&client, "client_id"), "client_secret": text(&client, "client_secret") });
-    scene.put_app("oidc", app).await;
-    scene
+    scene.put_app("oidc", app.clone()).await;
+    (scene, app)
+}
+
+/// Whether oidc-provider still knows a token of that app (RFC 7662).
+async fn is_known(scene: &Scene, app: &Value, token: &str) -> bool {
+    let request = scene.http.post(format!("{}/token/introspection", peer("VALETKEY_TEST_OIDC")));
+    let request = request.basic_auth(text(app, "client_id"), Some(text(app, "client_secret"))).form(&[("token", token)]);
+    let told: Value = request.send().await.unwrap().json().await.unwrap();
+    told["active"].as_bool().unwrap_or_else(|| panic!("{told}"))
 }
 
 /// A connect session: its id and its link.
@@ -222,7 +235,7 @@ async fn platform_page(link: &str, assertion: &str) -> String {
 
 on_each! {
     async fn the_site_s_account_is_connected_in_a_browser(on: On) {
-        let scene = at_oidc_provider(on).await;
+        let (scene, app) = with_its_app(on).await;
         let browser = Chromium::start().await;
         let (_, link) = link(&scene, "site").await;
         browser.open(&link).await;
@@ -247,6 +260,19 @@ on_each! {
         browser.open(&link).await;
         assert!(browser.words().await.contains("This did not work"));
         browser.quit().await;
+
+        // What ends here ends there (RFC 7009): with the refresh token goes all that came of the consent.
+        let refresh_token = eventually(|| async {
+            let kept = scene.platform(Method::GET, "/v1/providers/oidc/accounts/site?reveal=true", None).await;
+            let token = text(&kept["account"], "refresh_token");
+            // The keeper may have replaced it meanwhile.
+            is_known(&scene, &app, &token).await.then_some(token)
+        })
+        .await;
+        let id = text(&only(&scene).await.unwrap(), "id");
+        let ended = scene.platform(Method::DELETE, &format!("/v1/connections/{id}?wait=10"), None).await;
+        assert_eq!(ended["upstream"], "revoked", "{ended}");
+        assert!(!is_known(&scene, &app, &refresh_token).await);
     }
 
     async fn a_person_s_account_is_connected_from_their_platform(on: On) {

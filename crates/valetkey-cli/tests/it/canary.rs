@@ -7,6 +7,7 @@
 //! Each secret is looked for as it is, in hex, in base64 and as a part of a URL.
 
 mod hook;
+mod kinds;
 mod mcp;
 mod trap;
 
@@ -196,6 +197,7 @@ on_each! {
         plan.providers = vec![LabProvider::usual()];
         let hook = Hook::start();
         plan.allowed.push(hook.address);
+        let entered = kinds::prepare(&mut plan).await;
         let scene = Scene::start(plan).await;
         trap.secret("platform key", &scene.key.key, &[]);
         trap.secret("assertion secret", &scene.key.assertion_secret, &[]);
@@ -216,6 +218,7 @@ on_each! {
         mcp::by_mcp(&mut cage, &usable).await;
         refresh(&mut cage, Some(Fault::oauth("invalid_client"))).await;
         storing(&mut cage).await;
+        kinds::of_every_kind(&mut cage, entered).await;
         commanding(&mut cage);
         starting_wrongly(&mut cage).await;
         for (name, text) in database(&cage.scene) {

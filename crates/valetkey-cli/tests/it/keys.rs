@@ -117,11 +117,18 @@ on_each_home! {
         let new = text(&home.json(&["keys", "new-root"]), "root");
         assert_ne!(old, new);
         home.cli(&["keys", "drop-old-roots"]).failed(1);
+        let reloaded = home.cli(&["keys", "reload"]);
+        match home.variables().iter().any(|(name, _)| name == "VALETKEY_DATABASE") {
+            // That command is a process of its own there.
+            true => assert!(reloaded.failed(2).contains("SIGHUP")),
+            false => drop(reloaded.ok()),
+        }
         server.signal("HUP");
         server.logged("the root keys were read again").await;
         let moved = home.json(&["keys", "rewrap"]);
         assert!(moved["moved"].as_u64() >= Some(2), "{moved}");
         assert_eq!(home.json(&["keys", "drop-old-roots"])["removed"], json!([old]));
+        assert_eq!(home.json(&["keys", "status"])["roots"], json!([new]), "the old one is out of memory, too");
         let report = home.json(&["keys", "verify"]);
         assert_eq!(report["old_roots"], 0, "{report}");
         let (answers, wrong) = load.end().await;

@@ -3,6 +3,10 @@
 use std::{
     io::{BufRead as _, BufReader},
     process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -12,6 +16,7 @@ use sqlx::Connection as _;
 
 use crate::{
     on_each_home,
+    scene::{On, Scene, eventually, on_each, reveal},
     support::{Home, call, command, text},
 };
 
@@ -88,6 +93,47 @@ on_each_home! {
         tail.kill().unwrap();
         tail.wait().unwrap();
         assert_eq!((&shown["action"], &shown["facts"]["slug"]), (&"agent.create".into(), &"after".into()));
+    }
+}
+
+on_each! {
+    /// Decisions 9, `--audit strict`: the answer waits for the commit that holds its row, so whatever becomes of the process, every
+    /// token that was handed out is in the ledger.
+    async fn what_was_answered_under_a_strict_audit_is_recorded_though_the_server_is_killed(on: On) {
+        const CALLERS: usize = 8;
+        let mut scene = Scene::usual(on).await;
+        let usable = scene.usable("lab").await;
+        for server in std::mem::take(&mut scene.replicas) {
+            assert_eq!(server.end().await, Some(0));
+        }
+        let strict = scene.spawn(&scene.public_address(), &[("VALETKEY_AUDIT", "strict")]).await;
+        let answered = Arc::new(AtomicUsize::new(0));
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|_| {
+                let (http, url, usable, answered) = (scene.http.clone(), strict.url(), usable.clone(), Arc::clone(&answered));
+                tokio::spawn(async move {
+                    // Not so many that one page of the ledger does not hold them.
+                    for _ in 0..60 {
+                        match reveal(&http, &url, &usable).await {
+                            Ok(answer) => assert!(!answer.access_token().is_empty()),
+                            // It is dead.
+                            Err(_) => break,
+                        }
+                        answered.fetch_add(1, Ordering::SeqCst);
+                    }
+                })
+            })
+            .collect();
+        eventually(|| async { (answered.load(Ordering::SeqCst) >= 100).then_some(()) }).await;
+        strict.kill();
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        let again = scene.spawn(&scene.public_address(), &[]).await;
+        scene.replicas.push(again);
+        let answered = answered.load(Ordering::SeqCst);
+        let recorded = scene.events(&usable.connection, "connection.reveal").await.len();
+        assert!((answered..=answered + CALLERS).contains(&recorded), "{recorded} rows of {answered} answers");
     }
 }
 

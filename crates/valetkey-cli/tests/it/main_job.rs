@@ -39,6 +39,11 @@ on_each_home! {
         call(&server, Method::POST, &format!("/v1/connections/{connection}/token"), &token, Some(&json!({}))).await.refused(403, "grant_denied");
         let allowed = home.cli(&["explain", "--agent", &agent, "--connection", &connection, "--user", "42", "--operation", "GET /api/me"]);
         assert!(allowed.ok().starts_with("allow"));
+        let id = text(&home.json(&["agent", "token", "list", "roadie"])["tokens"][0], "id");
+        let of_token = ["explain", "--token", &id, "--connection", &connection, "--operation", "GET /api/me"];
+        assert!(home.cli(&of_token).ok().starts_with("allow"));
+        assert_eq!(home.cli(&[&of_token[..], &["--unattended"]].concat()).code, Some(1), "what is granted is for its person");
+        home.cli(&[&of_token[..], &["--agent", "roadie"]].concat()).failed(2);
         let reached = home.json(&["reach", "roadie"])["ways"][0].clone();
         let way = ["connection", "person", "proxy", "reveal"].map(|part| text(&reached, part));
         assert_eq!(way, [connection.as_str(), "42", "allow", "deny"]);
@@ -81,7 +86,10 @@ on_each_home! {
             .iter()
             .map(|event| text(event, "action"))
             .collect();
-        for action in ["grant.create", "grant.revoke", "token.mint", "person.disable", "key.create"] {
+        for action in [
+            "connection.connect", "connection.proxy", "connection.reveal", "connection.use", "connection.revoke",
+            "grant.create", "grant.revoke", "token.mint", "token.revoke_all", "person.disable", "key.create",
+        ] {
             assert!(actions.iter().any(|known| known == action), "{action} is not among {actions:?}");
         }
         assert!(!server.log().contains("panicked"), "{}", server.log());
@@ -125,6 +133,13 @@ on_each_home! {
             assert_eq!(home.json(command), with, "{command:?}");
         }
         assert_eq!(home.cli(&missing).failed(3), refused);
+        // A link leads to the server. Nobody would know where that is.
+        let reconnect = ["connection", "reconnect", connection.as_str()];
+        for link in [&reconnect[..], &["connect", "lab", "--user", "42"]] {
+            assert!(home.cli(link).failed(2).contains("--public-url"), "{link:?}");
+            let made = home.json(&[link, &["--public-url", "https://keys.example.org"]].concat());
+            assert!(text(&made, "url").starts_with("https://keys.example.org/connect/"), "{made}");
+        }
     }
 }
 

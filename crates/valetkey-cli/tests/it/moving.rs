@@ -1,10 +1,17 @@
 //! `valetkey import` and `valetkey export`: a whole move, as an operator does it, and back.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use serde_json::{Value, json};
 
-use crate::{on_each_home, support::Home};
+use crate::{
+    on_each_home,
+    support::{Home, command},
+};
 
 const SITE: &str = "single-wpconfig";
 
@@ -36,6 +43,17 @@ on_each_home! {
         let done = home.cli_with_input(&words, &option).json();
         assert_eq!(done["report"]["counts"]["account"]["skipped"], 0, "{done}");
         assert_eq!(home.json(&["account", "get", "mixed", "--site-account", "--reveal"])["account"]["refresh_token"], "mixed-plain-refresh");
+    }
+
+    /// As a shell hands over `--wp-config <(ssh site cat wp-config.php)`: what was read from a pipe is gone.
+    async fn beside_a_dump_the_configuration_may_come_through_a_pipe(home: Home) {
+        drop(home.serve().await);
+        let config = std::fs::read_to_string(file("wp-config.php")).unwrap();
+        let dump = file("dump.extended.sql");
+        let words = ["import", "data-machine", "--dry-run", "--sql-dump", &dump, "--wp-config", "/dev/stdin", "--json"];
+        let done = home.cli_with_input(&words, &config).json();
+        assert!(done["salts"]["AUTH_KEY"].is_string(), "{done}");
+        assert_eq!(done["source"]["unreadable"], json!([]), "{done}");
     }
 
     async fn what_cannot_be_opened_stops_the_import_unless_that_is_allowed(home: Home) {
@@ -107,6 +125,77 @@ on_each_home! {
         assert!(said.contains("987654") && !said.contains("import the SQL dump too"), "{said}");
     }
 
+    async fn what_changed_at_its_source_is_refused_left_or_replaced_as_is_said(home: Home) {
+        drop(home.serve().await);
+        let option = home.folder().join("option.json");
+        let write = |token: &str| {
+            let all = json!({ "reddit": { "account": { "access_token": token } } });
+            std::fs::write(&option, all.to_string()).unwrap();
+        };
+        let words = ["import", "data-machine", "--auth-data", option.to_str().unwrap()];
+        let token = || home.json(&["account", "get", "reddit", "--site-account", "--reveal"])["account"]["access_token"].clone();
+        write("one");
+        home.json(&words);
+        write("two");
+        for more in [&["--dry-run"][..], &[], &["--on-conflict", "fail"]] {
+            home.cli(&[&words[..], more].concat()).failed(4);
+            assert_eq!(token(), "one", "{more:?}");
+        }
+        let left = home.json(&[&words[..], &["--on-conflict", "skip"]].concat());
+        assert_eq!((&left["report"]["conflicts"]["count"], token()), (&json!(1), json!("one")));
+        let replaced = home.json(&[&words[..], &["--on-conflict", "replace"]].concat());
+        assert_eq!((&replaced["report"]["counts"]["account"]["replaced"], token()), (&json!(1), json!("two")));
+        assert_eq!(home.json(&words)["report"]["counts"]["account"]["unchanged"], 1);
+    }
+
+    async fn whose_an_account_is_waits_for_a_word_unless_the_operator_vouches(home: Home) {
+        drop(home.serve().await);
+        let option = home.folder().join("option.json");
+        let cases: [(&str, &[&str], &str, u64); 2] =
+            [("user:1", &[], "unverified", 1), ("user:2", &["--trust-identities"], "owner", 0)];
+        for (user, vouch, identity, waiting) in cases {
+            let people = json!({ user: { "account": { "access_token": "t" } } });
+            std::fs::write(&option, json!({ "reddit": { "principals": people } }).to_string()).unwrap();
+            let words = ["import", "data-machine", "--auth-data", option.to_str().unwrap()];
+            let done = home.json(&[&words[..], vouch].concat());
+            assert_eq!(done["report"]["unverified"], waiting);
+            assert_eq!(home.json(&["connection", "list", "--owner", user])["connections"][0]["identity"], identity);
+        }
+    }
+
+    async fn what_a_dump_has_of_other_sites_is_said(home: Home) {
+        drop(home.serve().await);
+        let both = home.folder().join("both.sql");
+        let other = "INSERT INTO `shop_options` (`option_name`, `option_value`) VALUES ('datamachine_auth_data', 'a:0:{}');\n";
+        std::fs::write(&both, std::fs::read_to_string(file("dump.extended.sql")).unwrap() + other).unwrap();
+        let words = ["import", "data-machine", "--dry-run", "--sql-dump", both.to_str().unwrap()];
+        let said = home.cli(&words).failed(1);
+        assert!(said.contains("shop_") && said.contains("wp_"), "{said}");
+        // The configuration says which is its own.
+        let would = home.json(&[&words[..], &["--wp-config", &file("wp-config.php")]].concat());
+        assert!(would["report"]["counts"]["account"]["created"].as_u64().unwrap() > 10, "{would}");
+        let skipped = would["source"]["skipped"].as_array().unwrap();
+        assert!(skipped.iter().any(|one| one["path"] == "datamachine_auth_data in shop_options"), "{would}");
+        let other = home.json(&[&words[..], &["--table-prefix", "shop_"]].concat());
+        assert_eq!(other["report"]["counts"], json!({}), "{other}");
+    }
+
+    async fn an_option_that_json_cannot_hold_moves_out_as_php_only(home: Home) {
+        drop(home.serve().await);
+        let option = home.folder().join("option");
+        let begin = b"a:1:{s:6:\"reddit\";a:1:{s:7:\"account\";a:2:{s:12:\"access_token\";s:1:\"t\";s:3:\"raw\";s:2:\"";
+        let bytes = [&begin[..], b"\xff\xfe", b"\";}}}"].concat();
+        std::fs::write(&option, &bytes).unwrap();
+        home.json(&["import", "data-machine", "--auth-data", option.to_str().unwrap()]);
+        let (out, sql) = (home.folder().join("out"), home.folder().join("out.sql"));
+        let words = ["export", "data-machine", "--plain", "--auth-data", out.to_str().unwrap(), "--sql", sql.to_str().unwrap()];
+        let said = home.cli(&[&words[..], &["--format", "json"]].concat()).failed(1);
+        assert!(said.contains("--format php"), "{said}");
+        assert!(!out.exists() && !sql.exists());
+        home.json(&words);
+        assert_eq!(std::fs::read(&out).unwrap(), bytes);
+    }
+
     async fn moving_out_gives_back_what_moved_in(home: Home) {
         drop(home.serve().await);
         let (dump, config) = (file("dump.extended.sql"), file("wp-config.php"));
@@ -130,6 +219,33 @@ on_each_home! {
             assert_eq!(account(&home), account(&other), "{provider}");
         }
     }
+}
+
+/// What a dump holds besides is passed over, and memory does not grow with it. Nothing of this asks the database.
+#[tokio::test]
+async fn half_a_gigabyte_of_posts_comes_through_a_pipe_in_little_memory() {
+    let home = Home::sqlite();
+    drop(home.serve().await);
+    let config = file("wp-config.php");
+    let words = ["import", "data-machine", "--dry-run", "--json", "--sql-dump", "-", "--wp-config", &config];
+    let mut command = command(home.variables(), &words);
+    let mut import = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut pipe = import.stdin.take().unwrap();
+    pipe.write_all(&std::fs::read(file("dump.extended.sql")).unwrap()).unwrap();
+    let posts = format!("(1,'{}'),", "lorem; -- (ipsum), ".repeat(3_400)).repeat(16);
+    let posts = format!("INSERT INTO `wp_posts` VALUES {posts}(2,'');\n");
+    for _ in 0..(512 << 20) / posts.len() {
+        pipe.write_all(posts.as_bytes()).unwrap();
+    }
+    // All of it but what the pipe holds was read.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", import.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak: u64 = peak.split_whitespace().next().unwrap().parse().unwrap();
+    drop(pipe);
+    let output = import.wait_with_output().unwrap();
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(said["report"]["counts"]["account"]["created"].as_u64().unwrap() > 10, "{said}");
+    assert!(peak < 128 << 10, "{peak} KiB");
 }
 
 fn file(name: &str) -> String {

@@ -344,3 +344,27 @@ async fn a_holder_that_froze_before_it_sent_sends_nothing_when_it_comes_back_too
     assert_eq!(scene.lab.most_spends_of_one_refresh_token(), 1);
     assert_eq!(scene.connection(&usable.connection).await["status"], "active");
 }
+
+/// On SQLite nobody else is there who could take over: the server comes back, stores what it has and answers with it, and asks no
+/// second time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_answer_of_the_only_server_is_kept_though_it_froze_past_its_lease() {
+    let mut scene = Scene::start(Plan { providers: tempers().to_vec(), ..Plan::new(On::Sqlite) }).await;
+    let usable = scene.expired(&["deadly"]).await.remove(0);
+    scene
+        .without_server(async |scene| {
+            let (holder, caller) = frozen_at(scene, crash::AFTER_ANSWER, &usable).await;
+            // Deadline and lease end after two seconds together.
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            holder.signal("CONT");
+            let token = caller.await.unwrap().unwrap().access_token().to_owned();
+            let again = reveal(&scene.http, &holder.url(), &usable).await.unwrap();
+            assert_eq!(again.access_token(), token);
+            assert_eq!(holder.end().await, Some(0));
+        })
+        .await;
+    let token = scene.reveal(0, &usable).await.access_token().to_owned();
+    assert!(scene.lab.is_live(&token));
+    assert_eq!(scene.lab.refresh_requests(), 1);
+    assert_eq!(scene.connection(&usable.connection).await["status"], "active");
+}

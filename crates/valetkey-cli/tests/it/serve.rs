@@ -4,6 +4,7 @@ use std::{os::unix::fs::PermissionsExt as _, time::Duration};
 
 use provider_lab::{At, Fault, Rule};
 use reqwest::StatusCode;
+use sqlx::Connection as _;
 
 use crate::{
     on_each_home,
@@ -277,6 +278,20 @@ async fn two_replicas_serve_one_postgres() {
     let (first, second) = (first.unwrap(), second.unwrap());
     assert_ne!(first.url(), second.url());
     assert_eq!(home.json(&["site", "list"])["sites"].as_array().unwrap().len(), 1, "both made the first site, once");
+}
+
+/// Decisions 2: what such a process changes is outside the promises, and that is said aloud.
+#[tokio::test]
+async fn a_stranger_who_writes_to_the_database_file_is_noticed() {
+    let home = Home::sqlite();
+    let server = home.serve().await;
+    home.json(&["site", "list"]);
+    assert!(!server.log().contains("another process wrote"), "our own command was taken for a stranger");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(home.data().join("valetkey.db"));
+    let mut stranger = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("UPDATE sites SET title = 'changed'").execute(&mut stranger).await.unwrap();
+    stranger.close().await.unwrap();
+    server.logged("another process wrote to the database file").await;
 }
 
 #[test]

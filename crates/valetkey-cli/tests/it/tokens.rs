@@ -41,6 +41,18 @@ on_each_home! {
         home.cli(&["agent", "token", "create", "nobody"]).failed(3);
     }
 
+    /// A person is `--user` to every command; `--person` was the word here and is still understood.
+    async fn a_token_acts_for_the_user_that_is_named(home: Home) {
+        let _server = home.serve().await;
+        home.cli(&["agent", "create", "roadie", "--owner", "42"]).ok();
+        for word in ["--user", "--person"] {
+            assert_eq!(create(&home, "roadie", &[word, "42"])["person"], "42");
+        }
+        home.cli(&["agent", "token", "create", "roadie", "--user", "43"]).failed(1);
+        let listed = home.json(&["client", "consents", "--user", "42"]);
+        assert_eq!(listed["consents"], json!([]));
+    }
+
     /// A life that is none would be a token without an end.
     async fn a_life_or_a_scope_that_is_none_makes_no_token(home: Home) {
         let _server = home.serve().await;
@@ -84,6 +96,9 @@ on_each_home! {
         let (id, bearer) = (text(&made, "id"), text(&made, "token"));
         let table = home.cli(&["agent", "token", "list", "roadie", "--format", "table"]).ok();
         assert!(table.contains(&id) && table.contains("laptop") && table.contains("active"), "{table}");
+        create(&home, "roadie", &["--capabilities", r#"["datamachine_chat"]"#, "--only-deliver", "proxy"]);
+        let narrowed = home.cli(&["agent", "token", "list", "roadie"]).ok();
+        assert!(narrowed.contains("SCOPE") && narrowed.contains("proxy; may datamachine_chat"), "{narrowed}");
         let (listed, format) = (tokens(&home, "roadie"), home.cli(&["agent", "token", "list", "roadie", "--format=json"]).json());
         assert_eq!(format["tokens"], json!(listed));
         assert!(!table.contains(&bearer) && !format.to_string().contains(&bearer));

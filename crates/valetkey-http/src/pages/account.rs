@@ -83,6 +83,16 @@ struct Disconnect {
     uses: usize,
 }
 
+#[derive(Template)]
+#[template(path = "reconnect.html")]
+struct Reconnect {
+    action: String,
+    csrf: String,
+    title: String,
+    subject: Option<String>,
+    ends: Option<String>,
+}
+
 /// `GET /`
 pub(super) async fn home(State(deps): State<Deps>, headers: HeaderMap) -> Response {
     let shown = async {
@@ -250,6 +260,39 @@ pub(super) async fn disconnect(State(deps): State<Deps>, Path(connection): Path<
         Ok(response) => response,
         Err(error) => signed_in::refused(&deps.outside, &form.signed_in, error, &disconnect_path(&connection)).await,
     }
+}
+
+/// `GET /account/connections/{connection}/reconnect`
+///
+/// The link in a warning leads here, so it works for as long as the account is there.
+pub(super) async fn ask_reconnect(State(deps): State<Deps>, Path(connection): Path<String>, who: SignedIn) -> Response {
+    let asked = async {
+        let id: ConnectionId = connection.parse().map_err(|_| nothing_there())?;
+        let (connection, title) = mine::connected(&deps.outside, &who.session, &id).await?;
+        let page = Reconnect {
+            action: reconnect_path(id.as_str()),
+            csrf: csrf::field(&who),
+            title,
+            subject: connection.subject_name.clone().or_else(|| connection.subject.clone()),
+            ends: connection.ends_at().map(minute),
+        };
+        Ok::<_, Error>(own_page(StatusCode::OK, &page))
+    };
+    asked.await.unwrap_or_else(failed)
+}
+
+/// `POST /account/connections/{connection}/reconnect`
+pub(super) async fn reconnect(State(deps): State<Deps>, Path(connection): Path<String>, form: SignedForm) -> Response {
+    let made = async {
+        let id: ConnectionId = connection.parse().map_err(|_| nothing_there())?;
+        let made = mine::reconnect(&deps.outside, &form.signed_in.session, &id).await?;
+        redirect(&format!("/connect/{}", made.link.expose()))
+    };
+    made.await.unwrap_or_else(failed)
+}
+
+fn reconnect_path(connection: &str) -> String {
+    format!("/account/connections/{connection}/reconnect")
 }
 
 fn disconnect_path(connection: &str) -> String {

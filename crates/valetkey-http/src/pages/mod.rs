@@ -11,6 +11,8 @@
 //! | `POST /account/programs/{consent}/end` | the person ends what they let a program do |
 //! | `GET /account/connections/{connection}/disconnect` | the question whether to end an account |
 //! | `POST /account/connections/{connection}/disconnect` | the owner ends it, with a fresh proof |
+//! | `GET /account/connections/{connection}/reconnect` | the question whether to connect an account again |
+//! | `POST /account/connections/{connection}/reconnect` | a link for that is made, and leads on |
 //! | `GET /approvals` | what waits for the person's word |
 //! | `GET /approvals/{id}` | a call that waits for it |
 //! | `POST /approvals/{id}` | yes, with a fresh proof, or no |
@@ -100,6 +102,7 @@ pub fn router(deps: Deps) -> Router {
         .route("/account/grants/{grant}/revoke", post(account::take_back))
         .route("/account/programs/{consent}/end", post(account::end_program))
         .route("/account/connections/{connection}/disconnect", get(account::ask_disconnect).post(account::disconnect))
+        .route("/account/connections/{connection}/reconnect", get(account::ask_reconnect).post(account::reconnect))
         .route("/approvals", get(approvals::list))
         .route("/approvals/{id}", get(approvals::show).post(approvals::answer))
         .route("/proposals/{id}", get(approvals::show_proposal).post(approvals::answer_proposal))

@@ -7,9 +7,10 @@ use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use valetkey::{
-    Code, Error,
+    Code, Error, Result,
     agent::{self, NewAgent, Role},
-    id::{AgentId, UserId},
+    db::Db,
+    id::{AgentId, SiteId, UserId},
     principal::Ceiling,
 };
 
@@ -349,6 +350,14 @@ pub(crate) async fn remove_role(
     let agent = named_agent(&state, &caller, &named, Role::Admin).await?;
     agent::remove_role(state.base(), caller.site()?, &caller.actor()?, &agent.id, &user).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The agent that a listing is narrowed to, where one is named.
+pub(super) async fn filtered(db: &Db, site: &SiteId, named: Option<&str>) -> Result<Option<AgentId>> {
+    match named {
+        Some(named) => Ok(Some(agent::find(db, site, named).await?.id)),
+        None => Ok(None),
+    }
 }
 
 /// The agent that is named; in a call for a person it must be one on which they have this role.

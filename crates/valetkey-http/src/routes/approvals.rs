@@ -5,19 +5,21 @@ use std::time::Duration;
 use axum::extract::State;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use valetkey::{
-    Code, Error, agent,
-    approval::{self, Decider},
+    Code, Error,
+    approval::{self, Decided, Decider},
+    audit::{Event, Outcome},
     clock::Timestamp,
-    decision,
+    decision::{self, Facts},
     id::{AgentId, ApprovalId, ConnectionId, TokenId, UserId},
     platform::Scope,
-    principal::Owner,
+    principal::{Actor, Owner},
     proposal::Asker,
 };
 
-use super::{limited, maybe, moment, next};
+use super::{agents, limited, maybe, moment, next};
 use crate::{
     caller::Caller,
     error::Answer,
@@ -91,10 +93,7 @@ impl Approval {
     fn new(approval: approval::Approval, now: Timestamp) -> Self {
         let status = approval.status(now);
         let call = approval.summary;
-        let (decided_at, decided_by, reason) = match approval.decided {
-            Some(decided) => (Some(decided.at), Some(decided.by.to_string()), Some(decided.reason)),
-            None => (None, None, None),
-        };
+        let (decided_at, decided_by, reason) = answered(approval.decided);
         Self {
             id: approval.id.to_string(),
             status: status.as_str().to_owned(),
@@ -119,12 +118,18 @@ impl Approval {
             digest: approval.digest.as_str().to_owned(),
             created_at: moment(approval.created_at),
             expires_at: moment(approval.expires_at),
-            decided_at: maybe(decided_at),
+            decided_at,
             decided_by,
-            reason: reason.filter(|reason| !reason.is_empty()),
+            reason,
             used_at: maybe(approval.used_at),
         }
     }
+}
+
+/// When a question was answered, by whom, and why, where they said so.
+pub(super) fn answered(decided: Option<Decided>) -> (Option<String>, Option<String>, Option<String>) {
+    let Some(Decided { at, by, reason }) = decided else { return (None, None, None) };
+    (Some(moment(at)), Some(by.to_string()), Some(reason).filter(|reason| !reason.is_empty()))
 }
 
 /// What an agent is told of a call that waits. It was not sent.
@@ -143,8 +148,10 @@ pub(crate) struct Held {
     status: String,
     /// Where to ask for the answer.
     poll: String,
-    /// The page on which a person answers.
-    page: String,
+    /// The page on which a person answers for what is theirs; null where the account is nobody's, which no page shows.
+    page: Option<String>,
+    /// What whoever administers the site types to answer, where there is no page.
+    command: Option<String>,
     /// Until when it can be answered; once approved, until when it can be used.
     expires_at: String,
 }
@@ -181,10 +188,7 @@ pub(crate) struct Approvals {
 #[utoipa::path(get, path = "/v1/approvals", tag = "approvals", params(Which), responses((status = 200, body = Approvals)))]
 pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(which): Query<Which>) -> Answer<Json<Approvals>> {
     let (base, site) = (state.base(), caller.site()?);
-    let agent = match &which.agent {
-        Some(named) => Some(agent::find(&base.db, site, named).await?.id),
-        None => None,
-    };
+    let agent = agents::filtered(&base.db, site, which.agent.as_deref()).await?;
     let limit = limited(which.limit);
     let owner = caller.user().cloned().map(Owner::User);
     let filter = approval::Which {
@@ -252,7 +256,7 @@ pub(crate) async fn show(
 
 /// Says yes to a held call: the agent may make it, once, within the hour. On a person's connection it is that person's to say, so
 /// `Valet-User` names them; they have the role of operator or more on the agent. On the site's or an agent's it needs `admin`, and
-/// nobody says yes to a call that was made for them.
+/// `Valet-User` names who answers: not the person who is behind the call, for whom it is made or by whom its token was minted.
 #[utoipa::path(
     post, path = "/v1/approvals/{id}/approve", tag = "approvals", params(("id" = String, Path)),
     responses((status = 200, body = Approval))
@@ -303,8 +307,28 @@ pub(super) fn decider(caller: &Caller) -> Result<Decider, Error> {
     Ok(Decider { actor: caller.actor()?, administers: caller.has(Scope::Admin) })
 }
 
-/// The calling agent, its token looked up.
+/// The calling agent as one that asks for something, or what became of it. That ends with the role of the person for whom its token
+/// acts, as every use does.
 pub(super) async fn asker(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Result<Asker, Error> {
+    let (asker, facts) = looked_up(state, caller, headers).await?;
+    if let Err(error) = decision::require_role(&facts) {
+        let code = error.code().as_str();
+        let actor = Actor::Agent { agent: asker.agent.clone(), token: asker.token, user: asker.person };
+        let event = Event::new(&asker.site, &actor, "api.call").agent(&asker.agent).outcome(Outcome::Denied);
+        state.base().audit.record_use(event.facts(json!({ "code": code, "reasons": ["person_role"] }))).await?;
+        metrics::counter!("valetkey_denials_total", "code" => code).increment(1);
+        return Err(error);
+    }
+    Ok(asker)
+}
+
+/// The calling agent as one that gives something up.
+pub(super) async fn holder(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Result<Asker, Error> {
+    Ok(looked_up(state, caller, headers).await?.0)
+}
+
+/// The calling agent, its token looked up.
+async fn looked_up(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Result<(Asker, Facts), Error> {
     let (base, agent) = (state.base(), super::deliver::agent(caller, headers)?);
     let facts = decision::for_token_alone(&base.db, &agent.token).await?.ok_or_else(decision::unauthenticated)?;
     let principal = decision::calling(&facts, agent.unattended, &agent.chain, base.clock.now())?;
@@ -313,5 +337,5 @@ pub(super) async fn asker(state: &AppState, caller: &Caller, headers: &HeaderMap
     };
     state.last_used().note(&principal.site, &token, base.clock.now());
     let person: Option<UserId> = principal.calling_user;
-    Ok(Asker { site: principal.site, agent: id, token, person })
+    Ok((Asker { site: principal.site, agent: id, token, person }, facts))
 }

@@ -350,9 +350,13 @@ impl<'a> Asker<'a> {
             }
             What::Provider(provider) => {
                 let (outside, authority, limits) = (state.outside(), state.authority(), state.deliverer().limits());
-                let found =
-                    reach::at_provider(outside, authority, limits, subject, provider, question.deliveries, may_ask).await?;
-                Ok(found.map(|(id, decision)| self.told(&decision, Some(&id))))
+                let found = reach::at_provider(outside, authority, limits, subject, provider, question.deliveries, may_ask).await;
+                match found {
+                    Ok(found) => Ok(found.map(|(id, decision)| self.told(&decision, Some(&id)))),
+                    // There are too many to tell: whoever asked hears that, and not that there is nothing.
+                    Err(error) if error.code() == Code::Ambiguous => Ok(Some(Decided::misunderstood(&error))),
+                    Err(error) => Err(error),
+                }
             }
         }
     }

@@ -12,7 +12,6 @@ use valetkey::{
         session::{self, NewSession},
     },
     id::{AccountName, AgentId, ConnectSessionId, ProviderName},
-    platform::Scope,
     principal::Owner,
     secret::Secret,
 };
@@ -79,10 +78,7 @@ pub(crate) async fn create(
     caller: Caller,
     Body(new): Body<NewConnectSession>,
 ) -> Answer<(StatusCode, Json<MadeConnectSession>)> {
-    match &new.owner {
-        Owner::User(person) => caller.require_speaks_for(person)?,
-        Owner::Site | Owner::Agent(_) => caller.require(Scope::Admin)?,
-    }
+    caller.require_word_of(&new.owner)?;
     let name: AccountName = new.name.as_deref().unwrap_or_default().parse()?;
     let new = NewSession {
         provider: new.provider,

@@ -12,7 +12,6 @@ use valetkey::{
     connect::again,
     connection::{self, Filter, Status, UpstreamWish, accounts, hosts},
     id::{ConnectionId, ProviderName},
-    platform::Scope,
     principal::Owner,
     resource, revoke,
     secret::Secret,
@@ -379,11 +378,7 @@ pub(crate) async fn confirm(
     headers: HeaderMap,
 ) -> Answer<Json<Connection>> {
     let connection = reached(&state, &caller, &id).await?;
-    match &connection.owner {
-        // Only who may speak for the owner has the owner's word.
-        Owner::User(person) => caller.require_speaks_for(person)?,
-        Owner::Site | Owner::Agent(_) => caller.require(Scope::Admin)?,
-    }
+    caller.require_word_of(&connection.owner)?;
     accounts::check(&precondition(&headers, true)?, Some(&connection))?;
     let connection = accounts::confirm(state.base(), &caller.actor()?, &connection).await?;
     Ok(Json(Connection::new(&state, connection)))
@@ -405,6 +400,8 @@ pub(crate) struct List {
     choose: bool,
     /// The slot for which its entries bring tokens, if they do.
     slot: Option<String>,
+    /// Whether a proxied call about an entry that is not chosen is refused; otherwise the choice limits nothing.
+    binds: bool,
     /// What stands in it.
     entries: Vec<Entry>,
 }
@@ -435,6 +432,7 @@ pub(crate) async fn resources(
         name: list.name,
         choose: list.person_chooses,
         slot: list.slot,
+        binds: list.is_binding,
         entries: list.entries.into_iter().map(entry).collect(),
     };
     Ok(Json(Lists { lists: lists.into_iter().map(list).collect() }))
@@ -490,10 +488,7 @@ pub(crate) async fn reconnect(
     Body(wanted): Body<Reconnect>,
 ) -> Answer<(StatusCode, Json<MadeConnectSession>)> {
     let connection = reached(&state, &caller, &id).await?;
-    match &connection.owner {
-        Owner::User(person) => caller.require_speaks_for(person)?,
-        Owner::Site | Owner::Agent(_) => caller.require(Scope::Admin)?,
-    }
+    caller.require_word_of(&connection.owner)?;
     let Reconnect { scopes, return_to, payload, device } = wanted;
     let wanted = again::Wanted { scopes, return_to, payload, device };
     let made = again::create(state.outside(), &connection.site, &caller.actor()?, &id, wanted).await?;

@@ -6,20 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::extract::State;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use valetkey::{
     Code, Error, agent,
     decision::{self, Facts, Parsed, Request, Who},
     deliver,
-    id::{ConnectionId, SessionName, TaskName, UserId},
+    id::{ConnectionId, SessionName, TaskName, TokenId, UserId},
     principal::{Claims, Delivery, Exported},
 };
 
-use super::connections::reached;
+use super::{connections::reached, limited, next};
 use crate::{
     caller::Caller,
     error::Answer,
-    extract::{Body, Json},
+    extract::{Body, Json, Query},
     state::AppState,
 };
 
@@ -27,8 +27,11 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Question {
-    /// The agent's id or slug.
-    agent: String,
+    /// The agent's id or slug, as if it held a fresh token without a ceiling.
+    agent: Option<String>,
+    /// Instead, the id of a token: with its own person, session, task and ceiling, and whether it is alive.
+    #[schema(value_type = Option<String>)]
+    token: Option<TokenId>,
     /// The connection.
     #[schema(value_type = String)]
     connection: ConnectionId,
@@ -37,13 +40,16 @@ pub(crate) struct Question {
     delivery: Delivery,
     /// What would be called; the question is a general one without it.
     operation: Option<Operation>,
-    /// The person who would be calling; nobody when absent.
+    /// The person who would be calling; nobody when absent. A token has its own.
     #[schema(value_type = Option<String>)]
     person: Option<UserId>,
-    /// The session that the agent's token would be for.
+    /// A call that gives the token's person up.
+    #[serde(default)]
+    unattended: bool,
+    /// The session that the agent's token would be for. A token has its own.
     #[schema(value_type = Option<String>)]
     session: Option<SessionName>,
-    /// The task that it would be for.
+    /// The task that it would be for. A token has its own.
     #[schema(value_type = Option<String>)]
     task: Option<TaskName>,
 }
@@ -103,7 +109,8 @@ impl From<decision::Decision> for Explained {
     }
 }
 
-/// Whether an agent may use a connection, as if it held a fresh token without a ceiling: the answer that enforcement gives.
+/// Whether an agent may use a connection with one of its tokens, or as if it held a fresh one without a ceiling: the answer that
+/// enforcement gives, with its reasons, also where the agent is told no more than that the token is not valid.
 #[utoipa::path(post, path = "/v1/explain", tag = "decisions", request_body = Question, responses((status = 200, body = Explained)))]
 pub(crate) async fn explain(
     State(state): State<AppState>,
@@ -111,12 +118,25 @@ pub(crate) async fn explain(
     Body(question): Body<Question>,
 ) -> Answer<Json<Explained>> {
     let (base, site) = (state.base(), caller.site()?);
-    let agent = agent::find(&base.db, site, &question.agent).await?;
+    let invalid = |text: &'static str| Err(Error::new(Code::InvalidRequest, text).into());
     let connection = reached(&state, &caller, &question.connection).await?;
-    let unattended = question.person.is_none();
-    let who = Who { agent: agent.id, person: question.person, session: question.session, task: question.task };
-    let facts = decision::for_agent(&base.db, site, &who, &connection.id).await?;
-    let facts = facts.ok_or_else(|| Error::new(Code::NotFound, format!("there is no agent `{}`", question.agent)))?;
+    let unattended = question.unattended || (question.token.is_none() && question.person.is_none());
+    let facts = match (&question.agent, &question.token) {
+        (Some(named), None) => {
+            let agent = agent::find(&base.db, site, named).await?.id;
+            let who = Who { agent, person: question.person, session: question.session, task: question.task };
+            let facts = decision::for_agent(&base.db, site, &who, &connection.id).await?;
+            facts.ok_or_else(|| Error::new(Code::NotFound, format!("there is no agent `{named}`")))?
+        }
+        (None, Some(token)) => {
+            if question.person.is_some() || question.session.is_some() || question.task.is_some() {
+                return invalid("person, session, task: a token has its own; leave them out");
+            }
+            let facts = decision::for_token_id(&base.db, site, token, &connection.id).await?;
+            facts.ok_or_else(|| Error::new(Code::NotFound, format!("there is no token `{token}`")))?
+        }
+        _ => return invalid("name an `agent` or a `token`, one of them"),
+    };
     let operation = match &question.operation {
         None => None,
         Some(operation) => {
@@ -139,7 +159,7 @@ pub(crate) struct Principal {
     schema_version: u8,
     /// The site everything happens in.
     site: String,
-    /// How we know: `agent_token`, `session`, `assertion`, `platform`, `operator` or `system`.
+    /// How we know: `agent_token`, for only agents ask this.
     source: String,
     /// The acting agent.
     agent: Option<String>,
@@ -184,8 +204,22 @@ pub(crate) struct Me {
     user: Option<String>,
     /// The token's id.
     token: Option<String>,
-    /// The connections that can be used.
+    /// The connections that can be used, by id.
     connections: Vec<Usable>,
+    /// Where the next page begins; absent on the last.
+    next: Option<String>,
+}
+
+/// Which of the connections.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct Which {
+    /// Only those that come after this one: the `next` of the page before.
+    #[param(value_type = Option<String>)]
+    after: Option<ConnectionId>,
+    /// How many of those that are granted are looked at, up to 1000. A page holds fewer where some of them cannot be used now.
+    limit: Option<u32>,
 }
 
 /// A connection that can be used.
@@ -216,8 +250,13 @@ pub(crate) struct Usable {
 
 /// Who the caller is and which connections it can use now.
 #[utoipa::path(get, path = "/v1/me", tag = "decisions",
-    params(("Valet-Unattended" = Option<String>, Header, description = "`true`: without the token's person.")), responses((status = 200, body = Me)))]
-pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: HeaderMap) -> Answer<Json<Me>> {
+    params(Which, ("Valet-Unattended" = Option<String>, Header, description = "`true`: without the token's person.")), responses((status = 200, body = Me)))]
+pub(crate) async fn me(
+    State(state): State<AppState>,
+    caller: Caller,
+    headers: HeaderMap,
+    Query(which): Query<Which>,
+) -> Answer<Json<Me>> {
     let deliver::Caller { token: hash, unattended, chain } = super::deliver::agent(&caller, &headers)?;
     let (base, now) = (state.base(), state.base().clock.now());
     let facts = decision::for_token_alone(&base.db, &hash).await?.ok_or_else(decision::unauthenticated)?;
@@ -225,8 +264,12 @@ pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: H
     if let Some(token) = &principal.token {
         state.last_used().note(&principal.site, token, now);
     }
+    let limit = limited(which.limit);
+    let granted = decision::for_token_page(&base.db, &hash, which.after.as_ref(), limit).await?;
+    let id = |facts: &Facts| facts.connection.as_ref().map(|connection| connection.stored.connection.id.to_string());
+    let next = next(&granted, limit, |facts| id(facts).unwrap_or_default());
     let mut connections = Vec::new();
-    for facts in decision::for_token_all(&base.db, &hash).await? {
+    for facts in granted {
         let (mut delivery, mut asks) = (Vec::new(), Vec::new());
         for way in [Delivery::Proxy, Delivery::Reveal] {
             let request = Request { delivery: way, operation: None, unattended };
@@ -256,6 +299,7 @@ pub(crate) async fn me(State(state): State<AppState>, caller: Caller, headers: H
         token: principal.token.as_ref().map(ToString::to_string),
         principal: principal.export().into(),
         connections,
+        next,
     }))
 }
 

@@ -12,6 +12,7 @@ use valetkey::{
     deliver::{proxy::Target, slot::Named},
     id::{ConnectionId, ProviderName},
     principal::Delivery,
+    secret::SecretMap,
 };
 
 use super::approvals::Held;
@@ -86,17 +87,19 @@ pub(crate) async fn reveal(
     let slot = wish.slot.as_deref().map(Named::parse).transpose()?;
     let min_life = wish.min_life.map(|s| Duration::from_secs(s.into()));
     let approval = deliver::approved::named(&headers)?;
-    let revealed = deliverer.reveal_approved(&agent, &connection, min_life, slot.as_ref(), approval.as_ref()).await?;
+    let mut revealed = deliverer.reveal_approved(&agent, &connection, min_life, slot.as_ref(), approval.as_ref()).await?;
     let answer = Revealed {
         connection: revealed.connection,
         provider: revealed.provider,
         token_type: revealed.token_type,
         expires_at: revealed.expires_at.map(|at| at.to_string()),
         scopes: revealed.scopes,
-        secrets: revealed.secrets.expose().clone(),
+        secrets: std::mem::take(revealed.secrets.expose_mut()),
     };
-    let text = serde_json::to_vec(&answer).map_err(Error::internal)?;
-    let mut response = Response::new(AxumBody::from(text));
+    let text = serde_json::to_vec(&answer);
+    // Wiped, as it would have been where it was taken from.
+    drop(SecretMap::new(answer.secrets));
+    let mut response = Response::new(AxumBody::from(text.map_err(Error::internal)?));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     // RFC 6749 section 5.1, as for every answer that holds a token.
     response.headers_mut().insert(header::PRAGMA, HeaderValue::from_static("no-cache"));

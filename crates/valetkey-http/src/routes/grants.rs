@@ -12,12 +12,12 @@ use valetkey::{
     clock::Timestamp,
     connection::{self, Status},
     grant::{self, Effect, ForWhom, NewGrant, Operations, Rate},
-    id::{AgentId, ConnectionId, GrantId, SessionName, TaskName},
+    id::{ConnectionId, GrantId, SessionName, TaskName},
     platform::Scope,
     principal::{Delivery, Owner},
 };
 
-use super::{connections::json_or_null, limited, maybe, moment, next, tokens::Why};
+use super::{agents, connections::json_or_null, limited, maybe, moment, next, tokens::Why};
 use crate::{
     caller::Caller,
     error::Answer,
@@ -230,10 +230,7 @@ pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(wh
     if which.agent.is_none() && which.connection.is_none() && matches!(caller, Caller::Platform { .. }) {
         return Err(Error::new(Code::InvalidRequest, "name an agent or a connection").into());
     }
-    let agent: Option<AgentId> = match &which.agent {
-        Some(named) => Some(agent::find(db, site, named).await?.id),
-        None => None,
-    };
+    let agent = agents::filtered(db, site, which.agent.as_deref()).await?;
     let limit = limited(which.limit);
     let mut grants = grant::page(db, site, agent.as_ref(), which.connection.as_ref(), which.after.as_ref(), limit).await?;
     let next = next(&grants, limit, |grant| grant.id.to_string());

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use valetkey::{id::UserId, person, platform, principal::Owner, session};
+use valetkey::{id::UserId, person, principal::Owner, session};
 
 use super::moment;
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PersonChange {
-    /// Whether they are disabled: their tokens, grants and accounts stop and start with them.
+    /// Whether they are disabled: their tokens, grants and accounts stop and start with them, and their sessions end.
     disabled: bool,
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn change(
     Body(change): Body<PersonChange>,
 ) -> Answer<Json<Person>> {
     caller.require_reaches(&Owner::User(id.clone()))?;
-    platform::set_person_disabled(state.base(), caller.site()?, &caller.actor()?, &id, change.disabled).await?;
+    person::set_disabled(state.base(), caller.site()?, &caller.actor()?, &id, change.disabled).await?;
     Ok(Json(Person { id: id.to_string(), disabled: change.disabled }))
 }
 

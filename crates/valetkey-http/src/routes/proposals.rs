@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 use valetkey::{
-    Code, Error, agent,
+    Code, Error,
     approval::Decider,
     clock::Timestamp,
     grant::{Effect, ForWhom, Rate},
@@ -18,9 +18,10 @@ use valetkey::{
 };
 
 use super::{
-    approvals::{Refusal, asker, decider},
+    agents,
+    approvals::{Refusal, answered, asker, decider},
     connections::json_or_null,
-    grants, limited, maybe, moment, next,
+    grants, limited, moment, next,
 };
 use crate::{
     caller::Caller,
@@ -59,8 +60,10 @@ pub(crate) struct Proposal {
     operation_names: BTreeSet<String>,
     /// Why, in the agent's words, which nobody has checked.
     reason: String,
-    /// The page on which a person answers.
-    page: String,
+    /// The page on which a person answers; null where whoever administers the site is asked, for whom there is none.
+    page: Option<String>,
+    /// What whoever administers the site types to answer, where there is no page.
+    command: Option<String>,
     /// Since when it waits.
     created_at: String,
     /// Until when it can be answered.
@@ -78,12 +81,12 @@ pub(crate) struct Proposal {
 impl Proposal {
     fn new(state: &AppState, site: &SiteId, proposal: proposal::Proposal) -> Self {
         let status = proposal.status(state.base().clock.now());
-        let (decided_at, decided_by, refusal) = match proposal.decided {
-            Some(decided) => (Some(decided.at), Some(decided.by.to_string()), Some(decided.reason)),
-            None => (None, None, None),
-        };
+        let (decided_at, decided_by, refusal) = answered(proposal.decided);
+        let (path, words) = (format!("/proposals/{}", proposal.id), format!("proposal accept {}", proposal.id));
+        let (page, command) = state.outside().page_or_command(proposal.addressee.as_ref(), &path, &words, site);
         Self {
-            page: state.outside().page_url(&format!("/proposals/{}", proposal.id), site),
+            page,
+            command,
             id: proposal.id.to_string(),
             status: status.as_str().to_owned(),
             agent: proposal.agent.to_string(),
@@ -99,9 +102,9 @@ impl Proposal {
             reason: proposal.reason,
             created_at: moment(proposal.created_at),
             expires_at: moment(proposal.expires_at),
-            decided_at: maybe(decided_at),
+            decided_at,
             decided_by,
-            refusal: refusal.filter(|refusal| !refusal.is_empty()),
+            refusal,
             grant: proposal.grant.map(|grant| grant.to_string()),
         }
     }
@@ -193,10 +196,7 @@ pub(crate) struct Proposals {
 #[utoipa::path(get, path = "/v1/proposals", tag = "approvals", params(Which), responses((status = 200, body = Proposals)))]
 pub(crate) async fn list(State(state): State<AppState>, caller: Caller, Query(which): Query<Which>) -> Answer<Json<Proposals>> {
     let (base, site) = (state.base(), caller.site()?);
-    let agent = match &which.agent {
-        Some(named) => Some(agent::find(&base.db, site, named).await?.id),
-        None => None,
-    };
+    let agent = agents::filtered(&base.db, site, which.agent.as_deref()).await?;
     let limit = limited(which.limit);
     let filter = proposal::Which { agent: agent.as_ref(), addressee: caller.user(), waiting: which.waiting == Some(true) };
     let mut found = proposal::page(base, site, &filter, which.after.as_ref(), limit).await?;

@@ -14,7 +14,7 @@ use valetkey::{
     token::{self, NewToken},
 };
 
-use super::{agents::named_agent, approvals::asker, connections::json_or_null, limited, maybe, moment, next};
+use super::{agents::named_agent, approvals::holder, connections::json_or_null, limited, maybe, moment, next};
 use crate::{
     caller::Caller,
     error::Answer,
@@ -219,7 +219,7 @@ pub(crate) async fn revoke(
     let (base, why) = (state.base(), Why { reason });
     let none = || Error::new(Code::NotFound, format!("there is no token `{id}`"));
     if let Caller::Agent { .. } = caller {
-        let asker = asker(&state, &caller, &headers).await?;
+        let asker = holder(&state, &caller, &headers).await?;
         if asker.token != id || named.is_some_and(|named| named != asker.agent.as_str()) {
             return Err(none().into());
         }

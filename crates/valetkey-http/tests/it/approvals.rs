@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{Method, header};
 use serde_json::{Value, json};
 use valetkey::{
+    base::Outside,
     id::SiteId,
     oauth::{GrantType, NewClient, Params, client},
     platform::{self, Asserts, NewKey, Scope},
@@ -199,7 +200,50 @@ on_each_db! {
         app.post(&As::Bearer(grants), &approve, json!({})).await.refused(403, "forbidden");
         let admin = app.key_text(&[Scope::Grants, Scope::Admin], Asserts::Any).await;
         app.post(&As::For(admin.clone(), "alice"), &approve, json!({})).await.refused(403, "forbidden");
-        app.post(&As::Bearer(admin), &approve, json!({})).await.expect(200);
+        // In nobody's name a platform would answer a token that it may have minted itself, and call that a person's word.
+        for verb in ["approve", "refuse"] {
+            let path = format!("/v1/approvals/{id}/{verb}");
+            app.post(&As::Bearer(admin.clone()), &path, json!({})).await.refused(403, "forbidden");
+        }
+        let answered = app.post(&As::For(admin, "dora"), &approve, json!({})).await.expect(200).json();
+        assert!(text(&answered, "/decided_by").ends_with("/user:dora"), "{answered}");
+    }
+
+    /// T-266: The token of a platform that names nobody has nobody behind it, and no platform that names nobody answers it.
+    async fn a_platform_does_not_answer_the_token_that_it_minted(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let connection = app.account("site", "").await;
+        app.grant(json!({ "agent": agent, "connection": connection, "effect": "ask", "for_whom": "unattended" })).await;
+        let platform = app.key_text(&[Scope::Agents, Scope::Grants, Scope::Admin], Asserts::Any).await;
+        let minted = app.post(&As::Bearer(platform.clone()), &format!("/v1/agents/{agent}/tokens"), json!({})).await;
+        let token = As::Bearer(text(&minted.expect(201).json(), "/token"));
+        let asking = Asking { agent, connection: connection.clone(), token };
+        let id = asking.hold(&app).await;
+        let wish = json!({ "connection": connection, "for_whom": "unattended", "reason": "why" });
+        let wished = text(&app.post(&asking.token, "/v1/proposals", wish).await.expect(201).json(), "/id");
+        for path in [format!("/v1/approvals/{id}/approve"), format!("/v1/proposals/{wished}/accept")] {
+            app.post(&As::Bearer(platform.clone()), &path, json!({})).await.refused(403, "forbidden");
+            app.post(&As::For(platform.clone(), "dora"), &path, json!({})).await.expect(200);
+        }
+    }
+
+    /// No page shows what is the site's, so none is named: what answers is, with the site where it is not the usual one.
+    async fn what_no_page_shows_names_the_command_that_answers(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let connection = app.account("site", "").await;
+        app.grant(json!({ "agent": agent, "connection": connection, "effect": "ask", "for_whom": "unattended" })).await;
+        let (_, token) = app.token(&agent, json!({})).await;
+        let asking = Asking { agent, connection: connection.clone(), token };
+        let held = asking.call(&app, &asking.token, None).await.expect(202).json();
+        let command = format!("valetkey approval approve {}", text(&held, "/approval"));
+        assert_eq!((&held["page"], &held["command"]), (&Value::Null, &json!(command)));
+        assert!(text(&held, "/detail").contains(&command), "{held}");
+        let wish = json!({ "connection": connection, "for_whom": "unattended", "reason": "why" });
+        let made = app.post(&asking.token, "/v1/proposals", wish).await.expect(201).json();
+        let command = format!("valetkey proposal accept {}", text(&made, "/id"));
+        assert_eq!((&made["page"], &made["command"]), (&Value::Null, &json!(command)));
+        let elsewhere: SiteId = "elsewhere".parse().unwrap();
+        assert_eq!(Outside::command("proposal accept pro_1", &elsewhere), "valetkey proposal accept pro_1 --site elsewhere");
     }
 
     /// T-259, T-263, T-274, T-275.

@@ -177,6 +177,36 @@ on_each_db! {
         assert_eq!(tokens["tokens"][0]["last_used_at"], json!(null));
     }
 
+    /// Somebody who lost their role and kept a token asks for nothing by it, so that they cannot take the agent's room for questions
+    /// either; and they are told nothing of what waits. Giving it up they may.
+    async fn who_lost_their_role_asks_for_nothing_any_more(app: App) {
+        let agent = app.agent("a", "alice").await;
+        app.role(&agent, "bob", "operator").await;
+        let connection = app.account("site", "").await;
+        app.grant(json!({ "agent": agent, "connection": connection, "for_whom": "operators", "effect": "ask" })).await;
+        let (id, token) = app.token(&agent, json!({ "person": "bob" })).await;
+        let held = app.call(&token, Method::POST, &format!("/v1/proxy/{connection}/x"), None, &[]).await.expect(202).json();
+        let wish = |whom: &str| json!({ "provider": "http_basic", "for_whom": whom, "reason": "to post the report" });
+        let proposal = text(&app.post(&token, "/v1/proposals", wish("operators")).await.expect(201).json(), "/id");
+        app.delete(&As::Operator, &format!("/v1/agents/{agent}/roles/bob")).await.expect(204);
+        let (poll, asked) = (text(&held, "/poll"), format!("/v1/proposals/{proposal}"));
+        for headers in [&[][..], &[("valet-unattended", "true")]] {
+            for (method, path, body) in [
+                (Method::POST, "/v1/proposals", Some(wish("unattended"))),
+                (Method::GET, poll.as_str(), None),
+                (Method::GET, asked.as_str(), None),
+            ] {
+                app.call(&token, method, path, body, headers).await.refused(403, "grant_denied");
+            }
+        }
+        let waiting = app.get(&As::Operator, "/v1/proposals?waiting=true").await.expect(200).json();
+        assert_eq!(waiting["proposals"].as_array().unwrap().len(), 1, "the one from before");
+        let denied = event(&app, |event| event["action"] == "api.call" && event["agent"] == json!(agent)).await;
+        assert_eq!((&denied["outcome"], &denied["facts"]["reasons"]), (&json!("denied"), &json!(["person_role"])));
+        app.delete(&token, &format!("/v1/tokens/{id}")).await.expect(204);
+        app.get(&token, "/v1/me").await.refused(401, "unauthenticated");
+    }
+
     /// T-050, T-051.
     async fn a_chain_is_exhausted_where_the_site_says(app: App) {
         let (_, token, connection) = scene(&app).await;

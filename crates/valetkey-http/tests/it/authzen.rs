@@ -65,6 +65,24 @@ on_each_db! {
         assert_eq!(told["decision"], false);
     }
 
+    /// More than are looked at, and none of those fits: that is told as an error, which a plain no would hide.
+    async fn a_provider_with_too_many_connections_to_look_at_is_no_plain_no(app: App) {
+        let agent = app.agent("a", "alice").await;
+        for n in 0..101 {
+            let connection = app.account("site", &format!("n{n}")).await;
+            app.grant(json!({ "agent": agent, "connection": connection, "for_whom": "unattended", "delivery": ["proxy"] })).await;
+        }
+        let (_, token) = app.token(&agent, json!({})).await;
+        let question = about(&agent, "reveal", "provider", "http_basic");
+        for who in [&token, &As::Operator] {
+            let told = app.post(who, ONE, question.clone()).await.expect(200).json();
+            assert_eq!((&told["decision"], &told["context"]["code"]), (&json!(false), &Value::Null), "{told}");
+            assert!(text(&told, "/context/error/message").contains("there are more"), "{told}");
+        }
+        let fits = about(&agent, "proxy", "provider", "http_basic");
+        assert_eq!(app.post(&token, ONE, fits).await.expect(200).json()["decision"], true);
+    }
+
     async fn what_needs_a_person_is_no_yes(app: App) {
         let agent = app.agent("a", "alice").await;
         let connection = app.account("users/alice", "").await;

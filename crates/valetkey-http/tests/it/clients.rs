@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use valetkey::{
     id::SiteId,
+    oauth::register,
     platform::{Asserts, Scope},
     principal::{Actor, Ceiling},
     token::{Audience, family, family::NewFamily},
@@ -30,6 +31,22 @@ pub(crate) async fn consent(app: &App, agent: &str, person: &str) -> String {
 }
 
 on_each_db! {
+    /// RFC 7591 section 3.2.1: some clients name a scheme of their own beside what can be taken.
+    async fn a_client_registers_with_those_of_its_redirect_uris_that_can_be_taken(app: App) {
+        register::set_open(app.broker.base(), &SiteId::default_site(), &Actor::Operator, true).await.unwrap();
+        let (own, web, loopback) =
+            ("editor://vendor.editor/oauth/callback", "https://editor.example/callback", "http://localhost:8787/callback");
+        let asked = |uris: &[&str]| json!({ "client_name": "Editor", "redirect_uris": uris, "token_endpoint_auth_method": "none" });
+        let made = app.post(&As::Stranger, "/oauth/register", asked(&[own, web, loopback])).await.expect(201).json();
+        assert_eq!(made["redirect_uris"], json!([web, loopback]));
+        let shown = app.get(&OP, &format!("/v1/clients/{}", text(&made, "/client_id"))).await.expect(200).json();
+        assert_eq!(shown["redirect_uris"], json!([web, loopback]));
+        for none in [&[own][..], &[own, "http://editor.example/callback"]] {
+            let refused = app.post(&As::Stranger, "/oauth/register", asked(none)).await.expect(400).json();
+            assert_eq!(refused["error"], "invalid_redirect_uri", "{refused}");
+        }
+    }
+
     async fn a_client_is_made_shown_and_revoked(app: App) {
         let new = json!({ "name": "App", "redirect_uris": ["http://127.0.0.1/cb"], "scope": "proxy provider:reddit" });
         let made = app.post(&OP, "/v1/clients", new).await.expect(201).json();

@@ -116,6 +116,61 @@ on_each_db! {
         assert!(seen.len() == 3 && seen.values().all(|count| *count > 2), "{seen:?}");
     }
 
+    /// Also what the token itself is only told a 401 of.
+    async fn a_token_is_explained_by_its_id_with_what_is_wrong_with_it(app: App) {
+        let agent = app.agent("a", "alice").await;
+        app.role(&agent, "carol", "operator").await;
+        let connection = app.account("users/alice", "").await;
+        app.grant(json!({ "agent": agent, "connection": connection, "for_whom": "operators", "delivery": ["reveal"] })).await;
+        app.grant(json!({ "agent": agent, "connection": connection, "for_whom": "unattended", "delivery": ["reveal"] })).await;
+        let minter = app.key_text(&[Scope::Agents], Asserts::Any).await;
+        let path = format!("/v1/agents/{agent}/tokens");
+        let minted = app.post(&As::For(minter, "carol"), &path, json!({ "unattended": true })).await.expect(201).json();
+        let minted = (text(&minted, "/id"), As::Bearer(text(&minted, "/token")));
+        let narrow = json!({ "person": "carol", "ceiling": { "providers": ["reddit"] } });
+        let closed = app.token(&agent, narrow).await;
+        let ended = app.token(&agent, json!({ "expires_at": app.clock.now().plus(std::time::Duration::from_secs(60)) })).await;
+        let revoked = app.token(&agent, json!({})).await;
+        let carols = app.token(&agent, json!({ "person": "carol" })).await;
+        let ask = async |(id, _): &(String, As)| {
+            let question = json!({ "token": id, "connection": connection, "delivery": "reveal" });
+            let told = app.post(&As::Operator, "/v1/explain", question).await.expect(200).json();
+            (told["code"].clone(), text(&told, "/reasons/0/fact"), text(&told, "/effect"))
+        };
+        for token in [&minted, &ended, &revoked, &carols] {
+            assert_eq!(ask(token).await, (Value::Null, "grant".to_owned(), "allow".to_owned()));
+        }
+        app.delete(&As::Operator, &format!("/v1/tokens/{}", revoked.0)).await.expect(204);
+        app.clock.advance(std::time::Duration::from_secs(60));
+        app.role(&agent, "carol", "viewer").await;
+        for (token, fact) in [
+            (&minted, "minter_role"),
+            (&ended, "token_expired"),
+            (&revoked, "token_revoked"),
+            (&carols, "person_role"),
+        ] {
+            let told = ask(token).await;
+            let done = app.post(&token.1, &format!("/v1/connections/{connection}/token"), json!({})).await;
+            assert_eq!((&told.0, told.1.as_str(), told.2.as_str()), (&json!(done.code()), fact, "deny"));
+        }
+        app.role(&agent, "carol", "operator").await;
+        assert_eq!(ask(&closed).await, (json!("grant_denied"), "ceiling".to_owned(), "deny".to_owned()));
+        // Hers, in a call that gives her up: what is granted for nobody is for it.
+        let question = json!({ "token": carols.0, "connection": connection, "delivery": "reveal", "unattended": true });
+        let told = app.post(&As::Operator, "/v1/explain", question).await.expect(200).json();
+        assert_eq!((&told["effect"], &told["person"]), (&json!("allow"), &Value::Null));
+        for (wrong, status, code) in [
+            (json!({ "token": carols.0, "agent": agent }), 400, "invalid_request"),
+            (json!({ "token": carols.0, "person": "carol" }), 400, "invalid_request"),
+            (json!({}), 400, "invalid_request"),
+            (json!({ "token": format!("tok_{}", "0".repeat(32)) }), 404, "not_found"),
+        ] {
+            let mut question = json!({ "connection": connection, "delivery": "reveal" });
+            question.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
+            app.post(&As::Operator, "/v1/explain", question).await.refused(status, code);
+        }
+    }
+
     async fn an_operation_is_explained_as_it_would_be_enforced(app: App) {
         let agent = app.agent("a", "alice").await;
         let connection = app.account("users/alice", "").await;

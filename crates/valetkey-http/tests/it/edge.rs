@@ -94,6 +94,29 @@ async fn metrics_are_for_those_who_may_see_them() {
 }
 
 #[tokio::test]
+async fn requests_are_counted_by_method_route_and_status() {
+    let app = App::sqlite().await;
+    app.get(&As::Stranger, "/v1/me").await.expect(401);
+    app.get(&As::Stranger, "/nothing/of/this/name").await.expect(404);
+    app.call(&As::Operator, Method::from_bytes(b"BREW").unwrap(), "/v1/sites", None, &[]).await.expect(405);
+    app.get(&As::Stranger, "/.well-known/oauth-authorization-server").await.expect(200);
+    let text = String::from_utf8(app.get(&As::Operator, "/metrics").await.expect(200).bytes).unwrap();
+    for (method, route, status) in [
+        ("GET", "/v1/me", "401"),
+        ("GET", "none", "404"),
+        ("other", "/v1/sites", "405"),
+        ("GET", "/.well-known/oauth-authorization-server", "200"),
+    ] {
+        let labels = [format!("method=\"{method}\""), format!("route=\"{route}\""), format!("status=\"{status}\"")];
+        let mut lines = text.lines().filter(|line| line.starts_with("valetkey_http_requests_total{"));
+        assert!(lines.any(|line| labels.iter().all(|label| line.contains(label))), "{labels:?} in {text}");
+        let mut lines = text.lines().filter(|line| line.starts_with("valetkey_http_request_seconds_count{"));
+        assert!(lines.any(|line| line.contains(&labels[1])), "{route} in {text}");
+    }
+    app.broker.stop().await;
+}
+
+#[tokio::test]
 async fn it_is_not_ready_once_it_is_on_its_way_out() {
     let app = App::sqlite().await;
     app.get(&As::Stranger, "/readyz").await.expect(200);

@@ -244,6 +244,9 @@ on_each_db! {
         assert_eq!(told.expect(200).json()["error"]["code"], -32602);
         for (tool, wrong) in [
             ("list", json!({ "unatended": true })),
+            ("list", json!({ "limit": "all" })),
+            ("list", json!({ "after": "con_1/../../grants" })),
+            ("list", json!({ "after": "con_1" })),
             ("call", json!({ "connection": "lab", "method": "GET" })),
             ("call", json!({ "connection": "lab", "method": "GET", "path": "/x", "headers": { "authorization": "Bearer x" } })),
             ("status", json!({ "id": "con_1" })),
@@ -274,6 +277,15 @@ on_each_db! {
         assert_eq!(client.told("list", json!({})).await["connections"][0]["operations"], Value::Null, "the wider one counts too");
         grant::revoke(base, &site(), &Actor::Operator, &client.grant, "narrower").await.unwrap();
         assert_eq!(client.told("list", json!({})).await["connections"][0]["operations"], json!(["GET /api/me"]));
+    }
+
+    async fn what_an_agent_may_use_is_told_in_pages(pages: Pages) {
+        let client = Client::new(&pages).await;
+        let first = client.told("list", json!({ "limit": 1 })).await;
+        assert_eq!((&first["connections"][0]["id"], &first["next"]), (&json!(client.connection), &json!(client.connection)));
+        let last = client.told("list", json!({ "limit": 1, "after": first["next"] })).await;
+        assert_eq!((&last["connections"], &last["next"]), (&json!([]), &Value::Null));
+        assert_eq!(client.told("list", json!({})).await["next"], Value::Null);
     }
 
     /// The same code as of every other call of an agent: the same rules, and the same row.
@@ -378,6 +390,20 @@ on_each_db! {
         assert_eq!(client.refused("request", json!({ "provider": "lab", "reason": " " })).await.0, "invalid_request");
         let grants = grant::list(&pages.broker.base().db, &site(), Some(&client.agent), None).await.unwrap();
         assert_eq!(grants.len(), 1);
+    }
+
+    /// Whoever administers the site is asked, for whom there is no page.
+    async fn what_no_page_shows_names_a_command(pages: Pages) {
+        let client = Client::new(&pages).await;
+        let base = pages.broker.base();
+        let new = NewAgent { id: None, slug: "nobodys".into(), title: String::new(), owner: None };
+        let agent = agent::create(base, &site(), &Actor::Operator, new).await.unwrap().id;
+        let (_, bearer) = token::mint(base, &site(), &Actor::Operator, &agent, NewToken::default()).await.unwrap();
+        let client = Client { bearer: bearer.expose().to_owned(), ..client };
+        let made = client.told("connect", json!({ "provider": "lab", "for_whom": "unattended", "reason": "to post" })).await;
+        let command = format!("valetkey proposal accept {}", made["id"].as_str().unwrap());
+        assert_eq!((&made["page"], &made["command"]), (&Value::Null, &json!(command)));
+        assert!(made["next"].as_str().unwrap().contains("`command`"), "{made}");
     }
 
     async fn an_agent_gives_up_its_own_token_and_no_other(pages: Pages) {

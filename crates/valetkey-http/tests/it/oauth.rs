@@ -116,7 +116,7 @@ impl Front {
     }
 
     /// A request of the operator's with a JSON body, which must succeed.
-    async fn operator(&self, method: Method, path: &str, body: Value) -> Value {
+    pub(crate) async fn operator(&self, method: Method, path: &str, body: Value) -> Value {
         let request = Request::builder().method(method).uri(path).header(header::CONTENT_TYPE, "application/json");
         let mut request = request.body(Body::from(body.to_string())).unwrap();
         request.extensions_mut().insert(LocalOperator);

@@ -58,7 +58,7 @@ impl Pages {
         Self::on_sqlite(public, &DefinitionOptions::default(), change).await
     }
 
-    async fn on_sqlite(public: &str, options: &DefinitionOptions, change: impl Fn(String) -> String) -> Self {
+    pub(crate) async fn on_sqlite(public: &str, options: &DefinitionOptions, change: impl Fn(String) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let db = DbConfig::Sqlite { dir: dir.path().join("data"), patience: Duration::from_secs(5) };
         Self::start(db, dir, public, |lab| change(lab.definition(options))).await

@@ -56,6 +56,7 @@ async fn a_person_chooses_from_the_providers_list() {
     let words = text(&page);
     assert!(words.contains("Bakery") && words.contains("Garden") && !words.contains(" checked"), "{words}");
     assert!(!words.contains("lab_at_"), "a token is on the page");
+    assert!(words.contains("reaches whatever the account reaches"), "it promises a limit that there is not: {words}");
     pages.browser().get(&place).await.expect(404);
     let csrf = csrf(&page);
     browser.post(&place, &[("csrf", "x"), ("chosen.page", "p2")]).await.expect(403);
@@ -80,4 +81,24 @@ async fn the_page_names_what_was_not_granted() {
     assert!(text(&done).contains("<code>posts:write</code>"), "{}", text(&done));
     let made_up = browser.get("/connect/done?outcome=connected&provider=lab&missing=call-0900-now").await.expect(200);
     assert!(!text(&made_up).contains("0900") && text(&made_up).contains("Not everything"));
+}
+
+/// The page promises a limit exactly where calls are bound by what is chosen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_page_says_whether_the_choice_limits_anything() {
+    for (line, promise) in [("only = [\"/api/echo/{id}/**\"]", "anything else are refused"), ("", "limits nothing")] {
+        let change = |text: String| {
+            let text = text.replace("label = \"name\", token = \"access_token\" }", "label = \"name\" }");
+            let text = text.replace("slot = \"page\"\n\n[slots.page]\nttl = \"none\"\n", &format!("{line}\n"));
+            let text = text.replace("then = [\"resources.page\"]\n", "").replace("slots = [\"user\", \"page\"]\n", "");
+            text.replace("{{slot.access_token}}", "{{token.access_token}}")
+        };
+        let pages = Pages::on_sqlite(LOOPBACK, &DefinitionOptions { pages: true, ..DefinitionOptions::default() }, change).await;
+        let mut browser = pages.browser();
+        let link = pages.link(of("user:alice")).await;
+        let answer = browser.connect(&link, "alice", "alice").await;
+        let place = location(&answer).to_owned();
+        let words = text(&browser.get(&place).await.expect(200));
+        assert!(words.contains(promise), "{line}: {words}");
+    }
 }

@@ -93,6 +93,37 @@ on_each_db! {
         assert_eq!((paged, count, all.len()), (all, 3, 4));
     }
 
+    /// Each page is of those that are granted, and holds those among them that can be used now.
+    async fn the_pages_of_what_an_agent_may_use_are_all_that_it_may_use(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let mut usable = BTreeSet::new();
+        for n in 0..7 {
+            let connection = app.account("users/alice", &format!("n{n}")).await;
+            // Every third is for a session that the token is not for.
+            let session = (n % 3 == 0).then_some("night");
+            app.grant(json!({ "agent": agent, "connection": connection, "session": session })).await;
+            // A second grant makes no second connection of it.
+            app.grant(json!({ "agent": agent, "connection": connection, "session": session, "max_uses": 1 })).await;
+            // What denies it counts on whichever page it is.
+            let denied = n == 5;
+            if denied {
+                app.grant(json!({ "agent": agent, "connection": connection, "effect": "deny" })).await;
+            }
+            usable.extend((session.is_none() && !denied).then_some(connection));
+        }
+        let denied = app.account("users/alice", "denied").await;
+        app.grant(json!({ "agent": agent, "connection": denied, "effect": "deny" })).await;
+        let over = app.account("users/alice", "over").await;
+        app.grant(json!({ "agent": agent, "connection": over })).await;
+        app.delete(&OP, &format!("/v1/connections/{over}")).await;
+        let (_, token) = app.token(&agent, json!({ "person": "alice" })).await;
+        let all = whole(&app, &token, "/v1/me", "connections").await;
+        assert_eq!(all.iter().cloned().collect::<BTreeSet<_>>(), usable);
+        assert_eq!(pages(&app, &token, "/v1/me?", "connections").await, (all, 4));
+        app.get(&token, "/v1/me?after=nothing").await.refused(400, "invalid_request");
+        app.get(&token, "/v1/me?first=2").await.refused(400, "invalid_request");
+    }
+
     async fn a_platform_gets_through_pages_of_grants_that_it_may_not_see(app: App) {
         let agent = app.agent("a", "alice").await;
         let mut hers = String::new();

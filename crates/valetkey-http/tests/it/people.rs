@@ -1,5 +1,6 @@
 //! People: who is signed in, and the signing out.
 
+use serde_json::json;
 use valetkey::{
     id::{PlatformKeyId, SiteId},
     platform::{Asserts, Scope},
@@ -33,6 +34,21 @@ on_each_db! {
         assert_eq!(app.delete(&key, "/v1/people/alice/sessions").await.expect(200).json()["ended"], 0);
         let bobs = app.get(&As::Operator, "/v1/people/bob/sessions").await.expect(200).json();
         assert_eq!(bobs["sessions"].as_array().unwrap().len(), 1, "somebody else's stay");
+    }
+
+    /// A browser that was the reason is not let in again with its person.
+    async fn a_person_who_may_act_again_signs_in_anew(app: App) {
+        app.key(&[Scope::Signin], Asserts::Any).await;
+        sign_in(&app, "alice").await;
+        sign_in(&app, "bob").await;
+        for disabled in [true, false] {
+            app.patch(&As::Operator, "/v1/people/alice", json!({ "disabled": disabled })).await.expect(200);
+        }
+        for (user, sessions) in [("alice", 0), ("bob", 1)] {
+            let listed = app.get(&As::Operator, &format!("/v1/people/{user}/sessions")).await.expect(200).json();
+            assert_eq!(listed["sessions"].as_array().unwrap().len(), sessions, "{user}");
+        }
+        sign_in(&app, "alice").await;
     }
 
     async fn who_may_not_sign_people_in_does_not_see_where_they_are(app: App) {

@@ -103,6 +103,10 @@ async fn a_providers_401_does_not_send_an_agent_to_us_for_another_token() {
     let mut way = Way::new().await;
     let answer = way.get("/status/401").await.expect(401);
     assert_eq!(answer.headers[header::WWW_AUTHENTICATE], "Bearer");
+    // Nor to whom the provider would have it go, as if we said so.
+    let challenge = "Bearer%20realm=%22lab%22,%20resource_metadata=%22https://evil.example/m%22,%20error=%22invalid_token%22";
+    let answer = way.get(&format!("/status/401?challenge={challenge}")).await.expect(401);
+    assert_eq!(answer.headers[header::WWW_AUTHENTICATE], r#"Bearer realm="lab", error="invalid_token""#);
     way.bearer.push('x');
     let ours = way.get("/status/401").await.expect(401);
     assert!(ours.headers[header::WWW_AUTHENTICATE].to_str().unwrap().contains("resource_metadata="));

@@ -10,6 +10,7 @@ use valetkey::{
     audit, connection,
     grant::{self, Effect, ForWhom, NewGrant},
     id::{ConnectionId, GrantId, SiteId},
+    person,
     platform::{self, Asserts, NewKey, Purpose, Scope},
     principal::{Actor, Delivery},
     session,
@@ -165,6 +166,40 @@ on_each_db! {
         for action in ["grant.revoke", "connection.revoke"] {
             assert_eq!(pages.audited(action).await[0].0, "user:alice", "{action}");
         }
+    }
+
+    /// The link in a warning of age leads here: it works for as long as the account is there, and asks who is looking.
+    async fn a_person_connects_an_account_again_from_a_page_of_their_own(pages: Pages) {
+        let (connection, grant) = pages.connected("alice").await;
+        let path = format!("/account/connections/{connection}/reconnect");
+        let mut browser = pages.browser();
+        let page = text(&browser.get(&path).await.expect(403));
+        assert!(leads_to(&page, &format!("return_to={}", path.replace('/', "%2F"))), "{page}");
+        assert_eq!(location(&browser.enter("alice", &path).await.expect(303)), path);
+        let page = browser.get(&path).await.expect(200);
+        assert!(text(&page).contains("Connect this account of Lab again?"));
+        let links = pages.audited("connect.link").await.len();
+        browser.get(&path).await.expect(200);
+        assert_eq!(pages.audited("connect.link").await.len(), links, "looking makes no link");
+
+        let made = browser.submit(&path, &[("csrf", &csrf(&page))]).await.expect(303);
+        let link = location(&made).to_owned();
+        assert!(link.starts_with("/connect/"), "{link}");
+        let page = browser.get(&link).await.expect(200);
+        let approved = browser.submit(&link, &[("csrf", &csrf(&page)), ("decision", "approve")]).await.expect(303);
+        let back = browser.sign_in(&approved, "alice").await;
+        browser.get(&back).await.expect(303);
+        let said: Vec<_> = pages.audited("connection.connect").await;
+        assert_eq!(said.iter().filter(|(_, _, facts)| facts["again"] == true).count(), 1, "{said:?}");
+        assert!(pages.connections().await == 1 && pages.alive(&connection).await && pages.granted(&grant).await);
+
+        // Somebody else's is not there.
+        let mut bob = pages.browser();
+        bob.enter("bob", "/").await.expect(303);
+        let token = bob.token().await;
+        bob.get(&path).await.expect(404);
+        bob.submit(&path, &[("csrf", &token)]).await.expect(404);
+        bob.get("/account/connections/x/reconnect").await.expect(404);
     }
 
     /// A denial that is for a part must not read as if it were for everything.
@@ -345,6 +380,7 @@ on_each_db! {
         assert!(token != of_another && token != of_bob);
         let forms = [
             format!("/account/grants/{grant}/revoke"),
+            format!("/account/connections/{connection}/reconnect"),
             format!("/account/connections/{connection}/disconnect"),
             "/signout".to_owned(),
         ];
@@ -433,10 +469,10 @@ on_each_db! {
         session::close_all(&base, &site, &Actor::Operator, &"alice".parse().unwrap()).await.unwrap();
         assert!(!browser.is_in().await, "signed out by the operator");
         browser.enter("alice", "/").await.expect(303);
-        platform::set_person_disabled(&base, &site, &Actor::Operator, &"alice".parse().unwrap(), true).await.unwrap();
+        person::set_disabled(&base, &site, &Actor::Operator, &"alice".parse().unwrap(), true).await.unwrap();
         assert!(!browser.is_in().await, "disabled");
         browser.enter("alice", "/").await.expect(403);
-        platform::set_person_disabled(&base, &site, &Actor::Operator, &"alice".parse().unwrap(), false).await.unwrap();
+        person::set_disabled(&base, &site, &Actor::Operator, &"alice".parse().unwrap(), false).await.unwrap();
         browser.enter("alice", "/").await.expect(303);
         platform::revoke(&base, &site, &Actor::Operator, pages.platform_key()).await.unwrap();
         assert!(!browser.is_in().await, "the platform's key is revoked");

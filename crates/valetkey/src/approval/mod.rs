@@ -33,7 +33,7 @@ use crate::{
     db::{Db, Tx},
     error::{Code, Error, Result},
     id::{AgentId, ApprovalId, ConnectionId, GrantId, ProviderName, SiteId, TokenId, UserId},
-    principal::{Actor, Delivery, Owner},
+    principal::{Actor, Delivery, Owner, Principal},
     text,
 };
 
@@ -131,6 +131,14 @@ pub struct Decided {
     pub reason: String,
 }
 
+impl Decided {
+    /// What the columns of a row say; absent where nobody answered.
+    pub(crate) fn of_row(at: Option<i64>, by: Option<String>, reason: Option<String>) -> Result<Option<Self>> {
+        let (Some(at), Some(by)) = (at, by) else { return Ok(None) };
+        Ok(Some(Self { at: Timestamp(at), by: by.parse()?, reason: reason.unwrap_or_default() }))
+    }
+}
+
 /// A call that waits, or waited, for a person's word.
 #[derive(Clone, Debug)]
 pub struct Approval {
@@ -145,6 +153,8 @@ pub struct Approval {
     /// Who is behind it: that person, or the one for whom or by whom its token was minted. Giving the person up in a call, or
     /// minting a token for nobody, makes nobody a second pair of eyes.
     behind: Option<UserId>,
+    /// Who minted its token: after an exchange that may be another.
+    minter: Option<UserId>,
     /// With which connection.
     pub connection: ConnectionId,
     /// Whose that is.
@@ -189,7 +199,7 @@ impl Approval {
     }
 
     fn about(&self) -> About<'_> {
-        About { agent: &self.agent, behind: self.behind.as_ref(), owner: &self.owner }
+        About { agent: &self.agent, behind: [self.behind.as_ref(), self.minter.as_ref()], owner: &self.owner }
     }
 }
 
@@ -434,7 +444,7 @@ pub async fn expire(base: &Base) -> Result<u64> {
             base.ring.derived(&base.db, &site, AUDIT_LABEL).await?;
             let mut tx = base.db.begin_bookkeeping().await?;
             if store::expire(&mut tx, over, now).await? {
-                let event = Event::new(&site, &Actor::System, "approval.expire").agent(&over.agent.parse()?);
+                let event = Event::by(&Principal::system(site), "approval.expire").agent(&over.agent.parse()?);
                 let facts = json!({ "approval": over.id, "grant": over.grant_id });
                 base.audit.record(&mut tx, event.connection(&over.connection.parse()?).facts(facts)).await?;
                 tx.commit().await?;

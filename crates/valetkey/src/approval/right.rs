@@ -6,7 +6,8 @@
 //! that very person, who is asked so that nothing is done in their name unseen.
 //!
 //! What belongs to no person is answered by whoever administers the site, as a second pair of eyes: so not in the name of a person
-//! who is behind the request, by having the agent act or by having given it its token.
+//! who is behind the request, by having the agent act or by having given it its token; and not by a platform in nobody's name, which
+//! may have minted that token itself.
 
 use crate::{
     agent::{self, Role},
@@ -30,8 +31,9 @@ pub struct Decider {
 pub(crate) struct About<'a> {
     /// The agent that asks.
     pub(crate) agent: &'a AgentId,
-    /// Who is behind it: the person for whom it asks, or for or by whom its token was minted; nobody when absent.
-    pub(crate) behind: Option<&'a UserId>,
+    /// Who is behind it: the person for whom it asks, or for or by whom its token was minted; and whoever minted that, where it is
+    /// another. Nobody where both are absent.
+    pub(crate) behind: [Option<&'a UserId>; 2],
     /// Whose is what it asks for.
     pub(crate) owner: &'a Owner,
 }
@@ -67,7 +69,10 @@ pub(crate) async fn require(base: &Base, site: &SiteId, by: &Decider, about: &Ab
                 return refused("whoever administers the site answers this".to_owned());
             }
             // The account is not theirs, so a second pair of eyes is what the question is for.
-            if who.is_some() && who == about.behind {
+            if who.is_none() {
+                return refused("a person answers this: name them in Valet-User, or answer at the command line".to_owned());
+            }
+            if about.behind.contains(&who) {
                 return refused("somebody else than the person who is behind the request answers this".to_owned());
             }
         }

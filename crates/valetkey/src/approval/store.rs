@@ -18,6 +18,7 @@ row! {
         agent_title: String,
         person: Option<String>,
         behind: Option<String>,
+        minter: Option<String>,
         connection: String,
         owner: String,
         provider: String,
@@ -39,18 +40,14 @@ impl TryFrom<ApprovalRow> for Approval {
     type Error = Error;
 
     fn try_from(row: ApprovalRow) -> Result<Self> {
-        let decided = match (row.decided_at, row.decided_by) {
-            (Some(at), Some(by)) => {
-                Some(Decided { at: Timestamp(at), by: by.parse()?, reason: row.decide_reason.unwrap_or_default() })
-            }
-            _ => None,
-        };
+        let decided = Decided::of_row(row.decided_at, row.decided_by, row.decide_reason)?;
         Ok(Self {
             id: row.id.parse()?,
             agent: row.agent.parse()?,
             agent_title: row.agent_title,
             person: row.person.map(|person| person.parse()).transpose()?,
             behind: row.behind.map(|person| person.parse()).transpose()?,
+            minter: row.minter.map(|person| person.parse()).transpose()?,
             connection: row.connection.parse()?,
             owner: row.owner.parse()?,
             provider: row.provider.parse()?,
@@ -67,16 +64,15 @@ impl TryFrom<ApprovalRow> for Approval {
     }
 }
 
-/// The columns of [`ApprovalRow`], with whose account it is, what people call the agent, and whose its token is.
+/// The columns of [`ApprovalRow`], with whose account it is and what people call the agent.
 macro_rules! approval_columns {
     () => {
-        "SELECT p.id, p.agent, a.title AS agent_title, p.person, COALESCE(p.person, t.person, t.minter) AS behind, p.connection,
+        "SELECT p.id, p.agent, a.title AS agent_title, p.person, p.behind, p.minter, p.connection,
                 c.owner, c.provider, c.subject_name, p.grant_id, p.digest, p.summary, p.status, p.created_at,
                 p.expires_at, p.decided_at, p.decided_by, p.decide_reason, p.used_at
          FROM approvals p
          JOIN agents a ON a.site = p.site AND a.id = p.agent
-         JOIN connections c ON c.site = p.site AND c.id = p.connection
-         LEFT JOIN agent_tokens t ON t.site = p.site AND t.id = p.token "
+         JOIN connections c ON c.site = p.site AND c.id = p.connection "
     };
 }
 
@@ -96,13 +92,16 @@ pub(super) async fn close_expired(tx: &mut Tx, hold: &Hold<'_>, now: Timestamp) 
     Ok(())
 }
 
-/// Writes a held call down. False where the same call has a row that stands.
+/// Writes a held call down, and who is behind it: the token of which that is read is there for a shorter time than the call
+/// waits. False where the same call has a row that stands.
 pub(super) async fn insert(tx: &mut Tx, id: &ApprovalId, hold: &Hold<'_>, now: Timestamp, expires_at: Timestamp) -> Result<bool> {
     let summary = serde_json::to_string(&hold.summary).map_err(Error::internal)?;
     let inserted = on!(tx, |c| sqlx::query(
         "INSERT INTO approvals (site, id, agent, token, person, connection, grant_id, digest, summary, status, created_at,
-                                expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, $11)
+                                expires_at, behind, minter)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'pending', $10, $11,
+                 COALESCE($5, (SELECT COALESCE(t.person, t.minter) FROM agent_tokens t WHERE t.site = $1 AND t.id = $4)),
+                 (SELECT t.minter FROM agent_tokens t WHERE t.site = $1 AND t.id = $4))
          ON CONFLICT (site, agent, digest) WHERE closed_at IS NULL DO NOTHING"
     )
     .bind(hold.site.as_str())
@@ -269,11 +268,12 @@ pub(super) async fn expire(tx: &mut Tx, over: &Over, now: Timestamp) -> Result<b
     Ok(changed == 1)
 }
 
-/// Removes what was done for a person, or with what is theirs.
+/// Removes what was done for a person or by their token, or with what is theirs.
 pub(super) async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
     on!(tx, |c| sqlx::query(
         "DELETE FROM approvals
-         WHERE site = $1 AND (person = $2 OR connection IN (SELECT id FROM connections WHERE site = $1 AND owner = $3))"
+         WHERE site = $1 AND (person = $2 OR behind = $2 OR minter = $2
+                          OR connection IN (SELECT id FROM connections WHERE site = $1 AND owner = $3))"
     )
     .bind(site.as_str())
     .bind(user.as_str())

@@ -35,7 +35,7 @@ use crate::{
     db::{Db, Tx},
     error::Result,
     id::{AgentId, ConnectionId, EventId, SiteId},
-    principal::Actor,
+    principal::{Actor, Principal},
     seal::KeyRing,
     secret::SecretBytes,
 };
@@ -108,6 +108,11 @@ impl Event {
             connection: None,
             facts: json!({}),
         }
+    }
+
+    /// The same of whoever is acting, at their site.
+    pub fn by(principal: &Principal, action: &'static str) -> Self {
+        Self::new(&principal.site, &principal.actor(), action)
     }
 
     /// The same event about an agent.
@@ -253,26 +258,33 @@ impl Audit {
                 }
             };
             let mut borrowed = lock(&shared);
-            let before = borrowed.heads.get(&event.site).or_else(|| borrowed.writer.heads.get(&event.site)).cloned();
-            let before = before.unwrap_or_default();
-            let row = Row {
-                site: event.site.to_string(),
-                writer: borrowed.writer.id.clone(),
-                seq: before.seq + 1,
+            let Borrowed { writer, heads, .. } = &mut *borrowed;
+            let head = match heads.get_mut(&event.site) {
+                Some(head) => head,
+                None => {
+                    let before = writer.heads.get(&event.site).cloned().unwrap_or_default();
+                    heads.entry(event.site.clone()).or_insert(before)
+                }
+            };
+            let mut row = Row {
+                site: event.site.as_str().to_owned(),
+                writer: writer.id.clone(),
+                seq: head.seq + 1,
                 id: EventId::new().to_string(),
                 at: at.0,
                 actor: event.actor.clone(),
                 action: event.action.to_owned(),
                 outcome: event.outcome.as_str().to_owned(),
-                agent: event.agent.as_ref().map(ToString::to_string),
-                connection: event.connection.as_ref().map(ToString::to_string),
+                agent: event.agent.as_ref().map(|agent| agent.as_str().to_owned()),
+                connection: event.connection.as_ref().map(|connection| connection.as_str().to_owned()),
                 facts: event.facts.to_string(),
                 chain: Vec::new(),
             };
-            let chain = row.link(key, &before.chain);
-            borrowed.heads.insert(event.site.clone(), Head { seq: row.seq, chain: chain.clone() });
+            row.chain = row.link(key, &head.chain);
+            head.seq = row.seq;
+            head.chain.clone_from(&row.chain);
             messages.extend(told::messages(event, &row.id, at));
-            rows.push(Row { chain, ..row });
+            rows.push(row);
         }
         store::insert(tx, rows).await?;
         told::queue(tx, messages).await

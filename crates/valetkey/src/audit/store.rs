@@ -3,7 +3,6 @@
 use std::sync::LazyLock;
 
 use aws_lc_rs::hmac;
-use sqlx::{AssertSqlSafe, SqlSafeStr as _, SqlStr};
 
 use crate::{
     clock::Timestamp,
@@ -53,10 +52,11 @@ impl Row {
     /// The keyed link of this row to the one before: every field with its length in front, so that nothing can
     /// move from one field to the next.
     pub fn link(&self, key: &hmac::Key, before: &[u8]) -> Vec<u8> {
-        let mut context = hmac::Context::with_key(key);
+        // Put together first: every row has some thirty pieces, and each would be a call into the cryptography.
+        let mut message = Vec::with_capacity(1024);
         let mut add = |bytes: &[u8]| {
-            context.update(&(bytes.len() as u64).to_be_bytes());
-            context.update(bytes);
+            message.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+            message.extend_from_slice(bytes);
         };
         add(before);
         add(self.site.as_bytes());
@@ -72,59 +72,65 @@ impl Row {
             add(text.as_deref().unwrap_or_default().as_bytes());
         }
         add(self.facts.as_bytes());
-        context.sign().as_ref().to_vec()
+        hmac::sign(key, &message).as_ref().to_vec()
     }
 }
 
-/// Rows in one statement: SQLite takes 32,766 parameters, PostgreSQL 65,535.
-const ROWS: usize = 64;
+/// How many rows a statement inserts: the largest of these that there are rows for. So few that each statement stays prepared, and
+/// no more than fit: SQLite takes 32,766 parameters, PostgreSQL 65,535.
+const SIZES: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 
-/// The statement for a full batch: the one that is worth keeping.
-static FULL: LazyLock<String> = LazyLock::new(|| insertion(ROWS));
+/// How many columns a row has.
+const COLUMNS: usize = 12;
 
-/// The statement that inserts so many rows.
-fn insertion(rows: usize) -> String {
-    let mut text =
-        "INSERT INTO audit (site, writer, seq, id, at, actor, action, outcome, agent, connection, facts, chain) VALUES "
-            .to_owned();
-    for row in 0..rows {
-        let places: Vec<String> = (1..=12).map(|column| format!("${}", row * 12 + column)).collect();
-        text.push_str(if row == 0 { "(" } else { ", (" });
-        text.push_str(&places.join(", "));
-        text.push(')');
-    }
-    text
+/// The statements, one for each of [`SIZES`].
+static NUMBERED: LazyLock<[String; SIZES.len()]> =
+    LazyLock::new(|| SIZES.map(|rows| insertion(rows, |place| format!("${place}"))));
+
+/// The same for SQLite, where no place has a name. To bind a parameter sqlx asks what it is called, and SQLite walks a list of all
+/// names to find that one: of 768 names that took as long as writing the rows.
+static NAMELESS: LazyLock<[String; SIZES.len()]> = LazyLock::new(|| SIZES.map(|rows| insertion(rows, |_| "?".to_owned())));
+
+/// The statement that inserts so many rows; `place` is how the parameter of a number, from 1, is written.
+fn insertion(rows: usize, place: impl Fn(usize) -> String) -> String {
+    let row = |row: usize| {
+        let places: Vec<String> = (1..=COLUMNS).map(|column| place(row * COLUMNS + column)).collect();
+        format!("({})", places.join(", "))
+    };
+    let rows: Vec<String> = (0..rows).map(row).collect();
+    format!(
+        "INSERT INTO audit (site, writer, seq, id, at, actor, action, outcome, agent, connection, facts, chain) VALUES {}",
+        rows.join(", ")
+    )
 }
 
 /// Inserts rows, as few statements as may be.
 pub(super) async fn insert(tx: &mut Tx, rows: Vec<Row>) -> Result<()> {
-    let mut rows = rows.into_iter().peekable();
-    while rows.peek().is_some() {
-        let batch: Vec<Row> = rows.by_ref().take(ROWS).collect();
-        let text =
-            if batch.len() == ROWS { SqlStr::from_static(&FULL) } else { AssertSqlSafe(insertion(batch.len())).into_sql_str() };
-        // A statement for each batch size would crowd the cache of prepared ones.
-        let keep = batch.len() == ROWS || batch.len() == 1;
-        on!(&mut *tx, |c| {
-            let mut query = sqlx::query(text).persistent(keep);
-            for row in batch {
-                // Given away, so that nothing is copied once more.
-                query = query
-                    .bind(row.site)
-                    .bind(row.writer)
-                    .bind(row.seq)
-                    .bind(row.id)
-                    .bind(row.at)
-                    .bind(row.actor)
-                    .bind(row.action)
-                    .bind(row.outcome)
-                    .bind(row.agent)
-                    .bind(row.connection)
-                    .bind(row.facts)
-                    .bind(row.chain);
-            }
-            query.execute(c).await.map(|_| ())?
-        });
+    let texts = if tx.db().is_sqlite() { &*NAMELESS } else { &*NUMBERED };
+    let mut rows = rows.into_iter();
+    for (&size, text) in SIZES.iter().zip(texts) {
+        while rows.len() >= size {
+            on!(&mut *tx, |c| {
+                let mut query = sqlx::query(text.as_str());
+                for row in rows.by_ref().take(size) {
+                    // Given away, so that nothing is copied once more.
+                    query = query
+                        .bind(row.site)
+                        .bind(row.writer)
+                        .bind(row.seq)
+                        .bind(row.id)
+                        .bind(row.at)
+                        .bind(row.actor)
+                        .bind(row.action)
+                        .bind(row.outcome)
+                        .bind(row.agent)
+                        .bind(row.connection)
+                        .bind(row.facts)
+                        .bind(row.chain);
+                }
+                query.execute(c).await.map(|_| ())?
+            });
+        }
     }
     Ok(())
 }

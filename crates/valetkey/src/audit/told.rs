@@ -26,7 +26,7 @@ pub const EVENT_TYPES: &[(&str, &[&str])] = &[
     ("connection.connected", &["provider", "owner", "name", "session", "again", "missing_scopes", "replaced"]),
     ("connection.needs_reauth", &["provider", "reason", "error"]),
     ("connection.revoked", &["provider", "owner", "name"]),
-    ("connection.warned", &["provider", "owner", "name", "ends_at", "reconnect"]),
+    ("connection.warned", &["provider", "owner", "name", "ends_at", "reconnect", "command"]),
     ("refresh.failed", &["provider", "error", "answer_lost", "app_config"]),
     ("connect.finished", &["session", "provider", "owner", "name", "code"]),
     ("grant.created", &["grant", "delivery", "for_whom", "expires_at"]),
@@ -38,6 +38,7 @@ pub const EVENT_TYPES: &[(&str, &[&str])] = &[
     ("approval.expired", &["approval", "grant"]),
     ("proposal.requested", &["proposal", "provider", "addressee", "delivery", "for_whom"]),
     ("proposal.decided", &["proposal", "provider", "grant"]),
+    ("proposal.expired", &["proposal", "provider", "addressee"]),
     ("webhook.disabled", &["webhook", "reason"]),
 ];
 
@@ -80,6 +81,7 @@ fn kinds(event: &Event) -> &'static [&'static str] {
         ("approval.expire", Outcome::Ok) => &["approval.expired"],
         ("proposal.create", Outcome::Ok) => &["proposal.requested"],
         ("proposal.accept" | "proposal.refuse", Outcome::Ok) => &["proposal.decided"],
+        ("proposal.expire", Outcome::Ok) => &["proposal.expired"],
         ("webhook.disable", _) => &["webhook.disabled"],
         _ => &[],
     }
@@ -219,6 +221,7 @@ mod tests {
             "proposal.create",
             "proposal.accept",
             "proposal.refuse",
+            "proposal.expire",
             "webhook.disable",
             "connection.use",
             "account.reveal",

@@ -76,7 +76,10 @@ impl App {
 fn not_configured(definition: &Definition) -> Error {
     Error::new(
         Code::NotConfigured,
-        format!("{} is not configured: store its client id and secret first (`valetkey provider configure`)", definition.title),
+        format!(
+            "{} is not configured: store its client id and secret first (`valetkey provider configure {}`)",
+            definition.title, definition.name
+        ),
     )
 }
 

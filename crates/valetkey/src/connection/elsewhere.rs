@@ -1,6 +1,6 @@
 //! An account that somebody else holds, described as a connection is: for one call, and never stored.
 
-use super::{Connection, Identity, Renewal, Resources, Status, Stored, accounts};
+use super::{Connection, Identity, Renewal, Resources, Status, Stored, accounts, resources_of};
 use crate::{app_config, base::Outside, clock::Timestamp, error::Result, id::ConnectionId, principal::Slot, secret::SecretMap};
 
 impl Connection {
@@ -55,6 +55,7 @@ pub async fn describe(outside: &Outside, slot: &Slot, account: &SecretMap) -> Re
         hosts: accounts::hosts(outside, &definition, account)?,
         expires_at: tokens.expires_at,
         scopes: tokens.scopes,
+        resources: resources_of(account),
         client_id: app.as_ref().and_then(|app| app.client_id.clone()),
         app_config: app.map(|app| app.id),
         ..Connection::of_nothing(slot, now)

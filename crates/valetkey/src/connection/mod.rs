@@ -192,10 +192,13 @@ impl Connection {
         Place::connection(&self.site, &self.provider, owner, &self.name, &self.id)
     }
 
-    /// Whether it can serve now or after a refresh, told from plain columns.
+    /// Whether it can serve now or after a refresh, told from plain columns. A token that is extended by itself counts for nothing
+    /// once it has ended, whatever a definition may still try with it.
     pub fn is_authenticated(&self, now: Timestamp) -> bool {
         match self.status {
-            Status::Active => self.renewal != Renewal::None || self.expires_at.is_none_or(|at| at > now),
+            Status::Active => {
+                matches!(self.renewal, Renewal::RefreshToken | Renewal::Remint) || self.expires_at.is_none_or(|at| at > now)
+            }
             Status::NeedsReauth { .. } => self.expires_at.is_some_and(|at| at > now),
             Status::Revoked { .. } => false,
         }

@@ -24,6 +24,32 @@ pub struct Filter {
     pub revoked: bool,
 }
 
+/// The one connection that a condition fits, in the database or in a transaction.
+macro_rules! one {
+    ($target:expr, $which:literal, $($bound:expr),+) => {{
+        let row: Option<ConnectionRow> =
+            on!($target, |c| sqlx::query_as(concat!("SELECT ", columns!(), " FROM connections WHERE ", $which))
+                $(.bind($bound))+
+                .fetch_optional(c)
+                .await?);
+        row.map(ConnectionRow::read).transpose()
+    }};
+}
+
+/// The live one in an owner's slot.
+macro_rules! in_slot {
+    ($target:expr, $site:expr, $provider:expr, $owner:expr, $name:expr) => {
+        one!(
+            $target,
+            "site = $1 AND provider = $2 AND owner = $3 AND name = $4 AND status <> 'revoked'",
+            $site.as_str(),
+            $provider.as_str(),
+            $owner.to_string(),
+            $name.as_stored()
+        )
+    };
+}
+
 /// One connection by id, the revoked ones among them; opens nothing.
 pub async fn get(db: &Db, site: &SiteId, id: &ConnectionId) -> Result<Option<Connection>> {
     Ok(load(db, site, id).await?.map(|stored| stored.connection))
@@ -31,24 +57,12 @@ pub async fn get(db: &Db, site: &SiteId, id: &ConnectionId) -> Result<Option<Con
 
 /// One connection by id with its sealed account and refresh state.
 pub async fn load(db: &Db, site: &SiteId, id: &ConnectionId) -> Result<Option<Stored>> {
-    let row: Option<ConnectionRow> =
-        on!(db, |c| sqlx::query_as(concat!("SELECT ", columns!(), " FROM connections WHERE site = $1 AND id = $2"))
-            .bind(site.as_str())
-            .bind(id.as_str())
-            .fetch_optional(c)
-            .await?);
-    row.map(ConnectionRow::read).transpose()
+    one!(db, "site = $1 AND id = $2", site.as_str(), id.as_str())
 }
 
 /// The same inside a transaction.
 pub async fn load_in(tx: &mut Tx, site: &SiteId, id: &ConnectionId) -> Result<Option<Stored>> {
-    let row: Option<ConnectionRow> =
-        on!(tx, |c| sqlx::query_as(concat!("SELECT ", columns!(), " FROM connections WHERE site = $1 AND id = $2"))
-            .bind(site.as_str())
-            .bind(id.as_str())
-            .fetch_optional(c)
-            .await?);
-    row.map(ConnectionRow::read).transpose()
+    one!(tx, "site = $1 AND id = $2", site.as_str(), id.as_str())
 }
 
 /// The live connection in an owner's slot, if there is one.
@@ -70,18 +84,7 @@ pub async fn stored_slot(
     owner: &Owner,
     name: &AccountName,
 ) -> Result<Option<Stored>> {
-    let row: Option<ConnectionRow> = on!(tx, |c| sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM connections WHERE site = $1 AND provider = $2 AND owner = $3 AND name = $4 AND status <> 'revoked'"
-    ))
-    .bind(site.as_str())
-    .bind(provider.as_str())
-    .bind(owner.to_string())
-    .bind(name.as_stored())
-    .fetch_optional(c)
-    .await?);
-    row.map(ConnectionRow::read).transpose()
+    in_slot!(tx, site, provider, owner, name)
 }
 
 /// The same outside a transaction.
@@ -92,18 +95,7 @@ pub(super) async fn stored_slot_now(
     owner: &Owner,
     name: &AccountName,
 ) -> Result<Option<Stored>> {
-    let row: Option<ConnectionRow> = on!(db, |c| sqlx::query_as(concat!(
-        "SELECT ",
-        columns!(),
-        " FROM connections WHERE site = $1 AND provider = $2 AND owner = $3 AND name = $4 AND status <> 'revoked'"
-    ))
-    .bind(site.as_str())
-    .bind(provider.as_str())
-    .bind(owner.to_string())
-    .bind(name.as_stored())
-    .fetch_optional(c)
-    .await?);
-    row.map(ConnectionRow::read).transpose()
+    in_slot!(db, site, provider, owner, name)
 }
 
 /// Whether a site has a connection at a provider, or had one that is over.

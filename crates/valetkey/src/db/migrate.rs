@@ -50,6 +50,12 @@ const MIGRATIONS: &[Migration] = &[
     // An older release would not keep to a ceiling that it does not know.
     migration!("0015_ceilings", admits 15),
     migration!("0016_webhook_claims", admits 15),
+    // An older release would revoke without counting.
+    migration!("0017_revocation_epoch", admits 17),
+    // An older release would not write down who is behind a request.
+    migration!("0018_behind", admits 18),
+    // Nor who minted the token of one.
+    migration!("0019_minter", admits 19),
 ];
 
 /// "valetkey" as a number: the advisory lock that migrating processes take.

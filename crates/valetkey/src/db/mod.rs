@@ -134,8 +134,8 @@ impl Db {
         self.0.asked.statement();
     }
 
-    /// Begins a transaction that changes nobody's authority: audit rows, last-used times, leases. It leaves the
-    /// epoch alone, so that the authority cache stays warm.
+    /// Begins a transaction that changes nobody's authority: audit rows, last-used times, leases, tokens that nobody has yet. It
+    /// leaves the epoch alone, so that the authority cache stays warm.
     pub async fn begin_bookkeeping(&self) -> Result<Tx> {
         let mut tx = self.begin().await?;
         tx.authority = false;

@@ -7,9 +7,10 @@ use super::{
     together::Together,
 };
 use crate::{
+    clock::Timestamp,
     db::{Db, Memory},
     error::{Code, Error, Result},
-    id::{ConnectionId, ProviderName, SiteId, UserId},
+    id::{ConnectionId, ProviderName, SessionName, SiteId, TaskName, UserId},
     on,
     token::TokenHash,
 };
@@ -78,12 +79,18 @@ impl Authority {
         self.asked_about.or_load(db, (site.clone(), who.clone(), connection.clone()), load).await
     }
 
-    /// The connections at a provider that might be used, by id; `most` of them at most. None for a token or an agent that there
-    /// is not.
-    pub async fn candidates(&self, of: &Of, provider: &ProviderName, most: usize) -> Result<Arc<Vec<ConnectionId>>> {
+    /// The connections at a provider that might be used now, by id; `most` of them at most. None for a token or an agent that there
+    /// is not. What ended since it was remembered may still be among them, and nothing else is missing.
+    pub async fn candidates(
+        &self,
+        of: &Of,
+        provider: &ProviderName,
+        most: usize,
+        now: Timestamp,
+    ) -> Result<Arc<Vec<ConnectionId>>> {
         let db = self.db();
         let load = async {
-            let found = candidates(db, of, provider, most).await?;
+            let found = candidates(db, of, provider, most, now).await?;
             Ok::<_, Error>((!found.is_empty()).then(|| Arc::new(found)))
         };
         Ok(self.at_providers.or_load(db, (of.clone(), provider.clone(), most), load).await?.unwrap_or_default())
@@ -96,7 +103,8 @@ impl Authority {
         let each = match &self.source {
             Source::Postgres(together) => {
                 let db = together.db();
-                facts::for_many(db, &mut *facts::line(db).await?, pairs).await?
+                let rows = facts::for_many(db, &mut *facts::line(db).await?, pairs).await?;
+                rows.into_iter().map(facts::Unread::read).collect::<Vec<_>>()
             }
             Source::Embedded(_) => {
                 let mut each = Vec::with_capacity(pairs.len());
@@ -144,12 +152,29 @@ pub struct Candidates {
     pub more: bool,
 }
 
+/// Whether a grant `g` is for the session and the task of the token, and has not ended at `$4`.
+macro_rules! is_for_the_work {
+    ($who:literal) => {
+        concat!(
+            " AND (g.session_name IS NULL OR g.session_name = (SELECT t.session_name FROM ",
+            $who,
+            ")) AND (g.task_name IS NULL OR g.task_name = (SELECT t.task_name FROM ",
+            $who,
+            ")) AND (g.expires_at IS NULL OR g.expires_at > $4)"
+        )
+    };
+}
+
 /// The connections that may be meant by a provider's name, by id. `$who` is what stands for the token, as `t`: with columns
-/// `site`, `agent` and `person`; `$2` is the provider, `$3` the most to find.
+/// `site`, `agent`, `person`, `session_name` and `task_name`; `$2` is the provider, `$3` the most to find, `$4` the time.
 ///
 /// An agent may hold a grant of every person of a site, and many at each provider. What is granted for its owner alone is
 /// found by its owner, and the rest by the provider in the order of an index, so that no call costs a look at everything
 /// else that was granted. (`CROSS JOIN` is what keeps SQLite to that order; to PostgreSQL it is a join like any other.)
+///
+/// What cannot be for this token (another's session, task or list of people, or over) is left out here: there may be any number
+/// of them, and those that count must not be cut off behind them. A person's call may give them up, so what is granted for nobody
+/// may be theirs, too. A list is searched for the person's id in quotes, which stand in no id.
 macro_rules! candidates {
     ($who:literal) => {
         concat!(
@@ -163,6 +188,15 @@ macro_rules! candidates {
             $who,
             ")
                    AND g.provider = $2 AND g.revoked_at IS NULL AND g.effect <> 'deny' AND g.for_whom <> '\"owner\"'
+",
+            is_for_the_work!($who),
+            " AND (g.for_whom = '\"unattended\"'
+                        OR (g.for_whom = '\"operators\"' AND (SELECT t.person FROM ",
+            $who,
+            ") IS NOT NULL)
+                        OR REPLACE(g.for_whom, '\"' || (SELECT t.person FROM ",
+            $who,
+            ") || '\"', '') <> g.for_whom)
                  ORDER BY g.connection LIMIT $3) any_caller
                UNION
                SELECT c.id FROM (SELECT t.site, t.agent, t.person FROM ",
@@ -171,12 +205,14 @@ macro_rules! candidates {
                  WHERE c.site = t.site AND c.provider = $2 AND c.owner = 'user:' || t.person AND c.status <> 'revoked'
                    AND g.site = t.site AND g.agent = t.agent AND g.connection = c.id
                    AND g.revoked_at IS NULL AND g.effect <> 'deny' AND g.for_whom = '\"owner\"'
-             ) found ORDER BY found.id LIMIT $3"
+",
+            is_for_the_work!($who),
+            " ) found ORDER BY found.id LIMIT $3"
         )
     };
 }
 
-async fn candidates(db: &Db, of: &Of, provider: &ProviderName, most: usize) -> Result<Vec<ConnectionId>> {
+async fn candidates(db: &Db, of: &Of, provider: &ProviderName, most: usize, now: Timestamp) -> Result<Vec<ConnectionId>> {
     let most = i64::try_from(most).map_err(Error::internal)?;
     let rows: Vec<(String,)> = match of {
         Of::Token(token) => {
@@ -184,17 +220,22 @@ async fn candidates(db: &Db, of: &Of, provider: &ProviderName, most: usize) -> R
                 .bind(token.as_str())
                 .bind(provider.as_str())
                 .bind(most)
+                .bind(now.0)
                 .fetch_all(c)
                 .await?)
         }
         Of::Agent(site, who) => on!(db, |c| sqlx::query_as(candidates!(
-            "(SELECT CAST($1 AS TEXT) AS site, CAST($4 AS TEXT) AS agent, CAST($5 AS TEXT) AS person) t"
+            "(SELECT CAST($1 AS TEXT) AS site, CAST($5 AS TEXT) AS agent, CAST($6 AS TEXT) AS person,
+                     CAST($7 AS TEXT) AS session_name, CAST($8 AS TEXT) AS task_name) t"
         ))
         .bind(site.as_str())
         .bind(provider.as_str())
         .bind(most)
+        .bind(now.0)
         .bind(who.agent.as_str())
         .bind(who.person.as_ref().map(UserId::as_str))
+        .bind(who.session.as_ref().map(SessionName::as_str))
+        .bind(who.task.as_ref().map(TaskName::as_str))
         .fetch_all(c)
         .await?),
     };
@@ -202,9 +243,9 @@ async fn candidates(db: &Db, of: &Of, provider: &ProviderName, most: usize) -> R
 }
 
 /// What a call that names only a provider could mean; nothing for a token that there is not.
-pub async fn usable_at(authority: &Authority, token: &TokenHash, provider: &ProviderName) -> Result<Candidates> {
+pub async fn usable_at(authority: &Authority, token: &TokenHash, provider: &ProviderName, now: Timestamp) -> Result<Candidates> {
     // One more, to know that there are more.
-    let found = authority.candidates(&Of::Token(token.clone()), provider, CANDIDATES + 1).await?;
+    let found = authority.candidates(&Of::Token(token.clone()), provider, CANDIDATES + 1, now).await?;
     let mut pairs: Vec<Pair> = found.iter().map(|id| (token.clone(), id.clone())).collect();
     let more = pairs.len() > CANDIDATES;
     pairs.truncate(CANDIDATES);

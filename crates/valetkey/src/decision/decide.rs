@@ -21,7 +21,7 @@ use crate::{
     grant::{Effect, ForWhom, Rate},
     id::{GrantId, UserId},
     principal::{AuthSource, CallerChain, Ceiling, Delivery, Principal},
-    provider::pattern::{MAIL_METHOD, PathPattern},
+    provider::pattern::{MAIL_METHOD, PathPattern, Readings},
 };
 
 /// What is asked.
@@ -149,6 +149,10 @@ impl Under<'_> {
     }
 }
 
+/// Why an agent does nothing for somebody who may not have it act.
+const PERSON_ROLE: &str = "person_role";
+/// The same for people.
+const NO_ROLE: &str = "the person the token acts for has no role of operator or more on the agent";
 /// Why a running call does not go on under another grant.
 const OTHER_USE: &str = "other_use";
 /// Why a grant of which every use is taken permits nothing.
@@ -207,8 +211,8 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
     if !may_have_it_act(facts.person.as_ref()) {
         return deny(
             Code::GrantDenied,
-            "person_role",
-            "the person the token acts for has no role of operator or more on the agent",
+            PERSON_ROLE,
+            NO_ROLE,
             Some("give the person a role on the agent, or mint a token without a person"),
         );
     }
@@ -222,25 +226,31 @@ fn decide_for(facts: &Facts, request: &Request<'_>, under: &Under<'_>, now: Time
     }
 
     let whose = person.map(|p| &p.id);
+    let path = request.operation.map(|(_, _, path)| Readings::of(path));
     let mut denials = facts.grants.iter().filter(|grant| grant.effect == Effect::Deny).filter(is_live);
-    if let Some(grant) = denials.find(|grant| speaks_of(grant, facts, request, whose)) {
+    if let Some(grant) = denials.find(|grant| speaks_of(grant, facts, request, path.as_ref(), whose)) {
         let text = format!("grant {} denies it", grant.id);
         return deny(Code::GrantDenied, "denied", &text, Some("take that denial back"));
     }
 
     // What is granted: each says why it does not permit it, or is one that does.
-    let (mut reasons, mut allows) = (Vec::new(), None);
+    let (mut reasons, mut allows) = (Vec::new(), None::<&GrantFacts>);
     let mut asks: Option<((bool, bool), &GrantFacts)> = None;
     // A grant that asks about this and does not permit it. No other lets it pass without asking, so nothing does.
     let mut withheld = None;
     for grant in given().filter(is_live) {
-        let speaks = grant.effect == Effect::Ask && speaks_of(grant, facts, request, whose);
+        let speaks = grant.effect == Effect::Ask && speaks_of(grant, facts, request, path.as_ref(), whose);
         match refuses(grant, facts, request, whose, under) {
             // A call that runs was not approved under it, and it is as if it asked now.
             Some(reason) if speaks && reason.fact == OTHER_USE => asks = asks.or(Some(((false, true), grant))),
             Some(reason) if speaks => withheld = withheld.or(Some(reason)),
             Some(reason) => reasons.push(reason),
-            None if grant.effect == Effect::Allow => allows = allows.or(Some(grant)),
+            // One without a limit before one that has one: nobody waits, or uses anything up, who need not.
+            None if grant.effect == Effect::Allow => {
+                if allows.is_none_or(|known| is_limited(known) && !is_limited(grant)) {
+                    allows = Some(grant);
+                }
+            }
             // The approved one comes first, and one that speaks of it before one that does not.
             None => {
                 let rank = (under.is_approved(grant), speaks);
@@ -365,12 +375,24 @@ pub fn calling(facts: &Facts, unattended: bool, chain: &CallerChain, now: Timest
     Ok(Principal { calling_user, chain: chain.clone(), ..principal })
 }
 
+/// Refuses a token whose person may not have the agent act any more: it uses nothing, and so it asks for nothing and is told of
+/// nothing that waits. Whether its call gives the person up does not matter.
+///
+/// # Errors
+/// `grant_denied`.
+pub fn require_role(facts: &Facts) -> Result<()> {
+    match may_have_it_act(facts.person.as_ref()) {
+        true => Ok(()),
+        false => Err(Error::new(Code::GrantDenied, NO_ROLE)),
+    }
+}
+
 /// The one answer to a token that is nobody's.
 pub fn unauthenticated() -> Error {
     Error::new(Code::Unauthenticated, "the credential is missing or not valid")
 }
 
-/// Why whoever asks is nobody. Every reason is one and the same 401 to the caller; the reasons are for `explain`.
+/// Why whoever asks is nobody. Every reason is one and the same 401 to the caller; `explain` tells them, by the token's id.
 fn nobody(facts: &Facts, now: Timestamp) -> Option<Reason> {
     let dead = |fact, text: &str, change| Some(Reason { fact, text: text.to_owned(), change });
     if facts.site_disabled {
@@ -459,15 +481,21 @@ fn beyond_ceiling(over: Over, ceiling: &Ceiling, row: Option<&Connection>, reque
 }
 
 /// Whether a grant that asks or denies speaks of what is asked. It errs on the side of yes: what cannot be read speaks of
-/// everything, and a path is meant however it is spelled.
-fn speaks_of(grant: &GrantFacts, facts: &Facts, request: &Request<'_>, person: Option<&UserId>) -> bool {
-    let operations = || match (&grant.operations, request.operation) {
+/// everything, and a path is meant however it is spelled. `path` is that of the operation.
+fn speaks_of(
+    grant: &GrantFacts,
+    facts: &Facts,
+    request: &Request<'_>,
+    path: Option<&Readings<'_>>,
+    person: Option<&UserId>,
+) -> bool {
+    let operations = || match (&grant.operations, request.operation.zip(path)) {
         (None | Some(Parsed::Unreadable), _) => true,
         // What is revealed obeys no operation: whoever has it can do those as well.
         (Some(Parsed::Read(_)), _) if request.delivery == Delivery::Reveal => true,
         // In general something else may be done. The operation itself is asked about before it is done.
         (Some(Parsed::Read(_)), None) => false,
-        (Some(Parsed::Read(patterns)), Some((method, host, path))) => {
+        (Some(Parsed::Read(patterns)), Some(((method, host, _), path))) => {
             patterns.iter().any(|pattern| pattern.catches(method.as_str(), host, path))
         }
     };
@@ -481,6 +509,11 @@ fn speaks_of(grant: &GrantFacts, facts: &Facts, request: &Request<'_>, person: O
             Parsed::Unreadable => true,
         }
         && operations()
+}
+
+/// Whether a use of a grant is one of so many.
+fn is_limited(grant: &GrantFacts) -> bool {
+    grant.rate.is_some() || grant.max_uses.is_some()
 }
 
 /// Whether the token was minted for the session and the task that a grant is for.

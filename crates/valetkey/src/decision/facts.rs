@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use sqlx::{PgConnection, Postgres, pool::PoolConnection};
+use sqlx::{PgConnection, Postgres, pool::PoolConnection, postgres::PgRow};
 
 use crate::{
     agent::Role,
@@ -264,6 +264,15 @@ macro_rules! people_joins {
     };
 }
 
+/// The person who owns the connection, where they are disabled. By their key, which is what stands behind `user:`: to try each
+/// disabled person of the site instead would cost every call as much as there are of them.
+macro_rules! owner_join {
+    () => {
+        "LEFT JOIN people pc ON pc.site = t.site AND pc.id = SUBSTR(c.owner, 6) AND c.owner = 'user:' || pc.id
+            AND pc.disabled_at IS NOT NULL"
+    };
+}
+
 /// The joins the statements share; `$2`, or what is given, is the connection's id.
 macro_rules! fact_joins {
     () => {
@@ -276,9 +285,9 @@ macro_rules! fact_joins {
             people_joins!(),
             " LEFT JOIN connections c ON c.site = t.site AND c.id = ",
             $wanted,
-            "
-         LEFT JOIN people pc ON pc.site = t.site AND c.owner = 'user:' || pc.id AND pc.disabled_at IS NOT NULL
-         LEFT JOIN grants g ON g.site = t.site AND g.agent = t.agent AND g.connection = c.id AND g.revoked_at IS NULL
+            " ",
+            owner_join!(),
+            " LEFT JOIN grants g ON g.site = t.site AND g.agent = t.agent AND g.connection = c.id AND g.revoked_at IS NULL
          LEFT JOIN people pg ON pg.site = t.site AND pg.id = g.grantor"
         )
     };
@@ -318,6 +327,24 @@ pub async fn for_token(db: &Db, token: &TokenHash, connection: &ConnectionId) ->
     assemble(rows)
 }
 
+/// The facts for a token by its id and a connection, to explain what becomes of its uses; nothing when the site has no such token.
+/// Nobody proves anything by an id.
+pub async fn for_token_id(db: &Db, site: &SiteId, token: &TokenId, connection: &ConnectionId) -> Result<Option<Facts>> {
+    let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(
+        "SELECT ",
+        fact_columns!(),
+        " FROM agent_tokens t ",
+        fact_joins!(),
+        " WHERE t.site = $1 AND t.id = $3 ORDER BY g.created_at, g.id"
+    ))
+    .bind(site.as_str())
+    .bind(connection.as_str())
+    .bind(token.as_str())
+    .fetch_all(c)
+    .await?);
+    assemble(rows)
+}
+
 /// The facts for a presented token, without a connection: who shows it, and whether they are anybody.
 pub async fn for_token_alone(db: &Db, token: &TokenHash) -> Result<Option<Facts>> {
     let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(
@@ -335,8 +362,9 @@ pub async fn for_token_alone(db: &Db, token: &TokenHash) -> Result<Option<Facts>
     assemble(rows)
 }
 
-/// The facts for a presented token and each connection that its agent has a live grant on, by connection id.
-pub async fn for_token_all(db: &Db, token: &TokenHash) -> Result<Vec<Facts>> {
+/// The facts for a presented token and each connection on which its agent has a grant that is not taken back, by connection id: at
+/// most `limit` of them, after the one with id `after`.
+pub async fn for_token_page(db: &Db, token: &TokenHash, after: Option<&ConnectionId>, limit: u32) -> Result<Vec<Facts>> {
     let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(
         "SELECT ",
         fact_columns!(),
@@ -346,11 +374,22 @@ pub async fn for_token_all(db: &Db, token: &TokenHash) -> Result<Vec<Facts>> {
           JOIN grants g ON g.site = t.site AND g.agent = t.agent AND g.revoked_at IS NULL
           JOIN connections c ON c.site = t.site AND c.id = g.connection ",
         people_joins!(),
-        " LEFT JOIN people pc ON pc.site = t.site AND c.owner = 'user:' || pc.id AND pc.disabled_at IS NOT NULL
-          LEFT JOIN people pg ON pg.site = t.site AND pg.id = g.grantor
-          WHERE t.token_hash = $1 ORDER BY c.id, g.created_at, g.id"
+        " ",
+        owner_join!(),
+        " LEFT JOIN people pg ON pg.site = t.site AND pg.id = g.grantor
+          WHERE t.token_hash = $1
+            AND g.connection IN (SELECT DISTINCT found.connection
+                                 FROM agent_tokens shown
+                                 JOIN grants found ON found.site = shown.site AND found.agent = shown.agent
+                                 JOIN connections there ON there.site = found.site AND there.id = found.connection
+                                 WHERE shown.token_hash = $1 AND found.revoked_at IS NULL AND found.effect <> 'deny'
+                                   AND there.status <> 'revoked' AND found.connection > $2
+                                 ORDER BY found.connection LIMIT $3)
+          ORDER BY c.id, g.created_at, g.id"
     ))
     .bind(token.as_str())
+    .bind(after.map_or("", ConnectionId::as_str))
+    .bind(i64::from(limit))
     .fetch_all(c)
     .await?);
     let mut all = Vec::new();
@@ -417,22 +456,31 @@ pub(super) async fn line(db: &Db) -> Result<PoolConnection<Postgres>> {
     Ok(pool.acquire().await?)
 }
 
-/// The facts of many (token, connection) pairs, with one statement; for PostgreSQL. What comes of each stands at its place:
-/// nothing where there is no such token, an error where its rows cannot be read.
+/// The rows of one pair, as PostgreSQL sent them.
+pub(super) struct Unread(Vec<PgRow>);
+
+impl Unread {
+    /// Reads the facts: nothing where there is no such token, an error where the rows cannot be read.
+    ///
+    /// Each row has some eighty columns. So whoever asked for a pair reads it, while the next statement is under way.
+    pub(super) fn read(self) -> Result<Option<Arc<Facts>>> {
+        let rows = self.0.iter().map(<Both as sqlx::FromRow<'_, PgRow>>::from_row);
+        let rows = rows.collect::<std::result::Result<Vec<_>, sqlx::Error>>()?;
+        Ok(assemble(rows)?.map(Arc::new))
+    }
+}
+
+/// The facts of many (token, connection) pairs, with one statement; for PostgreSQL. What comes of each stands at its place.
 ///
 /// Each pair is looked up by a subquery of its own, which the planner cannot merge with the others (`OFFSET 0`): it walks the
 /// indexes for one key at a time, however many are asked for and however small the tables are.
-pub(super) async fn for_many(
-    db: &Db,
-    line: &mut PgConnection,
-    pairs: &[(TokenHash, ConnectionId)],
-) -> Result<Vec<Result<Option<Arc<Facts>>>>> {
+pub(super) async fn for_many(db: &Db, line: &mut PgConnection, pairs: &[(TokenHash, ConnectionId)]) -> Result<Vec<Unread>> {
     db.note_statement();
     let tokens: Vec<&str> = pairs.iter().map(|(token, _)| token.as_str()).collect();
     let connections: Vec<&str> = pairs.iter().map(|(_, connection)| connection.as_str()).collect();
     // Neither holds a comma. An array in its place would show its length to the planner, which then plans every call anew:
     // that takes a hundred times as long as the look-up.
-    let rows: Vec<Numbered> = sqlx::query_as(concat!(
+    let rows = sqlx::query(concat!(
         "SELECT asked.number, f.*
          FROM ROWS FROM (STRING_TO_TABLE($1, ','), STRING_TO_TABLE($2, ',')) WITH ORDINALITY AS asked (token, wanted, number)
          CROSS JOIN LATERAL (SELECT ",
@@ -445,25 +493,14 @@ pub(super) async fn for_many(
     .bind(connections.join(","))
     .fetch_all(line)
     .await?;
-    let mut groups: Vec<Vec<Both>> = Vec::new();
-    groups.resize_with(pairs.len(), Vec::new);
-    for Numbered { number, both } in rows {
-        let place = usize::try_from(number).ok().and_then(|number| groups.get_mut(number.checked_sub(1)?));
-        place.ok_or_else(|| Error::internal("facts of a pair that was not asked for"))?.push(both);
+    let mut found: Vec<Unread> = pairs.iter().map(|_| Unread(Vec::new())).collect();
+    for row in rows {
+        // From 1.
+        let number: i64 = sqlx::Row::try_get(&row, "number")?;
+        let place = usize::try_from(number).ok().and_then(|number| found.get_mut(number.checked_sub(1)?));
+        place.ok_or_else(|| Error::internal("facts of a pair that was not asked for"))?.0.push(row);
     }
-    Ok(groups.into_iter().map(|group| Ok(assemble(group)?.map(Arc::new))).collect())
-}
-
-/// Facts with the number of the pair they are about, from 1.
-struct Numbered {
-    number: i64,
-    both: Both,
-}
-
-impl<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> for Numbered {
-    fn from_row(row: &'r sqlx::postgres::PgRow) -> std::result::Result<Self, sqlx::Error> {
-        Ok(Self { number: sqlx::Row::try_get(row, "number")?, both: Both::from_row(row)? })
-    }
+    Ok(found)
 }
 
 fn assemble(rows: Vec<Both>) -> Result<Option<Facts>> {

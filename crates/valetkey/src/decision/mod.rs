@@ -18,8 +18,10 @@ mod together;
 pub use crate::grant::Effect;
 pub use cache::{Authority, Candidates, Of, usable_at};
 pub(crate) use decide::RATE;
-pub use decide::{Decision, Reason, Request, calling, decide, decide_approved, decide_running, most, principal, unauthenticated};
+pub use decide::{
+    Decision, Reason, Request, calling, decide, decide_approved, decide_running, most, principal, require_role, unauthenticated,
+};
 pub use facts::{
     AgentFacts, ConnectionFacts, Facts, GrantFacts, Origin, Over, Parsed, PersonFacts, TokenFacts, Who, for_agent, for_token,
-    for_token_all, for_token_alone,
+    for_token_alone, for_token_id, for_token_page,
 };

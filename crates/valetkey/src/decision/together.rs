@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     cache::Pair,
-    facts::{self, Facts},
+    facts::{self, Facts, Unread},
 };
 use crate::{
     db::Db,
@@ -35,7 +35,8 @@ const HANGS: Duration = Duration::from_millis(20);
 /// How long a connection is kept when nobody waits: taking one from the pool and giving it back asks the database twice.
 const LINGER: Duration = Duration::from_millis(100);
 
-type Found = Result<Option<Arc<Facts>>>;
+/// What a statement found for a pair.
+type Found = Result<Unread>;
 
 /// The look-up; clones share it.
 #[derive(Clone)]
@@ -87,7 +88,7 @@ impl Together {
     }
 
     /// The facts for a pair; nothing when there is no such token.
-    pub(super) async fn facts(&self, pair: Pair) -> Found {
+    pub(super) async fn facts(&self, pair: Pair) -> Result<Option<Arc<Facts>>> {
         let (answer, answered) = oneshot::channel();
         let runner = {
             let mut queue = self.queue();
@@ -108,7 +109,8 @@ impl Together {
             // In a task of its own: a caller who leaves takes nobody else's answer along.
             self.0.runtime.spawn(async move { runner.run().await });
         }
-        answered.await.map_err(|_| Error::internal("a look-up of authority was given up"))?
+        let found = answered.await.map_err(|_| Error::internal("a look-up of authority was given up"))??;
+        found.read()
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -129,9 +131,9 @@ impl Runner {
             let (pairs, answers): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
             match self.ask(&mut line, &pairs).await {
                 Ok(found) => {
-                    for (answer, facts) in answers.into_iter().zip(found) {
+                    for (answer, rows) in answers.into_iter().zip(found) {
                         // Whoever left does not need it.
-                        let _ = answer.send(facts);
+                        let _ = answer.send(Ok(rows));
                     }
                 }
                 Err(error) => {
@@ -169,7 +171,7 @@ impl Runner {
     }
 
     /// Asks for many pairs on a connection that is kept; one that failed is given back.
-    async fn ask(&self, line: &mut Option<PoolConnection<Postgres>>, pairs: &[Pair]) -> Result<Vec<Found>> {
+    async fn ask(&self, line: &mut Option<PoolConnection<Postgres>>, pairs: &[Pair]) -> Result<Vec<Unread>> {
         let mut connection = match line.take() {
             Some(connection) => connection,
             None => facts::line(self.together.db()).await?,

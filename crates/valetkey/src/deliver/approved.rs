@@ -14,7 +14,7 @@ use crate::{
     clock::Timestamp,
     decision::{Effect, Request, decide_approved},
     error::{Code, Error, Result},
-    id::{ApprovalId, GrantId, SiteId},
+    id::{ApprovalId, SiteId},
     principal::Delivery,
 };
 
@@ -144,13 +144,13 @@ impl Deliverer {
         };
         let found = match found {
             Ok(found) => found,
-            Err(error) => return Err(self.not_carried(&allowed, grant, error).await?),
+            Err(error) => return Err(self.not_carried(&allowed, error).await?),
         };
         let now = base.clock.now();
         match (named, found.status(now)) {
             (Some(_), Status::Approved) => {}
             (_, Status::Pending | Status::Approved) => return Err(self.waits(&allowed.site, &found, now)),
-            (_, status) => return Err(self.not_carried(&allowed, grant, approval::ended(&found, status)).await?),
+            (_, status) => return Err(self.not_carried(&allowed, approval::ended(&found, status)).await?),
         }
         // INVARIANT: the digest holds the grant, so this is the grant that asked when the use was held.
         let request = Request { delivery: used.delivery, operation: used.operation, unattended: caller.unattended };
@@ -163,7 +163,7 @@ impl Deliverer {
     }
 
     /// Records that no approval carries a use. Other errors are no refusals, and pass as they are.
-    pub(super) async fn not_carried(&self, allowed: &Allowed, grant: &GrantId, error: Error) -> Result<Error> {
+    pub(super) async fn not_carried(&self, allowed: &Allowed, error: Error) -> Result<Error> {
         let refusals = [
             Code::ApprovalExpired,
             Code::ApprovalMismatch,
@@ -172,22 +172,27 @@ impl Deliverer {
             Code::NotFound,
             Code::RateLimited,
         ];
-        if refusals.contains(&error.code()) { self.none_left(allowed, grant, error, "approval").await } else { Ok(error) }
+        if refusals.contains(&error.code()) { self.not_taken(allowed, error, "approval").await } else { Ok(error) }
     }
 
     /// What an agent is told of a use that waits, or that was approved and is not made with its approval.
     fn waits(&self, site: &SiteId, found: &Approval, now: Timestamp) -> Error {
         let (path, status) = (format!("/approvals/{}", found.id), found.status(now));
-        let text = match status {
-            Status::Approved => "a person approved this; make it again with the header Valet-Approval",
-            _ => {
-                "a person has to approve this first; ask at `poll` for the answer, \
-                 then make it again with the header Valet-Approval"
-            }
+        let words = format!("approval approve {}", found.id);
+        let (page, command) = self.outside.page_or_command(found.owner.user(), &path, &words, site);
+        let text = match (status, &command) {
+            (Status::Approved, _) => "a person approved this; make it again with the header Valet-Approval".to_owned(),
+            (_, None) => "a person has to approve this first; ask at `poll` for the answer, \
+                          then make it again with the header Valet-Approval"
+                .to_owned(),
+            (_, Some(command)) => format!(
+                "whoever administers the site has to approve this first, in their platform or with `{command}`; \
+                 ask at `poll` for the answer, then make it again with the header Valet-Approval"
+            ),
         };
         Error::new(Code::ApprovalRequired, text).with_extra(json!({
             "approval": found.id, "grant": found.grant, "status": status, "poll": format!("/v1{path}"),
-            "page": self.outside.page_url(&path, site), "expires_at": found.expires_at,
+            "page": page, "command": command, "expires_at": found.expires_at,
         }))
     }
 }

@@ -1,6 +1,9 @@
 //! What would become of a use, without making it (promise 6).
 
-use super::proxy::{check_operation, proxied};
+use super::{
+    choice,
+    proxy::{check_operation, proxied},
+};
 use crate::{
     base::Outside,
     clock::Timestamp,
@@ -23,19 +26,39 @@ use crate::{
 pub fn explain(outside: &Outside, facts: &Facts, request: &Request<'_>, now: Timestamp) -> Decision {
     let names_mail = request.operation.is_some_and(|(method, ..)| method.as_str() == MAIL_METHOD);
     if request.delivery == Delivery::Reveal || (names_mail && is_mailbox(outside, facts)) {
-        return decide(facts, &asked(outside, facts, request), now);
+        let decision = decide(facts, &asked(outside, facts, request), now);
+        return match check_reveal(outside, facts, request) {
+            Err(error) if !decision.denied() => refused(decision, &error),
+            _ => decision,
+        };
     }
     let general = decide(facts, &Request { operation: None, ..request.clone() }, now);
     let Some(connection) = facts.connection.as_ref().filter(|_| !general.denied()) else { return general };
     match check(outside, &connection.stored.connection, request) {
         Ok(()) => decide(facts, request, now),
-        Err(error) => Decision {
-            effect: Effect::Deny,
-            code: Some(error.code()),
-            grant: None,
-            reasons: vec![Reason { fact: error.code().as_str(), text: error.message().to_owned(), change: None }],
-            ..general
-        },
+        Err(error) => refused(general, &error),
+    }
+}
+
+/// What a rule makes of a decision that is none of its own.
+fn refused(decision: Decision, error: &Error) -> Decision {
+    Decision {
+        effect: Effect::Deny,
+        code: Some(error.code()),
+        grant: None,
+        counted: false,
+        rate: None,
+        reasons: vec![Reason { fact: error.code().as_str(), text: error.message().to_owned(), change: None }],
+        ..decision
+    }
+}
+
+fn check_reveal(outside: &Outside, facts: &Facts, request: &Request<'_>) -> Result<()> {
+    match (&request.delivery, &facts.connection) {
+        (Delivery::Reveal, Some(connection)) => {
+            choice::check_reveal(outside.definition(&connection.stored.connection.provider)?.as_ref())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -87,5 +110,5 @@ fn check(outside: &Outside, connection: &Connection, request: &Request<'_>) -> R
     let proxy = proxied(&definition)?;
     let Some((method, host, path)) = request.operation else { return Ok(()) };
     let path = std::str::from_utf8(path).map_err(|_| Error::new(Code::PathRefused, "the path is no text"))?;
-    check_operation(&definition, proxy, &connection.hosts, (method, host, path), None)
+    check_operation(&definition, proxy, connection, (method, host, path), None)
 }

@@ -63,7 +63,8 @@ pub fn clean_request_trailers(trailers: &mut HeaderMap, injected: &[HeaderName])
 /// ...), `Valet-*`, and every header that holds an injected secret.
 /// Set: `Content-Security-Policy: sandbox` and `X-Content-Type-Options: nosniff`, so that a provider's page does not
 /// run on our origin. Nobody follows a redirect with the credential; it goes to the caller with where it leads written out:
-/// `sent` is the URL that was asked for, without what was injected into it, and `ours` is the public URL.
+/// `sent` is the URL that was asked for, without what was injected into it, and `ours` is the public URL. A challenge loses
+/// `resource_metadata` (RFC 9728 section 5.1), which would be said of us.
 ///
 /// What hyper noted beside the headers (a reason phrase, which could hold a secret too) is dropped.
 pub fn clean_response(parts: &mut response::Parts, needles: &Needles, sent: &Uri, ours: &Url) {
@@ -71,6 +72,7 @@ pub fn clean_response(parts: &mut response::Parts, needles: &Needles, sent: &Uri
     let named = named_by_connection(headers);
     remove(headers, &|name| named.contains(name) || is_refused_in_response(name));
     write_out_links(headers, sent, ours);
+    strip_metadata(headers);
     remove_echoes(headers, needles);
     announce(headers, &|name| is_refused_in_response(name) || is_framing(name));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
@@ -160,8 +162,8 @@ fn is_framing(name: &HeaderName) -> bool {
     matches!(
         &*folded_name(name),
         "content-length" | "content-encoding" | "content-type" | "content-range" | "host" | "trailer"
-        // Where a client goes on to is said in the head, where it is written out.
-        | "location" | "content-location" | "link"
+        // Where a client goes on to is said in the head, where it is looked at.
+        | "location" | "content-location" | "link" | "www-authenticate"
     )
 }
 
@@ -216,6 +218,86 @@ fn targets(value: &str, base: &Url, ours: &Url) -> Option<String> {
     }
     written.push_str(rest);
     Some(written)
+}
+
+/// By which a challenge says where tokens for the resource come from (RFC 9728 section 5.1).
+const METADATA: &str = "resource_metadata";
+
+/// Takes out of every challenge where tokens for the resource come from. To a client the resource is the URL that it asked, which
+/// is ours: a provider could send an agent, or the person behind it, to an authorization server of its choice, as if we said so.
+/// Everything else of a challenge stays; one that cannot be read goes.
+fn strip_metadata(headers: &mut HeaderMap) {
+    let name = header::WWW_AUTHENTICATE;
+    let names_it = |value: &HeaderValue| {
+        value.as_bytes().windows(METADATA.len()).any(|bytes| bytes.eq_ignore_ascii_case(METADATA.as_bytes()))
+    };
+    if !headers.get_all(&name).iter().any(names_it) {
+        return;
+    }
+    let left = |value: &HeaderValue| match names_it(value) {
+        false => Some(value.clone()),
+        true => HeaderValue::from_str(&without_metadata(std::str::from_utf8(value.as_bytes()).ok()?)?).ok(),
+    };
+    let values: Vec<_> = headers.get_all(&name).iter().filter_map(left).collect();
+    headers.remove(&name);
+    for value in values {
+        headers.append(&name, value);
+    }
+}
+
+/// The value of `WWW-Authenticate` (RFC 9110 section 11.6.1) without the parameter; nothing where nothing is left, or where
+/// somebody could still read the parameter in what is left: many a client looks for it as a text.
+fn without_metadata(value: &str) -> Option<String> {
+    let mut written = String::with_capacity(value.len());
+    // Whether the scheme that was written last has lost what stood behind it: what comes next stands there.
+    let mut bare = false;
+    for element in elements(value)? {
+        let element = element.trim_matches([' ', '\t']);
+        // A scheme stands before the first parameter of a challenge, in the same element.
+        let (scheme, parameter) = match parameter_name(element) {
+            Some(_) => ("", element),
+            None => element.split_once([' ', '\t']).unwrap_or((element, "")),
+        };
+        let dropped =
+            parameter_name(parameter.trim_start_matches([' ', '\t'])).is_some_and(|name| name.eq_ignore_ascii_case(METADATA));
+        if element.is_empty() || (dropped && scheme.is_empty()) {
+            continue;
+        }
+        if !written.is_empty() {
+            written.push_str(if bare && scheme.is_empty() { " " } else { ", " });
+        }
+        written.push_str(if dropped { scheme } else { element });
+        bare = dropped;
+    }
+    let found = written.to_ascii_lowercase();
+    let still_there = found
+        .match_indices(METADATA)
+        .any(|(at, name)| found.get(at + name.len()..).is_some_and(|rest| rest.trim_start_matches([' ', '\t']).starts_with('=')));
+    (!written.is_empty() && !still_there).then_some(written)
+}
+
+/// The elements of a list (RFC 9110 section 5.6.1), in which quoted commas do not count; nothing where a quotation does not end.
+fn elements(value: &str) -> Option<Vec<&str>> {
+    let (mut all, mut start, mut at) = (Vec::new(), 0, 0);
+    while let Some(next) = value.get(at..)?.find([',', '"']) {
+        let mark = at + next;
+        at = mark + 1;
+        if value.get(mark..at)? == "," {
+            all.push(value.get(start..mark)?);
+            start = at;
+        } else {
+            at += end_of_quoted(value.get(at..)?)? + 1;
+        }
+    }
+    all.push(value.get(start..)?);
+    Some(all)
+}
+
+/// The name of a parameter that an element begins with; nothing where it begins with a scheme.
+fn parameter_name(element: &str) -> Option<&str> {
+    let (name, _) = element.split_once('=')?;
+    let name = name.trim_end_matches([' ', '\t']);
+    (!name.is_empty() && !name.contains([' ', '\t', '"'])).then_some(name)
 }
 
 /// Where the text ends that a quotation mark began (RFC 9110 section 5.6.4).
@@ -353,6 +435,51 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_challenge_loses_where_tokens_come_from_and_nothing_else() {
+        let left = |value: &str| leads("www-authenticate", value);
+        for untouched in [
+            "Bearer",
+            r#"Bearer realm="a, b=\"c\"" ,scope="x y",,Basic  realm=z"#,
+            "Basic, Negotiate abc==",
+            r#"Bearer error_description="metadata of the resource""#,
+        ] {
+            assert_eq!(left(untouched).as_deref(), Some(untouched));
+        }
+        for (value, expected) in [
+            (r#"Bearer resource_metadata="https://evil.example/m""#, "Bearer"),
+            (r#"Bearer resource_metadata="https://evil.example/m", scope="x""#, r#"Bearer scope="x""#),
+            (r#"Bearer scope="x", resource_metadata="https://evil.example/m""#, r#"Bearer scope="x""#),
+            (r#"Bearer scope="a, b", RESOURCE_Metadata = https://evil.example, error="e""#, r#"Bearer scope="a, b", error="e""#),
+            (
+                r#"Bearer resource_metadata="a,\"b", resource_metadata=c, realm="r", Basic realm="s""#,
+                r#"Bearer realm="r", Basic realm="s""#,
+            ),
+            (r#"Bearer  resource_metadata=a, Basic realm="s""#, r#"Bearer, Basic realm="s""#),
+            (r#"Basic realm="s", Bearer resource_metadata=a"#, r#"Basic realm="s", Bearer"#),
+            (
+                r#"Bearer error_description="no resource_metadata here""#,
+                r#"Bearer error_description="no resource_metadata here""#,
+            ),
+        ] {
+            assert_eq!(left(value).as_deref(), Some(expected), "{value}");
+        }
+        for gone in [
+            r#"resource_metadata="https://evil.example/m""#,
+            r#"Bearer realm="open, resource_metadata="https://evil.example/m""#,
+            r#"Bearer realm="x, resource_metadata=https://evil.example/m""#,
+            r#"Bearer x_resource_metadata="https://evil.example/m""#,
+            "Bearer odd resource_metadata=https://evil.example/m",
+        ] {
+            assert_eq!(left(gone), None, "{gone}");
+        }
+        let two = cleaned(
+            &[("www-authenticate", "Basic realm=x"), ("www-authenticate", "Bearer resource_metadata=y, scope=z")],
+            "secret-token-1",
+        );
+        assert_eq!(two.get_all("www-authenticate").iter().collect::<Vec<_>>(), ["Basic realm=x", "Bearer scope=z"]);
+    }
+
     /// T-047.
     #[test]
     fn what_belongs_to_this_hop_or_to_us_does_not_go_on() {
@@ -437,8 +564,13 @@ mod tests {
         clean_request_trailers(&mut trailers, &[]);
         assert_eq!(names(&trailers), ["x-sum"]);
 
-        let mut trailers =
-            map(&[("x-sum", "1"), ("set-cookie", "x"), ("x-echo", "Bearer secret-token-1"), ("link", "</v1/me>; rel=next")]);
+        let mut trailers = map(&[
+            ("x-sum", "1"),
+            ("set-cookie", "x"),
+            ("x-echo", "Bearer secret-token-1"),
+            ("link", "</v1/me>; rel=next"),
+            ("www-authenticate", "Bearer resource_metadata=x"),
+        ]);
         clean_response_trailers(&mut trailers, &Needles::new([&Secret::new("secret-token-1")]));
         assert_eq!(names(&trailers), ["x-sum"]);
     }

@@ -16,9 +16,11 @@
 //! 3. [`headers`]: what of the caller's headers goes on, and what of the provider's comes back.
 //! 4. [`inject`]: the credential, put in last.
 //! 5. [`slot`]: which of several tokens is meant.
-//! 6. [`echo`]: a credential that comes back in an answer's headers is taken out.
+//! 6. `choice`: what a person chose from the provider's lists.
+//! 7. [`echo`]: a credential that comes back in an answer's headers is taken out.
 
 pub mod approved;
+mod choice;
 mod client;
 pub mod echo;
 mod explain;
@@ -210,6 +212,9 @@ impl Deliverer {
     ) -> Result<Revealed> {
         let allowed = self.allow(caller, connection, Delivery::Reveal, None, None).await?;
         let definition = self.outside.definition(&allowed.stored.connection.provider)?;
+        if let Err(error) = choice::check_reveal(&definition) {
+            return Err(self.not_taken(&allowed, error, "chosen").await?);
+        }
         let slot = named.map(ToString::to_string);
         let used = approved::Use {
             delivery: Delivery::Reveal,
@@ -284,15 +289,17 @@ impl Deliverer {
             return named.parse();
         }
         let provider: ProviderName = named.parse()?;
-        let candidates = usable_at(&self.authority, &caller.token, &provider).await?;
         let now = self.outside.base.clock.now();
+        let candidates = usable_at(&self.authority, &caller.token, &provider, now).await?;
         let request = Request { delivery, operation: None, unattended: caller.unattended };
         // Also where nothing is to be decided on: whether the token is alive is asked before anything is told.
         let facts = match candidates.facts.first() {
             Some(facts) => Arc::clone(facts),
-            None => for_token_alone(&self.outside.base.db, &caller.token).await?.map(Arc::new).ok_or_else(unauthenticated)?,
+            None => for_token_alone(&self.outside.base.db, &caller.token).await?.map(Arc::new).ok_or_else(nobody)?,
         };
-        principal(&facts, now)?;
+        if principal(&facts, now).is_err() {
+            return Err(nobody());
+        }
         self.check_chain(&facts, caller).await?;
         let person = facts.person.as_ref().filter(|_| !caller.unattended).map(|person| &person.id);
         let mut usable = Vec::new();
@@ -304,18 +311,19 @@ impl Deliverer {
         }
         let refused = match usable.as_slice() {
             [only] if !candidates.more => return Ok(only.id.clone()),
-            [] if !candidates.more => self.nothing_usable(&facts.site, &provider, person.is_some()).await,
+            [] if !candidates.more => self.nothing_usable(&facts.site, &provider, delivery, person.is_some()).await,
             several => {
                 let choices: Vec<_> = several
                     .iter()
                     .map(|c| json!({ "connection": c.id, "owner": c.owner, "name": c.name, "subject": c.subject_name }))
                     .collect();
-                let more = if candidates.more { " and perhaps more" } else { "" };
-                Error::new(
-                    Code::Ambiguous,
-                    format!("{}{more} connections at {provider} can be used; name one by its id", choices.len()),
-                )
-                .with_extra(json!({ "choices": choices }))
+                let text = match (choices.len(), candidates.more) {
+                    // That is no no: among those that were not looked at one may be usable.
+                    (0, _) => format!("none of the first connections at {provider} can be used, and there are more"),
+                    (count, true) => format!("{count} and perhaps more connections at {provider} can be used"),
+                    (count, false) => format!("{count} connections at {provider} can be used"),
+                };
+                Error::new(Code::Ambiguous, text + "; name one by its id").with_extra(json!({ "choices": choices }))
             }
         };
         // A name that is no provider's, and a defect of ours, are no refusals.
@@ -331,7 +339,7 @@ impl Deliverer {
         Err(refused)
     }
 
-    async fn nothing_usable(&self, site: &SiteId, provider: &ProviderName, person: bool) -> Error {
+    async fn nothing_usable(&self, site: &SiteId, provider: &ProviderName, delivery: Delivery, person: bool) -> Error {
         let definition = match self.outside.definition(provider) {
             Ok(definition) => definition,
             Err(error) => return error,
@@ -350,13 +358,16 @@ impl Deliverer {
             Ok(_) if person => Error::new(
                 Code::NoPerUserCredentials,
                 format!(
-                    "no {} account can be used for this person; they connect one and grant it to the agent",
+                    "no {} account can be used for this person by {delivery}; they connect one, and grant the agent that use of it",
                     definition.title
                 ),
             ),
             Ok(_) => Error::new(
                 Code::NoCredentials,
-                format!("no {} account can be used; connect one and grant it to the agent", definition.title),
+                format!(
+                    "no {} account can be used by {delivery} without a person; connect one, and grant the agent that use of it",
+                    definition.title
+                ),
             ),
         }
     }
@@ -375,8 +386,7 @@ impl Deliverer {
     ) -> Result<Allowed> {
         let (epoch, asked) = (self.outside.base.db.epoch(), Instant::now());
         let Some(facts) = self.authority.facts(&caller.token, connection).await? else {
-            metrics::counter!("valetkey_unknown_tokens_total").increment(1);
-            return Err(unauthenticated());
+            return Err(nobody());
         };
         let request = Request { delivery, operation, unattended: caller.unattended };
         let (request, now) = (explain::asked(&self.outside, &facts, &request), self.outside.base.clock.now());
@@ -493,7 +503,7 @@ impl Deliverer {
         Ok(Some(Served { account: account.clone(), connection }))
     }
 
-    /// Records a refusal and turns it into what the caller is told.
+    /// Records a refusal and turns it into what the caller is told. That of a dead token is counted only.
     async fn refuse(
         &self,
         caller: &Caller,
@@ -503,6 +513,9 @@ impl Deliverer {
         connection: &ConnectionId,
         delivery: Delivery,
     ) -> Result<Error> {
+        if decision.code == Some(Code::Unauthenticated) {
+            return Ok(nobody());
+        }
         let reasons: BTreeSet<_> = decision.reasons.iter().map(|reason| reason.fact).collect();
         let mut noted = json!({ "delivery": delivery, "code": decision.code.map(Code::as_str), "reasons": reasons });
         caller.chain.note(&mut noted);
@@ -526,7 +539,8 @@ impl Deliverer {
             None => !decision.approved,
         };
         if !decision.allowed() || !carried {
-            return Err(Error::new(Code::Conflict, "what is granted changed while the call waited; make it again"));
+            let error = Error::new(Code::Conflict, "what is granted changed while the call waited; make it again");
+            return Err(self.not_taken(allowed, error, "changed").await?);
         }
         let Decision { counted, rate, grant: Some(id), .. } = decision else { return Ok(()) };
         let (base, site) = (&self.outside.base, &allowed.site);
@@ -534,27 +548,28 @@ impl Deliverer {
             && let Err(error) = self.limits.take(&base.db, site, id, *rate, base.clock.now()).await
         {
             return match error.code() {
-                Code::RateLimited => Err(self.none_left(allowed, id, error, "rate").await?),
+                Code::RateLimited => Err(self.not_taken(allowed, error, "rate").await?),
                 _ => Err(error),
             };
         }
         if let Some(approval) = approval
             && let Err(error) = approval::take(base, site, &allowed.actor, approval).await
         {
-            return Err(self.not_carried(allowed, id, error).await?);
+            return Err(self.not_carried(allowed, error).await?);
         }
         if *counted && !grant::take_use(&base.db, site, id).await? {
             // Somebody else took the last one since the decision.
             let error = Error::new(Code::GrantDenied, "the grant is used up; ask its owner to grant it anew");
-            return Err(self.none_left(allowed, id, error, "used_up").await?);
+            return Err(self.not_taken(allowed, error, "used_up").await?);
         }
         Ok(())
     }
 
-    /// Records that a grant's limit, or the approval that it asks for, refused a call.
-    async fn none_left(&self, allowed: &Allowed, grant: &GrantId, error: Error, reason: &'static str) -> Result<Error> {
+    /// Records that a call was refused after its decision: by the grant's limit, by the approval that it asks for, or because what
+    /// is granted changed meanwhile.
+    async fn not_taken(&self, allowed: &Allowed, error: Error, reason: &'static str) -> Result<Error> {
         let code = error.code().as_str();
-        let facts = json!({ "grant": grant, "code": code, "reasons": [reason] });
+        let facts = json!({ "grant": allowed.grant(), "code": code, "reasons": [reason] });
         let event = self.event(allowed, "connection.use", facts).outcome(Outcome::Denied);
         self.outside.base.audit.record_use(event).await?;
         metrics::counter!("valetkey_denials_total", "code" => code).increment(1);
@@ -572,6 +587,13 @@ impl Deliverer {
             Right::Agent { .. } | Right::Owner => event.connection(&allowed.stored.connection.id),
         }
     }
+}
+
+/// What whoever shows a token that is unknown or dead is told. It leaves no row, only a count: whoever has such a one could fill
+/// the ledger with it, and the audit's queue, for which everybody waits.
+fn nobody() -> Error {
+    metrics::counter!("valetkey_unknown_tokens_total").increment(1);
+    unauthenticated()
 }
 
 fn actor(facts: &Facts, person: Option<&UserId>) -> Actor {

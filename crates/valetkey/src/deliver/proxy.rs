@@ -1,6 +1,7 @@
 //! The proxy: we make the call, and the agent never sees the secret (decisions 7).
 //!
-//! 1. The path and what else the rules name are refused or passed, exactly as they will be sent. A refusal is recorded.
+//! 1. The path and what else the rules name are refused or passed, exactly as they will be sent; so is what does not belong to
+//!    what a person chose of the account. A refusal is recorded.
 //! 2. The host is the definition's base, or another one that was fixed for the connection; never the caller's.
 //! 3. The decision is asked for this operation, on the bytes that will be sent.
 //! 4. Where a grant asks, the body is read and the call held, or compared with what a person approved.
@@ -22,6 +23,7 @@ use serde_json::json;
 use super::{
     Allowed, Caller, Deliverer, Guarded, Right,
     approved::{self, Use},
+    choice,
     echo::Needles,
     headers,
     inject::{self, Injection},
@@ -151,9 +153,11 @@ impl Deliverer {
         // Where the body is read here, it is read before anything is spent on it.
         let compared = allowed.is_compared(named.as_ref());
         let adds_to_body = proxy.inject.iter().any(|inject| matches!(inject, Inject::Form { .. } | Inject::Json { .. }));
+        let call = (parts.method.as_str(), host.as_str(), uri.path().as_bytes());
+        let chosen_in_body = choice::is_in_body(&definition, &allowed.stored.connection, call);
         let body = if body.is_end_stream() {
             Payload::Empty
-        } else if compared || adds_to_body || proxy.body_must_be_read(&parts.headers) {
+        } else if compared || adds_to_body || chosen_in_body || proxy.body_must_be_read(&parts.headers) {
             let whole = whole(body).await?;
             // An answer's content can hang on the body (Graph's `fields`).
             if proxy.is_credential_body(&parts.headers, &whole) {
@@ -163,6 +167,15 @@ impl Deliverer {
         } else {
             Payload::Stream(body)
         };
+
+        let read = body.read();
+        let chosen = |row: &Connection| {
+            choice::check(&definition, row, call)?;
+            choice::check_body(&definition, row, call, target.query, &parts.headers, read)
+        };
+        if let Err(error) = chosen(&allowed.stored.connection) {
+            return Err(self.refuse_by_rule(&allowed, error, &parts.method, target.path).await?);
+        }
 
         let operation = Some((&parts.method, host.as_str(), uri.path().as_bytes()));
         let (allowed, approval) = if compared {
@@ -176,13 +189,17 @@ impl Deliverer {
                 query: target.query,
                 slot: slot.as_ref().map(ToString::to_string),
                 headers: &going,
-                body: body.read(),
+                body: read,
             };
             self.approved(allowed, &used, named.as_ref()).await?
         } else {
             (allowed, None)
         };
         let (allowed, served) = self.serve(allowed, Delivery::Proxy, operation, Wish::default(), slot.as_ref()).await?;
+        // Somebody may have chosen otherwise while it waited.
+        if let Err(error) = chosen(&allowed.stored.connection) {
+            return Err(self.refuse_by_rule(&allowed, error, &parts.method, target.path).await?);
+        }
         let injections =
             self.injections(&definition, &served, app.as_ref(), slot.as_ref()).map_err(|error| allowed.told_of_holder(error))?;
         let injected: Vec<HeaderName> = injections.iter().filter_map(Injection::header_name).collect();
@@ -206,7 +223,8 @@ impl Deliverer {
             facts["slot"] = slot.to_string().into();
         }
         let op = Operation { method: parts.method.clone(), host, path: uri.path().to_owned() };
-        let ticket = Arc::new(self.streams.register(&allowed, op)?);
+        let hangs_on_choice = definition.is_bound() || slot.is_some();
+        let ticket = Arc::new(self.streams.register(&allowed, op, hangs_on_choice)?);
         parts.uri = uri.clone();
         // What the server noted beside the caller's request is not for the provider.
         parts.extensions.clear();
@@ -304,7 +322,7 @@ impl Deliverer {
             }
         };
         let host = uri.authority().map(|a| a.as_str().to_ascii_lowercase()).unwrap_or_default();
-        check_operation(definition, proxy, &row.hosts, (&parts.method, &host, uri.path()), target.query)?;
+        check_operation(definition, proxy, row, (&parts.method, &host, uri.path()), target.query)?;
         Ok(uri)
     }
 
@@ -459,21 +477,21 @@ pub(super) fn proxied(definition: &Definition) -> Result<&Proxy> {
     })
 }
 
-/// The rules on a call's method, host, whole path and query that hold whatever is granted. Explaining asks them too
-/// (promise 6).
+/// The rules on a call's method, host, whole path and query that hold whatever is granted, and what of the account was
+/// chosen. Explaining asks them too (promise 6).
 ///
 /// Errors: `method_refused`, `path_refused`, `host_refused`, `credential_path`.
 pub(super) fn check_operation(
     definition: &Definition,
     proxy: &Proxy,
-    hosts: &[String],
+    connection: &Connection,
     (method, host, path): (&http::Method, &str, &str),
     query: Option<&str>,
 ) -> Result<()> {
     rules::check_method(method)?;
     CleanPath::parse(path, proxy.allow_encoded_slashes)?;
-    if !is_among(hosts, host) {
-        return Err(host_refused(hosts));
+    if !is_among(&connection.hosts, host) {
+        return Err(host_refused(&connection.hosts));
     }
     rules::check_batch(method, path, query, proxy.allow_batch)?;
     if query.is_some_and(|raw| proxy.is_credential_query(raw)) || proxy.is_credential_path(method, host, path.as_bytes()) {
@@ -485,7 +503,7 @@ pub(super) fn check_operation(
             format!("the definition of {} does not allow this path at {host}", definition.title),
         ));
     }
-    Ok(())
+    choice::check(definition, connection, (method.as_str(), host, path.as_bytes()))
 }
 
 fn is_among(hosts: &[String], host: &str) -> bool {

@@ -3,6 +3,8 @@
 //! Every proxied call is registered with what was decided for it, before it leaves. One task decides again: at once when
 //! something was committed here, and every second, because another replica may have revoked and because permissions
 //! expire; on PostgreSQL with one query for all of them. Two seconds without an answer from the database end them all.
+//!
+//! A call that hangs on what a person chose of the account ends when any of that is chosen no more.
 
 use std::{
     collections::HashMap,
@@ -21,10 +23,10 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{Allowed, Caller, Right, echo::Needles, headers};
+use super::{Allowed, Caller, Right, choice, echo::Needles, headers};
 use crate::{
     base::Base,
-    connection::{self, Status},
+    connection::{self, Connection, Status, Stored},
     decision::{Authority, Request, decide_running},
     error::{Code, Error, Result},
     id::{ConnectionId, GrantId, SiteId},
@@ -52,7 +54,16 @@ struct Inner {
 struct Open {
     by: By,
     connection: ConnectionId,
+    /// The connection as it was when the call left, where the call hangs on what is chosen of it.
+    chosen: Option<Arc<Stored>>,
     end: CancellationToken,
+}
+
+impl Open {
+    /// Whether a connection still has what was chosen of it when the call left.
+    fn is_still_chosen(&self, now: &Connection) -> bool {
+        self.chosen.as_ref().is_none_or(|then| choice::is_whole(&then.connection, now))
+    }
 }
 
 /// By what right it runs.
@@ -107,8 +118,8 @@ impl Streams {
         Self(Arc::new(Inner { base, next: AtomicU64::new(1), open: Mutex::default() }))
     }
 
-    /// Registers a call before it leaves.
-    pub(super) fn register(&self, allowed: &Allowed, operation: Operation) -> Result<Ticket> {
+    /// Registers a call before it leaves. `hangs_on_choice` says whether it may be made only for what is chosen of the account.
+    pub(super) fn register(&self, allowed: &Allowed, operation: Operation, hangs_on_choice: bool) -> Result<Ticket> {
         let by = match &allowed.right {
             Right::Owner => By::Owner { site: allowed.site.clone() },
             Right::Held { .. } => By::Held,
@@ -117,14 +128,15 @@ impl Streams {
                 By::Grant { caller: caller.clone(), operation: Arc::new(operation), grant }
             }
         };
-        Ok(self.add(by, &allowed.stored.connection.id, allowed.epoch))
+        let chosen = hangs_on_choice.then(|| Arc::clone(&allowed.stored));
+        Ok(self.add(by, &allowed.stored.connection.id, chosen, allowed.epoch))
     }
 
     /// `epoch` is the one read before the call's facts were loaded: where it moved since, a look is due at once.
-    fn add(&self, by: By, connection: &ConnectionId, epoch: u64) -> Ticket {
+    fn add(&self, by: By, connection: &ConnectionId, chosen: Option<Arc<Stored>>, epoch: u64) -> Ticket {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let end = CancellationToken::new();
-        self.open().insert(id, Open { by, connection: connection.clone(), end: end.clone() });
+        self.open().insert(id, Open { by, connection: connection.clone(), chosen, end: end.clone() });
         if epoch != self.0.base.db.epoch() {
             self.0.base.db.nudge();
         }
@@ -174,14 +186,17 @@ impl Streams {
                 By::Held => true,
                 By::Owner { site } => {
                     let there = until_read(|| connection::get(&self.0.base.db, site, &open.connection)).await;
-                    there.is_some_and(|connection| !matches!(connection.status, Status::Revoked { .. }))
+                    let lives = |row: &Connection| !matches!(row.status, Status::Revoked { .. });
+                    there.is_some_and(|row| lives(&row) && open.is_still_chosen(&row))
                 }
                 By::Grant { caller, operation, grant } => {
                     let asked = (&operation.method, operation.host.as_str(), operation.path.as_bytes());
                     let request = Request { delivery: Delivery::Proxy, operation: Some(asked), unattended: caller.unattended };
                     facts
                         .get(&(caller.token.clone(), open.connection.clone()))
-                        .is_some_and(|facts| decide_running(facts, &request, grant, now).allowed())
+                        .filter(|facts| decide_running(facts, &request, grant, now).allowed())
+                        .and_then(|facts| facts.connection.as_ref())
+                        .is_some_and(|there| open.is_still_chosen(&there.stored.connection))
                 }
             };
             if !still {
@@ -329,7 +344,7 @@ mod tests {
         let caller = Caller::new(token);
         let operation = Operation { method: http::Method::POST, host: String::new(), path: String::new() };
         let by = By::Grant { caller, operation: Arc::new(operation), grant: GrantId::new() };
-        let answer = Arc::new(streams.add(by, &ConnectionId::new(), 0));
+        let answer = Arc::new(streams.add(by, &ConnectionId::new(), None, 0));
         let upload = Upload::new(Full::new(Bytes::from_static(b"x")), Vec::new(), Arc::clone(&answer));
         drop(answer);
         assert_eq!(streams.open().len(), 1);
@@ -347,7 +362,7 @@ mod tests {
         let caller = Caller::new(token);
         let operation = Operation { method: http::Method::GET, host: String::new(), path: String::new() };
         let by = By::Grant { caller, operation: Arc::new(operation), grant: GrantId::new() };
-        let ticket = streams.add(by, &ConnectionId::new(), db.epoch());
+        let ticket = streams.add(by, &ConnectionId::new(), None, db.epoch());
         let stop = CancellationToken::new();
         stop.cancel();
         streams.watch(&Authority::new(db), stop).await;

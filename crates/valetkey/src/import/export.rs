@@ -4,6 +4,8 @@
 //! 2. [`run`] hands out agents, roles and tokens, then configurations, accounts and lent mailboxes as they are now, each with
 //!    the place it had in its source, and the places that held nothing. What nothing of the old format stands for is a
 //!    [`Loss`]. Whoever writes the old format says what of the rest it cannot hold.
+//! 3. The source's own rows may still be there. So a token that was revoked here goes out as one that has ended, and roles and
+//!    agents that are no more here are said.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -24,7 +26,7 @@ use crate::{
     error::{Code, Error, Result},
     grant::{self, Effect},
     id::{AgentId, ConnectionId, ProviderName, SiteId},
-    principal::{Actor, Owner},
+    principal::{Actor, Ceiling, Owner, PlatformCeiling},
     secret::{Secret, SecretBytes},
     token,
 };
@@ -114,7 +116,10 @@ impl Out {
     }
 
     async fn agents(&mut self, base: &Base, site: &SiteId) -> Result<()> {
-        for agent in agent::list(&base.db, site).await? {
+        let agents = agent::list(&base.db, site).await?;
+        self.lose_deleted(&agents).await?;
+        let mut roles_that_came = self.roles_that_came();
+        for agent in agents {
             let rest = self.rest(&format!("agent/{}", agent.id))?;
             if agent.disabled_at.is_some() {
                 self.lose(format!("agent {}", agent.id), "Data Machine knows no disabled agent; it would act again").await?;
@@ -127,15 +132,45 @@ impl Out {
             let owner = agent.owner.clone();
             let created_at = Some(agent.created_at);
             self.give(Item::Agent { agent: id.clone(), slug: agent.slug, title: agent.title, owner, created_at, rest }).await?;
+            let mut taken_away = roles_that_came.remove(id.as_str()).unwrap_or_default();
+            taken_away.retain(|user| roles.iter().all(|role| role.user.as_str() != user.as_str()));
+            taken_away.sort_unstable();
             for role in roles {
                 self.give(Item::Role { agent: id.clone(), user: role.user, role: role.role }).await?;
             }
+            for user in taken_away {
+                let what = format!("role of {user} on agent {id}");
+                self.lose(what, "it was taken away here, and Data Machine still has it; take it away there, too").await?;
+            }
             for token::Hashed { token, hash, minter, ceiling } in tokens {
-                if token.revoked_at.is_some() {
+                let what = format!("token {}", token.id);
+                let came = self.rows.contains_key(&format!("token/{}", hash.as_str()));
+                if let Some(revoked_at) = token.revoked_at {
+                    // Its row is still there. An end in the past keeps it from coming back to life.
+                    match (came, agent.owner.clone()) {
+                        (false, _) => {}
+                        (true, None) => {
+                            self.lose(what, "it is revoked here, and Data Machine still has it; revoke it there, too").await?;
+                        }
+                        (true, Some(person)) => {
+                            let expires_at = Some(token.expires_at.map_or(revoked_at, |at| at.min(revoked_at)));
+                            let item = Item::Token {
+                                hash: hash.as_str().to_owned(),
+                                agent: id.clone(),
+                                label: token.label,
+                                prefix: token.prefix,
+                                person,
+                                ceiling: Some(allows_nothing()?),
+                                created_at: Some(token.created_at),
+                                expires_at,
+                                last_used_at: token.last_used_at,
+                            };
+                            self.give(item).await?;
+                        }
+                    }
                     continue;
                 }
-                let what = format!("token {}", token.id);
-                if !self.rows.contains_key(&format!("token/{}", hash.as_str())) {
+                if !came {
                     self.lose(what, "its text has a form that Data Machine does not take").await?;
                 } else if token.person.is_none() || token.person != agent.owner || minter.is_some() {
                     self.lose(what, "at Data Machine a token acts for its agent's owner, and it does not").await?;
@@ -157,6 +192,28 @@ impl Out {
                     self.give(item).await?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The people whose roles came from the source, by agent.
+    fn roles_that_came(&self) -> HashMap<String, Vec<String>> {
+        let mut came: HashMap<String, Vec<String>> = HashMap::new();
+        for item in self.rows.keys() {
+            if let Some((agent, user)) = item.strip_prefix("role/").and_then(|rest| rest.split_once('/')) {
+                came.entry(agent.to_owned()).or_default().push(user.to_owned());
+            }
+        }
+        came
+    }
+
+    /// Says which agents of the source are no more here.
+    async fn lose_deleted(&self, agents: &[agent::Agent]) -> Result<()> {
+        let live: BTreeSet<&str> = agents.iter().map(|agent| agent.id.as_str()).collect();
+        let came = self.rows.keys().filter_map(|item| item.strip_prefix("agent/"));
+        let deleted: BTreeSet<&str> = came.filter(|id| !live.contains(id)).collect();
+        for id in deleted {
+            self.lose(format!("agent {id}"), "it was deleted here, and Data Machine still has it; delete it there, too").await?;
         }
         Ok(())
     }
@@ -255,6 +312,12 @@ impl Out {
         }
         Ok(())
     }
+}
+
+/// A ceiling under which Data Machine lets a token do nothing.
+fn allows_nothing() -> Result<serde_json::Value> {
+    let platform = PlatformCeiling { capabilities: Some(Vec::new()), ..PlatformCeiling::default() };
+    serde_json::to_value(Ceiling { platform: Some(platform), ..Ceiling::default() }).map_err(Error::internal)
 }
 
 fn plain(bytes: &SecretBytes) -> Result<Plain> {

@@ -57,8 +57,34 @@ pub struct Asked {
 pub enum Misasked {
     /// It is told here: nobody knows whose request it is, or nobody vouches for whoever it would be told to.
     Here(Error),
-    /// The client is told, by sending the browser to this address.
-    There(String),
+    /// The client is told, by sending the browser to an address.
+    There {
+        /// The client's site: nobody's browser is sent there but of somebody who is signed in at it.
+        site: SiteId,
+        /// The address.
+        address: String,
+    },
+}
+
+impl Misasked {
+    /// The site that the request is about, where it is certain whose it is.
+    pub fn site(&self) -> Option<&SiteId> {
+        match self {
+            Self::Here(_) => None,
+            Self::There { site, .. } => Some(site),
+        }
+    }
+
+    /// The address to send the browser to, for somebody who is signed in at a site.
+    ///
+    /// # Errors
+    /// What is told here; `not_found` where the client belongs to another site.
+    pub fn address(self, site: &SiteId) -> Result<String> {
+        match self {
+            Self::Here(error) => Err(error),
+            Self::There { site: own, address } => same_site(site, &own).map(|()| address),
+        }
+    }
 }
 
 impl From<Error> for Misasked {
@@ -198,7 +224,8 @@ impl Server {
         match &fault {
             Fault::Refused { word, text, .. } if client.is_vouched_for() => {
                 let answer = [("error", word.as_str()), ("error_description", &**text)];
-                Err(Misasked::There(self.back(&redirect_uri, state, &answer)?))
+                let address = self.back(&redirect_uri, state, &answer)?;
+                Err(Misasked::There { site: client.site, address })
             }
             _ => Err(Misasked::Here(page_error(fault))),
         }
@@ -254,7 +281,7 @@ impl Server {
     /// # Errors
     /// `not_found` where the client belongs to another site.
     pub async fn consent(&self, site: &SiteId, person: &UserId, asked: &Asked) -> Result<Consent> {
-        same_site(site, asked)?;
+        same_site(site, &asked.client.site)?;
         let consent = self.describe(person, &asked.client, (&asked.ceiling, asked.audience, asked.agent.as_deref())).await?;
         Ok(Consent { returns_to: host_of(&asked.redirect_uri), ..consent })
     }
@@ -326,13 +353,13 @@ impl Server {
     /// # Errors
     /// `forbidden` where the person may not have the agent act; `invalid_request` where the choice leaves nothing.
     pub async fn approve(&self, site: &SiteId, person: &UserId, asked: &Asked, choice: &Choice) -> Result<Secret> {
-        same_site(site, asked)?;
+        same_site(site, &asked.client.site)?;
         let (base, now) = (self.base(), self.now());
         let asked_for = (&asked.ceiling, asked.audience, asked.agent.as_deref());
         let new = self.chosen(person, &asked.client, asked_for, choice).await?;
         let text = Secret::new(id::random_text::<32>()?);
         let mut tx = base.db.begin().await?;
-        if !store::hold_client(&mut tx, &asked.client.id, now).await? {
+        if !store::hold_client(&mut tx, &asked.client, now).await? {
             return Err(Error::new(Code::NotFound, "the program that sent you here was revoked meanwhile"));
         }
         let family = family::open(base, &mut tx, site, &Actor::User(person.clone()), new).await?;
@@ -351,7 +378,7 @@ impl Server {
 
     /// The person says no: the address to send the browser to.
     pub async fn refuse(&self, site: &SiteId, person: &UserId, asked: &Asked) -> Result<String> {
-        same_site(site, asked)?;
+        same_site(site, &asked.client.site)?;
         let base = self.base();
         let event = Event::new(site, &Actor::User(person.clone()), "consent.refuse");
         let mut tx = base.db.begin_bookkeeping().await?;
@@ -361,8 +388,8 @@ impl Server {
     }
 }
 
-fn same_site(site: &SiteId, asked: &Asked) -> Result<()> {
-    if asked.client.site == *site {
+fn same_site(site: &SiteId, own: &SiteId) -> Result<()> {
+    if own == site {
         return Ok(());
     }
     Err(Error::new(Code::NotFound, "the program that sent you here belongs to another site than the one you are signed in at"))

@@ -4,7 +4,7 @@
 //! *public* (a program on somebody's machine, which keeps no secret and proves itself by PKCE), or *confidential* (it has a
 //! secret, of which we keep the SHA-256).
 
-use std::{collections::BTreeSet, str::FromStr};
+use std::{collections::BTreeSet, str::FromStr, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use percent_encoding::percent_decode_str;
@@ -31,7 +31,7 @@ use crate::{
     principal::{Actor, Ceiling},
     secret::Secret,
     text,
-    token::family,
+    token::{self, family},
 };
 
 /// What every client secret begins with.
@@ -111,7 +111,7 @@ pub struct Client {
     pub agent: Option<AgentId>,
     /// Since when, where it registered itself.
     pub registered_at: Option<Timestamp>,
-    /// When a token was last issued to it.
+    /// When a token was last issued to it, to the minute.
     pub used_at: Option<Timestamp>,
     /// Since when there is such a client.
     pub created_at: Timestamp,
@@ -130,7 +130,8 @@ impl Client {
     }
 
     /// Where to send the browser, for the redirect URI of a request; nothing where that is not one of the client's. Compared as
-    /// whole texts, except the port on loopback (RFC 8252 section 7.3).
+    /// whole texts, except the port on loopback (RFC 8252 section 7.3). That counts for `localhost`, too, which section 8.3 advises
+    /// against and many programs use; but it is not the same as `127.0.0.1`: what is registered with one is not taken with the other.
     pub(super) fn redirect(&self, sent: Option<&str>) -> Option<String> {
         let Some(sent) = sent else {
             return match self.redirect_uris.as_slice() {
@@ -298,6 +299,7 @@ pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &ClientId) ->
         let facts = json!({ "client": id, "tokens": tokens });
         base.audit.record(&mut tx, Event::new(site, actor, "client.revoke").facts(facts)).await?;
     }
+    token::count_revocations(&mut tx, site, tokens).await?;
     tx.commit().await?;
     Ok(tokens)
 }
@@ -412,15 +414,14 @@ impl Server {
     pub async fn asker(&self, presented: &Presented) -> Outcome<Asker> {
         match presented {
             Presented::Key { id, text } => {
-                let base = self.base();
-                let key = match platform::authenticate(&base.db, text.expose(), base.clock.now()).await {
+                let key = match self.keys.authenticate(text.expose(), self.now()).await {
                     Err(error) if error.code() == Code::Unauthenticated => return Err(unproven()),
                     found => found?,
                 };
                 if id.as_deref().is_some_and(|id| id != key.id.as_str()) {
                     return Err(unproven());
                 }
-                Ok(Asker::Platform(Box::new(key)))
+                Ok(Asker::Platform(Box::new(Arc::unwrap_or_clone(key))))
             }
             Presented::Client { .. } => match self.client(presented).await? {
                 client if client.confidential => Ok(Asker::Client(Box::new(client))),

@@ -12,7 +12,7 @@ use super::{
     authorize::{Choice, Consent},
     hash, not_good,
     store::{self, Device},
-    token::refresh_text,
+    token::{holding, refresh_text},
 };
 use crate::{
     audit::Event,
@@ -118,16 +118,15 @@ impl Server {
             None => return Err(self.not_yet(&device).await?),
             Some(family) => family::get(db, &device.site, family).await?.ok_or_else(not_good)?,
         };
-        if !self.can_act(&client.site, &family.agent, &family.person).await? {
-            return Err(not_good());
-        }
+        let facts = self.acting(&client.site, &family.agent, &family.person).await?.ok_or_else(not_good)?;
+        let scope = holding(&facts, &family.ceiling)?;
         let (access, refresh) = (token::compose(&id::random::<32>()?), refresh_text(&id::random::<32>()?));
-        let mut tx = db.begin().await?;
+        let mut tx = db.begin_bookkeeping().await?;
         self.hold(&mut tx, client, &family, now).await?;
         if !store::use_device(&mut tx, &device.hash, now).await? {
             return Err(not_good());
         }
-        let issued = self.first(&mut tx, client, &family, access, refresh).await?;
+        let issued = self.first(&mut tx, client, &family, &scope, access, refresh).await?;
         tx.commit().await?;
         Ok(issued)
     }
@@ -163,7 +162,7 @@ impl Server {
         let (device, client) = self.waiting(site, user_code).await?.ok_or_else(gone)?;
         let new = self.chosen(person, &client, (&device.ceiling, device.audience, None), choice).await?;
         let mut tx = self.base().db.begin().await?;
-        if !store::hold_client(&mut tx, &client.id, self.now()).await? {
+        if !store::hold_client(&mut tx, &client, self.now()).await? {
             return Err(gone());
         }
         let family = family::open(self.base(), &mut tx, site, &Actor::User(person.clone()), new).await?;

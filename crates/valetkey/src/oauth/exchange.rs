@@ -235,7 +235,7 @@ impl Server {
         match (subject_type, actor) {
             (ACCESS_TOKEN, None) => {
                 let token = self.agents_token(client, subject.expose(), chain).await?;
-                of_agent(token, None)
+                of_agent(token)
             }
             (ACCESS_TOKEN, Some(_)) => {
                 Err(odd("an agent acts by its own token; an actor token goes with a person's assertion as the subject"))
@@ -243,16 +243,16 @@ impl Server {
             (JWT, Some((actor, ACCESS_TOKEN))) => {
                 // The agent first: an assertion is used up by looking at it.
                 let token = self.agents_token(client, actor, chain).await?;
-                let person = self.proven(client, &subject).await?;
+                let shown = of_agent(token)?;
+                let person = self.proven(client, &shown.agent, &subject).await?;
                 // What somebody let a program do in their name is not done in another's.
-                if token.principal.user.as_ref().is_some_and(|own| *own != person) {
+                if shown.token.principal.user.as_ref().is_some_and(|own| *own != person) {
                     return Err(odd("the agent's token acts for somebody else; one that is for nobody will do"));
                 }
-                let shown = of_agent(token, Some(person.clone()))?;
-                if !self.can_act(&client.site, &shown.agent, &person).await? {
+                if self.acting(&client.site, &shown.agent, &person).await?.is_none() {
                     return Err(odd("the person may not have this agent act"));
                 }
-                Ok(shown)
+                Ok(Shown { proven: Some(person), ..shown })
             }
             (JWT, Some(_)) => Err(odd("the actor token is an agent's access token")),
             (JWT, None) => Err(odd("a person's assertion needs the agent's access token as its `actor_token`")),
@@ -274,13 +274,13 @@ impl Server {
         Ok(found)
     }
 
-    /// The person that a platform's assertion proves.
-    async fn proven(&self, client: &Client, assertion: &Secret) -> Outcome<UserId> {
+    /// The person that a platform's assertion proves, to a client and for an agent.
+    async fn proven(&self, client: &Client, agent: &AgentId, assertion: &Secret) -> Outcome<UserId> {
         let base = self.base();
         let proven = async {
             let signed = platform::read(base, assertion).await?.check(&self.outside).await?;
-            // Before it is used up: one of another site is nobody here.
-            if signed.key().site != client.site {
+            // Before it is used up: one of another site, or for another agent or client, proves nothing here.
+            if signed.key().site != client.site || !signed.is_for(agent, &client.id) {
                 return Ok(None);
             }
             signed.accept(base, Purpose::Exchange).await.map(Some)
@@ -356,10 +356,11 @@ impl Server {
             expires_at: child.expires_at,
         };
         let actor = Actor::Agent { agent: shown.agent.clone(), token: parent.id.clone(), user: child.person.clone() };
-        let mut tx = base.db.begin().await?;
+        // A new token is in nobody's cache.
+        let mut tx = base.db.begin_bookkeeping().await?;
         // The client before the token, as whoever revokes it does.
-        let held = super::store::hold_client(&mut tx, &client.id, now).await?
-            && token::hold(&mut tx, &client.site, &parent.id, now).await?;
+        let held =
+            super::store::hold_client(&mut tx, client, now).await? && token::hold(&mut tx, &client.site, &parent.id, now).await?;
         if !held {
             return Err(odd("the token or the client was revoked meanwhile"));
         }
@@ -408,9 +409,9 @@ impl Server {
     }
 }
 
-fn of_agent(token: Found, proven: Option<UserId>) -> Outcome<Shown> {
+fn of_agent(token: Found) -> Outcome<Shown> {
     let agent = token.principal.agent.clone().ok_or_else(|| odd("the token is no agent's"))?;
-    Ok(Shown { token, agent, proven })
+    Ok(Shown { token, agent, proven: None })
 }
 
 /// What of the result holds at this moment, by the agent, the site and the person, too. What stands above the token is not in the

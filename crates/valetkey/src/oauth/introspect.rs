@@ -82,7 +82,7 @@ pub struct Active {
     /// What the platform that asks holds the token to in its own calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     platform: Option<PlatformCeiling>,
-    /// Grows whenever a token of the site is revoked: whoever keeps answers drops those with a smaller one.
+    /// Grows whenever a token of the site is revoked, by whichever replica: whoever keeps answers drops those with a smaller one.
     revocation_epoch: i64,
 }
 
@@ -98,8 +98,9 @@ impl Server {
         // The hint is not looked at: every kind is looked for (section 2.1). A refresh token is its client's alone, and is never
         // active for a resource.
         let text = params.require("token")?;
+        // INVARIANT: before the token is looked at. An answer that a revocation overtakes has the smaller number, and is dropped.
+        let epoch = self.epochs.of(self, asker.site()).await?;
         let Some(found) = self.find(text).await? else { return Ok(Inspected::nothing()) };
-        let epoch = self.epochs.of(self, &found.principal.site).await?;
         Ok(self.inspected(asker, &found, epoch).map_or_else(Inspected::nothing, |active| Inspected::Active(Box::new(active))))
     }
 
@@ -158,7 +159,7 @@ impl Server {
 /// How old an epoch may be that another replica may have moved meanwhile.
 const STALE: Duration = Duration::from_secs(1);
 
-/// When a token was last revoked, for each site that is asked about; clones share it.
+/// The revocation epoch ([`token::revocation_epoch`]) of each site that is asked about; clones share it.
 #[derive(Clone, Default)]
 pub(super) struct Epochs(Arc<Mutex<HashMap<SiteId, Known>>>);
 
@@ -181,7 +182,7 @@ impl Epochs {
         {
             return Ok(known.value);
         }
-        let value = token::newest_revocation(db, site).await?.map_or(0, |at| at.0);
+        let value = token::revocation_epoch(db, site).await?;
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(site.clone(), Known { then, read, value });
         Ok(value)
     }

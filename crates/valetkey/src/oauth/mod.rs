@@ -48,6 +48,7 @@ use crate::{
     deliver::Deliverer,
     error::{Code, Error, Result},
     id::{AgentId, ConnectionId, SiteId, UserId, sha256_hex},
+    platform,
     principal::Principal,
     secret::Secret,
     token::{Audience, TokenHash, family},
@@ -73,12 +74,19 @@ pub struct Server {
     authority: Authority,
     deliverer: Deliverer,
     epochs: introspect::Epochs,
+    keys: platform::Keys,
 }
 
 impl Server {
     /// The server over everything it needs.
     pub fn new(outside: Outside, authority: Authority, deliverer: Deliverer) -> Self {
-        Self { outside, authority, deliverer, epochs: introspect::Epochs::default() }
+        let keys = platform::Keys::new(outside.base.db.clone());
+        Self { outside, authority, deliverer, epochs: introspect::Epochs::default(), keys }
+    }
+
+    /// The platform keys that call: whoever asks for one anywhere in this process asks here, where they are remembered.
+    pub fn keys(&self) -> &platform::Keys {
+        &self.keys
     }
 
     /// The issuer of RFC 8414: our origin, without a slash at its end.
@@ -127,16 +135,16 @@ impl Server {
         Ok(named)
     }
 
-    /// Whether an agent can act for a person now: both live, and the person has a role of operator or more on the agent.
-    async fn can_act(&self, site: &SiteId, agent: &AgentId, person: &UserId) -> Result<bool> {
+    /// The facts of an agent that can act for a person now: both live, and the person has a role of operator or more on the agent.
+    async fn acting(&self, site: &SiteId, agent: &AgentId, person: &UserId) -> Result<Option<Facts>> {
         // No connection has this id: only who acts is asked.
         let none = ConnectionId::new();
         let who = Who::new(agent.clone(), Some(person.clone()));
-        let Some(facts) = decision::for_agent(&self.base().db, site, &who, &none).await? else { return Ok(false) };
+        let Some(facts) = decision::for_agent(&self.base().db, site, &who, &none).await? else { return Ok(None) };
         let operates = facts.person.as_ref().is_some_and(|person| person.role >= Some(Role::Operator));
         match decision::principal(&facts, self.now()) {
-            Ok(_) => Ok(operates),
-            Err(error) if error.code() == Code::Unauthenticated => Ok(false),
+            Ok(_) => Ok(operates.then_some(facts)),
+            Err(error) if error.code() == Code::Unauthenticated => Ok(None),
             Err(error) => Err(error),
         }
     }

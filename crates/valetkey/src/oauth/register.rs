@@ -55,9 +55,7 @@ impl Server {
 
 fn read(request: Request) -> Outcome<(NewClient, &'static str)> {
     let odd = |text: &'static str| Fault::new(Word::InvalidClientMetadata, text);
-    for uri in &request.redirect_uris {
-        check_redirect(uri).map_err(|error| Fault::new(Word::InvalidRedirectUri, error.message().to_owned()))?;
-    }
+    let redirect_uris = kept(request.redirect_uris)?;
     if request.response_types.is_some_and(|types| types.iter().any(|one| one != "code")) {
         return Err(odd("the only response type here is code"));
     }
@@ -80,12 +78,29 @@ fn read(request: Request) -> Outcome<(NewClient, &'static str)> {
     let new = NewClient {
         name: request.client_name.filter(|name| !name.is_empty()).unwrap_or_else(|| "A program without a name".to_owned()),
         confidential: method != "none",
-        redirect_uris: request.redirect_uris,
+        redirect_uris,
         grant_types,
         scopes: scopes.filter(|scopes| scopes.iter().next().is_some()),
         agent: None,
     };
     Ok((new, method))
+}
+
+/// The redirect URIs that can be taken; the answer says which they are (section 3.2.1). A client may name one for each of its ways
+/// to run, such as a scheme of its own beside loopback, and uses what it is told. What is left out leads nowhere.
+fn kept(mut uris: Vec<String>) -> Outcome<Vec<String>> {
+    let mut refused = None;
+    uris.retain(|uri| match check_redirect(uri) {
+        Ok(()) => true,
+        Err(error) => {
+            refused = Some(error);
+            false
+        }
+    });
+    match refused {
+        Some(error) if uris.is_empty() => Err(Fault::new(Word::InvalidRedirectUri, error.message().to_owned())),
+        _ => Ok(uris),
+    }
 }
 
 fn described(client: &Client, secret: Option<&Secret>, method: &'static str) -> Value {

@@ -1,9 +1,11 @@
 //! The rows of clients, codes, sign-ins on other devices and refresh tokens.
 
+use std::time::Duration;
+
 use super::client::Client;
 use crate::{
     clock::Timestamp,
-    db::{Db, Tx},
+    db::{Db, Either, Target as _, Tx},
     error::{Error, Result},
     id::{AgentId, ClientId, FamilyId, SiteId, UserId},
     on,
@@ -11,6 +13,9 @@ use crate::{
     row,
     token::Audience,
 };
+
+/// How often it is written at most when a client was last used.
+const USED_EVERY: Duration = Duration::from_secs(60);
 
 row! {
     struct ClientRow {
@@ -138,14 +143,43 @@ pub(super) async fn revoke_client(tx: &mut Tx, site: &SiteId, id: &ClientId, act
 }
 
 /// Holds a live client until the transaction ends: nobody revokes it meanwhile. False where it is revoked.
-pub(super) async fn hold_client(tx: &mut Tx, id: &ClientId, now: Timestamp) -> Result<bool> {
-    let held = on!(tx, |c| sqlx::query("UPDATE oauth_clients SET used_at = $2 WHERE id = $1 AND revoked_at IS NULL")
-        .bind(id.as_str())
+///
+/// Any number of transactions hold it at once, so that tokens of one client do not wait for one another. When it was last used
+/// is written by the first of a minute.
+pub(super) async fn hold_client(tx: &mut Tx, client: &Client, now: Timestamp) -> Result<bool> {
+    let long_ago = now.minus(USED_EVERY);
+    if client.used_at.is_none_or(|at| at < long_ago) {
+        // Before the lock that is shared: of two who had it neither could write.
+        let written = on!(&mut *tx, |c| sqlx::query(
+            "UPDATE oauth_clients SET used_at = $2
+             WHERE id = $1 AND revoked_at IS NULL AND (used_at IS NULL OR used_at < $3)"
+        )
+        .bind(client.id.as_str())
         .bind(now.0)
+        .bind(long_ago.0)
         .execute(c)
         .await?
         .rows_affected());
-    Ok(held == 1)
+        if written == 1 {
+            return Ok(true);
+        }
+    }
+    let held: Option<(String,)> = match tx.split() {
+        // A transaction there has the writer to itself.
+        Either::Sqlite(c) => {
+            sqlx::query_as("SELECT id FROM oauth_clients WHERE id = $1 AND revoked_at IS NULL")
+                .bind(client.id.as_str())
+                .fetch_optional(c)
+                .await?
+        }
+        Either::Postgres(c) => {
+            sqlx::query_as("SELECT id FROM oauth_clients WHERE id = $1 AND revoked_at IS NULL FOR SHARE")
+                .bind(client.id.as_str())
+                .fetch_optional(c)
+                .await?
+        }
+    };
+    Ok(held.is_some())
 }
 
 /// Whether clients may register themselves at a site.

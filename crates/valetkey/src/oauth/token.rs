@@ -21,6 +21,7 @@ use crate::{
     audit::{Event, Outcome as Audited},
     clock::Timestamp,
     db::Tx,
+    decision::{self, Facts},
     error::{Error, Result},
     id,
     principal::{Actor, CallerChain, Ceiling},
@@ -86,26 +87,28 @@ impl Server {
         if code.expires_at <= now
             || code.redirect_uri.as_deref() != params.get("redirect_uri")
             || !proves(verifier, &code.challenge)
-            || !self.can_act(&client.site, &family.agent, &family.person).await?
         {
             return Err(not_good());
         }
+        let facts = self.acting(&client.site, &family.agent, &family.person).await?.ok_or_else(not_good)?;
         self.check_audience(&family, params)?;
+        let scope = holding(&facts, &family.ceiling)?;
         let (access, refresh) = (token::compose(&id::random::<32>()?), refresh_text(&id::random::<32>()?));
-        let mut tx = self.base().db.begin().await?;
+        let mut tx = self.base().db.begin_bookkeeping().await?;
         self.hold(&mut tx, client, &family, now).await?;
         if !store::use_code(&mut tx, &code_hash, now).await? {
             drop(tx);
             return Err(self.replayed(client, &family, "a code came twice").await?);
         }
-        let issued = self.first(&mut tx, client, &family, access, refresh).await?;
+        let issued = self.first(&mut tx, client, &family, &scope, access, refresh).await?;
         tx.commit().await?;
         Ok(issued)
     }
 
-    /// Holds a client and a consent of it until the transaction ends.
+    /// Holds a client and a consent of it until the transaction ends. A new token is in nobody's cache, so the transaction need not
+    /// be one that empties them.
     pub(super) async fn hold(&self, tx: &mut Tx, client: &Client, family: &Family, now: Timestamp) -> Outcome<()> {
-        let held = store::hold_client(tx, &client.id, now).await? && family::hold(tx, &client.site, &family.id, now).await?;
+        let held = store::hold_client(tx, client, now).await? && family::hold(tx, &client.site, &family.id, now).await?;
         if held { Ok(()) } else { Err(not_good()) }
     }
 
@@ -115,6 +118,7 @@ impl Server {
         tx: &mut Tx,
         client: &Client,
         family: &Family,
+        scope: &Scopes,
         access: Secret,
         refresh: Secret,
     ) -> Outcome<Issued> {
@@ -122,7 +126,7 @@ impl Server {
         if let Some(refresh) = &refresh {
             self.store_refresh(tx, client, family, refresh).await?;
         }
-        self.access(tx, client, family, &family.ceiling, access, refresh).await
+        self.access(tx, client, family, (&family.ceiling, scope), access, refresh).await
     }
 
     async fn store_refresh(&self, tx: &mut Tx, client: &Client, family: &Family, refresh: &Secret) -> Result<()> {
@@ -131,12 +135,13 @@ impl Server {
         store::insert_refresh(tx, &hash(refresh), (&client.site, &family.id), now, ends).await
     }
 
+    /// Issues an access token with a ceiling, of which a scope holds at this moment.
     async fn access(
         &self,
         tx: &mut Tx,
         client: &Client,
         family: &Family,
-        ceiling: &Ceiling,
+        (ceiling, scope): (&Ceiling, &Scopes),
         text: Secret,
         refresh: Option<Secret>,
     ) -> Outcome<Issued> {
@@ -165,7 +170,7 @@ impl Server {
             token_type: BEARER,
             expires_in: Some(expires_at.since(now).as_secs()),
             refresh_token: refresh,
-            scope: Some(Scopes::of(ceiling).to_string()),
+            scope: Some(scope.to_string()),
             issued_token_type: None,
         })
     }
@@ -203,29 +208,36 @@ impl Server {
                 asked.narrow(&family.ceiling).ok_or_else(nothing)?
             }
         };
-        if !self.can_act(&client.site, &family.agent, &family.person).await? {
-            return Err(not_good());
-        }
+        let facts = self.acting(&client.site, &family.agent, &family.person).await?.ok_or_else(not_good)?;
         // Before the transaction: it may make the key.
         let key = self.base().ring.derived(db, &client.site, REFRESH_LABEL).await?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, key.expose());
         let (access, refresh) = (token::compose(&derived(&key, "access", old)?), refresh_text(&derived(&key, "refresh", old)?));
         if stored.used_at.is_none() {
-            let mut tx = db.begin().await?;
+            let scope = holding(&facts, &ceiling)?;
+            let mut tx = db.begin_bookkeeping().await?;
             self.hold(&mut tx, client, &family, now).await?;
             if store::use_refresh(&mut tx, &old_hash, now).await? {
                 self.store_refresh(&mut tx, client, &family, &refresh).await?;
-                let issued = self.access(&mut tx, client, &family, &ceiling, access, Some(refresh)).await?;
+                let issued = self.access(&mut tx, client, &family, (&ceiling, &scope), access, Some(refresh)).await?;
                 tx.commit().await?;
                 return Ok(issued);
             }
             // Somebody else used it since it was read.
         }
-        self.again(client, &family, &old_hash, access, refresh).await
+        self.again(client, &family, &facts, &old_hash, access, refresh).await
     }
 
     /// A refresh token that was used before: within the grace the same answer, else the end of the consent.
-    async fn again(&self, client: &Client, family: &Family, old_hash: &str, access: Secret, refresh: Secret) -> Outcome<Issued> {
+    async fn again(
+        &self,
+        client: &Client,
+        family: &Family,
+        facts: &Facts,
+        old_hash: &str,
+        access: Secret,
+        refresh: Secret,
+    ) -> Outcome<Issued> {
         let (db, now) = (&self.base().db, self.now());
         let used_at = store::refresh(db, old_hash).await?.and_then(|stored| stored.used_at).ok_or_else(not_good)?;
         let successor = store::refresh(db, &hash(&refresh)).await?;
@@ -240,7 +252,7 @@ impl Server {
             token_type: BEARER,
             expires_in: Some(standing.expires_at.since(now).as_secs()),
             refresh_token: Some(refresh),
-            scope: Some(Scopes::of(&standing.ceiling).to_string()),
+            scope: Some(holding(facts, &standing.ceiling)?.to_string()),
             issued_token_type: None,
         })
     }
@@ -258,6 +270,20 @@ impl Server {
         }
         Ok(not_good())
     }
+}
+
+/// What of a ceiling holds at this moment, by the agent and the site, too: that is what is told of a token, here as in an exchange and
+/// by introspection. What stands above the token is not in its own ceiling: it is asked at each use.
+///
+/// Where nothing is left the request is refused before anything is spent: it may be made again once there is something.
+pub(super) fn holding(facts: &Facts, ceiling: &Ceiling) -> Outcome<Scopes> {
+    let holds = decision::most(facts, facts.person.as_ref()).and_then(|most| Scopes::of(ceiling).narrow(&most));
+    holds.map(|holds| Scopes::of(&holds)).ok_or_else(|| {
+        Fault::new(
+            Word::InvalidScope,
+            "what the agent and the site may do at this moment leaves nothing of what was consented to",
+        )
+    })
 }
 
 /// The text of a refresh token made of 32 secret bytes.

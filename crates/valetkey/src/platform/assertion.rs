@@ -2,7 +2,8 @@
 //!
 //! A JSON Web Token: `sub` = the user id, `aud` = what it is for ([`Purpose`]), `sid` = the connect session where it is for one,
 //! `jti` = at least 16 random characters, `iat`, and `exp` at most sixty seconds after `iat`. It works once. An `nbf` counts
-//! where there is one; other claims (whatever a library adds) are ignored (RFC 7519 section 4).
+//! where there is one. One for an exchange may say by `agent` which agent is to act, and by `client_id` which client may bring it
+//! ([`Signed::is_for`]). Other claims (whatever a library adds) are ignored (RFC 7519 section 4).
 //!
 //! Either it is signed HS256 with the platform key's assertion secret, and `kid` is the key's id. Or the key has a JWKS URL: then
 //! it is signed RS256, ES256 or EdDSA by one of the keys published there, which `kid` names, and `iss` is the platform key's
@@ -14,13 +15,14 @@
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, dangerous};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{PlatformKey, Scope, jwks, store};
 use crate::{
     base::{Base, Outside},
     clock::Timestamp,
     error::{Code, Error, Result},
-    id::{self, ConnectSessionId, PlatformKeyId, SiteId, UserId, sha256_hex},
+    id::{self, AgentId, ClientId, ConnectSessionId, PlatformKeyId, SiteId, UserId, sha256_hex},
     seal::Place,
     secret::Secret,
 };
@@ -72,6 +74,11 @@ struct Claims {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nbf: Option<i64>,
     exp: i64,
+    /// Of any kind: at another purpose than an exchange they are claims that somebody added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    agent: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    client_id: Option<Value>,
 }
 
 /// One audience, as a text or as a list of one (RFC 7519 section 4.1.3). What is meant for others too is not taken.
@@ -114,6 +121,8 @@ pub fn sign_for(key: &PlatformKeyId, secret: &Secret, user: &UserId, purpose: Pu
         iat,
         nbf: None,
         exp: iat + LIFE,
+        agent: None,
+        client_id: None,
     };
     let key = EncodingKey::from_secret(secret.expose().as_bytes());
     jsonwebtoken::encode(&header, &claims, &key).map(Secret::new).map_err(|_| Error::internal("an assertion could not be signed"))
@@ -227,6 +236,13 @@ impl Signed {
     /// The platform's key.
     pub fn key(&self) -> &PlatformKey {
         &self.key
+    }
+
+    /// Whether an exchange may have this agent act, and come from this client: what the assertion names has to be just that, and
+    /// where it names nothing any will do.
+    pub fn is_for(&self, agent: &AgentId, client: &ClientId) -> bool {
+        let names = |claim: &Option<Value>, id: &str| claim.as_ref().is_none_or(|claim| claim.as_str() == Some(id));
+        names(&self.claims.agent, agent.as_str()) && names(&self.claims.client_id, client.as_str())
     }
 
     /// Takes the assertion for a purpose, and uses it up.

@@ -326,22 +326,26 @@ pub async fn import_gone(base: &Base, tx: &mut Tx, site: &SiteId, actor: &Actor,
     Ok(true)
 }
 
-/// Disables a person or lets them act again: their tokens, grants and accounts stop and start with them.
+/// Disables a person or lets them act again, in the transaction of whoever ends more with it: `person::set_disabled`.
 ///
-/// # Errors
-/// `conflict` for letting somebody act again who was erased.
-pub async fn set_person_disabled(base: &Base, site: &SiteId, actor: &Actor, user: &UserId, disabled: bool) -> Result<()> {
+/// Errors: `conflict` for letting somebody act again who was erased.
+pub(crate) async fn set_person_disabled(
+    base: &Base,
+    tx: &mut Tx,
+    site: &SiteId,
+    actor: &Actor,
+    user: &UserId,
+    disabled: bool,
+) -> Result<()> {
     let now = base.clock.now();
-    let mut tx = base.db.begin().await?;
-    if !store::set_person_disabled(&mut tx, site, user, now, disabled).await? {
+    if !store::set_person_disabled(tx, site, user, now, disabled).await? {
         if disabled {
             return Ok(());
         }
         return Err(Error::new(Code::Conflict, format!("user {user} was erased, which is for good; use another id")));
     }
     let action = if disabled { "person.disable" } else { "person.enable" };
-    base.audit.record(&mut tx, Event::new(site, actor, action).facts(json!({ "user": user }))).await?;
-    tx.commit().await
+    base.audit.record(tx, Event::new(site, actor, action).facts(json!({ "user": user }))).await
 }
 
 /// Marks a person as erased, in the transaction that takes what is theirs. They are disabled by that, for good. False where

@@ -146,9 +146,8 @@ impl CallerChain {
         Error::new(
             Code::ChainTooDeep,
             format!(
-                "this call says that it comes through a chain of {} agents, and the limit is {}; end the chain",
-                self.depth(),
-                limit.saturating_sub(1)
+                "this call says that it comes through a chain of {} agents, and a chain ends at {limit}; call nothing further",
+                self.depth()
             ),
         )
         .with_extra(json!({ "limit": limit, "chain": self.claims() }))

@@ -26,7 +26,7 @@ use crate::{
     error::{Code, Error, Result},
     grant::{self, Effect, ForWhom, Grant, NewGrant, Operations, Rate},
     id::{AgentId, ConnectionId, GrantId, ProposalId, ProviderName, SiteId, TokenId, UserId, sha256_hex},
-    principal::{Actor, Delivery, Owner},
+    principal::{Actor, Delivery, Owner, Principal},
     provider::pattern::PathPattern,
     text,
 };
@@ -37,6 +37,8 @@ pub use crate::approval::Decided;
 const WAITS: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How many wishes of one agent may wait at a time.
 const MOST_WAITING: i64 = 20;
+/// How many wishes whose time is over are looked for at once.
+const EXPIRED_AT_ONCE: i64 = 100;
 /// How long a row is kept after its end.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -83,9 +85,9 @@ impl Status {
 impl FromStr for Status {
     type Err = Error;
 
-    /// Reads a stored word. `expired` is derived, and never stored.
+    /// Reads a stored word. `expired` is derived, and stored once that was recorded ([`expire`]).
     fn from_str(text: &str) -> Result<Self> {
-        let all = [Status::Pending, Status::Accepted, Status::Refused];
+        let all = [Status::Pending, Status::Accepted, Status::Refused, Status::Expired];
         all.into_iter().find(|status| status.as_str() == text).ok_or_else(|| Error::internal("a proposal's state cannot be read"))
     }
 }
@@ -103,6 +105,8 @@ pub struct Proposal {
     pub person: Option<UserId>,
     /// Who is behind it: that person, or the one for whom or by whom its token was minted.
     behind: Option<UserId>,
+    /// Who minted its token: after an exchange that may be another.
+    minter: Option<UserId>,
     /// The person who is asked; absent where whoever administers the site is.
     pub addressee: Option<UserId>,
     /// At which provider.
@@ -455,6 +459,32 @@ pub async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
     Ok(())
 }
 
+/// Records of each wish that nobody answered in time that its time ran out; says of how many. One task per process runs this now and
+/// then, and of two one records it. Nothing waits for this: a wish is over with its time.
+pub async fn expire(base: &Base) -> Result<u64> {
+    let mut recorded = 0;
+    loop {
+        let now = base.clock.now();
+        let over = store::over(&base.db, now, EXPIRED_AT_ONCE).await?;
+        for over in &over {
+            let site: SiteId = over.site.parse()?;
+            base.ring.derived(&base.db, &site, AUDIT_LABEL).await?;
+            let mut tx = base.db.begin_bookkeeping().await?;
+            if store::expire(&mut tx, over, now).await? {
+                let facts = json!({ "proposal": over.id, "provider": over.provider, "addressee": over.addressee });
+                let mut event = Event::by(&Principal::system(site), "proposal.expire").agent(&over.agent.parse()?).facts(facts);
+                event.connection = over.connection.as_deref().map(str::parse).transpose()?;
+                base.audit.record(&mut tx, event).await?;
+                tx.commit().await?;
+                recorded += 1;
+            }
+        }
+        if i64::try_from(over.len()).unwrap_or(EXPIRED_AT_ONCE) < EXPIRED_AT_ONCE {
+            return Ok(recorded);
+        }
+    }
+}
+
 /// Removes what ended long ago. One task per process runs this now and then.
 pub async fn sweep(base: &Base) -> Result<u64> {
     let mut tx = base.db.begin_bookkeeping().await?;
@@ -464,7 +494,7 @@ pub async fn sweep(base: &Base) -> Result<u64> {
 }
 
 fn about<'a>(proposal: &'a Proposal, owner: &'a Owner) -> About<'a> {
-    About { agent: &proposal.agent, behind: proposal.behind.as_ref(), owner }
+    About { agent: &proposal.agent, behind: [proposal.behind.as_ref(), proposal.minter.as_ref()], owner }
 }
 
 /// The connection that a proposal is accepted with: the one it names, or one of the addressee's at its provider.

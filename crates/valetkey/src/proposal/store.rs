@@ -18,6 +18,7 @@ row! {
         agent_title: String,
         person: Option<String>,
         behind: Option<String>,
+        minter: Option<String>,
         addressee: Option<String>,
         provider: String,
         connection: Option<String>,
@@ -37,18 +38,14 @@ impl TryFrom<ProposalRow> for Proposal {
     type Error = Error;
 
     fn try_from(row: ProposalRow) -> Result<Self> {
-        let decided = match (row.decided_at, row.decided_by) {
-            (Some(at), Some(by)) => {
-                Some(Decided { at: Timestamp(at), by: by.parse()?, reason: row.decide_reason.unwrap_or_default() })
-            }
-            _ => None,
-        };
+        let decided = Decided::of_row(row.decided_at, row.decided_by, row.decide_reason)?;
         Ok(Self {
             id: row.id.parse()?,
             agent: row.agent.parse()?,
             agent_title: row.agent_title,
             person: row.person.map(|person| person.parse()).transpose()?,
             behind: row.behind.map(|person| person.parse()).transpose()?,
+            minter: row.minter.map(|person| person.parse()).transpose()?,
             addressee: row.addressee.map(|person| person.parse()).transpose()?,
             provider: row.provider.parse()?,
             connection: row.connection.map(|connection| connection.parse()).transpose()?,
@@ -63,15 +60,14 @@ impl TryFrom<ProposalRow> for Proposal {
     }
 }
 
-/// The columns of [`ProposalRow`], with what people call the agent and whose its token is.
+/// The columns of [`ProposalRow`], with what people call the agent.
 macro_rules! proposal_columns {
     () => {
-        "SELECT p.id, p.agent, a.title AS agent_title, p.person, COALESCE(p.person, t.person, t.minter) AS behind, p.addressee,
+        "SELECT p.id, p.agent, a.title AS agent_title, p.person, p.behind, p.minter, p.addressee,
                 p.provider, p.connection, p.wanted, p.reason, p.status, p.created_at, p.expires_at, p.decided_at,
                 p.decided_by, p.decide_reason, p.grant_id
          FROM proposals p
-         JOIN agents a ON a.site = p.site AND a.id = p.agent
-         LEFT JOIN agent_tokens t ON t.site = p.site AND t.id = p.token "
+         JOIN agents a ON a.site = p.site AND a.id = p.agent "
     };
 }
 
@@ -108,13 +104,16 @@ pub(super) async fn close_expired(tx: &mut Tx, new: &New<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Writes a wish down. False where the same wish has a row that stands.
+/// Writes a wish down, and who is behind it: the token of which that is read is there for a shorter time than the wish waits.
+/// False where the same wish has a row that stands.
 pub(super) async fn insert(tx: &mut Tx, new: &New<'_>) -> Result<bool> {
     let inserted = on!(tx, |c| {
         sqlx::query(
         "INSERT INTO proposals (site, id, agent, token, person, addressee, provider, connection, digest, wanted, reason, status,
-                                created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $12, $13)
+                                created_at, expires_at, behind, minter)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'pending', $12, $13,
+                 COALESCE($5, (SELECT COALESCE(t.person, t.minter) FROM agent_tokens t WHERE t.site = $1 AND t.id = $4)),
+                 (SELECT t.minter FROM agent_tokens t WHERE t.site = $1 AND t.id = $4))
          ON CONFLICT (site, agent, digest) WHERE closed_at IS NULL DO NOTHING"
     )
     .bind(new.site.as_str())
@@ -234,6 +233,45 @@ pub(super) async fn decide(
     Ok(changed == 1)
 }
 
+row! {
+    /// A wish whose time is over, and of which that was not told yet.
+    pub(super) struct Over {
+        pub(super) site: String,
+        pub(super) id: String,
+        pub(super) agent: String,
+        pub(super) addressee: Option<String>,
+        pub(super) provider: String,
+        pub(super) connection: Option<String>,
+    }
+}
+
+/// Wishes whose time is over and that are written down as waiting: at most `limit`.
+pub(super) async fn over(db: &Db, now: Timestamp, limit: i64) -> Result<Vec<Over>> {
+    Ok(on!(db, |c| sqlx::query_as(
+        "SELECT site, id, agent, addressee, provider, connection FROM proposals
+         WHERE expires_at <= $1 AND status = 'pending' ORDER BY expires_at, site, id LIMIT $2"
+    )
+    .bind(now.0)
+    .bind(limit)
+    .fetch_all(c)
+    .await?))
+}
+
+/// Writes down that the time of a wish is over. False where another replica did, or it was answered at the last moment.
+pub(super) async fn expire(tx: &mut Tx, over: &Over, now: Timestamp) -> Result<bool> {
+    let changed = on!(tx, |c| sqlx::query(
+        "UPDATE proposals SET status = 'expired', closed_at = COALESCE(closed_at, $3)
+         WHERE site = $1 AND id = $2 AND status = 'pending' AND expires_at <= $3"
+    )
+    .bind(&over.site)
+    .bind(&over.id)
+    .bind(now.0)
+    .execute(c)
+    .await?
+    .rows_affected());
+    Ok(changed == 1)
+}
+
 /// What else is asked for that might be for a person, as it is stored.
 pub(super) async fn naming(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<Vec<(String, String)>> {
     Ok(on!(tx, |c| sqlx::query_as("SELECT id, wanted FROM proposals WHERE site = $1 AND REPLACE(wanted, $2, '') <> wanted")
@@ -255,14 +293,16 @@ pub(super) async fn set_wanted(tx: &mut Tx, site: &SiteId, id: &str, wanted: &Wa
     Ok(())
 }
 
-/// Removes what was asked of a person or for them.
+/// Removes what was asked of a person, for them or by their token.
 pub(super) async fn forget(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<()> {
-    on!(tx, |c| sqlx::query("DELETE FROM proposals WHERE site = $1 AND (person = $2 OR addressee = $2)")
-        .bind(site.as_str())
-        .bind(user.as_str())
-        .execute(c)
-        .await
-        .map(|_| ())?);
+    on!(tx, |c| sqlx::query(
+        "DELETE FROM proposals WHERE site = $1 AND (person = $2 OR behind = $2 OR minter = $2 OR addressee = $2)"
+    )
+    .bind(site.as_str())
+    .bind(user.as_str())
+    .execute(c)
+    .await
+    .map(|_| ())?);
     Ok(())
 }
 

@@ -81,8 +81,6 @@ pub struct Outputs {
     pub client_id: Option<String>,
     /// A client secret that was registered.
     pub client_secret: Option<Secret>,
-    /// Whether a token is active.
-    pub active: Option<bool>,
     /// Further values, by name. Texts, numbers and truth values.
     pub extra: BTreeMap<String, Value>,
     /// The whole answer.
@@ -114,7 +112,6 @@ pub(super) const OUT_NAMES: &[&str] = &[
     "label",
     "client_id",
     "client_secret",
-    "active",
 ];
 
 impl Outputs {
@@ -321,7 +318,6 @@ impl Step {
             email: self.find("email", answer).and_then(text),
             label: self.find("label", answer).and_then(text),
             client_id: self.find("client_id", answer).and_then(text),
-            active: self.find("active", answer).and_then(Value::as_bool),
             extra: BTreeMap::new(),
             raw: SecretMap::default(),
         };

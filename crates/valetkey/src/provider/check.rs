@@ -113,7 +113,7 @@ fn own_calls_are_credential_paths(definition: &Definition, top: &Table<'_>) {
     for (key, step) in all_steps(definition) {
         let of_credentials = step.brings_token
             || step.out.contains_key("token")
-            || matches!(key.as_str(), "register" | "introspect" | "oauth2.device")
+            || matches!(key.as_str(), "register" | "oauth2.device")
             || key.starts_with("revoke");
         let reached = match step.url.fixed_host() {
             Some(host) => proxy.hosts.iter().any(|rule| matches!(rule, HostRule::Exact(known) if known == host)),
@@ -180,7 +180,6 @@ pub(super) fn all_steps(definition: &Definition) -> Vec<(String, &Step)> {
         ("session.login", definition.session.as_ref().map(|session| &session.login)),
         ("register", definition.register.as_ref()),
         ("refresh", definition.refresh.step.as_ref()),
-        ("introspect", definition.introspect.as_ref()),
         ("scope_check", definition.scope_check.as_ref()),
         ("verify", definition.verify.as_ref()),
     ] {

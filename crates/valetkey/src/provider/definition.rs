@@ -62,8 +62,6 @@ pub struct Definition {
     pub refresh: Refresh,
     /// How tokens are revoked at the provider.
     pub revoke: Option<Revoke>,
-    /// How a token's state is asked for.
-    pub introspect: Option<Step>,
     /// Who the account is.
     pub identity: Identity,
     /// How the granted scopes are listed.
@@ -186,6 +184,16 @@ impl Definition {
     /// The lists from which a person chooses.
     pub fn choices(&self) -> impl Iterator<Item = (&str, &Step)> {
         self.resources.iter().filter(|(_, step)| step.select == Some(Select::User)).map(|(name, step)| (name.as_str(), step))
+    }
+
+    /// The lists of which what a person chooses binds the calls that are made through the proxy.
+    pub fn binding(&self) -> impl Iterator<Item = (&str, &Step)> {
+        self.resources.iter().filter(|(_, step)| !step.only.is_empty()).map(|(name, step)| (name.as_str(), step))
+    }
+
+    /// Whether there is any.
+    pub fn is_bound(&self) -> bool {
+        self.binding().next().is_some()
     }
 
     /// The first field with this role.
@@ -402,7 +410,8 @@ pub struct Refresh {
     pub accept_expired: bool,
     /// Whether the refresh token changes.
     pub rotation: Rotation,
-    /// Whether using an old refresh token kills all that came from it.
+    /// Whether using an old refresh token kills all that came from it. An engine never uses one twice, whatever this says;
+    /// `provider try` plays it.
     pub replay_kills_family: bool,
     /// How long an old refresh token still answers after a rotation; absent: not at all, or unknown.
     #[serde(serialize_with = "optional_duration_text")]
@@ -412,8 +421,6 @@ pub struct Refresh {
     pub refresh_ttl: Option<Duration>,
     /// Whether a refresh starts that life anew.
     pub refresh_ttl_sliding: bool,
-    /// Whether only some apps are given a refresh token: without one the connection simply has none.
-    pub optional: bool,
     /// Error words that end the connection, beside `invalid_grant`. Lower case.
     pub terminal_errors: Vec<String>,
     /// Resource lists to read again after a refresh.

@@ -40,7 +40,6 @@ const TOP: &[&str] = &[
     "register",
     "refresh",
     "revoke",
-    "introspect",
     "identity",
     "identity_none_reason",
     "scope_check",
@@ -84,6 +83,9 @@ const RESERVED_HEADERS: &[&str] = &[
     "transfer-encoding",
     "upgrade",
 ];
+
+/// Why nothing says whose an account is, where a definition of entered credentials does not say it.
+pub(super) const OWNERS_WORD: &str = "what the owner stored counts as verified by the owner";
 
 /// Reads one definition out of its merged tree. All mistakes, or none.
 pub(super) fn definition(name: &ProviderName, node: &Node, trust: Trust, source: Source) -> Result<Definition, Vec<Problem>> {
@@ -164,7 +166,6 @@ impl<'a> Loader<'a> {
             register: step("register"),
             refresh: steps.refresh(oauth2.as_ref(), mint.as_ref(), session.as_ref().map(|session| &session.login)),
             revoke: top.table("revoke").and_then(|table| steps.revoke(&table)),
-            introspect: step("introspect"),
             identity: self.identity(&steps),
             scope_check: step("scope_check"),
             verify: step("verify"),
@@ -430,7 +431,7 @@ impl<'a> Loader<'a> {
         let none = |reason: &str| Identity::None { reason: reason.to_owned() };
         let Some(item) = top.item("identity") else {
             if matches!(self.kind, Kind::Static | Kind::Mail) {
-                return none(reason.unwrap_or("what the owner stored counts as verified by the owner"));
+                return none(reason.unwrap_or(OWNERS_WORD));
             }
             top.missing("identity", "a step, `static = {...}`, or \"none\" with an identity_none_reason");
             return none("");

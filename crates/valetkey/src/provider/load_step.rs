@@ -5,13 +5,14 @@ use serde_json::Value;
 
 use super::{
     load::Loader,
-    proxy::{Inject, Proxy, RateLimit},
+    only::Only,
+    proxy::{Inject, Proxy},
     spanned::{Item, NodeValue, Table},
     step::{ClientStyle, FailWhen, JsonTemplate, NextPage, OutPaths, Step, Test, Where},
     template::Template,
     url_template::UrlTemplate,
     value_path::ValuePath,
-    words::{Auth, BodyFormat, ClientAuth, ExpiresAtFormat, Kind, OAuth1Signature},
+    words::{Auth, BodyFormat, ClientAuth, ExpiresAtFormat, Kind, OAuth1Signature, Select},
 };
 
 /// The keys of every step.
@@ -36,8 +37,7 @@ const STEP: &[&str] = &[
     "where",
     "select",
     "slot",
-    "cache_key",
-    "rate_limit",
+    "only",
 ];
 
 const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
@@ -167,8 +167,7 @@ impl<'l, 'a> Steps<'l, 'a> {
             }),
             select: table.word("select"),
             slot: table.text("slot").map(str::to_owned),
-            cache_key: table.texts("cache_key"),
-            rate_limit: table.item("rate_limit").and_then(|item| rate_limit(&item)),
+            only: table.list("only").iter().filter_map(only).collect(),
             brings_token,
             token_types: if brings_token { self.token_types.clone() } else { Vec::new() },
             terminal_errors: Vec::new(),
@@ -224,10 +223,11 @@ impl<'l, 'a> Steps<'l, 'a> {
         {
             table.table_or_empty("query").wrong(&next.query, "is what `next` adds");
         }
-        for item in table.list("cache_key") {
-            if let Some(Err(why)) = item.text().map(|name| Template::parse(&format!("{{{{{name}}}}}"), &self.loader.names())) {
-                item.report(why);
-            }
+        if table.has("only") && table.list("only").is_empty() {
+            table.wrong("only", "an empty list would let no call pass: leave it out where a choice binds nothing");
+        }
+        if !step.only.is_empty() && step.select != Some(Select::User) {
+            table.wrong("only", "binds to what a person chooses: it needs select = \"user\"");
         }
         if step.brings_token && !step.out.contains_key("access_token") {
             table.table_or_empty("out").missing("access_token", "this call brings a token");
@@ -336,11 +336,16 @@ fn scalar(item: &Item<'_>) -> Option<Value> {
     }
 }
 
-/// `30/5m`, `5/s`.
-pub(super) fn rate_limit(item: &Item<'_>) -> Option<RateLimit> {
-    let limit = RateLimit::parse(item.text()?);
-    if limit.is_none() {
-        item.report("a rate is a count and a time, such as \"5/s\" or \"30/5m\"");
-    }
-    limit
+/// A call that may be made where a person chooses: a pattern, or a table with the member of the body that names the entry.
+fn only(item: &Item<'_>) -> Option<Only> {
+    let parsed = match &item.node.value {
+        NodeValue::Table(_) => {
+            let table = Table::of(item)?;
+            table.allow(&["path", "json"]);
+            let (path, member) = (table.needed_text("path"), table.needed_text("json"));
+            Only::parse(path?, Some(member?))
+        }
+        _ => Only::parse(item.text()?, None),
+    };
+    parsed.map_err(|error| item.report(error.message())).ok()
 }

@@ -26,6 +26,7 @@ mod load_mail;
 mod load_oauth;
 mod load_proxy;
 mod load_step;
+mod only;
 mod proxy;
 mod spanned;
 mod strict_json;
@@ -46,6 +47,7 @@ pub use definition::{
 };
 pub use entered::OwnClient;
 pub use field::{Field, FieldPattern};
+pub use only::Only;
 pub use proxy::{HostRule, Inject, Proxy, RateLimit};
 pub use template::{Broker, Client, TOKEN_SECRET, Template, Vars};
 pub use url_template::UrlTemplate;

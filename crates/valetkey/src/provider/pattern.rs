@@ -20,7 +20,7 @@
 //! is for what is *forbidden*: it compares every reading that a server might make of the path (case, escapes, dot
 //! segments, doubled slashes, path parameters, a trailing slash), so that no spelling slips past.
 
-use std::{borrow::Cow, fmt, str::FromStr};
+use std::{borrow::Cow, cell::OnceCell, fmt, str::FromStr};
 
 use serde::{Serialize, Serializer};
 
@@ -173,10 +173,10 @@ impl PathPattern {
             && segments_match(&self.segments, self.below, &body.split(|b| *b == b'/').collect::<Vec<_>>())
     }
 
-    /// Whether any reading of these bytes is meant. For what is forbidden: it errs on the side of a match.
+    /// Whether any reading of a path is meant. For what is forbidden: it errs on the side of a match.
     ///
     /// `/x/**` also catches `/x` itself here.
-    pub fn catches(&self, method: &str, host: &str, path: &[u8]) -> bool {
+    pub fn catches(&self, method: &str, host: &str, path: &Readings<'_>) -> bool {
         if !self.method.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(method)) {
             return false;
         }
@@ -185,11 +185,10 @@ impl PathPattern {
             return false;
         }
         let meant = self.readings();
-        readings(path).iter().any(|reading| {
-            let segments: Vec<&[u8]> = reading.iter().map(Vec::as_slice).collect();
-            meant.iter().any(|meant| {
-                segments_match(meant, self.below, &segments) || (self.below && segments_match(meant, false, &segments))
-            })
+        path.found().iter().any(|reading| {
+            meant
+                .iter()
+                .any(|meant| segments_match(meant, self.below, reading) || (self.below && segments_match(meant, false, reading)))
         })
     }
 
@@ -219,9 +218,27 @@ impl PathPattern {
     }
 }
 
-fn segments_match(pattern: &[Segment], below: bool, path: &[&[u8]]) -> bool {
+fn segments_match<S: AsRef<[u8]>>(pattern: &[Segment], below: bool, path: &[S]) -> bool {
     let long_enough = if below { path.len() > pattern.len() } else { path.len() == pattern.len() };
-    long_enough && pattern.iter().zip(path).all(|(wanted, segment)| wanted.matches(segment))
+    long_enough && pattern.iter().zip(path).all(|(wanted, segment)| wanted.matches(segment.as_ref()))
+}
+
+/// A path as every server might read it: found when the first pattern asks, and then there for all that are compared with it.
+#[derive(Debug)]
+pub struct Readings<'p> {
+    path: &'p [u8],
+    found: OnceCell<Vec<Vec<Vec<u8>>>>,
+}
+
+impl<'p> Readings<'p> {
+    /// Of what is sent, from the first `/`, without the query.
+    pub fn of(path: &'p [u8]) -> Self {
+        Self { path, found: OnceCell::new() }
+    }
+
+    fn found(&self) -> &[Vec<Vec<u8>>] {
+        self.found.get_or_init(|| readings(self.path))
+    }
 }
 
 /// Every way in which a server might read a path: as it is, and with its escapes decoded again and again; each with
@@ -343,7 +360,20 @@ mod tests {
     }
 
     fn catches(text: &str, path: &str) -> bool {
-        pattern(text).catches("GET", HOST, path.as_bytes())
+        pattern(text).catches("GET", HOST, &Readings::of(path.as_bytes()))
+    }
+
+    /// They are many, and so are the patterns of a definition.
+    #[test]
+    fn the_readings_of_a_path_are_found_once_and_only_where_a_pattern_asks() {
+        let path = Readings::of(b"/a%2Fb");
+        assert!(!pattern("POST /a/b").catches("GET", HOST, &path) && !pattern("//other.example/a/b").catches("GET", HOST, &path));
+        assert!(path.found.get().is_none());
+        assert!(pattern("/a/b").catches("GET", HOST, &path));
+        let found = path.found.get().map(|found| found.as_ptr());
+        assert!(found.is_some());
+        assert!(!pattern("/b/a").catches("GET", HOST, &path) && pattern("/a/**").catches("GET", HOST, &path));
+        assert_eq!(path.found.get().map(|found| found.as_ptr()), found);
     }
 
     #[test]
@@ -410,7 +440,7 @@ mod tests {
             assert!(catches("/oauth2/token", path), "{path} slipped past");
         }
         assert!(catches("/oauth/**", "/oauth") && catches("/oauth/**", "/OAuth/x/y"));
-        assert!(pattern("POST /a").catches("post", "api.example.", b"/a"));
+        assert!(pattern("POST /a").catches("post", "api.example.", &Readings::of(b"/a")));
     }
 
     /// A denial names what is to be denied as it is sent, escapes and all.
@@ -505,7 +535,7 @@ mod tests {
             prop_assume!(!path.split('/').any(|segment| segment == "." || segment == ".."));
             for text in ["/**", path.as_str()] {
                 let pattern = pattern(text);
-                prop_assert!(!pattern.matches("GET", HOST, path.as_bytes()) || pattern.catches("GET", HOST, path.as_bytes()));
+                prop_assert!(!pattern.matches("GET", HOST, path.as_bytes()) || pattern.catches("GET", HOST, &Readings::of(path.as_bytes())));
             }
         }
 
@@ -513,9 +543,9 @@ mod tests {
         fn no_input_makes_it_panic(text in any::<String>(), path in proptest::collection::vec(any::<u8>(), 0..60)) {
             if let Ok(pattern) = PathPattern::parse(&text) {
                 let _ = pattern.matches("GET", HOST, &path);
-                let _ = pattern.catches("GET", HOST, &path);
+                let _ = pattern.catches("GET", HOST, &Readings::of(&path));
             }
-            let _ = pattern("/a/**").catches("GET", HOST, &path);
+            let _ = pattern("/a/**").catches("GET", HOST, &Readings::of(&path));
         }
     }
 }

@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 use super::{
     credential_query::{self, BodyKind, CredentialQuery},
     definition::{as_map, duration_text, spelled},
-    pattern::PathPattern,
+    pattern::{PathPattern, Readings},
     spanned::duration,
     template::{Template, Vars},
     url_template::UrlTemplate,
@@ -33,10 +33,6 @@ pub struct Proxy {
     pub strip_query: Vec<String>,
     /// The slots whose token may be used; empty: the connection's own.
     pub slots: Vec<String>,
-    /// The provider's own limit.
-    pub rate_limit: Option<RateLimit>,
-    /// The provider's own limit for a day.
-    pub daily_limit: Option<u32>,
     /// What mints, refreshes, lists or revokes credentials at these hosts: never proxied.
     pub credential_paths: Vec<PathPattern>,
     /// Why there is none, where there is none.
@@ -70,7 +66,8 @@ impl Proxy {
 
     /// Whether this call would mint, refresh, list or revoke a credential. `path` is what is sent, without the query.
     pub fn is_credential_path(&self, method: &http::Method, host: &str, path: &[u8]) -> bool {
-        self.credential_paths.iter().any(|pattern| pattern.catches(method.as_str(), host, path))
+        let path = Readings::of(path);
+        self.credential_paths.iter().any(|pattern| pattern.catches(method.as_str(), host, &path))
     }
 
     /// Whether this query asks for a credential in the answer.

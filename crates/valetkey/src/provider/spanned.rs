@@ -55,10 +55,16 @@ impl Node {
     }
 
     /// This table on top of another. Tables merge key by key; everything else replaces, and so do the tables `identity`,
-    /// `scopes` and `facts`, of which half would mean something else.
+    /// `scopes` and `facts`, of which half would mean something else. The reason for a key's being empty
+    /// (`KEY_none_reason`) goes with the value that it explained.
     pub(super) fn on_top_of(self, base: Node) -> Node {
         match (base.value, self.value) {
             (NodeValue::Table(mut entries), NodeValue::Table(over)) => {
+                let replaced = |reason: &str| {
+                    let explained = reason.strip_suffix("_none_reason");
+                    over.iter().any(|(key, _)| explained == Some(key))
+                };
+                entries.retain(|(known, _)| !replaced(known));
                 for (key, node) in over {
                     match entries.iter_mut().find(|(known, _)| *known == key) {
                         Some((_, known)) if matches!(key.as_str(), "identity" | "scopes" | "facts") => *known = node,
@@ -302,18 +308,6 @@ impl<'a> Table<'a> {
             NodeValue::Bool(truth) => Some(truth),
             _ => {
                 item.wrong("true or false");
-                None
-            }
-        }
-    }
-
-    /// A whole number from 1.
-    pub(super) fn count(&self, key: &str) -> Option<u32> {
-        let item = self.item(key)?;
-        match item.node.value {
-            NodeValue::Integer(number) if number > 0 && u32::try_from(number).is_ok() => u32::try_from(number).ok(),
-            _ => {
-                item.wrong("a whole number from 1");
                 None
             }
         }

@@ -20,7 +20,8 @@ use zeroize::Zeroizing;
 pub use super::answer::{FailureClass, MAX_ANSWER, Outputs, StepFailure};
 use super::{
     definition::{as_map, optional_duration_text},
-    proxy::{Inject, RateLimit},
+    only::Only,
+    proxy::Inject,
     template::{Client, TOKEN_SECRET, Template, Vars},
     url_template::UrlTemplate,
     value_path::ValuePath,
@@ -94,10 +95,8 @@ pub struct Step {
     pub select: Option<Select>,
     /// The slot that the entries' tokens belong to.
     pub slot: Option<String>,
-    /// The values under which an outcome is kept and used again.
-    pub cache_key: Vec<String>,
-    /// The provider's limit for this call.
-    pub rate_limit: Option<RateLimit>,
+    /// The only calls that may be made through the proxy where a person chooses from this list; empty: the choice binds none.
+    pub only: Vec<Only>,
     /// Whether the answer brings a token: then an `error` in it always counts, and a token must be there.
     pub brings_token: bool,
     /// Token types that are taken, lower case (RFC 6749 section 7.1).

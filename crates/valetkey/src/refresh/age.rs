@@ -5,8 +5,10 @@
 //!    whatever is that near will die unless somebody connects it again.
 //! 2. Every replica looks. The note of the warning and its audit row are one commit, compared before it is set: of several at
 //!    once one warns, and after a restart nobody does. The event is told after it; the audit is the record.
-//! 3. A link works for minutes and a warning is read days later. So the warning names the connection, and the link is made
-//!    when it is wanted (`POST /v1/connections/{id}/reconnect`).
+//! 3. A link to a provider works for minutes and a warning is read days later. So the warning leads a person to a page of their own
+//!    that makes such a link when it is wanted (`/account/connections/{id}/reconnect`), and whoever keeps an account of the site or
+//!    of an agent, for whom there is no page, to the command that does. A platform makes one by
+//!    `POST /v1/connections/{id}/reconnect`.
 
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use crate::{
     clock::Timestamp,
     connection::{self, Connection, Renewal, Status, set_warned},
     error::Result,
-    principal::Actor,
+    principal::Principal,
     provider::{Definition, Rotation},
 };
 
@@ -99,11 +101,13 @@ async fn warn(refresher: &Refresher, row: &store::Near, now: Timestamp) -> Resul
     if !set_warned(&mut tx, &connection, end, window).await? {
         return Ok(false);
     }
+    let (path, words) = (format!("/account/connections/{id}/reconnect"), format!("connection reconnect {id}"));
+    let (page, command) = outside.page_or_command(connection.owner.user(), &path, &words, &site);
     let facts = json!({
         "provider": connection.provider, "owner": connection.owner, "name": connection.name, "ends_at": end.to_string(),
-        "reconnect": format!("/v1/connections/{}/reconnect", connection.id),
+        "reconnect": page, "command": command,
     });
-    base.audit.record(&mut tx, Event::new(&site, &Actor::System, "connection.ageing").connection(&id).facts(facts)).await?;
+    base.audit.record(&mut tx, Event::by(&Principal::system(site), "connection.ageing").connection(&id).facts(facts)).await?;
     tx.commit().await?;
     outside.extensions.tell(|sink| sink.connection_ageing(&connection.slot(), &id, end));
     metrics::counter!("valetkey_connections_ageing_total").increment(1);

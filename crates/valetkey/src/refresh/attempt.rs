@@ -12,6 +12,7 @@ use super::{
     breaker::{Admission, backoff},
     crash,
     life::Life,
+    room::Room,
     run::failed_before,
     settle::{ANSWER_LOST, Spent},
     store::{self, Failed, Release, Take},
@@ -73,18 +74,15 @@ impl Refresher {
         if let Some(wait) = prepared.config.as_ref().and_then(|config| self.0.alerts.pause(config)) {
             return Attempted::Failed(app_refused().after(wait).of_all());
         }
-        let admission = match self.0.breakers.admit(&prepared.authority) {
-            Ok(admission) => admission,
-            Err(wait) => {
+        let (admission, room) = match self.leave(&prepared.authority).await {
+            Ok(Ok(leave)) => leave,
+            Ok(Err(wait)) => {
                 let trouble = failed_before(Some("provider_unavailable")).after(wait);
                 // Of a provider with a server for each account, only this account's is known to be away.
                 let one_server = step(&plan.definition, plan.stored.connection.renewal);
                 let one_server = one_server.is_ok_and(|step| step.url.fixed_host().is_some());
                 return Attempted::Failed(if one_server { trouble.of_all() } else { trouble });
             }
-        };
-        let room = match self.room(&prepared.authority).await {
-            Ok(room) => room,
             Err(error) => return Attempted::Failed(error.into()),
         };
         if self.0.stopping.is_cancelled() {
@@ -157,11 +155,17 @@ impl Refresher {
         self.request_for(connection, definition, &account, step, spent, scopes).await
     }
 
-    /// Waits until one more request may be under way at a host, and one more at all.
-    pub(super) async fn room(&self, authority: &str) -> Result<impl Sized> {
-        let share = self.0.shares.take(authority).await.map_err(Error::internal)?;
-        let permit = self.0.permits.acquire().await.map_err(Error::internal)?;
-        Ok((permit, share))
+    /// Waits until one more request may be under way at a host, and one more at all; or how long that host is left alone.
+    ///
+    /// That is asked before the wait, so that nobody waits for nothing, and after it: the host may have gone away meanwhile.
+    pub(super) async fn leave(&self, authority: &str) -> Result<std::result::Result<(Admission<'_>, Room), Duration>> {
+        let breakers = &self.0.breakers;
+        if let Err(wait) = breakers.admit(authority) {
+            return Ok(Err(wait));
+        }
+        let room = self.0.rooms.take(authority).await;
+        let room = room.ok_or_else(|| Error::internal("nobody hands out room for a refresh any more"))?;
+        Ok(breakers.admit(authority).map(|admission| (admission, room)))
     }
 
     /// The request of a step, filled in from an account and from the app that it was connected with.

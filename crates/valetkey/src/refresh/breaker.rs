@@ -2,16 +2,9 @@
 //!
 //! All of it is memory of this process. What must survive it (when to try a connection again) is in the row.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
-use tokio::{
-    sync::{AcquireError, OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use super::lock;
 pub(super) use crate::clock::{backoff, fraction};
@@ -109,34 +102,6 @@ impl Drop for Admission<'_> {
     }
 }
 
-/// How many refreshes may be under way at each host: what is slow to answer takes its share and leaves the rest to the others.
-pub(super) struct Shares {
-    each: usize,
-    map: Mutex<HashMap<String, Arc<Semaphore>>>,
-}
-
-impl Shares {
-    pub(super) fn new(each: usize) -> Self {
-        Self { each: each.max(1), map: Mutex::default() }
-    }
-
-    /// Waits until one more may be under way there.
-    ///
-    /// # Errors
-    /// None while the process lives: no semaphore is closed.
-    pub(super) async fn take(&self, authority: &str) -> Result<OwnedSemaphorePermit, AcquireError> {
-        let share = {
-            let mut map = lock(&self.map);
-            if map.len() >= MOST {
-                // Nobody holds or waits for the others.
-                map.retain(|_, share| Arc::strong_count(share) > 1);
-            }
-            Arc::clone(map.entry(authority.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(self.each))))
-        };
-        share.acquire_owned().await
-    }
-}
-
 /// App configurations that their provider refused: one alert each, and a pause for all their connections.
 #[derive(Default)]
 pub(super) struct Alerts(Mutex<HashMap<AppConfigId, Refused>>);
@@ -211,16 +176,6 @@ mod tests {
         assert!(breakers.admit("a.example").is_err());
         probe.succeeded();
         assert!(breakers.admit("a.example").is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_host_takes_its_share_and_leaves_the_rest_to_others() {
-        let shares = Shares::new(2);
-        let (_one, two) = (shares.take("slow.example").await.unwrap(), shares.take("slow.example").await.unwrap());
-        assert!(tokio::time::timeout(TICK, shares.take("slow.example")).await.is_err());
-        assert!(tokio::time::timeout(TICK, shares.take("other.example")).await.is_ok());
-        drop(two);
-        assert!(tokio::time::timeout(TICK, shares.take("slow.example")).await.is_ok());
     }
 
     #[test]

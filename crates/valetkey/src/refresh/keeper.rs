@@ -5,7 +5,9 @@
 //!
 //! 1. It looks again and again which providers have something due, and sweeps each of them on its own, beside the others: one
 //!    that is slow, or has very much to renew, holds up nobody but itself. It is swept again once its sweep is over.
-//! 2. A sweep passes each due row of its provider once, whatever comes of it: a row that cannot be renewed now does not stand
+//! 2. Where each account may be at a server of its own, a sweep waits for each only a moment ([`super::Settings::keeper_patience`]):
+//!    the renewal goes on, and those at other servers are not kept waiting for it. One server that is slow is waited for.
+//! 3. A sweep passes each due row of its provider once, whatever comes of it: a row that cannot be renewed now does not stand
 //!    in the way of the next.
 
 use std::{collections::HashSet, time::Duration};
@@ -74,6 +76,7 @@ fn could_not_look(error: &Error) {
 async fn sweep(refresher: &Refresher, provider: &str) -> Result<()> {
     let now = refresher.now();
     let mut after = Due::start();
+    let patience = patience(refresher, provider);
     // Apps, by site, with which the provider cannot be asked just now.
     let mut skipped: HashSet<(String, Option<String>)> = HashSet::new();
     loop {
@@ -88,7 +91,7 @@ async fn sweep(refresher: &Refresher, provider: &str) -> Result<()> {
             rows.reverse();
         }
         let at_once = refresher.0.settings.keeper_at_once.max(1);
-        let mut outcomes = stream::iter(rows.into_iter().map(|row| renew(refresher, row))).buffer_unordered(at_once);
+        let mut outcomes = stream::iter(rows.into_iter().map(|row| renew(refresher, row, patience))).buffer_unordered(at_once);
         while let Some(row) = outcomes.next().await {
             skipped.extend(row.map(|row| (row.site, row.app_config_id)));
         }
@@ -98,8 +101,15 @@ async fn sweep(refresher: &Refresher, provider: &str) -> Result<()> {
     }
 }
 
+/// How long each renewal at a provider is waited for: a moment where its accounts are at servers of their own, else to its end.
+fn patience(refresher: &Refresher, provider: &str) -> Option<Duration> {
+    let definition = refresher.0.outside.catalogue.get(&provider.parse().ok()?)?;
+    let mut steps = definition.refresh.step.iter().chain(definition.minting_step());
+    steps.any(|step| step.url.fixed_host().is_none()).then_some(refresher.0.settings.keeper_patience)
+}
+
 /// Renews one; gives it back where its provider cannot be asked at present for any account of its app.
-async fn renew(refresher: &Refresher, row: Due) -> Option<Due> {
+async fn renew(refresher: &Refresher, row: Due, patience: Option<Duration>) -> Option<Due> {
     let (site, id) = match row.ids() {
         Ok(ids) => ids,
         Err(error) => {
@@ -109,7 +119,12 @@ async fn renew(refresher: &Refresher, row: Due) -> Option<Due> {
     };
     let job = Job { purpose: Purpose::Due, actor: Actor::System };
     let (running, _) = refresher.join_or_start(&Key { site, id }, &job);
-    match tasks::outcome(running).await {
+    let outcome = tasks::outcome(running);
+    let outcome = match patience {
+        Some(patience) => tokio::time::timeout(patience, outcome).await.ok()?,
+        None => outcome.await,
+    };
+    match outcome {
         Err(trouble) if trouble.concerns_all => Some(row),
         // Each tells of its own trouble.
         _ => None,

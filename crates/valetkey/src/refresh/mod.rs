@@ -38,6 +38,7 @@ pub mod crash;
 mod keeper;
 mod life;
 mod lists;
+mod room;
 mod run;
 mod settle;
 mod slots;
@@ -52,11 +53,11 @@ use std::{
 };
 
 use serde_json::json;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
-    breaker::{Alerts, Breakers, Shares},
+    breaker::{Alerts, Breakers},
     life::Life,
     tasks::{Job, Key, Purpose, Tasks, Trouble},
 };
@@ -81,6 +82,9 @@ pub struct Settings {
     pub keeper_interval: Duration,
     /// How many tokens of one provider the keeper renews at once.
     pub keeper_at_once: usize,
+    /// How long the keeper waits for one of them before it goes on with the next, where each may be at another server. The renewal
+    /// itself is not cut short.
+    pub keeper_patience: Duration,
     /// How often a row is looked at while another process holds its lease.
     pub poll: Duration,
     /// The pause after a first failure; it doubles with each further one.
@@ -89,7 +93,8 @@ pub struct Settings {
     pub longest_backoff: Duration,
     /// After how many failures in a row, of whatever connections, a provider is left alone for a while.
     pub breaker_after: u32,
-    /// How many refreshes run at once; at most a quarter of them at one host, so that a slow one leaves room for the others.
+    /// How many refreshes run at once; of these at one host as many as leave room for the others: a quarter where no other has any,
+    /// and fewer the more hosts have some.
     pub at_once: usize,
 }
 
@@ -100,6 +105,7 @@ impl Default for Settings {
             lease_extra: Duration::from_secs(15),
             keeper_interval: Duration::from_secs(15),
             keeper_at_once: 8,
+            keeper_patience: Duration::from_secs(2),
             poll: Duration::from_millis(75),
             first_backoff: Duration::from_secs(5),
             longest_backoff: Duration::from_secs(15 * 60),
@@ -161,8 +167,7 @@ struct Inner {
     slots: slots::Slots,
     breakers: Breakers,
     alerts: Alerts,
-    permits: Semaphore,
-    shares: Shares,
+    rooms: room::Rooms,
     tracker: TaskTracker,
     stopping: CancellationToken,
 }
@@ -179,8 +184,7 @@ impl Refresher {
             slots: slots::Slots::default(),
             breakers: Breakers::new(settings.breaker_after, settings.first_backoff, settings.longest_backoff),
             alerts: Alerts::default(),
-            permits: Semaphore::new(settings.at_once.max(1)),
-            shares: Shares::new(settings.at_once / 4),
+            rooms: room::Rooms::new(settings.at_once),
             tracker: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }))

@@ -221,6 +221,7 @@ fn answer_lost_earlier() -> Trouble {
 
 /// The trouble of an earlier attempt that may be tried again later.
 pub(super) fn failed_before(error: Option<&str>) -> Trouble {
-    Trouble::new(Code::RefreshFailed, "the account could not be renewed; try again later")
-        .with_extra(json!({ "reason": error.unwrap_or("unknown") }))
+    let reason = error.unwrap_or("unknown");
+    Trouble::new(Code::RefreshFailed, format!("the account could not be renewed ({reason}); try again later"))
+        .with_extra(json!({ "reason": reason }))
 }

@@ -23,7 +23,7 @@ use crate::{
         missing_scopes, owe_revocation,
     },
     error::{Error, Result},
-    principal::Actor,
+    principal::{Actor, Principal},
     provider::{Definition, step::Outputs},
     resource,
     secret::{Secret, SecretMap},
@@ -316,7 +316,8 @@ impl Refresher {
             "the provider refuses an app configuration; correct its client id and secret. No account is renewed with it until then"
         );
         let facts = json!({ "app_config": config.id, "provider": connection.provider, "error": error });
-        let event = Event::new(&connection.site, &Actor::System, "refresh.failed").outcome(Outcome::Failed).facts(facts);
+        let event =
+            Event::by(&Principal::system(connection.site.clone()), "refresh.failed").outcome(Outcome::Failed).facts(facts);
         if let Err(error) = record(&self.0.outside.base, event).await {
             tracing::warn!(error = ?error, "an alert could not be recorded");
         }

@@ -39,7 +39,7 @@ use crate::{
     clock::Timestamp,
     connection::{self, Connection, Stored},
     error::{Code, Error, Result},
-    principal::Actor,
+    principal::{Actor, Principal},
     provider::{
         Definition, RefreshStrategy,
         step::{FailureClass, Outputs},
@@ -199,11 +199,10 @@ impl Refresher {
         if let Some(wait) = prepared.config.as_ref().and_then(|config| self.0.alerts.pause(config)) {
             return Err(app_refused().after(wait));
         }
-        let admission = match self.0.breakers.admit(&prepared.authority) {
-            Ok(admission) => admission,
+        let (admission, room) = match self.leave(&prepared.authority).await? {
+            Ok(leave) => leave,
             Err(wait) => return Err(failed_before(Some("provider_unavailable")).after(wait)),
         };
-        let room = self.room(&prepared.authority).await?;
         let mark = format!("{} {}", self.0.holder, uuid::Uuid::now_v7().simple());
         let marked = with(account, slot, |token| {
             token.insert(MARK.to_owned(), Value::from(mark.as_str()));
@@ -350,7 +349,7 @@ impl Refresher {
     /// The slot's refresh token is worth nothing any more. One event.
     async fn end_slot(&self, connection: &Connection, slot: &str, secret: &Secret, reason: &str, error: &str) -> Result<()> {
         let facts = json!({ "provider": connection.provider, "slot": slot, "reason": reason, "error": error });
-        let event = Event::new(&connection.site, &Actor::System, "refresh.slot_over").outcome(Outcome::Failed);
+        let event = Event::by(&Principal::system(connection.site.clone()), "refresh.slot_over").outcome(Outcome::Failed);
         let event = event.connection(&connection.id).facts(facts);
         let without = |token: &mut Map<String, Value>| {
             for gone in [MARK, AGAIN, "refresh_token"] {

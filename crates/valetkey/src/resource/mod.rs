@@ -51,6 +51,8 @@ pub struct List {
     pub person_chooses: bool,
     /// The slot for which its entries bring tokens, if they do.
     pub slot: Option<String>,
+    /// Whether the choice binds calls ([`Definition::is_bound`]): one about an entry that is not chosen is refused.
+    pub is_binding: bool,
     /// What stands in it, in the provider's order.
     pub entries: Vec<Entry>,
 }
@@ -96,6 +98,7 @@ pub async fn lists(outside: &Outside, connection: &Connection, account: &SecretM
             name: name.clone(),
             person_chooses: step.select == Some(Select::User),
             slot: step.slot.clone(),
+            is_binding: !step.only.is_empty(),
             entries,
         });
     }

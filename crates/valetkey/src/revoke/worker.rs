@@ -15,7 +15,7 @@ use crate::{
     connection::{calls, can_revoke_with},
     error::{Code, Error, Result},
     id::{ConnectionId, SiteId},
-    principal::Actor,
+    principal::Principal,
     provider::{
         Broker, OwnClient, Vars,
         step::{FailureClass, Step, StepFailure},
@@ -164,7 +164,7 @@ async fn settle(outside: &Outside, settings: &Settings, item: &OwedItem, verdict
             let settled = store::settle(&mut tx, item, &Settlement::Again { at, error }).await?;
             if settled && error == REFUSED && item.last_error.as_deref() != Some(REFUSED) {
                 let facts = json!({ "provider": item.provider, "error": error, "accepted": item.call_hosts });
-                let event = Event::new(&item.site, &Actor::System, "revocation.refused").outcome(Outcome::Denied);
+                let event = Event::by(&Principal::system(item.site.clone()), "revocation.refused").outcome(Outcome::Denied);
                 base.audit.record(&mut tx, event.connection(&item.connection).facts(facts)).await?;
             }
             metrics::counter!("valetkey_revocations_total", "outcome" => "later").increment(1);
@@ -185,7 +185,8 @@ async fn settle(outside: &Outside, settings: &Settings, item: &OwedItem, verdict
     }
     let outcome = if status == "failed" { Outcome::Failed } else { Outcome::Ok };
     let facts = json!({ "provider": item.provider, "status": status, "error": error, "attempts": attempts });
-    let event = Event::new(&item.site, &Actor::System, "revocation.over").outcome(outcome).connection(&item.connection);
+    let event = Event::by(&Principal::system(item.site.clone()), "revocation.over");
+    let event = event.outcome(outcome).connection(&item.connection);
     base.audit.record(&mut tx, event.facts(facts)).await?;
     tx.commit().await?;
     metrics::counter!("valetkey_revocations_total", "outcome" => status).increment(1);

@@ -27,7 +27,7 @@ use crate::{
     error::{Code, Error, Result},
     id::{self, PlatformKeyId, SessionId, SiteId, UserId, sha256_hex},
     platform::{self, Proven, Purpose},
-    principal::Actor,
+    principal::{Actor, Principal},
     secret::Secret,
     site,
 };
@@ -98,9 +98,14 @@ impl Session {
         Err(Error::new(Code::FreshProofNeeded, "you signed in more than five minutes ago; sign in once more to do this"))
     }
 
-    /// Who acts in this session.
+    /// Who is acting in this session.
+    pub fn principal(&self) -> Principal {
+        Principal::person(self.site.clone(), self.user.clone())
+    }
+
+    /// The same, for rows and the audit.
     pub fn actor(&self) -> Actor {
-        Actor::User(self.user.clone())
+        self.principal().actor()
     }
 }
 

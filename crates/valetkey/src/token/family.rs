@@ -226,11 +226,13 @@ pub async fn end(base: &Base, site: &SiteId, actor: &Actor, id: &FamilyId, reaso
         let facts = json!({ "family": id, "client": family.client, "person": family.person, "reason": reason, "tokens": tokens });
         base.audit.record(&mut tx, Event::new(site, actor, "consent.end").agent(&family.agent).facts(facts)).await?;
     }
+    issue::count_revocations(&mut tx, site, tokens).await?;
     tx.commit().await?;
     Ok(ended)
 }
 
-/// Ends everything that comes of a client, in the caller's transaction. Says how many tokens lived.
+/// Ends everything that comes of a client, in the caller's transaction. Says how many tokens lived, which the caller counts
+/// ([`super::count_revocations`]).
 pub async fn end_of_client(tx: &mut Tx, site: &SiteId, client: &ClientId, actor: &Actor, now: Timestamp) -> Result<u64> {
     const REASON: &str = "the client was revoked";
     on!(&mut *tx, |c| sqlx::query(

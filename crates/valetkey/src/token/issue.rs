@@ -191,14 +191,30 @@ pub(super) async fn revoke_exchanged(tx: &mut Tx, site: &SiteId, actor: &Actor, 
     }
 }
 
-/// When a token of the site was last revoked; nothing where none was.
-pub async fn newest_revocation(db: &Db, site: &SiteId) -> Result<Option<Timestamp>> {
-    let (newest,): (Option<i64>,) =
-        on!(db, |c| sqlx::query_as("SELECT MAX(revoked_at) FROM agent_tokens WHERE site = $1 AND revoked_at IS NOT NULL")
-            .bind(site.as_str())
-            .fetch_one(c)
-            .await?);
-    Ok(newest.map(Timestamp))
+/// Counts, in the caller's transaction, that so many tokens of a site were revoked; nothing where none was. It is the last
+/// statement of that transaction: whoever revokes beside it waits for its end, and so it must wait for nobody itself.
+pub async fn count_revocations(tx: &mut Tx, site: &SiteId, ended: u64) -> Result<()> {
+    if ended == 0 {
+        return Ok(());
+    }
+    on!(tx, |c| sqlx::query(
+        "INSERT INTO token_revocations (site, epoch) VALUES ($1, 1)
+         ON CONFLICT (site) DO UPDATE SET epoch = token_revocations.epoch + 1"
+    )
+    .bind(site.as_str())
+    .execute(c)
+    .await
+    .map(|_| ())?);
+    Ok(())
+}
+
+/// A number that grows with every revocation of a token of the site, whatever the clocks say; zero where there was none.
+pub async fn revocation_epoch(db: &Db, site: &SiteId) -> Result<i64> {
+    let row: Option<(i64,)> = on!(db, |c| sqlx::query_as("SELECT epoch FROM token_revocations WHERE site = $1")
+        .bind(site.as_str())
+        .fetch_optional(c)
+        .await?);
+    Ok(row.map_or(0, |(epoch,)| epoch))
 }
 
 /// Removes issued tokens that ended before a moment: each of them lives for minutes, and the audit keeps what they were.

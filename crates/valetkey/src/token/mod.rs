@@ -14,7 +14,7 @@ mod issue;
 mod last_used;
 mod store;
 
-pub use issue::{Issue, Standing, depth, hold, issue, newest_revocation, standing, sweep};
+pub use issue::{Issue, Standing, count_revocations, depth, hold, issue, revocation_epoch, standing, sweep};
 pub use last_used::LastUsed;
 
 use std::str::FromStr;
@@ -319,14 +319,17 @@ pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &TokenId, rea
     if let Some(family) = &family {
         family::close(&mut tx, site, family, actor, reason, now).await?;
     }
+    let mut ended = 0;
     if store::revoke(&mut tx, site, id, actor, reason, now).await? {
+        ended += 1;
         let facts = json!({ "token": id, "reason": reason, "family": family });
         base.audit.record(&mut tx, Event::new(site, actor, "token.revoke").agent(&agent).facts(facts)).await?;
     }
     if let Some(family) = &family {
-        family::revoke_tokens(&mut tx, site, family, actor, reason, now).await?;
+        ended += family::revoke_tokens(&mut tx, site, family, actor, reason, now).await?;
     }
-    issue::revoke_exchanged(&mut tx, site, actor, reason, now).await?;
+    ended += issue::revoke_exchanged(&mut tx, site, actor, reason, now).await?;
+    count_revocations(&mut tx, site, ended).await?;
     tx.commit().await
 }
 
@@ -340,12 +343,14 @@ pub async fn revoke_all(base: &Base, site: &SiteId, actor: &Actor, agent: &Agent
     let ended = ended + issue::revoke_exchanged(&mut tx, site, actor, reason, now).await?;
     let facts = json!({ "tokens": ended, "reason": reason });
     base.audit.record(&mut tx, Event::new(site, actor, "token.revoke_all").agent(agent).facts(facts)).await?;
+    count_revocations(&mut tx, site, ended).await?;
     tx.commit().await?;
     Ok(ended)
 }
 
 /// Revokes every token that acts for a person, or was minted by them, and what was exchanged for one, in the transaction that
-/// erases the person. Their consents are removed before. Says how many lived.
+/// erases the person. Their consents are removed before. Says how many lived, which the caller counts
+/// ([`count_revocations`]).
 pub async fn revoke_of_person(
     tx: &mut Tx,
     site: &SiteId,

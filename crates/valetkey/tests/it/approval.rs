@@ -18,7 +18,7 @@ use valetkey::{
     deliver::Caller,
     grant::{self, Effect, ForWhom, NewGrant},
     id::{AgentId, ApprovalId, ConnectionId, GrantId, SiteId, TokenId, UserId},
-    on, on_each_db, platform,
+    on, on_each_db,
     principal::Actor,
     revoke::{self, UpstreamWish},
     site,
@@ -363,6 +363,27 @@ on_each_db! {
         }
     }
 
+    /// An exchange proves a person beside the one who minted the token that is shown. Neither of the two is a second pair of eyes.
+    async fn neither_who_is_acted_for_nor_who_minted_the_token_answers(db: Db) {
+        let mut asking = Asking::new(&db).await;
+        asking.yard.connection = asking.yard.connect("site", "").await;
+        let (house, agent) = (&asking.yard.house, &asking.yard.agent);
+        for user in ["carol", "mina"] {
+            house.role(agent, user, Role::Operator).await;
+        }
+        house.grant_with(asks(agent, &asking.yard.connection, ForWhom::Operators)).await;
+        let caller = asking.yard.caller(Some("carol")).await;
+        valetkey::db::testing::execute(&db, "UPDATE agent_tokens SET minter = 'mina' WHERE person = 'carol'").await;
+        let id = held(&asking.send(&caller, &usual(), None).await.unwrap_err());
+        let administers = |user: &str| Decider { actor: Actor::User(user.parse().unwrap()), administers: true };
+        for user in ["carol", "mina"] {
+            let refused = approval::approve(asking.base(), asking.site(), &administers(user), &id).await;
+            assert_eq!(code(refused), Code::Forbidden, "{user}");
+        }
+        approval::approve(asking.base(), asking.site(), &administers("dora"), &id).await.unwrap();
+        assert_eq!(asking.send(&caller, &usual(), Some(&id)).await.unwrap(), StatusCode::OK);
+    }
+
     /// T-267.
     async fn the_owner_answers_who_may_have_the_agent_act_and_nobody_else(db: Db) {
         let asking = Asking::new(&db).await;
@@ -415,7 +436,7 @@ on_each_db! {
             asking = asking.again(what).await;
         }
         let id = asking.approved().await;
-        platform::set_person_disabled(asking.base(), asking.site(), &Actor::Operator, &"alice".parse().unwrap(), true).await.unwrap();
+        valetkey::person::set_disabled(asking.base(), asking.site(), &Actor::Operator, &"alice".parse().unwrap(), true).await.unwrap();
         assert_eq!(code(asking.make(Some(&id)).await), Code::Unauthenticated, "the person");
         assert_eq!(asking.sent(), 0);
     }

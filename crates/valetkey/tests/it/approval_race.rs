@@ -5,6 +5,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::Full;
+use provider_lab::{At, Fault, Rule};
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use valetkey::{
     Code, Result, approval,
@@ -14,13 +16,18 @@ use valetkey::{
     db::testing,
     decision::Authority,
     deliver::{Deliverer, proxy::Target},
+    grant::{Effect, ForWhom, NewGrant},
     id::ApprovalId,
     on_each_db,
     refresh::{self, Refresher},
     token,
 };
 
-use crate::approval::{Asking, held, person, usual};
+use crate::{
+    approval::{Asking, held, person, usual},
+    deliver::Yard,
+    support::both,
+};
 
 /// Eight at once make the usual call, taking turns at the replicas.
 async fn race(asking: &Asking, replicas: &[&Deliverer], approval: Option<&ApprovalId>) -> Vec<Result<StatusCode>> {
@@ -105,6 +112,34 @@ on_each_db! {
             }
         }
         assert_eq!(counted, [asking.status(&id).await]);
+    }
+
+    /// Somebody makes a grant that asks while the call waits for a token. The agent makes it again, and the audit says why.
+    async fn a_call_that_a_change_of_grants_overtook_is_in_the_audit(db: Db) {
+        let yard = Yard::new(&db).await;
+        let connection = yard.renewable(&yard.app().await, "one", true).await;
+        let allows = NewGrant { delivery: both(), ..NewGrant::proxy(&yard.agent, &connection, ForWhom::Owner) };
+        yard.house.grant_with(allows.clone()).await;
+        let caller = yard.caller(Some("alice")).await;
+        yard.lab.control().misbehave(Rule::once(At::Refresh, Fault::HoldAfter));
+        let waiting = tokio::spawn({
+            let (deliverer, connection) = (yard.deliverer.clone(), connection.clone());
+            async move { deliverer.reveal(&caller, &connection, None).await.map(|_| ()) }
+        });
+        while yard.lab.control().held() == 0 {
+            assert!(!waiting.is_finished(), "{:?}", waiting.await);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let asks = yard.house.grant_with(NewGrant { effect: Effect::Ask, ..allows }).await;
+        yard.lab.control().release();
+        assert_eq!(waiting.await.unwrap().unwrap_err().code(), Code::Conflict);
+        let rows = yard.audited().await;
+        let refused: Vec<_> = rows.iter().filter(|row| row.action == "connection.use" && row.outcome == "denied").collect();
+        assert_eq!(refused.len(), 1, "{rows:?}");
+        let facts: Value = serde_json::from_str(&refused[0].facts).unwrap();
+        assert_eq!(facts, json!({ "grant": asks, "code": "conflict", "reasons": ["changed"] }));
+        assert_eq!(refused[0].connection.as_deref(), Some(connection.as_str()));
+        assert!(!rows.iter().any(|row| row.action == "connection.reveal"));
     }
 
     async fn whoever_waits_for_the_answer_gets_it_when_it_comes(db: Db) {

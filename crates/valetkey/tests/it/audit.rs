@@ -56,6 +56,25 @@ on_each_db! {
         verify(&house, &after).await;
     }
 
+    /// Rows are inserted several at once, by statements of a few sizes.
+    async fn however_many_changes_a_commit_makes_each_is_recorded_once_and_in_order(db: Db) {
+        let house = House::new(&db).await;
+        let mut numbers = 0..;
+        for many in [0, 1, 2, 3, 63, 64, 65, 127, 130] {
+            let next = numbers.by_ref().take(many);
+            let events: Vec<_> =
+                next.map(|n| Event::new(&house.site, &Actor::System, "test.change").facts(json!({ "n": n }))).collect();
+            let mut tx = db.begin().await.unwrap();
+            house.base.audit.record_many(&mut tx, &events).await.unwrap();
+            tx.commit().await.unwrap();
+        }
+        let after = rows(&house).await;
+        verify(&house, &after).await;
+        let recorded: Vec<_> = after.iter().filter(|row| row.action == "test.change").map(|row| row.facts.clone()).collect();
+        let expected: Vec<_> = (0..numbers.start).map(|n| json!({ "n": n }).to_string()).collect();
+        assert_eq!(recorded, expected);
+    }
+
     async fn an_edited_row_breaks_its_chain(db: Db) {
         let house = House::new(&db).await;
         let mut rows = rows(&house).await;

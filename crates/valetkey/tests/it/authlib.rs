@@ -13,6 +13,7 @@ use valetkey::{
     account::Accounts,
     clock::Clock,
     connect::session::{self, Started},
+    connection::Renewal,
     db::Db,
     decision::Authority,
     deliver::{AuthenticatedClient, Deliverer},
@@ -77,12 +78,17 @@ credential_paths = ["/oauth/**"]
 inject = [{{ in = "oauth1_signature" }}]
 "#
     );
+    world_of(db, &definition, &json!({ "client_id": "test-key", "client_secret": SECRET })).await
+}
+
+async fn world_of(db: &Db, definition: &str, app: &Value) -> World {
     let lab = Lab::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let world = World::around(db, lab, &definition, vec![host.to_owned()], PUBLIC).await;
+    let allowed = vec![peer().trim_start_matches("http://").to_owned()];
+    let world = World::around_unconfigured(db, lab, definition, allowed, PUBLIC).await;
     // The provider looks at its own clock: a request is at most five minutes old.
     let clock = &world.house.base.clock;
     clock.advance(Clock::System.now().since(clock.now()));
-    world.configure("test-key", SECRET).await;
+    world.configure_provider("lab", app).await;
     world
 }
 
@@ -169,6 +175,42 @@ on_each_db! {
             assert_eq!(revoke::list(&fresh, site, &id).await.unwrap().pop().unwrap().status, "revoked");
             assert_eq!(call(&bob, Method::GET, "/echo", "").await.0, StatusCode::UNAUTHORIZED);
         }
+    }
+
+    /// The built-in definition of X (OAuth 1.0a), of which only the addresses are replaced: three legs, whose account it is by the
+    /// token answer and by the call, a signed call, the revocation, and a person's no, which comes back as `denied`.
+    async fn the_definition_of_twitter_is_carried_out(db: Db) {
+        let peer = peer();
+        let host = peer.trim_start_matches("http://");
+        let definition = include_str!("../../../../providers/twitter.toml")
+            .replace("https://api.x.com/oauth/authenticate", &format!("{peer}/oauth/authorize"))
+            .replace("https://api.x.com", &peer)
+            .replace("\"api.x.com\"", &format!("\"{host}\""));
+        let world = world_of(&db, &definition, &json!({ "api_key": "test-key", "api_secret": SECRET })).await;
+        let started = world.start(alices()).await;
+        let refused = sign_in(&world, &started, "refuse=1").await;
+        assert!(refused.contains("denied="), "{refused}");
+        assert_eq!(failure(&world.come_back(&refused, Some(&started.binding.value)).await), Code::AccessDenied);
+
+        let started = world.start(alices()).await;
+        let query = sign_in(&world, &started, "user=ann").await;
+        let id = connected(&world.come_back(&query, Some(&started.binding.value)).await);
+        let connection = world.connection(&id).await;
+        assert_eq!((connection.subject.as_deref(), connection.subject_name.as_deref()), (Some("id-ann"), Some("ann")));
+        assert_eq!(connection.renewal, Renewal::None);
+        let alice = client(&world, "alice").await;
+        let (status, seen) = call(&alice, Method::POST, "/api/echo", "text=hello+world").await;
+        assert_eq!((status, &seen["id"], &seen["form"]), (StatusCode::OK, &json!("ann"), &json!([["text", "hello world"]])));
+
+        let copy = SecretMap::new(world.account(&id).await.expose().clone());
+        accounts(&world).save_account_for_user(&user("bob"), copy).await.unwrap();
+        let bob = client(&world, "bob").await;
+        assert_eq!(call(&bob, Method::GET, "/api/echo", "").await.0, StatusCode::OK);
+        let (outside, site) = (&world.outside, &world.house.site);
+        revoke::connection(outside, site, &OPERATOR, &id, "enough", UpstreamWish::Force).await.unwrap();
+        revoke::work_off(outside, &revoke::Settings::default()).await.unwrap();
+        assert_eq!(revoke::list(&db, site, &id).await.unwrap().pop().unwrap().status, "revoked");
+        assert_eq!(call(&bob, Method::GET, "/api/echo", "").await.0, StatusCode::UNAUTHORIZED);
     }
 
     async fn authlib_s_provider_refuses_a_wrong_secret_and_says_when_nobody_approves(db: Db) {

@@ -15,7 +15,7 @@ use valetkey::{
     error::Code,
     grant::{ForWhom, NewGrant},
     id::{AgentId, ConnectionId, ProviderName, UserId},
-    on_each_db, platform,
+    on_each_db, person,
     principal::{Actor, AuthSource, CallerChain, Ceiling, Delivery},
     provider::pattern::PathPattern,
     site,
@@ -160,7 +160,7 @@ on_each_db! {
         let mut held = 0;
         for stopped in [false, true] {
             let erin = "erin".parse().unwrap();
-            platform::set_person_disabled(&house.base, &house.site, &OPERATOR, &erin, stopped).await.unwrap();
+            person::set_disabled(&house.base, &house.site, &OPERATOR, &erin, stopped).await.unwrap();
             for person in people {
                 let user: UserId = person.parse().unwrap();
                 for least in roles {

@@ -1,6 +1,7 @@
 //! Storage: what holds on both databases alike.
 
 use valetkey::{
+    Code,
     db::{Db, DbConfig, testing},
     on, on_each_db,
     secret::Secret,
@@ -61,6 +62,67 @@ async fn two_processes_that_start_at_once_both_find_the_schema_ready() {
     let url = testing::postgres_url().await;
     let (a, b) = tokio::join!(testing::open_postgres(&url), testing::open_postgres(&url));
     assert_eq!((sites(&a).await, sites(&b).await), (0, 0));
+}
+
+/// What a newer release leaves behind: a step of the schema that this one does not know, and the oldest release that can run on it.
+async fn after_a_newer_release(config: &DbConfig, admits: i64) -> valetkey::Result<Db> {
+    let db = Db::open(config).await.unwrap();
+    add_site_in(&db, "kept").await;
+    let later = format!("INSERT INTO schema_migrations (number, name, admits) VALUES (99, '0099_later', {admits})");
+    testing::execute(&db, &later).await;
+    db.close().await;
+    drop(db);
+    Db::open(config).await
+}
+
+async fn add_site_in(db: &Db, id: &str) {
+    let mut tx = db.begin().await.unwrap();
+    add_site(&mut tx, id).await;
+    tx.commit().await.unwrap();
+}
+
+/// An empty place on each database; the folder goes away with what is returned.
+async fn places() -> (tempfile::TempDir, [DbConfig; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let sqlite = DbConfig::Sqlite { dir: folder.path().to_owned(), patience: std::time::Duration::from_secs(5) };
+    (folder, [sqlite, DbConfig::Postgres { url: Secret::new(testing::postgres_url().await), max_connections: 2 }])
+}
+
+#[tokio::test]
+async fn a_schema_that_no_longer_admits_this_release_is_refused_with_what_to_do() {
+    let (_folder, places) = places().await;
+    for config in &places {
+        let error = after_a_newer_release(config, 99).await.unwrap_err();
+        assert_eq!(error.code(), Code::InvalidConfig);
+        assert!(error.message().contains("schema 99") && error.message().contains("install that release"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_that_admits_this_release_opens_with_what_is_in_it() {
+    let (_folder, places) = places().await;
+    for config in &places {
+        let db = after_a_newer_release(config, 1).await.unwrap();
+        assert_eq!(sites(&db).await, 1);
+        add_site_in(&db, "another").await;
+    }
+}
+
+#[tokio::test]
+async fn a_postgres_that_may_lose_a_commit_is_refused() {
+    let url = testing::postgres_url().await;
+    let name = url::Url::parse(&url).unwrap().path()[1..].to_owned();
+    let config = DbConfig::Postgres { url: Secret::new(url.as_str()), max_connections: 2 };
+    let plain = testing::open_postgres(&url).await;
+    let set = async |value: &str| {
+        testing::execute(&plain, &format!("ALTER DATABASE {name} SET synchronous_commit = {value}")).await;
+    };
+    set("off").await;
+    let error = Db::open(&config).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidConfig);
+    assert!(error.message().contains("synchronous_commit=off"), "{error}");
+    set("on").await;
+    Db::open(&config).await.unwrap();
 }
 
 /// A function of our own that stands before the server's plays the failover.
@@ -126,6 +188,17 @@ async fn sqlite_runs_with_the_settings_that_the_promises_need() {
         };
         assert_eq!(value, expected, "{pragma}");
     }
+    let valetkey::db::Either::Sqlite(c) = valetkey::db::Target::split(&db) else { unreachable!() };
+    let (journal,): (String,) = sqlx::query_as("PRAGMA journal_mode").fetch_one(c).await.unwrap();
+    assert_eq!(journal, "wal");
+    let loose: Vec<(String,)> = sqlx::query_as(
+        "SELECT name FROM pragma_table_list
+         WHERE schema = 'main' AND type = 'table' AND strict = 0 AND name NOT GLOB 'sqlite_*'",
+    )
+    .fetch_all(c)
+    .await
+    .unwrap();
+    assert!(loose.is_empty(), "not STRICT: {loose:?}");
 }
 
 /// Both schemas have the same tables and columns with the same nullability, in the same kinds of type.

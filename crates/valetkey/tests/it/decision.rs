@@ -9,7 +9,7 @@ use valetkey::{
     error::Code,
     grant::{self, ForWhom, NewGrant},
     id::{ConnectionId, SiteId},
-    on, on_each_db, platform,
+    on, on_each_db, person,
     principal::{Actor, Delivery},
     provider::pattern::PathPattern,
     token::{self, NewToken, TokenHash},
@@ -111,9 +111,9 @@ on_each_db! {
 
         let (_, fine) = house.token(&agent, Some("alice")).await;
         assert!(house.ask(&fine, &connection).await.unwrap().allowed());
-        platform::set_person_disabled(base, &house.site, &OPERATOR, &"alice".parse().unwrap(), true).await.unwrap();
+        person::set_disabled(base, &house.site, &OPERATOR, &"alice".parse().unwrap(), true).await.unwrap();
         dead(&fine).await;
-        platform::set_person_disabled(base, &house.site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
+        person::set_disabled(base, &house.site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
         agent::set_disabled(base, &house.site, &OPERATOR, &agent, true).await.unwrap();
         dead(&fine).await;
         agent::set_disabled(base, &house.site, &OPERATOR, &agent, false).await.unwrap();
@@ -322,6 +322,21 @@ on_each_db! {
         assert_eq!(taken, 5);
         let (_, token) = house.token(&agent, None).await;
         assert_eq!(house.ask(&token, &connection).await.unwrap().reasons[0].fact, "used_up");
+    }
+
+    async fn a_grant_without_a_limit_is_used_before_one_that_has_one(db: Db) {
+        let house = House::new(&db).await;
+        let agent = house.agent("a", None).await;
+        let connection = house.connection("site").await;
+        let proxy = || NewGrant::proxy(&agent, &connection, ForWhom::Unattended);
+        house.grant_with(NewGrant { max_uses: Some(1), ..proxy() }).await;
+        house.grant_with(NewGrant { rate: Some("1/1h".parse().unwrap()), ..proxy() }).await;
+        let (_, token) = house.token(&agent, None).await;
+        let limited = house.ask(&token, &connection).await.unwrap();
+        assert!(limited.allowed() && (limited.counted || limited.rate.is_some()));
+        let free = house.grant_with(proxy()).await;
+        let decision = house.ask(&token, &connection).await.unwrap();
+        assert_eq!((decision.grant, decision.counted, decision.rate), (Some(free), false, None));
     }
 
     /// T-249.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use valetkey::{
     Code, Result,
     agent::Role,
-    app_config,
+    app_config::{self, AppConfig},
     base::Outside,
     connection::{self, Identity, NewConnection},
     db::{Db, testing},
@@ -88,6 +88,29 @@ impl Yard {
         let id = connection::insert(base, &mut tx, &Actor::Operator, new).await.unwrap();
         tx.commit().await.unwrap();
         id
+    }
+
+    /// The site's own app at the lab.
+    pub(crate) async fn app(&self) -> AppConfig {
+        let definition = self.outside.definition(&"lab".parse().unwrap()).unwrap();
+        let values = json!({ "client_id": "lab-client", "client_secret": "lab-secret" });
+        let (base, site, values) = (&self.house.base, &self.house.site, values.as_object().unwrap());
+        app_config::set(base, site, &Actor::Operator, &definition, &Owner::Site, values).await.unwrap()
+    }
+
+    /// An account of alice's whose token can be renewed; it has ended, or lives for an hour.
+    pub(crate) async fn renewable(&self, app: &AppConfig, name: &str, ended: bool) -> ConnectionId {
+        let issued = self.lab.control().issue("lab-client", "alice", "profile posts:read posts:write").unwrap();
+        let mut new = self.house.new_connection("user:alice", name);
+        new.account.set_text("access_token", &issued.access_token.into());
+        new.account.set_text("refresh_token", &issued.refresh_token.unwrap().into());
+        new.app_config = Some(app.id.clone());
+        new.client_id = Some("lab-client".to_owned());
+        new.hosts = vec![self.lab.addr().to_string()];
+        if ended {
+            new.tokens.expires_at = Some(self.house.base.clock.now());
+        }
+        self.insert(&new).await
     }
 
     /// Alice's token with a grant of everything on the connection.
@@ -427,21 +450,9 @@ on_each_db! {
     /// The permission counts when the credential leaves, not when the call came.
     async fn a_call_that_waited_for_a_refresh_is_refused_when_its_grant_was_revoked_meanwhile(db: Db) {
         let yard = Yard::new(&db).await;
-        let definition = yard.outside.definition(&"lab".parse().unwrap()).unwrap();
-        let values = json!({ "client_id": "lab-client", "client_secret": "lab-secret" });
-        let base = &yard.house.base;
-        let config = app_config::set(base, &yard.house.site, &Actor::Operator, &definition, &Owner::Site, values.as_object().unwrap());
-        let config = config.await.unwrap();
+        let (base, app) = (&yard.house.base, yard.app().await);
         for (name, proxied) in [("one", false), ("two", true)] {
-            let issued = yard.lab.control().issue("lab-client", "alice", "profile posts:read posts:write").unwrap();
-            let mut new = yard.house.new_connection("user:alice", name);
-            new.account.set_text("access_token", &issued.access_token.into());
-            new.account.set_text("refresh_token", &issued.refresh_token.unwrap().into());
-            new.app_config = Some(config.id.clone());
-            new.client_id = Some("lab-client".to_owned());
-            new.hosts = vec![yard.lab.addr().to_string()];
-            new.tokens.expires_at = Some(base.clock.now());
-            let connection = yard.insert(&new).await;
+            let connection = yard.renewable(&app, name, true).await;
             let grant = NewGrant { delivery: both(), ..NewGrant::proxy(&yard.agent, &connection, ForWhom::Owner) };
             let grant = yard.house.grant_with(grant).await;
             let caller = yard.caller(Some("alice")).await;
@@ -558,20 +569,9 @@ on_each_db! {
     /// The body is gone when the 401 comes. Whoever made the call makes it again, by then with the new token.
     async fn a_call_with_a_body_is_not_made_again_after_a_401(db: Db) {
         let yard = Yard::new(&db).await;
-        let definition = yard.outside.definition(&"lab".parse().unwrap()).unwrap();
-        let values = json!({ "client_id": "lab-client", "client_secret": "lab-secret" });
-        let base = &yard.house.base;
-        let config = app_config::set(base, &yard.house.site, &Actor::Operator, &definition, &Owner::Site, values.as_object().unwrap());
-        let config = config.await.unwrap();
+        let app = yard.app().await;
         for (refreshed, (name, body, calls)) in (1..).zip([("bare", "", 2), ("full", "{}", 1)]) {
-            let issued = yard.lab.control().issue("lab-client", "alice", "profile posts:read posts:write").unwrap();
-            let mut new = yard.house.new_connection("user:alice", name);
-            new.account.set_text("access_token", &issued.access_token.into());
-            new.account.set_text("refresh_token", &issued.refresh_token.unwrap().into());
-            new.app_config = Some(config.id.clone());
-            new.client_id = Some("lab-client".to_owned());
-            new.hosts = vec![yard.lab.addr().to_string()];
-            let connection = yard.insert(&new).await;
+            let connection = yard.renewable(&app, name, false).await;
             yard.house.grant(&yard.agent, &connection, ForWhom::Owner).await;
             let caller = yard.caller(Some("alice")).await;
             let before = yard.lab.control().requests("api");

@@ -1,6 +1,6 @@
 //! Moving out: what moved in comes back as it was, and what changed as it is now.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use valetkey::{
     agent,
@@ -10,13 +10,14 @@ use valetkey::{
             compose::{Composed, compose},
             envelope::{self, Key},
             option,
-            php::{self, Entries, Value},
+            php::{self, Custom, Entries, Object, Value},
+            sql,
         },
         export::{self, Line},
     },
     on_each_db,
-    principal::{Actor, Ceiling, Delivery},
-    site,
+    principal::{Actor, Ceiling, Delivery, Owner},
+    site, token,
 };
 
 use crate::moving::{Harbour, SITES, fixture, header, salts};
@@ -35,6 +36,55 @@ on_each_db! {
             assert_same(site, &opened(&key, out.auth_data), &before);
             assert!(losses.is_empty(), "{losses:?}");
         }
+    }
+
+    /// Other sites hold whatever PHP can, under names that nobody expected.
+    async fn every_kind_of_value_and_of_name_moves_out_as_it_moved_in(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let json = br#"{
+            "acme": {
+                "account": {"access_token": "t", "": "no name", "refresh_token": ""},
+                "accounts": {"a.b-c_1": {"x": 1}, "default": {"y": []}, "7": {"z": {"5": 1, "05": 2}}},
+                "principals": {
+                    "agent:2": {"account": {"k": [[], {"0": 1, "2": 2}]}},
+                    "user:1": {"config": {"client_id": "c"}, "accounts": []}
+                },
+                "config": {"client_secret": "s", "10": "ten"}
+            },
+            "Odd Name!": {"account": {"o": null, "$base64": "AAAA"}},
+            "10": {"account": {"n": true}},
+            "empty": []
+        }"#;
+        let mut source = option::read(json).unwrap();
+        let key = |name: &'static [u8]| php::Key::Text(Cow::Borrowed(name));
+        let text = |bytes: &'static [u8]| Value::Text(Cow::Borrowed(bytes));
+        let object = Object { class: Cow::Borrowed(b"A\\B"), members: vec![(key(b"\0A\\B\0p"), Value::Int(1))].into() };
+        let custom = Custom { class: Cow::Borrowed(b"C"), payload: Cow::Borrowed(b"\0\xff") };
+        entries_at(&mut source, &["acme", "account"]).extend([
+            (key(b"inf"), Value::Float(f64::INFINITY)),
+            (key(b"minus"), Value::Float(f64::NEG_INFINITY)),
+            (key(b"nan"), Value::Float(f64::NAN)),
+            (key(b"zero"), Value::Float(-0.0)),
+            (key(b"third"), Value::Float(1.0 / 3.0)),
+            (key(b"most"), Value::Int(i64::MAX)),
+            (key(b"least"), Value::Int(i64::MIN)),
+            (key(b"raw"), text(b"\xff\0")),
+            (key(b"nul"), text(b"a\0b")),
+            (key(b"object"), Value::Object(Box::new(object))),
+            (key(b"custom"), Value::Custom(Box::new(custom))),
+            (php::Key::Int(-3), Value::Null),
+        ]);
+        entries_at(&mut source, &["Odd Name!", "account"]).push((key(b"\xff"), Value::Bool(true)));
+        let bytes = php::write(&source);
+        harbour.bring_option(&bytes, None, header()).await.unwrap();
+
+        let key = Key::derive(&salts(SITES[0])).unwrap();
+        let (out, losses) = harbour.moved_out(&key).await;
+        assert!(losses.is_empty() && out.losses.is_empty(), "{losses:?} {:?}", out.losses);
+        assert_same("every kind", &opened(&key, out.auth_data), &source);
+        // And it came as it is read: a token, and beside it what is none.
+        let account = harbour.account("acme", Owner::Site, "").await.unwrap();
+        assert_eq!(account.text("access_token").unwrap().expose(), "t");
     }
 
     async fn what_was_sealed_is_sealed_again_and_nothing_else(db: Db) {
@@ -70,6 +120,37 @@ on_each_db! {
         agent::set_ceiling(base, &harbour.site, &Actor::Operator, &agent, Some(&ceiling)).await.unwrap();
         let some = lost().await;
         assert!(all > some && some > 0, "{all} {some}");
+    }
+
+    /// What was taken back here must not come back to life when the move is undone: the rows are still there.
+    async fn what_was_revoked_or_taken_away_here_is_written_as_over_or_said(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let site = SITES[0];
+        harbour.bring_dump(site, header()).await.unwrap();
+        let (base, key) = (&harbour.outside.base, Key::derive(&salts(site)).unwrap());
+        let tokens = token::list_hashed(&base.db, &harbour.site, &"1".parse().unwrap()).await.unwrap();
+        let token = tokens.iter().find(|hashed| hashed.token.expires_at.is_none()).unwrap();
+        token::revoke(base, &harbour.site, &Actor::Operator, &token.token.id, "lost").await.unwrap();
+        let mut role = None;
+        for agent in agent::list(&base.db, &harbour.site).await.unwrap() {
+            let roles = agent::roles(&base.db, &harbour.site, &agent.id).await.unwrap();
+            let of_another = roles.into_iter().find(|role| agent.owner.as_ref() != Some(&role.user));
+            role = role.or(of_another.map(|role| (agent.id, role.user)));
+        }
+        let (agent, user) = role.unwrap();
+        agent::remove_role(base, &harbour.site, &Actor::Operator, &agent, &user).await.unwrap();
+        let agents = agent::list(&base.db, &harbour.site).await.unwrap();
+        let deleted = agents.iter().map(|agent| &agent.id).find(|id| **id != agent && id.as_str() != "1").unwrap();
+        agent::delete(base, &harbour.site, &Actor::Operator, deleted).await.unwrap();
+
+        let (out, losses) = harbour.moved_out(&key).await;
+        for what in [format!("role of {user} on agent {agent}"), format!("agent {deleted}")] {
+            assert!(losses.iter().any(|loss| loss.what == what), "{what}: {losses:?}");
+        }
+        let (sql, _) = sql::write("wp_", &out.tables);
+        let line = sql.lines().find(|line| line.contains(token.hash.as_str())).unwrap();
+        // It ended at the moment of the harbour's clock, and allows nothing: 0x5b5d is an empty list.
+        assert!(line.contains("'2026-11-22 02:22:30'") && line.contains("0x5b5d"), "{line}");
     }
 
     /// What holds an agent back must not stay behind while what lets it act moves out.
@@ -135,6 +216,18 @@ fn opened<'a>(key: &Key, value: Value<'a>) -> Value<'a> {
             Value::Array(entries.into_iter().map(|(name, value)| (name, opened(key, value))).collect::<Entries<'_>>())
         }
         other => other,
+    }
+}
+
+/// The entries of the array at a path.
+fn entries_at<'e, 'a>(value: &'e mut Value<'a>, path: &[&str]) -> &'e mut Entries<'a> {
+    let Value::Array(entries) = value else { panic!("an array") };
+    match path {
+        [] => entries,
+        [first, rest @ ..] => {
+            let (_, inner) = entries.iter_mut().find(|(key, _)| *key.to_bytes() == *first.as_bytes()).unwrap();
+            entries_at(inner, rest)
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use valetkey::{
 };
 
 use crate::{
+    deliver::Yard,
     support::{House, both},
     town::Town,
 };
@@ -209,6 +210,7 @@ on_each_db! {
         let gone = house.grant(&agent, &taken_back, ForWhom::Operators).await;
         grant::revoke(&house.base, &house.site, &OPERATOR, &gone, "test").await.unwrap();
         let (lab, other) = ("lab".parse().unwrap(), "reddit".parse().unwrap());
+        let now = house.base.clock.now();
         for (person, expected) in [(Some("alice"), vec![&alices, &sites]), (None, vec![&sites])] {
             let (_, token) = house.token(&agent, person).await;
             let who = Who::new(agent.clone(), person.map(|person| person.parse().unwrap()));
@@ -216,10 +218,75 @@ on_each_db! {
             expected.sort();
             let authority = Authority::new(db.clone());
             for of in [Of::Token(token), Of::Agent(house.site.clone(), who)] {
-                assert_eq!(*authority.candidates(&of, &lab, 10).await.unwrap(), expected, "{of:?}");
-                assert_eq!(*authority.candidates(&of, &lab, 1).await.unwrap(), expected[..1], "{of:?}");
-                assert!(authority.candidates(&of, &other, 10).await.unwrap().is_empty());
+                assert_eq!(*authority.candidates(&of, &lab, 10, now).await.unwrap(), expected, "{of:?}");
+                assert_eq!(*authority.candidates(&of, &lab, 1, now).await.unwrap(), expected[..1], "{of:?}");
+                assert!(authority.candidates(&of, &other, 10, now).await.unwrap().is_empty());
             }
+        }
+    }
+
+    /// A hundred are looked at, and what cannot be for the token is not among them.
+    async fn a_usable_connection_is_found_behind_any_number_of_others_grants(db: Db) {
+        let yard = Yard::new(&db).await;
+        let (house, agent) = (&yard.house, &yard.agent);
+        house.role(agent, "carol", Role::Operator).await;
+        let mut ids = Vec::new();
+        for n in 0..121 {
+            ids.push(yard.connect("site", &format!("n{n}")).await);
+        }
+        ids.sort();
+        let last = ids.pop().unwrap();
+        let soon = house.base.clock.now().plus(Duration::from_secs(60));
+        for (n, id) in ids.iter().enumerate() {
+            let mut new = NewGrant::proxy(agent, id, ForWhom::Operators);
+            match n % 5 {
+                0 => new.expires_at = Some(soon),
+                1 => new.session = Some("night".parse().unwrap()),
+                2 => new.task = Some("post-1".parse().unwrap()),
+                3 => new.for_whom = ForWhom::People(["bob".parse().unwrap(), "carolyn".parse().unwrap()].into()),
+                _ => new.for_whom = ForWhom::Owner,
+            }
+            house.grant_with(new).await;
+        }
+        house.base.clock.advance(Duration::from_secs(60));
+        let (lab, carol) = ("lab".parse().unwrap(), Some("carol".parse().unwrap()));
+        let (_, token) = house.token(agent, Some("carol")).await;
+        let caller = Caller::new(token);
+        let authority = Authority::new(db.clone());
+        let subjects = [Subject::Token(caller.clone()), Subject::Agent(house.site.clone(), Who::new(agent.clone(), carol))];
+        let ways = [Delivery::Proxy];
+        let refused = yard.deliverer.resolve(&caller, "lab", Delivery::Proxy).await.unwrap_err();
+        assert_eq!(refused.code(), Code::NotConfigured, "none is for her");
+        for whom in [ForWhom::Operators, ForWhom::People(["carol".parse().unwrap()].into())] {
+            let given = house.grant(agent, &last, whom).await;
+            assert_eq!(yard.deliverer.resolve(&caller, "lab", Delivery::Proxy).await.unwrap(), last);
+            for subject in &subjects {
+                let limits = Limits::default();
+                let found = reach::at_provider(&yard.outside, &authority, &limits, subject, &lab, &ways, |_| Ok(true)).await;
+                assert_eq!(found.unwrap().map(|(id, decision)| (id, decision.effect)), Some((last.clone(), Effect::Allow)));
+            }
+            grant::revoke(&house.base, &house.site, &OPERATOR, &given, "test").await.unwrap();
+        }
+    }
+
+    /// Where more might be meant than are looked at, nobody is told that there is nothing.
+    async fn too_many_to_look_at_are_no_plain_no(db: Db) {
+        let yard = Yard::new(&db).await;
+        let (house, agent) = (&yard.house, &yard.agent);
+        for n in 0..101 {
+            let id = yard.connect("site", &format!("n{n}")).await;
+            house.grant(agent, &id, ForWhom::Unattended).await;
+        }
+        let caller = yard.caller(None).await;
+        let refused = yard.deliverer.resolve(&caller, "lab", Delivery::Reveal).await.unwrap_err();
+        assert_eq!((refused.code(), &refused.extra().unwrap()["choices"]), (Code::Ambiguous, &serde_json::json!([])));
+        assert!(refused.message().contains("there are more"), "{refused}");
+        let (authority, lab) = (Authority::new(db.clone()), "lab".parse().unwrap());
+        let subjects = [Subject::Token(caller), Subject::Agent(house.site.clone(), Who::new(agent.clone(), None))];
+        for subject in &subjects {
+            let (limits, ways) = (Limits::default(), [Delivery::Reveal]);
+            let found = reach::at_provider(&yard.outside, &authority, &limits, subject, &lab, &ways, |_| Ok(true)).await;
+            assert_eq!(found.unwrap_err().code(), Code::Ambiguous);
         }
     }
 

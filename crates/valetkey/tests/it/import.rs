@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 use valetkey::{
-    Code, app_config, audit,
+    Code,
+    agent::{self, Role},
+    app_config, audit,
     connection::{self, Status},
     decision::{self, Request, Who, decide},
     extend::Extensions,
@@ -107,6 +109,36 @@ on_each_db! {
             let token = harbour.account("acme", owner, "").await.unwrap().text("access_token").unwrap();
             assert_eq!(token.expose(), format!("token-{at}"));
         }
+    }
+
+    /// A dump may say a thing twice, and every database takes it.
+    async fn what_comes_twice_is_here_once(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let agent = || Item::Agent {
+            agent: "7".parse().unwrap(),
+            slug: "twin".to_owned(),
+            title: "Twin".to_owned(),
+            owner: Some("1".parse().unwrap()),
+            created_at: None,
+            rest: Rest::default(),
+        };
+        let role = || Item::Role { agent: "7".parse().unwrap(), user: "2".parse().unwrap(), role: Role::Viewer };
+        let header = || Header { on_conflict: OnConflict::Replace, ..header() };
+        let mut import = Import::begin(&harbour.outside, &harbour.site, &Actor::Operator, header()).await.unwrap();
+        for (at, item) in (0..).zip([agent(), agent(), role(), role()]) {
+            import.item(at, item).await.unwrap();
+        }
+        import.end(4, 0).await.unwrap();
+        let roles = agent::roles(&db, &harbour.site, &"7".parse().unwrap()).await.unwrap();
+        assert_eq!(roles.len(), 1);
+
+        let before = rows(&db).await;
+        let mut import = Import::begin(&harbour.outside, &harbour.site, &Actor::Operator, header()).await.unwrap();
+        for (at, item) in (0..).zip([agent(), role()]) {
+            import.item(at, item).await.unwrap();
+        }
+        assert_eq!(import.end(2, 0).await.unwrap().counts["agent"].unchanged, 1);
+        assert_eq!(rows(&db).await, before);
     }
 
     async fn an_account_that_is_no_object_ends_the_whole_import(db: Db) {

@@ -18,36 +18,38 @@ const REFUSED: [&str; 4] = ["caps_garbage_json", "caps_json_string", "caps_empty
 on_each_db! {
     async fn every_recorded_token_gives_the_recorded_principal_or_is_refused_for_a_ceiling_that_cannot_be_read(db: Db) {
         let harbour = Harbour::new(&db).await;
-        let site = "single-wpconfig";
-        harbour.bring_dump(site, header()).await.unwrap();
-        let recorded = fixture_json(site, "tokens.json");
-        let tokens = recorded["tokens"].as_array().unwrap();
-        assert_eq!(tokens.len(), 26);
-        let mut refused = Vec::new();
-        for token in tokens {
-            let (name, expected) = (token["name"].as_str().unwrap(), &token["expected"]);
-            let hash = TokenHash::of_presented(token["raw_token"].as_str().unwrap()).unwrap();
-            let facts = decision::for_token_alone(&db, &hash).await.unwrap();
-            let now = harbour.outside.base.clock.now();
-            let principal = facts.as_ref().and_then(|facts| decision::principal(facts, now).ok());
-            let Some(principal) = principal else {
-                // One 401 for all, as recorded.
-                if expected["outcome"] == "authenticated" {
-                    refused.push(name);
-                }
-                continue;
-            };
-            assert_eq!(expected["outcome"], "authenticated", "{name}");
-            assert_eq!(principal.agent.unwrap().as_str(), expected["agent_id"].to_string(), "{name}");
-            assert_eq!(principal.user.unwrap().as_str(), expected["acting_user_id"].to_string(), "{name}");
-            assert_eq!(principal.token, facts.as_ref().unwrap().token.as_ref().map(|token| token.id.clone()));
-            let platform = platform(facts.unwrap().token.unwrap().ceiling);
-            assert_eq!(json!(platform.capabilities), expected["allowed_capabilities"], "{name}");
-            assert_eq!(scope(&platform), expected["token_scope"], "{name}");
-            let editors = ["editor_full", "editor_overreach"].contains(&name);
-            assert_eq!(platform.site_scope, editors.then_some(1), "{name}");
+        for site in SITES {
+            let harbour = harbour.also(site).await;
+            harbour.bring_dump(site, header()).await.unwrap();
+            let recorded = fixture_json(site, "tokens.json");
+            let tokens = recorded["tokens"].as_array().unwrap();
+            assert_eq!(tokens.len(), 26);
+            let mut refused = Vec::new();
+            for token in tokens {
+                let (name, expected) = (token["name"].as_str().unwrap(), &token["expected"]);
+                let hash = TokenHash::of_presented(token["raw_token"].as_str().unwrap()).unwrap();
+                let facts = decision::for_token_alone(&db, &hash).await.unwrap();
+                let now = harbour.outside.base.clock.now();
+                let principal = facts.as_ref().and_then(|facts| decision::principal(facts, now).ok());
+                let Some(principal) = principal else {
+                    // One 401 for all, as recorded.
+                    if expected["outcome"] == "authenticated" {
+                        refused.push(name);
+                    }
+                    continue;
+                };
+                assert_eq!(expected["outcome"], "authenticated", "{name}");
+                assert_eq!(principal.agent.unwrap().as_str(), expected["agent_id"].to_string(), "{name}");
+                assert_eq!(principal.user.unwrap().as_str(), expected["acting_user_id"].to_string(), "{name}");
+                assert_eq!(principal.token, facts.as_ref().unwrap().token.as_ref().map(|token| token.id.clone()));
+                let platform = platform(facts.unwrap().token.unwrap().ceiling);
+                assert_eq!(json!(platform.capabilities), expected["allowed_capabilities"], "{name}");
+                assert_eq!(scope(&platform), expected["token_scope"], "{name}");
+                let editors = ["editor_full", "editor_overreach"].contains(&name);
+                assert_eq!(platform.site_scope, editors.then_some(1), "{name}");
+            }
+            assert_eq!(refused, REFUSED, "{site}");
         }
-        assert_eq!(refused, REFUSED);
     }
 
     /// Whom a token's person reaches is recorded for WordPress, whose administrators reach every agent. Here a person reaches

@@ -200,6 +200,49 @@ on_each_db! {
         assert_eq!(mail::check(&replica.outside, &definition, &account).await.unwrap_err().code(), Code::TlsFailed);
     }
 
+    /// The files as they are, with their servers replaced by these: what is entered is a name and an app password.
+    async fn the_definitions_of_mail_services_open_a_mailbox(db: Db) {
+        let (town, peers) = (Town::new().await, Peers::new());
+        let outside = peers.replica(&town, &db).await.outside;
+        let port = |at: &str| at.rsplit_once(':').unwrap().1.to_owned();
+        let loaded = |text: &str| {
+            let name = "mine".parse().unwrap();
+            let catalogue = Catalogue::embedded().unwrap().with_text(&name, text, Trust::Dev).unwrap_or_else(|p| panic!("{p:#?}"));
+            catalogue.get(&name).unwrap().clone()
+        };
+        for text in [
+            include_str!("../../../../providers/icloud_mail.toml"),
+            include_str!("../../../../providers/yahoo_mail.toml"),
+            include_str!("../../../../providers/fastmail.toml"),
+        ] {
+            let smtp = if text.contains("smtp_encryption = { default = \"tls\" }") { &peers.smtp } else { &peers.smtps };
+            let lines = text.lines().map(|line| match line.split(" =").next() {
+                Some("imap_host") => {
+                    format!("imap_host = {{ default = \"localhost\" }}\nimap_port = {{ default = {} }}\n", port(&peers.imaps))
+                }
+                Some("smtp_host") => "smtp_host = { default = \"localhost\" }\n".to_owned(),
+                Some("smtp_port") => format!("smtp_port = {{ default = {} }}\n", port(smtp)),
+                _ => format!("{line}\n"),
+            });
+            let definition = loaded(&lines.collect::<String>());
+            let check = async |password: &str| {
+                mail::check(&outside, &definition, &map(&json!({ "imap_user": ALICE, "imap_password": password }))).await
+            };
+            assert_eq!(check(PASSWORD).await.unwrap().logged_in, [Protocol::Imap, Protocol::Smtp], "{}", definition.title);
+            assert_eq!(check("nope").await.unwrap_err().code(), Code::LoginRefused, "{}", definition.title);
+        }
+        // By an access token, which Exim does not take here.
+        let text = include_str!("../../../../providers/gmail_imap.toml")
+            .replace("host = \"imap.gmail.com\"\nport = 993", &format!("host = \"localhost\"\nport = {}", port(&peers.imaps)))
+            .replace("check = [\"imap_login\", \"smtp_auth\"]", "check = [\"imap_login\"]");
+        let definition = loaded(&text);
+        let check = async |life| {
+            mail::check(&outside, &definition, &map(&json!({ "email": ALICE, "access_token": peers.token(ALICE, life) }))).await
+        };
+        assert_eq!(check(600).await.unwrap().logged_in, [Protocol::Imap]);
+        assert_eq!(check(-30).await.unwrap_err().code(), Code::LoginRefused);
+    }
+
     async fn dovecot_takes_an_access_token_of_that_person_until_it_ends(db: Db) {
         let (town, peers) = (Town::new().await, Peers::new());
         let outside = peers.replica(&town, &db).await.outside;

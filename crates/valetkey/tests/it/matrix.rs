@@ -12,13 +12,13 @@ use valetkey::{
     agent::{self, Role},
     connection,
     db::Db,
-    decision::{Effect, Request, decide, for_token},
-    grant::{self, ForWhom, NewGrant},
+    decision::{Effect, Request, decide, decide_approved, decide_running, for_token},
+    grant::{self, ForWhom, Limits, NewGrant},
     id::{AgentId, ConnectionId, GrantId, SiteId},
-    on, on_each_db, platform,
+    on, on_each_db, person,
     principal::{Actor, Delivery},
     provider::pattern::PathPattern,
-    site,
+    site::{self, Policy},
     token::{self, NewToken, TokenHash},
 };
 
@@ -26,15 +26,17 @@ use crate::support::{House, ceiling};
 
 const OPERATOR: Actor = Actor::Operator;
 const HOUR: Duration = Duration::from_secs(3600);
-/// Who calls: what it is called, for whom its token is, its session, and whether it gives its person up.
-const CALLERS: [(&str, Option<&str>, Option<&str>, bool); 7] = [
-    ("owner", Some("alice"), None, false),
-    ("owner, unattended", Some("alice"), None, true),
-    ("operator", Some("carol"), None, false),
-    ("lost their role", Some("dora"), None, false),
-    ("unattended", None, None, false),
-    ("owner, session night", Some("alice"), Some("night"), false),
-    ("session night", None, Some("night"), false),
+/// Who calls: what it is called, for whom its token is, its session, its task, and whether it gives its person up.
+type Caller = (&'static str, Option<&'static str>, Option<&'static str>, Option<&'static str>, bool);
+const CALLERS: [Caller; 8] = [
+    ("owner", Some("alice"), None, None, false),
+    ("owner, unattended", Some("alice"), None, None, true),
+    ("operator", Some("carol"), None, None, false),
+    ("lost their role", Some("dora"), None, None, false),
+    ("unattended", None, None, None, false),
+    ("owner, session night", Some("alice"), Some("night"), None, false),
+    ("session night", None, Some("night"), None, false),
+    ("operator, task post-1", Some("carol"), None, Some("post-1"), false),
 ];
 type Action = (&'static str, Delivery, Option<(Method, &'static str)>);
 const ACTIONS: [Action; 7] = [
@@ -58,6 +60,11 @@ struct World {
     denial: GrantId,
     reveals: Vec<GrantId>,
     tokens: Vec<TokenHash>,
+    limits: Limits,
+    /// The grant under which the calls run, where they do.
+    running: Option<GrantId>,
+    /// The grant that asks under which a person approved the calls, where somebody did.
+    approved: Option<GrantId>,
 }
 
 impl World {
@@ -67,9 +74,10 @@ impl World {
         house.role(&agent, "dora", Role::Operator).await;
         let connection = house.connection("user:alice").await;
         let mut tokens = Vec::new();
-        for (_, person, session, _) in CALLERS {
+        for (_, person, session, task, _) in CALLERS {
             let (person, session) = (person.map(|name| name.parse().unwrap()), session.map(|name| name.parse().unwrap()));
-            tokens.push(house.token_with(&agent, NewToken { person, session, ..token() }).await.1);
+            let task = task.map(|name| name.parse().unwrap());
+            tokens.push(house.token_with(&agent, NewToken { person, session, task, ..token() }).await.1);
         }
         house.role(&agent, "dora", Role::Viewer).await;
         let operations = |text: &str| Some(vec![text.parse::<PathPattern>().unwrap()].into());
@@ -93,7 +101,8 @@ impl World {
             let session = Some("night".parse().unwrap());
             reveals.push(house.grant_with(NewGrant { delivery, session, max_uses: Some(1), ..given(whom) }).await);
         }
-        Self { house, db: db.clone(), agent, connection, reads, asks, denial, reveals, tokens }
+        let (limits, running, approved) = (Limits::default(), None, None);
+        Self { house, db: db.clone(), agent, connection, reads, asks, denial, reveals, tokens, limits, running, approved }
     }
 
     async fn revoke(&self, grants: &[GrantId]) {
@@ -109,13 +118,11 @@ impl World {
     }
 
     async fn disable(&self, person: &str) {
-        platform::set_person_disabled(&self.house.base, &self.house.site, &OPERATOR, &person.parse().unwrap(), true)
-            .await
-            .unwrap();
+        person::set_disabled(&self.house.base, &self.house.site, &OPERATOR, &person.parse().unwrap(), true).await.unwrap();
     }
 
     /// Brings the world into a state.
-    async fn enter(&self, state: &str) {
+    async fn enter(&mut self, state: &str) {
         let (base, site) = (&self.house.base, &self.house.site);
         match state {
             "as it is"
@@ -138,6 +145,11 @@ impl World {
             "everything else is allowed to operators" => {
                 self.house.grant(&self.agent, &self.connection, ForWhom::Operators).await;
             }
+            "everything may be done in one task" => {
+                let task = Some("post-1".parse().unwrap());
+                let all = NewGrant::proxy(&self.agent, &self.connection, ForWhom::Operators);
+                self.house.grant_with(NewGrant { task, ..all }).await;
+            }
             "everything is denied" => {
                 let denial = NewGrant {
                     effect: Effect::Deny,
@@ -155,10 +167,65 @@ impl World {
                     assert!(grant::take_use(&self.db, site, id).await.unwrap());
                 }
             }
+            "a list of people may do everything else" => {
+                let people = ["carol".parse().unwrap()].into();
+                self.house.grant(&self.agent, &self.connection, ForWhom::People(people)).await;
+            }
+            "what is granted has ended" => {
+                self.write("UPDATE grants SET expires_at = 1 WHERE agent = $1", self.agent.as_str()).await
+            }
+            "whoever granted may no longer" => {
+                self.write("UPDATE grants SET grantor = 'bob' WHERE agent = $1", self.agent.as_str()).await
+            }
+            "the account can do more than is granted" => {
+                self.write("UPDATE grants SET scopes = '[\"read\"]' WHERE agent = $1", self.agent.as_str()).await
+            }
+            "the rate of the reading is reached" => {
+                for id in &self.reads {
+                    self.write("UPDATE grants SET rate = '1/1h' WHERE id = $1", id.as_str()).await;
+                    self.limits.take(&self.db, site, id, "1/1h".parse().unwrap(), base.clock.now()).await.unwrap();
+                }
+            }
+            // One that was taken back: the call has no other's use.
+            "the calls run already" => self.running = Some(GrantId::new()),
+            // Under the one that asks the owner's calls.
+            "a person approved the calls" => self.approved = Some(self.asks[0].clone()),
+            "there is no such connection" => self.connection = ConnectionId::new(),
+            "the site's policy is for another provider" => {
+                let ceiling = Some(ceiling(r#"{"providers":["reddit"]}"#));
+                site::set_policy(base, &OPERATOR, site, &Policy { ceiling, chain_limit: None }).await.unwrap();
+            }
+            "the site's policy cannot be read" => {
+                self.write("UPDATE sites SET ceiling = 'nonsense' WHERE id = $1", site.as_str()).await
+            }
+            "the agent's ceiling is for the proxy" => {
+                let ceiling = ceiling(r#"{"delivery":["proxy"]}"#);
+                agent::set_ceiling(base, site, &OPERATOR, &self.agent, Some(&ceiling)).await.unwrap();
+            }
+            "the agent's ceiling cannot be read" => {
+                self.write("UPDATE agents SET ceiling = 'nonsense' WHERE id = $1", self.agent.as_str()).await
+            }
+            "the tokens' ceilings cannot be read" => {
+                self.write("UPDATE agent_tokens SET ceiling = 'nonsense' WHERE agent = $1", self.agent.as_str()).await
+            }
+            "whoever minted the tokens lost their role" => {
+                self.write("UPDATE agent_tokens SET minter = 'dora' WHERE agent = $1", self.agent.as_str()).await
+            }
+            "the owner is disabled, and the agent is another's" => {
+                self.write("UPDATE agents SET owner_user = 'erin' WHERE id = $1", self.agent.as_str()).await;
+                self.disable("alice").await;
+            }
             "the reading cannot be read" => {
                 for id in &self.reads {
                     self.write("UPDATE grants SET operations = 'nonsense' WHERE id = $1", id.as_str()).await;
                 }
+            }
+            // Nobody is its owner then: what is for the owner is for none of them.
+            "the account is the site's" => {
+                self.write("UPDATE connections SET owner = 'site' WHERE id = $1", self.connection.as_str()).await
+            }
+            "the account is an agent's" => {
+                self.write("UPDATE connections SET owner = 'agent:b' WHERE id = $1", self.connection.as_str()).await
             }
             "an effect cannot be read" => {
                 self.write("UPDATE grants SET effect = 'maybe' WHERE id = $1", self.asks[0].as_str()).await
@@ -190,9 +257,20 @@ impl World {
         let (_, delivery, call) = &ACTIONS[action];
         let operation = call.as_ref().map(|(method, path)| (method, "api.lab.example", path.as_bytes()));
         let facts = for_token(&self.db, hash, &self.connection).await.unwrap().unwrap();
-        let request = Request { delivery: *delivery, operation, unattended: CALLERS[caller].3 };
-        let decision = decide(&facts, &request, self.house.base.clock.now());
+        let request = Request { delivery: *delivery, operation, unattended: CALLERS[caller].4 };
+        let now = self.house.base.clock.now();
+        let decision = match (&self.running, &self.approved) {
+            (Some(under), _) => decide_running(&facts, &request, under, now),
+            (None, Some(under)) => decide_approved(&facts, &request, under, now),
+            (None, None) => decide(&facts, &request, now),
+        };
+        // What is reached in a stretch of time stands in no fact: it is asked last, and every replica's uses are in it.
+        let is_reached = match (decision.rate, &decision.grant) {
+            (Some(rate), Some(grant)) => self.limits.wait(&self.db, &self.house.site, grant, rate, now).await.unwrap().is_some(),
+            _ => false,
+        };
         match decision.effect {
+            Effect::Allow if is_reached => "no rate".to_owned(),
             Effect::Allow => "allow".to_owned(),
             Effect::Ask => "ask".to_owned(),
             Effect::Deny => {
@@ -209,7 +287,7 @@ impl World {
     }
 }
 
-const STATES: [&str; 23] = [
+const STATES: [&str; 41] = [
     "as it is",
     "nothing is granted",
     "only the denial is left",
@@ -233,6 +311,24 @@ const STATES: [&str; 23] = [
     "the tokens are for the proxy",
     "the tokens are for GET /posts/1",
     "the tokens are for another provider",
+    "a list of people may do everything else",
+    "what is granted has ended",
+    "whoever granted may no longer",
+    "the account can do more than is granted",
+    "the rate of the reading is reached",
+    "the calls run already",
+    "there is no such connection",
+    "the site's policy is for another provider",
+    "the site's policy cannot be read",
+    "the agent's ceiling is for the proxy",
+    "the agent's ceiling cannot be read",
+    "the tokens' ceilings cannot be read",
+    "whoever minted the tokens lost their role",
+    "the owner is disabled, and the agent is another's",
+    "everything may be done in one task",
+    "the account is the site's",
+    "the account is an agent's",
+    "a person approved the calls",
 ];
 
 fn token_in(state: &str, now: valetkey::clock::Timestamp) -> NewToken {
@@ -255,7 +351,7 @@ on_each_db! {
             site::create(&base, &OPERATOR, &id, state).await.unwrap();
             let house = House { base: base.clone(), site: id };
             let now = base.clock.now();
-            let world = World::new(&db, house, || token_in(state, now)).await;
+            let mut world = World::new(&db, house, || token_in(state, now)).await;
             world.enter(state).await;
             let mut rows = vec![["".to_owned()].into_iter().chain(ACTIONS.map(|(name, ..)| name.to_owned())).collect::<Vec<_>>()];
             for (caller, (name, ..)) in CALLERS.into_iter().enumerate() {
@@ -271,6 +367,31 @@ on_each_db! {
     }
 }
 
+/// Every word that the decision has for a fact, read from where it decides, stands in a cell: none of its ways to say no is
+/// without a state. The two facts of a yes stand there as `allow` and `ask`.
+#[test]
+fn every_fact_that_decides_stands_in_the_matrix() {
+    let golden = std::fs::read_to_string(golden()).unwrap();
+    let cells = golden.lines().filter(|line| line.starts_with(' ')).flat_map(|line| line.split("  ")).map(str::trim);
+    let cells: BTreeSet<&str> = cells.filter_map(refused).flat_map(|facts| facts.split('+')).collect();
+    let is_word = |text: &&str| text.len() > 2 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let lines = include_str!("../../src/decision/decide.rs").lines().map(str::trim_start);
+    let code = lines.filter(|line| !line.starts_with("//") && !line.starts_with("#["));
+    let words: BTreeSet<&str> = code.flat_map(|line| line.split('"').skip(1).step_by(2)).filter(is_word).collect();
+    assert!(words.len() > 25 && words.contains("minter_role") && words.contains("rate"), "{words:?}");
+    let missing: Vec<_> = words.iter().filter(|word| !["grant", "asks"].contains(*word) && !cells.contains(*word)).collect();
+    assert!(missing.is_empty(), "no state of the matrix shows {missing:?}");
+}
+
+/// The facts of a cell that is a no.
+fn refused(cell: &str) -> Option<&str> {
+    ["no ", "401 ", "404 "].into_iter().find_map(|begin| cell.strip_prefix(begin))
+}
+
+fn golden() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/matrix.golden")
+}
+
 fn table(rows: &[Vec<String>]) -> String {
     let wide: Vec<usize> = (0..rows[0].len()).map(|at| rows.iter().map(|row| row[at].len()).max().unwrap_or_default()).collect();
     let line = |row: &Vec<String>| {
@@ -281,7 +402,7 @@ fn table(rows: &[Vec<String>]) -> String {
 }
 
 fn compare(now: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/matrix.golden");
+    let path = golden();
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, now).unwrap();
     }

@@ -222,8 +222,8 @@ on_each_db! {
         let again = person::erase(&replica.outside, site, &OPERATOR, &alice).await.unwrap();
         assert_eq!(again, person::Erased::default());
         assert_eq!(replica.events("person.erased").await.len(), 1);
-        platform::set_person_disabled(base, site, &OPERATOR, &alice, true).await.unwrap();
-        let error = platform::set_person_disabled(base, site, &OPERATOR, &alice, false).await.unwrap_err();
+        person::set_disabled(base, site, &OPERATOR, &alice, true).await.unwrap();
+        let error = person::set_disabled(base, site, &OPERATOR, &alice, false).await.unwrap_err();
         assert_eq!(error.code(), Code::Conflict);
         assert!(platform::person_is_disabled(&db, site, &alice).await.unwrap());
         // A role is none for somebody who is no more, and so nothing can be minted for them.

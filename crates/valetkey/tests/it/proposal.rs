@@ -10,11 +10,14 @@ use valetkey::{
     db::Db,
     grant::{self, Effect, ForWhom, Grant, NewGrant},
     id::{ConnectionId, ProposalId, SiteId, UserId},
-    on_each_db, platform,
-    principal::{Actor, Delivery},
+    oauth::{self, GrantType, NewClient, client},
+    on_each_db,
+    principal::{Actor, Ceiling, Delivery},
     proposal::{self, Asker, Proposal, Status, Terms, Which, Wish},
     revoke::{self, UpstreamWish},
+    secret::Secret,
     site,
+    token::{self, Audience, Issue},
 };
 
 use crate::{
@@ -192,7 +195,7 @@ on_each_db! {
             assert_eq!(code(proposal::accept(&desk.yard.outside, site, &by, &id, desk.with()).await), Code::Forbidden, "{by:?}");
             assert_eq!(code(proposal::refuse(base, site, &by, &id, "").await), Code::Forbidden, "{by:?}");
         }
-        platform::set_person_disabled(base, site, &Actor::Operator, &"alice".parse().unwrap(), true).await.unwrap();
+        valetkey::person::set_disabled(base, site, &Actor::Operator, &"alice".parse().unwrap(), true).await.unwrap();
         assert_eq!(code(desk.accept("alice", &id, desk.with()).await), Code::Forbidden);
         assert_eq!((desk.status(&id).await, desk.grants().await.len()), (Status::Pending, 0));
     }
@@ -278,6 +281,60 @@ on_each_db! {
         let refused = proposal::accept(&yard.outside, desk.site(), &administers("carol"), &id, terms()).await;
         assert_eq!(code(refused), Code::Forbidden);
         proposal::accept(&yard.outside, desk.site(), &administers("dora"), &id, terms()).await.unwrap();
+    }
+
+    /// An issued token is swept out a day after its end, and a wish waits for a week.
+    async fn whoever_is_behind_a_wish_still_is_when_its_token_is_gone(db: Db) {
+        let desk = Desk::new(&db).await;
+        let (yard, house) = (&desk.yard, &desk.yard.house);
+        let base = &house.base;
+        let sites = yard.connect("site", "").await;
+        house.role(&yard.agent, "carol", Role::Operator).await;
+        house.grant(&yard.agent, &sites, ForWhom::Operators).await;
+        let ways = BTreeSet::from([GrantType::AuthorizationCode]);
+        let new = NewClient {
+            name: "App".into(),
+            redirect_uris: vec!["https://app.example/cb".into()],
+            grant_types: ways,
+            ..NewClient::default()
+        };
+        let (client, _) = client::create(base, desk.site(), &Actor::Operator, new).await.unwrap();
+        let (carol, mina): (UserId, UserId) = ("carol".parse().unwrap(), "mina".parse().unwrap());
+        let text = Secret::new("the text of an issued token");
+        let issue = Issue {
+            text: &text,
+            agent: &yard.agent,
+            person: Some(&carol),
+            // Whoever minted the token that it was exchanged for.
+            minter: Some(&mina),
+            client: &client.id,
+            family: None,
+            parent: None,
+            session: None,
+            task: None,
+            label: "App",
+            ceiling: &Ceiling::default(),
+            audience: Audience::Api,
+            expires_at: base.clock.now().plus(oauth::ACCESS_LIFE),
+        };
+        let by = Actor::User(carol.clone());
+        base.ring.derived(&base.db, desk.site(), audit::AUDIT_LABEL).await.unwrap();
+        let mut tx = base.db.begin().await.unwrap();
+        let (token, _) = token::issue(base, &mut tx, desk.site(), &by, issue).await.unwrap();
+        tx.commit().await.unwrap();
+        // Her token, in a call that gives her up.
+        let asker = Asker { site: desk.site().clone(), agent: yard.agent.clone(), token: token.clone(), person: None };
+        let wish = Wish { connection: Some(sites), provider: None, for_whom: Some(ForWhom::Unattended), ..wish() };
+        let id = proposal::propose(&yard.outside, &asker, wish).await.unwrap().id;
+        base.clock.advance(oauth::ACCESS_LIFE + Duration::from_secs(2 * 86_400));
+        oauth::sweep(base).await.unwrap();
+        assert_eq!(token::agent_of(&db, desk.site(), &token).await.unwrap(), None, "the token is gone");
+        let administers = |user: &str| Decider { actor: Actor::User(user.parse().unwrap()), administers: true };
+        for user in ["carol", "mina"] {
+            let refused = proposal::accept(&yard.outside, desk.site(), &administers(user), &id, Terms::default()).await;
+            assert_eq!(code(refused), Code::Forbidden, "{user}");
+        }
+        proposal::accept(&yard.outside, desk.site(), &administers("dora"), &id, Terms::default()).await.unwrap();
     }
 
     async fn an_unattended_agents_owner_is_asked(db: Db) {
@@ -412,6 +469,37 @@ on_each_db! {
         assert_eq!((accepted["proposal"].as_str(), accepted["grant"].as_str()), (Some(id.as_str()), Some(granted.id.as_str())));
         // Neither why the agent asks nor why a person says no.
         assert!(told.iter().all(|(_, body)| !body.to_string().contains("canary") && !body.to_string().contains("the report")));
+    }
+
+    /// Whoever is told that an agent asks is told that nobody answered.
+    async fn a_time_that_ran_out_is_recorded_and_told_once(db: Db) {
+        let desk = Desk::new(&db).await;
+        endpoint(&desk.yard).await;
+        let base = &desk.yard.house.base;
+        let (accepted, refused) = (desk.asked().await, desk.propose(Wish { operations: None, ..wish() }).await.unwrap().id);
+        desk.accept("alice", &accepted, desk.with()).await.unwrap();
+        proposal::refuse(base, desk.site(), &person("alice"), &refused, "").await.unwrap();
+        let third = || Wish { operations: Some(vec!["GET /api/me".to_owned()]), ..wish() };
+        let unanswered = desk.propose(third()).await.unwrap().id;
+        base.clock.advance(WEEK - Duration::from_secs(1));
+        assert_eq!(proposal::expire(base).await.unwrap(), 0);
+        base.clock.advance(Duration::from_secs(1));
+        // The same wish, asked anew before anybody looked, takes nothing away from what is told of the old one.
+        let anew = desk.propose(third()).await.unwrap().id;
+        assert_ne!(anew, unanswered);
+        // Two replicas at the same moment.
+        let (one, other) = tokio::join!(proposal::expire(base), proposal::expire(base));
+        assert_eq!(one.unwrap() + other.unwrap(), 1);
+        assert_eq!(proposal::expire(base).await.unwrap(), 0);
+        assert_eq!((desk.status(&unanswered).await, desk.status(&anew).await), (Status::Expired, Status::Pending));
+        assert_eq!((desk.status(&accepted).await, desk.status(&refused).await), (Status::Accepted, Status::Refused));
+        assert_eq!(code(desk.accept("alice", &unanswered, desk.with()).await), Code::Conflict);
+        let told: Vec<_> = told(&db).await.into_iter().filter(|(kind, _)| kind == "proposal.expired").collect();
+        assert_eq!(told.len(), 1);
+        let data = &told[0].1["data"];
+        let said = [&data["proposal"], &data["provider"], &data["addressee"], &data["agent"]].map(|said| said.as_str());
+        assert_eq!(said, [Some(unanswered.as_str()), Some("lab"), Some("alice"), Some(desk.yard.agent.as_str())]);
+        assert!(!told[0].1.to_string().contains("the report"));
     }
 
     async fn each_answer_leaves_a_row_in_the_audit(db: Db) {

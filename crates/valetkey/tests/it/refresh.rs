@@ -434,6 +434,22 @@ on_each_db! {
         }
     }
 
+    async fn whoever_waits_for_room_at_a_provider_that_fails_meanwhile_is_not_sent_there(db: Db) {
+        let town = Town::new().await;
+        let replica = town.replica_with(&db, Settings { breaker_after: 3, at_once: 1, ..quick() }).await;
+        town.lab.misbehave(Rule::always(At::Refresh, Fault::status(503)));
+        let mut callers = Vec::new();
+        for n in 0..8 {
+            callers.push(spawn(&replica, &replica.expired(&town, &format!("n{n}")).await.id));
+        }
+        for caller in callers {
+            assert_eq!(caller.await.unwrap().unwrap_err().code(), Code::RefreshFailed);
+        }
+        // The next may be under way before an answer is counted.
+        let sent = town.lab.refresh_requests();
+        assert!((3..=4).contains(&sent), "{sent} of 8 were sent");
+    }
+
     async fn a_shutdown_waits_for_the_refreshes_that_run(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;
@@ -491,6 +507,8 @@ on_each_db! {
         let before = town.lab.requests("exchange");
         assert_eq!(replica.serve(&dead).await.unwrap_err().code(), Code::NotAuthenticated);
         assert_eq!(town.lab.requests("exchange"), before);
+        let told = async |id| replica.stored(id).await.connection.is_authenticated(replica.now());
+        assert!(told(&living).await && !told(&dead).await);
     }
 
     ///

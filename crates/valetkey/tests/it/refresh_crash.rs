@@ -21,17 +21,20 @@ use valetkey::{
 
 use crate::town::{Account, Replica, START, Town, access, quick, reauth, spends};
 
+/// A test binary has no way in but its tests. This one begins as the process that it and its neighbours start, where it is told to.
+const ENTRY: &str = "refresh_crash::a_paused_process_says_where_it_is_and_goes_on";
+/// By this variable: the connection that the process is to serve.
+const CONNECTION: &str = "TEST_CONNECTION";
+
 /// The process that dies: it serves one account, and is told everything by its environment.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "started by the tests beside it, as a process of its own"]
-async fn child() {
+async fn child(connection: String) {
     let told = |name: &str| std::env::var(name).unwrap();
     let db = Db::open(&place(&told("TEST_DATABASE")).config()).await.unwrap();
     let settings = Settings { deadline: told("TEST_DEADLINE_MS").parse().map(Duration::from_millis).unwrap(), ..quick() };
     let roots = Secret::new(told("TEST_ROOTS"));
     let (definition, lab) = (told("TEST_DEFINITION"), told("TEST_LAB"));
     let replica = Replica::build(&db, settings, &definition, &lab, &roots, Clock::manual(START)).await;
-    let id: ConnectionId = told("TEST_CONNECTION").parse().unwrap();
+    let id: ConnectionId = connection.parse().unwrap();
     let served = patiently(&replica, &id).await;
     eprintln!("served {}", served.is_ok());
 }
@@ -163,6 +166,9 @@ async fn a_process_that_stood_still_past_its_lease_keeps_the_answer_it_wakes_up_
 /// The same with the answer already read: `:pause` is there so that it can be stopped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_process_says_where_it_is_and_goes_on() {
+    if let Ok(connection) = std::env::var(CONNECTION) {
+        return child(connection).await;
+    }
     let database = testing::postgres_url().await;
     let town = Town::new().await;
     let (_db, replica) = open(&database, &town).await;
@@ -181,13 +187,13 @@ async fn a_paused_process_says_where_it_is_and_goes_on() {
 fn start(database: &str, town: &Town, roots: &Secret, account: &Account, point: Option<&str>) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", "refresh_crash::child", "--ignored", "--nocapture"])
+        .args(["--exact", ENTRY, "--nocapture"])
         .env("TEST_DATABASE", database)
         .env("TEST_DEADLINE_MS", "1000")
         .env("TEST_ROOTS", roots.expose())
         .env("TEST_DEFINITION", &town.definition)
         .env("TEST_LAB", town.lab.addr().to_string())
-        .env("TEST_CONNECTION", account.id.as_str())
+        .env(CONNECTION, account.id.as_str())
         .env_remove(crash::VARIABLE)
         .stdout(Stdio::null())
         .stderr(Stdio::piped());

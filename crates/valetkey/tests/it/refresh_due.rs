@@ -1,19 +1,21 @@
 //! When an account comes due, and what the keeper makes of it then.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use provider_lab::{At, CLIENT_ID, Fault, Lab, Rule};
+use provider_lab::{At, CLIENT_ID, CLIENT_SECRET, DefinitionOptions, Fault, Lab, Rule};
 use serde_json::{Value, json};
 use valetkey::{
+    app_config,
     clock::Timestamp,
     connection::{
         Renewal, Tokens,
         accounts::{self, Precondition, Slot},
     },
     db::Db,
-    id::{AccountName, ConnectionId},
+    id::{AccountName, ConnectionId, ProviderName},
     on, on_each_db,
-    principal::Actor,
+    principal::{Actor, Owner},
+    provider::Trust,
     refresh::Settings,
     revoke::{self, UpstreamWish},
     secret::{Secret, SecretMap},
@@ -22,7 +24,7 @@ use valetkey::{
 
 use crate::{
     connect::request::with_instance,
-    town::{HOUR, MINUTE, Replica, SCOPES, Town, keep, quick, reaching, reauth},
+    town::{HOUR, MINUTE, Replica, SCOPES, Town, catalogue, client, keep, quick, reaching, reauth},
 };
 
 on_each_db! {
@@ -169,6 +171,83 @@ on_each_db! {
         let living = replica.account(&town, "living", at(town.lab.origin(), 3)).await;
         let stop = keep(&replica);
         replica.until(&living.id, |stored| stored.connection.version == 2).await;
+        stop.cancel();
+    }
+
+    /// One that answers slowly is not one that is away: nothing tells it apart but the time.
+    async fn an_instance_that_is_slow_does_not_keep_the_others_of_its_provider_waiting(db: Db) {
+        let mut town = Town::new().await;
+        town.definition = with_instance(town.definition.clone());
+        let slow = Lab::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        slow.misbehave(Rule::always(At::Refresh, Fault::DelayBefore { ms: 20_000 }));
+        let settings = Settings { deadline: MINUTE, keeper_patience: Duration::from_millis(50), ..quick() };
+        let replica = town.replica(&db).await.rebuilt(settings, |outside| outside.upstream = reaching(&[&town.lab, &slow]));
+        let at = |instance: String, minutes: u32| {
+            move |account: &mut SecretMap, tokens: &mut Tokens, now: Timestamp| {
+                account.set_text("instance", &Secret::new(instance));
+                tokens.issued_at = Some(now.plus(minutes * MINUTE).minus(HOUR));
+                tokens.expires_at = Some(now.plus(minutes * MINUTE));
+            }
+        };
+        // More than the keeper reads at a time, and all of them came due before.
+        for n in 0..70 {
+            replica.account(&town, &format!("n{n}"), at(slow.origin(), 1)).await;
+        }
+        let living = replica.account(&town, "living", at(town.lab.origin(), 3)).await;
+        let stop = keep(&replica);
+        replica.until(&living.id, |stored| stored.connection.version == 2).await;
+        stop.cancel();
+    }
+
+    /// As many slow ones as would take all the room there is, if each had its share of it.
+    async fn several_slow_providers_together_hold_up_no_other(db: Db) {
+        let town = Town::new().await;
+        let mut labs = Vec::new();
+        for _ in 0..4 {
+            let lab = Lab::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+            lab.misbehave(Rule::always(At::Refresh, Fault::DelayBefore { ms: 20_000 }));
+            labs.push(lab);
+        }
+        let reached: Vec<&Lab> = labs.iter().chain([&town.lab]).collect();
+        let settings = Settings { deadline: MINUTE, at_once: 8, ..quick() };
+        let replica = town.replica(&db).await.rebuilt(settings, |outside| {
+            let mut catalogue = catalogue(&town.definition);
+            for (n, lab) in labs.iter().enumerate() {
+                let text = lab.definition(&DefinitionOptions::default());
+                catalogue = catalogue.with_text(&format!("slow{n}").parse().unwrap(), &text, Trust::Dev).unwrap();
+            }
+            outside.catalogue = Arc::new(catalogue);
+            outside.upstream = reaching(&reached);
+        });
+        let ends = |_: &mut SecretMap, tokens: &mut Tokens, now: Timestamp| {
+            tokens.issued_at = Some(now.plus(MINUTE).minus(HOUR));
+            tokens.expires_at = Some(now.plus(MINUTE));
+        };
+        for (n, lab) in labs.iter().enumerate() {
+            let provider: ProviderName = format!("slow{n}").parse().unwrap();
+            let definition = replica.outside.catalogue.get(&provider).unwrap().clone();
+            let (base, values) = (&replica.outside.base, client(CLIENT_SECRET));
+            let config = app_config::set(base, &replica.site, &Actor::Operator, &definition, &Owner::Site, &values).await.unwrap();
+            let there = Replica { provider, config: config.id, ..replica.clone() };
+            for name in ["a", "b", "c"] {
+                let issued = lab.issue(CLIENT_ID, "alice", SCOPES).unwrap();
+                there.store(&issued, name, ends).await;
+            }
+        }
+        let stop = keep(&replica);
+        // All of them are under way, as far as there is room.
+        for lab in &labs {
+            for _ in 0..500 {
+                if lab.refresh_requests() > 0 {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            assert!(lab.refresh_requests() > 0, "a slow provider has no room at all");
+        }
+        some_sweeps().await;
+        let healthy = replica.living(&town, "healthy", 2 * MINUTE).await;
+        replica.until(&healthy.id, |stored| stored.connection.version == 2).await;
         stop.cancel();
     }
 

@@ -21,7 +21,7 @@ use valetkey::{
     id::{self, PlatformKeyId, SiteId},
     on, on_each_db, person,
     platform::{self, Asserts, Minted, NewKey, Purpose, Scope},
-    principal::Actor,
+    principal::{Actor, AuthSource},
     secret::Secret,
     session::{self, Session, SessionSecret},
     site::{self, SiteChange},
@@ -345,10 +345,18 @@ on_each_db! {
         let (base, site) = (&signing.world.house.base, &signing.world.house.site);
         let (secret, _) = signing.alice().await;
         assert!(signing.is_alive(&secret).await);
-        platform::set_person_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), true).await.unwrap();
+        person::set_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), true).await.unwrap();
         assert!(!signing.is_alive(&secret).await, "the person is disabled");
         assert_eq!(signing.sign_in(&signing.by_secret(&signing.claims())).await.map(|_| ()), Err(Code::Forbidden));
-        platform::set_person_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
+        person::set_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
+        assert!(!signing.is_alive(&secret).await, "the person signs in anew");
+        let (secret, _) = signing.alice().await;
+        // As where a sign-in was under way when the person was disabled: its session is opened after the others ended.
+        testing::execute(&db, "UPDATE people SET disabled_at = 1").await;
+        assert!(!signing.is_alive(&secret).await, "the person is disabled");
+        person::set_disabled(base, site, &OPERATOR, &"alice".parse().unwrap(), false).await.unwrap();
+        assert!(!signing.is_alive(&secret).await, "nor does a session come back that was opened in that moment");
+        let (secret, _) = signing.alice().await;
 
         testing::execute(&db, "UPDATE sites SET disabled_at = 1").await;
         assert!(!signing.is_alive(&secret).await, "the site is disabled");
@@ -397,6 +405,26 @@ on_each_db! {
         assert!(!signing.is_alive(&secret).await);
         assert!(session::of_person(&world.house.base, &world.house.site, &alice).await.unwrap().is_empty());
         assert_eq!(world.audited("session.close").await.len(), 1);
+
+        // As where a sign-in was under way at that moment.
+        testing::execute(&db, "UPDATE people SET disabled_at = NULL").await;
+        session::open(&world.house.base, &world.house.site, &alice, signing.key()).await.unwrap();
+        testing::execute(&db, "UPDATE people SET disabled_at = erased_at").await;
+        person::go_on(&world.outside).await.unwrap();
+        assert!(session::of_person(&world.house.base, &world.house.site, &alice).await.unwrap().is_empty());
+    }
+
+    /// T-067, T-107, T-216.
+    async fn what_is_done_in_a_session_is_done_by_its_person(db: Db) {
+        let signing = Signing::new(&db).await;
+        let (_, session) = signing.alice().await;
+        let (base, principal) = (&signing.world.house.base, session.principal());
+        assert_eq!((principal.source, &principal.user, &principal.calling_user), (AuthSource::Session, &Some(session.user.clone()), &Some(session.user.clone())));
+        assert_eq!((principal.agent.as_ref(), principal.token.as_ref(), principal.has_ceiling()), (None, None, false));
+        session::close(base, &session).await.unwrap();
+        let rows = valetkey::audit::list(&base.db, &session.site, None, 100).await.unwrap();
+        let closed = rows.iter().find(|row| row.action == "session.close").unwrap();
+        assert_eq!((&closed.actor, closed.actor.as_str()), (&principal.actor().to_string(), "user:alice"));
     }
 
     async fn a_person_has_twenty_sessions_at_the_most(db: Db) {

@@ -13,7 +13,7 @@ use crate::{
     client::{Client, segment},
     commands::{
         Session,
-        provider::{Form, pair},
+        provider::{Form, how_to_give, pair},
     },
     failure::{Failure, Result},
     output::{cell, facts},
@@ -70,11 +70,7 @@ impl Connect {
                  your app's secret goes into `valetkey auth config`"
             )));
         }
-        if client.is_here() && session.settings.public_url.is_none() {
-            return Err(Failure::usage(
-                "the link leads to the server, and none runs on this data folder; say where it is reached: --public-url",
-            ));
-        }
+        session.check_link(client)?;
         let body = json!({
             "provider": self.which.provider,
             "owner": owner,
@@ -94,7 +90,8 @@ impl Connect {
         let form = Form { provider, level: "connection", set: &self.field, files: &self.secret_file };
         let account = form.values(secrets::can_ask())?;
         let path = self.which.path(owner, &[("replace", self.replace.then_some("true"))])?;
-        client.call(Method::PUT, &path, Some(&json!({ "account": account }))).await
+        let stored = client.call(Method::PUT, &path, Some(&json!({ "account": account }))).await;
+        stored.map_err(|failure| how_to_give(failure, "--field"))
     }
 }
 

@@ -107,7 +107,8 @@ fn health(connection: &Value, now: Timestamp) -> (&'static str, Option<u64>) {
     let renewable = !is("/renewal", "none");
     match moment_of(connection, "/expires_at") {
         _ if is("/status", "needs_reauth") => ("needs_reauth", None),
-        Some(end) if end <= now && renewable => ("expired_renewable", None),
+        // A token that is made longer by itself is past that once it has ended, at every provider of the catalogue.
+        Some(end) if end <= now && renewable && !is("/renewal", "extend") => ("expired_renewable", None),
         Some(end) if end <= now => ("expired", None),
         _ if connection.get("failures").and_then(Value::as_i64).is_some_and(|failures| failures > 0) => ("failing", None),
         Some(end) if !renewable => ("ends", Some(end.since(now).as_secs().div_ceil(86_400))),
@@ -117,7 +118,7 @@ fn health(connection: &Value, now: Timestamp) -> (&'static str, Option<u64>) {
 
 fn in_words(account: &Value) -> String {
     match cell(account, "/health").as_str() {
-        "expired" => "EXPIRED".to_owned(),
+        "expired" => "EXPIRED, connect it again".to_owned(),
         "expired_renewable" => "EXPIRED, can be refreshed".to_owned(),
         "needs_reauth" => format!("needs reauth ({})", cell(account, "/reason")),
         "failing" => format!("refresh fails ({})", cell(account, "/last_error")),
@@ -188,6 +189,8 @@ mod tests {
         assert_eq!(of("none", "active", 60, 0), ("ends", Some(1)));
         assert_eq!(of("none", "expired", 0, 0), ("expired", None));
         assert_eq!(of("refresh_token", "expired", -1, 3), ("expired_renewable", None));
+        assert_eq!(of("extend", "expired", -1, 0), ("expired", None));
+        assert_eq!(of("extend", "active", 60, 0), ("ok", None));
         assert_eq!(of("refresh_token", "active", 60, 0), ("ok", None));
         assert_eq!(of("refresh_token", "active", 60, 1), ("failing", None));
         assert_eq!(of("refresh_token", "needs_reauth", 60, 1), ("needs_reauth", None));

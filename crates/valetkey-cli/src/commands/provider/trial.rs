@@ -4,11 +4,15 @@
 //! provider's facts are right (its addresses, its parameters, its errors) only the provider can tell: the lab plays what the
 //! definition says.
 //!
+//! Where there was nothing to check at all, it is *untried*, which is no pass: what opens a mailbox, for one. The command fails where
+//! something is red, and where all that it was asked about is untried.
+//!
 //! Each definition gets a lab, a broker with a fresh folder, and a browser of its own (`stage`); several are tried at once.
 //! Nothing leaves this machine, and no data folder is looked at.
 
 mod checks;
 mod entries;
+mod pieces;
 mod plan;
 mod stage;
 mod tree;
@@ -111,12 +115,14 @@ impl Try {
             }
         });
         let providers: Vec<Value> = streams::iter(trials).buffered(AT_ONCE).collect().await;
-        let is_red = |provider: &Value| items(provider, "checks").iter().any(|check| cell(check, "/result") == "red");
-        let failed = providers.iter().any(is_red);
+        let verdicts = || providers.iter().map(|provider| provider.get("conformant").and_then(Value::as_bool));
+        let failed = verdicts().any(|verdict| verdict == Some(false));
+        let (is_whole, is_nothing) = (verdicts().all(|verdict| verdict.is_some()), verdicts().all(|verdict| verdict.is_none()));
+        let conformant = (failed || is_whole).then_some(!failed);
         let alone = providers.len() == 1;
-        let answer = json!({ "word": "lab-conformant", "conformant": !failed, "providers": providers });
+        let answer = json!({ "word": word(conformant), "conformant": conformant, "providers": providers });
         session.out.show(&answer, |answer| if alone { one(answer) } else { several(answer) })?;
-        if failed { Err(Failure::silent()) } else { Ok(()) }
+        if failed || is_nothing { Err(Failure::silent()) } else { Ok(()) }
     }
 }
 
@@ -140,6 +146,23 @@ async fn tried(definition: &Arc<Definition>, library: &Library) -> Vec<Cell> {
     }
 }
 
+/// What became of a trial: passed, failed, or nothing where no check could be made.
+fn conformant(cells: &[Cell]) -> Option<bool> {
+    if cells.iter().any(|cell| matches!(cell, Cell::Red(_))) {
+        return Some(false);
+    }
+    cells.iter().any(|cell| matches!(cell, Cell::Ok)).then_some(true)
+}
+
+/// The word for that.
+fn word(conformant: Option<bool>) -> &'static str {
+    match conformant {
+        Some(true) => "lab-conformant",
+        Some(false) => "not lab-conformant",
+        None => "untried",
+    }
+}
+
 fn report(definition: &Definition, cells: &[Cell]) -> Value {
     let checks = CHECKS
         .iter()
@@ -149,12 +172,17 @@ fn report(definition: &Definition, cells: &[Cell]) -> Value {
         "name": definition.name,
         "title": definition.title,
         "kind": definition.kind.to_string(),
+        "word": word(conformant(cells)),
+        "conformant": conformant(cells),
         "checks": checks.collect::<Vec<_>>(),
     })
 }
 
 const MEANING: &str = "Lab-conformant: our engine carries the definition out and survives the misbehaviour. The lab plays what \
                        the definition says; whether the provider's facts are right, only the provider can tell.";
+
+const UNTRIED: &str = "Untried: of what is called so not one check could be made here, so nothing is known of it. Nothing that was tried \
+                       went wrong.";
 
 fn one(answer: &Value) -> String {
     let Some(provider) = items(answer, "providers").first() else { return "nothing was tried".to_owned() };
@@ -176,10 +204,10 @@ fn several(answer: &Value) -> String {
     let providers = items(answer, "providers");
     let row = |provider: &Value| {
         let counts = ["ok", "not_applicable", "not_built", "red"].map(|result| count(provider, result));
-        [vec![cell(provider, "/name"), cell(provider, "/kind")], counts.to_vec()].concat()
+        [vec![cell(provider, "/name"), cell(provider, "/kind"), cell(provider, "/word")], counts.to_vec()].concat()
     };
     let mut text = table(
-        &["name", "kind", "ok", "not applicable", "not built", "red"],
+        &["name", "kind", "verdict", "ok", "not applicable", "not built", "red"],
         providers.iter().map(row).collect(),
         "there is no provider",
     );
@@ -199,9 +227,10 @@ fn verdict(answer: &Value) -> String {
     let all_built = items(answer, "providers")
         .iter()
         .all(|provider| items(provider, "checks").iter().all(|check| cell(check, "/result") != "not_built"));
-    match (answer.get("conformant") == Some(&Value::Bool(true)), all_built) {
-        (true, true) => MEANING.to_owned(),
-        (true, false) => "Not all of it is built, and what is built went well.".to_owned(),
-        (false, _) => "Not lab-conformant: red says what happened.".to_owned(),
+    match (answer.get("conformant").and_then(Value::as_bool), all_built) {
+        (Some(true), true) => MEANING.to_owned(),
+        (Some(true), false) => "Not all of it is built, and what is built went well.".to_owned(),
+        (Some(false), _) => "Not lab-conformant: red says what happened.".to_owned(),
+        (None, _) => UNTRIED.to_owned(),
     }
 }

@@ -84,7 +84,7 @@ impl World {
 
     /// A fresh token for a person.
     pub(crate) fn token(&self, agent: &str, person: &str) -> String {
-        text(&self.home.json(&["agent", "token", "create", agent, "--person", person]), "token")
+        text(&self.home.json(&["agent", "token", "create", agent, "--user", person]), "token")
     }
 
     /// Connects a person's account at the lab: a link by the platform, its word for the browser, and the pages.

@@ -4,6 +4,8 @@
 //! nothing of it is kept before. Nobody is sent anywhere before they are signed in (RFC 9700 section 4.11), and consenting asks for a
 //! fresh proof.
 
+use std::collections::BTreeMap;
+
 use askama::Template;
 use axum::{
     extract::{FromRequest, OriginalUri, Request, State},
@@ -14,7 +16,9 @@ use url::Url;
 use valetkey::{
     Code, Error, Result,
     agent::Agent,
-    id::AgentId,
+    base::Outside,
+    id::{AgentId, ConnectionId},
+    mine,
     oauth::{
         Params, Scope, Scopes,
         authorize::{Asked, Choice, Consent, Life, Misasked},
@@ -73,14 +77,20 @@ struct Offer {
 }
 
 impl Page {
-    pub(super) fn new(consent: Consent, who: &SignedIn, action: String) -> Self {
+    pub(super) async fn new(outside: &Outside, consent: Consent, who: &SignedIn, action: String) -> Result<Self> {
+        let connections = consent.scopes.iter().filter_map(|scope| match scope {
+            Scope::Connection(id) => Some(id),
+            Scope::Delivery(_) | Scope::Provider(_) => None,
+        });
+        let accounts = mine::names(outside, &who.session, &connections.collect()).await?;
+        let offer = |scope: &Scope| Offer::new(scope, &accounts);
         let (deliveries, targets) = consent.scopes.iter().partition::<Vec<_>, _>(|scope| matches!(scope, Scope::Delivery(_)));
         let agent = |agent: Agent| {
             let words = if agent.title == agent.slug { agent.title } else { format!("{} ({})", agent.title, agent.slug) };
             Named { id: agent.id.to_string(), words }
         };
         let length = |life: Life| Length { word: life.as_str(), words: life.to_string(), usual: life == Life::default() };
-        Self {
+        Ok(Self {
             action,
             csrf: csrf::field(who),
             vouched_for: consent.client.is_vouched_for(),
@@ -90,23 +100,26 @@ impl Page {
             resource: consent.resource,
             returns_to: consent.returns_to,
             agents: consent.agents.into_iter().map(agent).collect(),
-            deliveries: deliveries.into_iter().map(Offer::new).collect(),
-            targets: targets.into_iter().map(Offer::new).collect(),
+            deliveries: deliveries.into_iter().map(offer).collect(),
+            targets: targets.into_iter().map(offer).collect(),
             lives: Life::ALL.into_iter().map(length).collect(),
             user_code: None,
-        }
+        })
     }
 }
 
 impl Offer {
-    fn new(scope: &Scope) -> Self {
+    fn new(scope: &Scope, accounts: &BTreeMap<ConnectionId, String>) -> Self {
         let words = match scope {
             Scope::Delivery(Delivery::Proxy) => {
                 "make calls with accounts that the agent was granted, without seeing their keys".to_owned()
             }
             Scope::Delivery(Delivery::Reveal) => "be handed the access tokens of accounts, where a grant says so".to_owned(),
             Scope::Provider(name) => format!("accounts at {name}"),
-            Scope::Connection(id) => format!("the account {id}"),
+            Scope::Connection(id) => match accounts.get(id) {
+                Some(name) => format!("your account {name}"),
+                None => format!("the account {id}, which is not one of yours"),
+            },
         };
         Self { scope: scope.to_string(), words }
     }
@@ -119,22 +132,21 @@ pub(super) async fn show(State(state): State<AppState>, OriginalUri(uri): Origin
         Err(Misasked::Here(error)) => return failed(error),
         asked => asked,
     };
-    let site = asked.as_ref().ok().map(|asked| &asked.client.site);
+    let site = asked.as_ref().map_or_else(Misasked::site, |asked| Some(&asked.client.site));
     let who = match signed_in::current(state.outside(), &headers).await {
         Ok(Some(who)) => who,
         Ok(None) => return signed_in::ask(state.outside(), site, back).await,
         Err(error) => return failed(error),
     };
     let shown = async {
+        let session = &who.session;
         let asked = match asked {
             Ok(asked) => asked,
-            Err(Misasked::There(address)) => return redirect(&address),
-            Err(Misasked::Here(error)) => return Err(error),
+            Err(misasked) => return redirect(&misasked.address(&session.site)?),
         };
-        let session = &who.session;
         let consent = state.oauth().consent(&session.site, &session.user, &asked).await?;
         session.require_fresh(state.base().clock.now())?;
-        let page = Page::new(consent, &who, back.to_owned());
+        let page = Page::new(state.outside(), consent, &who, back.to_owned()).await?;
         // The answer leads on to the client.
         Ok(own_page_to(StatusCode::OK, &page, origin_of(&asked.redirect_uri).into_iter().collect()))
     };
@@ -152,12 +164,11 @@ pub(super) async fn answer(State(state): State<AppState>, OriginalUri(uri): Orig
     };
     let back = uri.path_and_query().map_or("/", |path| path.as_str());
     let answered = async {
+        let session = &who.session;
         let asked = match read(&state, uri.query()).await {
             Ok(asked) => asked,
-            Err(Misasked::There(address)) => return redirect(&address),
-            Err(Misasked::Here(error)) => return Err(error),
+            Err(misasked) => return redirect(&misasked.address(&session.site)?),
         };
-        let session = &who.session;
         if !says_yes(&fields)? {
             return redirect(&state.oauth().refuse(&session.site, &session.user, &asked).await?);
         }

@@ -76,7 +76,7 @@ async fn look(state: &AppState, who: &SignedIn, code: &str) -> Result<Response> 
     let session = &who.session;
     let consent = state.oauth().device_consent(&session.site, &session.user, code).await?;
     let unknown = || Error::new(Code::NotFound, "this code is unknown, used or expired; look at your device for the present one");
-    let mut page = Page::new(consent.ok_or_else(unknown)?, who, path::DEVICE.to_owned());
+    let mut page = Page::new(state.outside(), consent.ok_or_else(unknown)?, who, path::DEVICE.to_owned()).await?;
     page.user_code = Some(code.to_owned());
     Ok(own_page(StatusCode::OK, &page))
 }
@@ -85,14 +85,14 @@ async fn look(state: &AppState, who: &SignedIn, code: &str) -> Result<Response> 
 /// there are few enough of them to be guessed at.
 async fn counted<T>(state: &AppState, who: &SignedIn, work: impl Future<Output = Result<T>>) -> Result<T> {
     let session = &who.session;
-    let key = format!("codes {} {}", session.site, session.user);
-    if let Some(wait) = state.failures().wait(&key) {
+    let key = format!("{} {}", session.site, session.user);
+    if let Some(wait) = state.failures().people.wait(&key) {
         let text = "too many codes were wrong; wait, then try again";
         return Err(Error::new(Code::RateLimited, text).with_retry_after(wait));
     }
     let done = work.await;
     if done.as_ref().is_err_and(|error| error.code() == Code::NotFound) {
-        state.failures().note(&key);
+        state.failures().people.note(&key);
     }
     done
 }

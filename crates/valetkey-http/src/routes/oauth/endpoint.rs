@@ -18,7 +18,7 @@ use valetkey::{
 };
 
 use super::fault::{Refusal, answer};
-use crate::{edge::ClientIp, extract::MAX_BODY, failures, signed_in::named_site, state::AppState};
+use crate::{edge::ClientIp, extract::MAX_BODY, signed_in::named_site, state::AppState};
 
 /// How long a form may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -95,8 +95,8 @@ pub(super) async fn begin_device(State(state): State<AppState>, asked: Asked) ->
     let work = async {
         let client = state.oauth().client(&asked.presented()?).await?;
         // Each makes a row, and anybody can name a client without a secret: who begins many waits as who fails often does.
-        let key = asked.ip.filter(|_| !client.confidential).map(|ip| format!("device {}", failures::address(ip)));
-        if let Some(wait) = key.as_ref().and_then(|key| state.failures().note(key)) {
+        let ip = asked.ip.filter(|_| !client.confidential);
+        if let Some(wait) = ip.and_then(|ip| state.failures().devices.note(ip)) {
             return Ok(Told::TooMany(wait));
         }
         let begun = state.oauth().begin_device(&client, &asked.params).await?;
@@ -140,7 +140,7 @@ pub(super) async fn introspect(State(state): State<AppState>, asked: Asked) -> R
         let inspected = state.oauth().introspect(&asker, &asked.params).await?;
         // Whoever brings a resource server any number of false tokens must not have it refuse the right ones.
         if !inspected.is_active()
-            && let Some(wait) = state.unknown_tokens().note(&key)
+            && let Some(wait) = state.failures().unknown_tokens.note(&key)
         {
             return Ok(Told::TooMany(wait));
         }
@@ -158,8 +158,7 @@ pub(super) async fn register(State(state): State<AppState>, request: Request) ->
             query => Some(named_site(query).ok_or_else(|| odd("the query names a site, or nothing"))?),
         };
         // Each makes a row, so who registers many waits as who fails often does.
-        let key = ip(&parts.extensions).map(|ip| format!("register {}", failures::address(ip)));
-        if let Some(wait) = key.as_ref().and_then(|key| state.failures().note(key)) {
+        if let Some(wait) = ip(&parts.extensions).and_then(|ip| state.failures().registrations.note(ip)) {
             return Err(Refusal::wait(wait));
         }
         if !content_type(&parts.headers).eq_ignore_ascii_case("application/json") {
@@ -191,8 +190,7 @@ impl From<Value> for Told {
 /// can shut another one's client out.
 async fn attempt<T: Into<Told>>(state: &AppState, asked: &Asked, work: impl Future<Output = Outcome<T>>) -> Response {
     let failures = state.failures();
-    let address = asked.ip.map(|ip| format!("address {}", failures::address(ip)));
-    if let Some(wait) = address.as_ref().and_then(|key| failures.wait(key)) {
+    if let Some(wait) = asked.ip.and_then(|ip| failures.addresses.wait(ip)) {
         return Refusal::wait(wait).into_response();
     }
     let fault = match work.await.map(Into::into) {
@@ -201,11 +199,11 @@ async fn attempt<T: Into<Told>>(state: &AppState, asked: &Asked, work: impl Futu
         Err(fault) => fault,
     };
     if matches!(fault.word(), Some(Word::InvalidClient | Word::InvalidGrant)) {
-        if let Some(key) = &address {
-            failures.note(key);
+        if let Some(ip) = asked.ip {
+            failures.addresses.note(ip);
         }
-        let client = asked.presented().ok().and_then(|presented| presented.claimed().map(|id| format!("client {id:.64}")));
-        if let Some(wait) = client.and_then(|key| failures.note(&key)) {
+        let client = asked.presented().ok().and_then(|presented| presented.claimed().map(|id| format!("{id:.64}")));
+        if let Some(wait) = client.and_then(|id| failures.clients.note(&id)) {
             return Refusal::wait(wait).into_response();
         }
     }

@@ -1,14 +1,17 @@
 //! Guessing: what costs nothing is refused before anybody is asked, what could be found is found too slowly, and nobody is shut out
 //! because somebody else guesses.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use axum::body::Body;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{Request, header};
 use serde_json::json;
 use valetkey::{
     db::testing,
+    id::sha256_hex,
     oauth::{GrantType, NewClient},
+    token::TokenHash,
 };
 use valetkey_http::Peer;
 
@@ -23,6 +26,17 @@ use crate::{
 /// A text of a token's form that is nobody's, without a checksum, as the reference had them.
 fn unknown(n: u64) -> As {
     As::Bearer(format!("datamachine_x_{n:064x}"))
+}
+
+/// A token as we make them, checksum and all, which nobody was given.
+fn never_given(n: u64) -> As {
+    let mut bytes = [0x5a; 32];
+    bytes[..8].copy_from_slice(&n.to_be_bytes());
+    let body = format!("vk_{}", URL_SAFE_NO_PAD.encode(bytes));
+    let check = &sha256_hex(body.as_bytes())[..6];
+    let text = format!("{body}_{check}");
+    assert!(TokenHash::of_presented(&text).is_some(), "it is refused for its form already");
+    As::Bearer(text)
 }
 
 impl Front {
@@ -54,6 +68,22 @@ on_each_db! {
         app.get(&live, "/v1/me").await.expect(200);
     }
 
+    /// The look-up is by the token's SHA-256, which the database keeps unique. Nothing is written, and nothing is asked twice: not
+    /// what form it has, not whether it was known once. What the background asks meanwhile is counted with it.
+    async fn a_token_that_nobody_has_costs_one_look_up(app: App) {
+        let connection = app.account("users/alice", "").await;
+        let db = &app.broker.base().db;
+        let before = testing::asked(db);
+        for n in 0..200 {
+            for who in [unknown(n), never_given(n)] {
+                reveal(&app, &who, &connection, &[]).await.refused(401, "unauthenticated");
+            }
+        }
+        let after = testing::asked(db);
+        let (statements, transactions) = (after.statements - before.statements, after.transactions - before.transactions);
+        assert!((400..600).contains(&statements) && transactions < 100, "{statements} {transactions}");
+    }
+
     async fn who_brings_unknown_tokens_without_end_shuts_nobody_out(app: App) {
         let agent = app.agent("a", "alice").await;
         let connection = app.account("users/alice", "").await;
@@ -66,6 +96,42 @@ on_each_db! {
         // They leave no row in the audit, which anybody could fill so.
         let events = app.get(&As::Operator, "/v1/audit?limit=1000").await.expect(200).json();
         assert!(events["events"].as_array().unwrap().len() < 50);
+    }
+
+    /// T-127: As little as of unknown ones, or whoever kept one could fill the audit with it.
+    async fn what_is_tried_with_a_dead_token_leaves_no_row(app: App) {
+        let agent = app.agent("a", "alice").await;
+        app.role(&agent, "carol", "operator").await;
+        let connection = app.account("users/alice", "").await;
+        app.grant(json!({ "agent": agent, "connection": connection, "for_whom": "unattended", "delivery": ["reveal", "proxy"] })).await;
+        let (_, live) = app.token(&agent, json!({})).await;
+        let (id, revoked) = app.token(&agent, json!({})).await;
+        let (_, expired) = app.token(&agent, json!({ "expires_at": app.clock.now().plus(Duration::from_secs(60)) })).await;
+        let (_, orphaned) = app.token(&agent, json!({ "person": "carol" })).await;
+        app.delete(&As::Operator, &format!("/v1/tokens/{id}")).await.expect(204);
+        app.patch(&As::Operator, "/v1/people/carol", json!({ "disabled": true })).await.expect(200);
+        app.clock.advance(Duration::from_secs(120));
+        for dead in [&revoked, &expired, &orphaned] {
+            for named in [connection.as_str(), "http_basic"] {
+                for _ in 0..20 {
+                    reveal(&app, dead, named, &[]).await.refused(401, "unauthenticated");
+                    app.get(dead, &format!("/v1/proxy/{named}/x")).await.refused(401, "unauthenticated");
+                }
+            }
+        }
+        reveal(&app, &live, &connection, &[]).await.expect(200);
+        // Uses are written in the order in which they came: once the last one is there, so would be those before it.
+        let mut recorded = String::new();
+        for _ in 0..400 {
+            let events = app.get(&As::Operator, "/v1/audit?limit=1000").await.expect(200);
+            recorded = String::from_utf8(events.bytes).unwrap();
+            if recorded.contains("connection.reveal") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(recorded.contains("connection.reveal"), "the use of the live token is not recorded");
+        assert!(!recorded.contains("connection.use"), "{recorded}");
     }
 
     /// Whoever sits behind the same address waits there with the guesser for a token, and calls on with the one they have.
@@ -87,6 +153,24 @@ on_each_db! {
         let waits = front.post_from("203.0.113.9", "/oauth/token", &again).await.expect(429);
         assert!(waits.headers.contains_key(header::RETRY_AFTER));
         front.post_from("198.51.100.7", "/oauth/token", &again).await.expect(200);
+    }
+
+    /// Whoever has a network of IPv6 has an address for each guess. The network waits; nobody outside it does.
+    async fn who_guesses_from_ever_new_addresses_of_a_network_waits_and_nobody_else_does(front: Front) {
+        let (mut tries, mut last) = (0, 401);
+        while last == 401 {
+            tries += 1;
+            assert!(tries < 2_000, "nobody stops the network");
+            // Never the same client, which would wait where it fails again; nor the same /64.
+            let claimed = format!("nobody{tries}");
+            let guess = [("client_id", claimed.as_str()), ("grant_type", "refresh_token")];
+            last = front.post_from(&format!("[2001:db8:1:{tries:x}::1]"), "/oauth/token", &guess).await.status.as_u16();
+        }
+        assert!(last == 429 && tries > 480, "{last} after {tries}");
+        let client = front.public().await;
+        let id = client.id.as_str();
+        refused(front.post_from("[2001:db8:2::1]", "/oauth/token", &redeeming(&client, "a guess")).await, 400, "invalid_grant");
+        front.post_from("[2001:db8:2::1]", "/oauth/device_authorization", &[("client_id", id)]).await.expect(200);
     }
 
     /// A yes or a no to a code is a guess at it as much as a look is: the first would let the guesser's agent in, the second end

@@ -261,6 +261,7 @@ on_each_db! {
             ("/approvals/", call.as_str(), nothing("apr_"), ""),
             ("/proposals/", wish.as_str(), nothing("pro_"), ""),
             ("/account/connections/", asking.connection.as_str(), nothing("con_"), "/disconnect"),
+            ("/account/connections/", asking.connection.as_str(), nothing("con_"), "/reconnect"),
         ] {
             let pages = [
                 browser.get(&format!("{before}{real}{behind}")).await.expect(404),

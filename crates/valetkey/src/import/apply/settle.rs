@@ -220,6 +220,11 @@ impl Import {
     /// Writes down what came from where, if that much is waiting.
     pub(super) async fn put_rows(&mut self, at_least: usize) -> Result<()> {
         if self.rows.len() >= at_least.max(1) {
+            // Of two things with one name the later counts; PostgreSQL takes no row twice in one statement.
+            let mut names = HashSet::new();
+            self.rows.reverse();
+            self.rows.retain(|row| names.insert(row.item.clone()));
+            self.rows.reverse();
             store::put(&mut self.tx, &self.site, DATA_MACHINE, &self.rows, self.outside.base.clock.now()).await?;
             self.rows.clear();
         }

@@ -232,7 +232,11 @@ impl<'a> Json<'a> {
         // There is one line in it: a line break is no part of a text in JSON.
         let value = read.map_err(|error| self.fault(self.at + error.column().saturating_sub(1)))?;
         self.at += word.len();
-        Ok(value)
+        Ok(match value {
+            // `serde_json` may miss the nearest float by a bit; PHP and the standard library do not.
+            Value::Float(near) => Value::Float(std::str::from_utf8(word).ok().and_then(|word| word.parse().ok()).unwrap_or(near)),
+            other => other,
+        })
     }
 
     /// The whole of it, where nothing follows.

@@ -81,7 +81,7 @@ impl Planner<'_> {
         let title = row.agent_name.as_deref().map(clean).unwrap_or_default();
         let rest = Rest {
             instance_key: row.instance_key.as_deref().map(clean).filter(|key| key != "default"),
-            site_scope: row.site_scope.and_then(|scope| i64::try_from(scope).ok()),
+            site_scope: row.site_scope.map(blog),
             ..Rest::default()
         };
         let title = if title.is_empty() { slug.clone() } else { title };
@@ -121,7 +121,7 @@ impl Planner<'_> {
             self.skip(path, "its hash is none");
             return Ok(());
         };
-        let scope = owner.site_scope.and_then(|scope| i64::try_from(scope).ok());
+        let scope = owner.site_scope.map(blog);
         let item = Item::Token {
             hash: hash.to_ascii_lowercase(),
             agent,
@@ -144,6 +144,11 @@ fn user_id(number: u64) -> Option<UserId> {
 
 fn agent_id(number: u64) -> Option<AgentId> {
     number.to_string().parse().ok()
+}
+
+/// The part of a network with this number. One that is none still holds an agent to itself, and so to nothing.
+fn blog(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// A moment as MySQL writes it, in UTC. Nothing for `0000-00-00 00:00:00` and whatever else is none.

@@ -32,6 +32,15 @@ const OURS: [&str; 5] = ["$base64", "$float", "$array", "$object", "$recursive"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooDeep;
 
+/// Why a value cannot be written as JSON that PHP reads back as the same value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotPlain {
+    /// It is nested too deeply.
+    TooDeep,
+    /// Something in it has no form in JSON: a text or key that is not UTF-8, a float that is not finite, an object.
+    NoForm,
+}
+
 /// Writes a value. What is secret in it is then in `out`.
 pub fn write(out: &mut String, value: &Value<'_>) -> Result<(), TooDeep> {
     write_at(out, value, DEEPEST)
@@ -91,6 +100,35 @@ pub fn write_object<'v>(
         return Ok(());
     }
     members(out, entries, DEEPEST)
+}
+
+/// Writes a value as `json_encode` does, for PHP to read: without the forms of rule 2, which mean something here only.
+pub fn write_plain(out: &mut String, value: &Value<'_>) -> Result<(), NotPlain> {
+    plain_at(out, value, DEEPEST)
+}
+
+fn plain_at(out: &mut String, value: &Value<'_>, depth: usize) -> Result<(), NotPlain> {
+    let depth = depth.checked_sub(1).ok_or(NotPlain::TooDeep)?;
+    match value {
+        Value::Float(number) if number.is_finite() => out.push_str(&serde_json::to_string(number).unwrap_or_default()),
+        Value::Text(bytes) => quoted(out, std::str::from_utf8(bytes).map_err(|_| NotPlain::NoForm)?),
+        Value::Array(entries) => {
+            let list = is_list(entries);
+            out.push(if list { '[' } else { '{' });
+            for (at, (key, item)) in entries.iter().enumerate() {
+                comma(out, at);
+                if !list {
+                    quoted(out, std::str::from_utf8(&key.to_bytes()).map_err(|_| NotPlain::NoForm)?);
+                    out.push(':');
+                }
+                plain_at(out, item, depth)?;
+            }
+            out.push(if list { ']' } else { '}' });
+        }
+        Value::Float(_) | Value::Object(_) | Value::Custom(_) | Value::Recursive => return Err(NotPlain::NoForm),
+        Value::Null | Value::Bool(_) | Value::Int(_) => write_at(out, value, 1).map_err(|_| NotPlain::TooDeep)?,
+    }
+    Ok(())
 }
 
 fn members<'v>(
@@ -408,6 +446,26 @@ mod tests {
             let Value::Float(read) = to_php(&serde_json::from_str(&out).unwrap()) else { panic!("{out}") };
             assert_eq!(read.to_bits(), number.to_bits(), "{out}");
         }
+    }
+
+    #[test]
+    fn json_for_php_has_no_forms_of_ours_and_what_it_cannot_say_is_refused() {
+        let looks = array(vec![(key(b"$base64"), text(b"AAAA")), (Key::Int(7), Value::Float(1.0)), (key(b"l"), array(vec![]))]);
+        let mut out = String::new();
+        write_plain(&mut out, &looks).unwrap();
+        assert_eq!(out, r#"{"$base64":"AAAA","7":1.0,"l":[]}"#);
+        let custom = Custom { class: Cow::Borrowed(b"A"), payload: Cow::Borrowed(b"") };
+        for inner in [text(b"\xff"), Value::Float(f64::NAN), Value::Custom(Box::new(custom)), Value::Recursive] {
+            let value = array(vec![(key(b"deep"), array(vec![(Key::Int(0), inner)]))]);
+            assert_eq!(write_plain(&mut String::new(), &value), Err(NotPlain::NoForm), "{value:?}");
+        }
+        let odd = array(vec![(key(b"\xff"), Value::Null)]);
+        assert_eq!(write_plain(&mut String::new(), &odd), Err(NotPlain::NoForm));
+        let mut value = Value::Array(Entries::default());
+        for _ in 0..DEEPEST {
+            value = array(vec![(Key::Int(0), value)]);
+        }
+        assert_eq!(write_plain(&mut String::new(), &value), Err(NotPlain::TooDeep));
     }
 
     #[test]

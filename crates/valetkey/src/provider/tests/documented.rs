@@ -1,10 +1,14 @@
 //! The pages about providers say what the definitions and the loader say. `UPDATE_GOLDEN=1` writes their tables anew; what
 //! stands around those is for people to keep true.
 
-use std::{collections::BTreeSet, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
 use super::{Catalogue, MISSION, Trust, load_as, name, shown};
-use crate::provider::{Definition, FieldLevel, Flow, Kind, answer::OUT_NAMES, load::is_name};
+use crate::provider::{Definition, FieldLevel, Flow, Identity, Kind, RefreshStrategy, answer::OUT_NAMES, load::is_name};
 
 fn docs(page: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page)
@@ -72,9 +76,31 @@ fn the_page_of_a_provider_says_what_its_definition_says() {
     }
 }
 
+/// What people look for first, beside those of the mission.
+const LOOKED_FOR: [&str; 18] = [
+    "github",
+    "github_app",
+    "google_service_account",
+    "slack",
+    "gmail",
+    "google_calendar",
+    "google_drive",
+    "outlook",
+    "notion",
+    "linear",
+    "hubspot",
+    "stripe",
+    "zoom",
+    "dropbox",
+    "discord",
+    "gitlab",
+    "jira",
+    "airtable",
+];
+
 #[test]
-fn every_provider_of_the_mission_has_a_page() {
-    for provider in MISSION {
+fn every_provider_that_people_look_for_has_a_page() {
+    for provider in MISSION.iter().copied().chain(LOOKED_FOR) {
         assert!(docs(&format!("providers/{provider}.md")).is_file(), "{provider}");
     }
 }
@@ -88,13 +114,78 @@ fn the_page_of_all_providers_names_the_sources_of_each() {
             false => definition.name.to_string(),
         };
         let facts = definition.facts.as_ref().unwrap();
-        let (sources, open) = (facts.sources.join(", "), unverified(definition));
+        let shown = |source: &String| if source.starts_with("https://") { format!("<{source}>") } else { source.clone() };
+        let (sources, open) = (facts.sources.iter().map(shown).collect::<Vec<_>>().join(", "), unverified(definition));
         format!("| {name} | {} | {} | {} | {sources} | {open} |\n", definition.title, definition.kind, facts.read)
     };
     let all = Catalogue::embedded().unwrap();
     let rows: String = all.iter().map(|definition| row(definition)).collect();
     let heads = "| name | title | kind | read on | sources | unverified |\n|---|---|---|---|---|---|\n";
     first_table_is("providers/README.md", &format!("{heads}{rows}"));
+}
+
+/// The sources that are known by a name, each with the sections that it speaks of; nothing where it may speak of all.
+fn named_sources() -> BTreeMap<String, Option<BTreeSet<String>>> {
+    let page = read("providers/README.md");
+    let section = page.split("\n## Sources\n").nth(1).and_then(|rest| rest.split("\n## ").next()).unwrap();
+    // Behind the heads and the row about addresses.
+    let rows = section.lines().filter(|line| line.starts_with("| ")).skip(2);
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, _, speaks] = cells[..] else { panic!("{line}") };
+        let sections: BTreeSet<String> = speaks.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+        (name.to_owned(), (speaks != "everything").then_some(sections))
+    };
+    rows.map(row).collect()
+}
+
+/// The sections of a definition that say something of the provider.
+fn sections(definition: &Definition) -> Vec<&'static str> {
+    let there = [
+        ("oauth2", definition.oauth2.is_some()),
+        ("oauth1", definition.oauth1.is_some()),
+        ("jwt", definition.jwt.is_some()),
+        ("mint", definition.mint.is_some()),
+        ("session", definition.session.is_some()),
+        ("mail", definition.mail.is_some()),
+        ("refresh", definition.refresh.strategy != RefreshStrategy::None),
+        ("revoke", definition.revoke.is_some()),
+        ("identity", matches!(definition.identity, Identity::Step(_))),
+        ("proxy", definition.proxy.is_some()),
+    ];
+    there.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name).collect()
+}
+
+/// `the provider's documentation` is a word that nobody can look up.
+#[test]
+fn every_source_is_an_address_or_a_name_whose_place_is_told() {
+    let named = named_sources();
+    assert!(named.len() > 8, "{named:?}");
+    for definition in Catalogue::embedded().unwrap().iter() {
+        for source in &definition.facts.as_ref().unwrap().sources {
+            let is_address = source.strip_prefix("https://").is_some_and(|rest| rest.contains('.') && !rest.contains(' '));
+            assert!(is_address || named.contains_key(source), "{}: {source:?}", definition.name);
+        }
+    }
+}
+
+#[test]
+fn what_fewer_than_two_sources_speak_of_is_marked_unverified() {
+    let named = named_sources();
+    let speaks = |source: &String, section: &str| match named.get(source) {
+        Some(Some(sections)) => sections.contains(section),
+        Some(None) | None => true,
+    };
+    for definition in Catalogue::embedded().unwrap().iter() {
+        let facts = definition.facts.as_ref().unwrap();
+        let is_marked = |key: &str| facts.unverified.iter().any(|marked| marked == key);
+        for section in sections(definition) {
+            let count = facts.sources.iter().filter(|source| speaks(source, section)).count();
+            assert!(count > 1 || is_marked(section), "{}: {count} of {section}", definition.name);
+        }
+        let closes = definition.proxy.as_ref().is_some_and(|proxy| !proxy.credential_paths.is_empty());
+        assert!(!closes || is_marked("proxy") || is_marked("proxy.credential_paths"), "{}", definition.name);
+    }
 }
 
 /// Every key that the loader knows, read out of its own text: what stands in its lists of texts.
@@ -137,7 +228,7 @@ fn every_whole_example_on_how_to_write_one_loads() {
     let page = read("writing-a-provider.md");
     let blocks: Vec<&str> = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     let whole: Vec<&&str> = blocks.iter().filter(|block| block.starts_with("title =")).collect();
-    assert!(whole.len() >= 2, "{} examples", whole.len());
+    assert!(whole.len() >= 8, "{} examples", whole.len());
     for block in whole {
         let loaded = load_as(block, Trust::Normal);
         assert!(loaded.is_ok(), "{}\n{block}", shown(&loaded.unwrap_err()).join("\n"));

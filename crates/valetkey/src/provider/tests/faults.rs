@@ -401,6 +401,24 @@ fn a_mailbox_of_tokens_without_a_mechanism_for_them_is_told() {
 }
 
 #[test]
+fn a_choice_that_binds_nothing_or_everything_is_told() {
+    let list = |more: &str| {
+        let step = "method = \"GET\"\nurl = \"https://api.good.example/sites\"\nauth = \"bearer\"\nlist = \"data\"\nout = { id = \"id\" }";
+        problems(&format!("{GOOD}\n[resources.site]\n{step}\n{more}\n")).join("\n")
+    };
+    for (more, expected) in [
+        ("only = [\"/sites/{id}/**\"]", "resources.site.only: binds to what a person chooses"),
+        ("select = \"user\"\nonly = []", "resources.site.only: an empty list would let no call pass"),
+        ("select = \"user\"\nonly = [\"/sites/x{id}\"]", "resources.site.only[0]: `{id}` is one whole segment"),
+        ("select = \"user\"\nonly = [{ path = \"/sites/{id}\", json = \"site\" }]", "not in both"),
+        ("select = \"user\"\nonly = [{ path = \"/sites\" }]", "resources.site.only[0].json: is needed and missing"),
+    ] {
+        let found = list(more);
+        assert!(found.contains(expected), "{expected} is not in\n{found}");
+    }
+}
+
+#[test]
 fn facts_without_a_source_or_a_day_or_of_something_else_are_told() {
     let facts = |text: &str| problems(&format!("{GOOD}\n[facts]\n{text}\n"));
     assert_eq!(

@@ -30,6 +30,15 @@ fn scopes_and_identity_are_replaced_as_a_whole() {
 }
 
 #[test]
+fn a_reason_why_there_is_nothing_goes_when_there_is_something() {
+    let text = "title = \"Child\"\nextends = \"http_basic\"\nidentity = { static = { id = \"{{field.username}}\" } }\n\
+                [proxy]\ncredential_paths = [\"/login\"]\n";
+    let child = child(Catalogue::embedded().unwrap(), text).unwrap();
+    assert!(matches!(child.identity, crate::provider::Identity::Static(_)));
+    assert_eq!(child.proxy.unwrap().credential_paths_none_reason, None);
+}
+
+#[test]
 fn a_mistake_that_was_inherited_points_into_the_file_that_has_it() {
     let bad = with("pkce = \"required\"", "pkce = \"maybe\"");
     let problems = Catalogue::default().with_text(&name("good"), &bad, Trust::Normal).unwrap_err();

@@ -1,20 +1,23 @@
 //! Several tokens in one connection, and what of a provider's lists may be used: the person chooses.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt as _, Empty, Full};
 use provider_lab::{At, DefinitionOptions, Fault, Rule};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use valetkey::{
     Code, Result,
     connect::{Ended, choice, session},
     db::Db,
-    decision::Authority,
-    deliver::{Caller, Deliverer, proxy::Target, slot::Named},
+    decision::{Authority, Request},
+    deliver::{AuthenticatedClient, Caller, Deliverer, explain, proxy::Target, slot::Named},
     grant::{ForWhom, NewGrant},
     id::{ConnectSessionId, ConnectionId},
     on_each_db,
+    principal::Delivery,
     refresh::{self, Refresher},
     secret::Secret,
     token,
@@ -77,7 +80,114 @@ async fn seen_scope(world: &World, caller: &Caller, id: &ConnectionId, slot: Opt
     Ok(answer["scope"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned())
 }
 
+/// A world in which what is chosen binds the calls: by their path, or by a member of their body.
+async fn bound_world(db: &Db) -> World {
+    let only = "only = [\"GET /api/me\", \"/api/echo/{id}/**\", { path = \"POST /api/echo\", json = \"pageId\" }]";
+    let change = |text: String| text.replace("[slots.page]", &format!("{only}\n\n[slots.page]"));
+    World::with(db, &DefinitionOptions { pages: true, ..DefinitionOptions::default() }, change).await
+}
+
+/// What becomes of a call with a body.
+async fn called(
+    world: &World,
+    caller: &Caller,
+    id: &ConnectionId,
+    (method, path, body): (Method, &str, &'static str),
+) -> std::result::Result<StatusCode, Code> {
+    let request = http::Request::builder().method(method).uri("/").header("content-type", "application/json");
+    let (parts, ()) = request.body(()).unwrap().into_parts();
+    let target = Target { host: None, path, query: None };
+    let body = Full::new(Bytes::from_static(body.as_bytes()));
+    let answer = deliverer(world).proxy(caller, id, target, parts, body).await;
+    answer.map(|answer| answer.status()).map_err(|error| error.code())
+}
+
 on_each_db! {
+    /// However a call names what it is about, it is about what was chosen, or it is not made.
+    async fn what_was_not_chosen_is_not_reached(db: Db) {
+        let world = bound_world(&db).await;
+        let id = connected(&connect(&world).await.0);
+        let caller = caller(&world, &id).await;
+        let (ok, refused) = (Ok(StatusCode::OK), Err(Code::PathRefused));
+        let open = (Method::GET, "/me", "");
+        let (in_path, in_body) = ((Method::GET, "/echo/p2/feed", ""), (Method::POST, "/echo", r#"{"pageId":"p2"}"#));
+        assert_eq!(called(&world, &caller, &id, open.clone()).await, ok);
+        for call in [&in_path, &in_body] {
+            assert_eq!(called(&world, &caller, &id, call.clone()).await, refused, "nothing is chosen: {call:?}");
+        }
+        choose(&world, &id, &["p2"]).await.unwrap();
+        for call in [open, in_path.clone(), in_body.clone()] {
+            assert_eq!(called(&world, &caller, &id, call.clone()).await, ok, "{call:?}");
+        }
+        for call in [
+            (Method::GET, "/echo/p1/feed", ""),
+            (Method::GET, "/echo/P2/feed", ""),
+            (Method::GET, "/echo/p2;x=1/feed", ""),
+            (Method::GET, "/posts", ""),
+            (Method::GET, "/echo", ""),
+            (Method::POST, "/echo", r#"{"pageId":"p1"}"#),
+            (Method::POST, "/echo", r#"{"pageId":"p2","page_id":"p1"}"#),
+            (Method::POST, "/echo", "{}"),
+            (Method::POST, "/echo", ""),
+        ] {
+            assert_eq!(called(&world, &caller, &id, call.clone()).await, refused, "{call:?}");
+        }
+        choose(&world, &id, &["p1", "p3"]).await.unwrap();
+        for call in [in_path, in_body] {
+            assert_eq!(called(&world, &caller, &id, call.clone()).await, refused, "not chosen any more: {call:?}");
+        }
+        assert_eq!(called(&world, &caller, &id, (Method::GET, "/echo/p3/feed", "")).await, ok);
+    }
+
+    /// The platform's own call, too. (That of an agent, on two replicas: `revocation.rs` of the command line.)
+    async fn the_owners_call_ends_when_what_it_is_about_is_chosen_no_more(db: Db) {
+        let world = world_of(&db).await;
+        let id = connected(&connect(&world).await.0);
+        choose(&world, &id, &["p1"]).await.unwrap();
+        let deliverer = deliverer(&world);
+        let watching = tokio::spawn({
+            let deliverer = deliverer.clone();
+            async move { deliverer.watch_streams(CancellationToken::new()).await }
+        });
+        let client = AuthenticatedClient::for_owner(&deliverer, world.house.site.clone(), OPERATOR, id.clone());
+        let request = http::Request::get("/stream?ms=20&n=100000").header("valet-slot", "page/p1");
+        let mut body = client.send(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap().into_body();
+        assert!(body.frame().await.unwrap().is_ok());
+        choose(&world, &id, &["p2"]).await.unwrap();
+        let end = async {
+            loop {
+                match body.frame().await {
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return error.code(),
+                    None => panic!("it ended as if it were complete"),
+                }
+            }
+        };
+        assert_eq!(tokio::time::timeout(Duration::from_secs(20), end).await.expect("it ran on"), Code::GrantDenied);
+        watching.abort();
+    }
+
+    /// A token that is handed out would reach everything. Whoever asks beforehand is told the same as whoever does it.
+    async fn where_a_choice_binds_no_token_is_handed_out_and_explain_says_so(db: Db) {
+        let world = bound_world(&db).await;
+        let id = connected(&connect(&world).await.0);
+        choose(&world, &id, &["p2"]).await.unwrap();
+        let caller = caller(&world, &id).await;
+        let revealed = deliverer(&world).reveal(&caller, &id, None).await;
+        assert_eq!(revealed.unwrap_err().code(), Code::GrantDenied);
+        let facts = Authority::new(db.clone()).facts(&caller.token, &id).await.unwrap().unwrap();
+        let host = world.lab.addr().to_string();
+        let get = Method::GET;
+        let asked = |delivery, path: Option<&str>| {
+            let operation = path.map(|path| (&get, host.as_str(), path.as_bytes()));
+            let request = Request { delivery, operation, unattended: false };
+            explain(&world.outside, &facts, &request, world.house.base.clock.now()).code
+        };
+        assert_eq!(asked(Delivery::Reveal, None), Some(Code::GrantDenied));
+        assert_eq!(asked(Delivery::Proxy, Some("/api/echo/p1/feed")), Some(Code::PathRefused));
+        assert_eq!(asked(Delivery::Proxy, Some("/api/echo/p2/feed")), None);
+    }
+
     async fn nothing_is_chosen_for_a_person(db: Db) {
         let world = world_of(&db).await;
         let (ended, session, binding) = connect(&world).await;
@@ -248,7 +358,7 @@ on_each_db! {
         assert_eq!(seen_scope(&world, &caller, &id, Some("user")).await.unwrap(), "of:user");
         let bot = seen_scope(&world, &caller, &id, Some("bot")).await.unwrap();
         assert!(bot.contains("posts:read") && bot == seen_scope(&world, &caller, &id, None).await.unwrap());
-        world.house.base.clock.advance(std::time::Duration::from_secs(61));
+        world.house.base.clock.advance(Duration::from_secs(61));
         let ended = seen_scope(&world, &caller, &id, Some("user")).await.unwrap_err();
         assert_eq!(ended.code(), Code::NotAuthenticated);
     }

@@ -29,7 +29,6 @@ method = "POST"
 url = "{{field.instance}}/register"
 form = { client_name = "{{broker.app_id}}", redirect_uris = "{{callback}}", scopes = "{{scopes}}", website = "{{broker.url}}" }
 out = { client_id = "client_id", client_secret = "client_secret" }
-cache_key = ["field.instance"]
 "#
 }
 

@@ -8,7 +8,7 @@ use valetkey::{
     Code,
     connect::session::{self, NewSession, Proof},
     id::{PlatformKeyId, UserId},
-    on, on_each_db,
+    on, on_each_db, person,
     platform::{self, Asserts, NewKey, Scope},
     principal::{Actor, Owner},
     secret::Secret,
@@ -459,7 +459,7 @@ async fn key_of(world: &World) -> (PlatformKeyId, Actor) {
 
 async fn disable_alice(world: &World, on: bool) {
     let person: UserId = "alice".parse().unwrap();
-    platform::set_person_disabled(&world.house.base, &world.house.site, &OPERATOR, &person, on).await.unwrap();
+    person::set_disabled(&world.house.base, &world.house.site, &OPERATOR, &person, on).await.unwrap();
 }
 
 async fn close_site(world: &World, on: bool) {

@@ -60,7 +60,10 @@ fn a_packed_dump_is_told_by_its_first_bytes() {
     let whole = parse(&plain);
     // Two members and two frames are one file.
     let (one, two) = plain.split_at(30_000);
-    for packed in [gzip(&plain), [gzip(one), gzip(two)].concat(), zstd(&plain), [zstd(one), zstd(two)].concat()] {
+    // And some tools put frames between them that hold none of it.
+    let skipped = |bytes: &[u8]| [&b"\x5e\x2a\x4d\x18"[..], &(bytes.len() as u32).to_le_bytes(), bytes].concat();
+    let frames = [skipped(b"an index"), zstd(one), skipped(b""), skipped(&[0; 300]), zstd(two)].concat();
+    for packed in [gzip(&plain), [gzip(one), gzip(two)].concat(), zstd(&plain), [zstd(one), zstd(two)].concat(), frames] {
         let dump = parse(&packed);
         assert_eq!(dump.tokens, whole.tokens);
         assert_eq!(dump.auth_data.unwrap().expose(), whole.auth_data.as_ref().unwrap().expose());
@@ -103,6 +106,10 @@ fn a_dump_that_says_where_it_begins_has_to_say_where_it_ends() {
         assert_eq!(read(cut.as_bytes(), &Choice::default()).unwrap_err().as_str(), "ended");
         assert!(parse(format!("{cut}\n-- Dump completed on 2026-11-22\n").as_bytes()).tokens.is_some());
     }
+    // Without comments, each table does.
+    let locked = format!("LOCK TABLES `wp_options` WRITE;\n{}", options("wp_", AUTH));
+    assert_eq!(fault(&locked), "ended");
+    assert!(parse(format!("{locked}UNLOCK TABLES;\n").as_bytes()).auth_data.is_some());
 }
 
 #[test]
@@ -154,7 +161,7 @@ fn columns_stand_in_the_order_that_the_statement_or_the_table_says() {
 fn statements_of_other_kinds_hide_nothing_and_are_not_taken_for_rows() {
     let row = "INSERT INTO `wp_options` VALUES (1,'datamachine_auth_data','v','no');";
     for noise in [
-        "LOCK TABLES `wp_options` WRITE;\n/*!40000 ALTER TABLE `wp_options` DISABLE KEYS */;\n",
+        "LOCK TABLES `wp_options` WRITE;\n/*!40000 ALTER TABLE `wp_options` DISABLE KEYS */;\nUNLOCK TABLES;\n",
         "/*!40101 SET NAMES utf8mb4 */;\n/*!50503 SET character_set_client = utf8mb4 */;\n",
         "/*M!999999\\- enable the sandbox mode */ \n",
         "/* a ; ' comment */ -- it's ; one\n# it's another\n--\n",
@@ -199,6 +206,11 @@ fn of_several_installations_the_one_with_data_machine_is_meant() {
     }
     let dump = read(both.as_bytes(), &prefix("b_")).unwrap();
     assert_eq!((&*dump.table_prefix, &*dump.unused), ("b_", &["datamachine_auth_data in a_options".to_owned()][..]));
+    // What a configuration says decides, and forces nothing.
+    let likely = |name: &str| Choice { likely_prefix: Some(name.to_owned()), ..Choice::default() };
+    assert_eq!(read(both.as_bytes(), &likely("a_")).unwrap().table_prefix, "a_");
+    assert_eq!(read(both.as_bytes(), &likely("c_")).unwrap_err().as_str(), "ambiguous");
+    assert_eq!(read(options("a_", AUTH).as_bytes(), &likely("c_")).unwrap().table_prefix, "a_");
     match read(both.as_bytes(), &prefix("c_")).unwrap_err() {
         Error::NoSuchPrefix { prefixes } => assert_eq!(prefixes, ["a_", "b_"]),
         error => panic!("{error}"),
@@ -229,6 +241,13 @@ fn of_several_networks_one_has_to_be_named() {
     }
     let dump = read(sql.as_bytes(), &Choice { network: Some(3), ..Choice::default() }).unwrap();
     assert_eq!(dump.auth_data.unwrap().expose(), b"three");
+    let single = options("wp_", AUTH);
+    for (sql, known) in [(sql, vec![1, 3]), (single.as_str(), Vec::new())] {
+        match read(sql.as_bytes(), &Choice { network: Some(2), ..Choice::default() }).unwrap_err() {
+            Error::NoSuchNetwork { networks } => assert_eq!(networks, known),
+            error => panic!("{error}"),
+        }
+    }
 }
 
 #[test]
@@ -239,6 +258,72 @@ fn any_prefix_will_do_also_one_that_looks_like_a_blog_or_like_a_table() {
     // A plugin's table that only ends like one of WordPress's.
     let plugin = "CREATE TABLE `wp_shop_options` (`id` int, `v` text);\nINSERT INTO `wp_shop_options` VALUES (1,'x');\n";
     assert_eq!(parse(format!("{plugin}{}", options("wp_", AUTH)).as_bytes()).table_prefix, "wp_");
+}
+
+#[test]
+fn of_several_databases_the_one_with_data_machine_is_meant() {
+    let shop = format!(
+        "CREATE DATABASE /*!32312 IF NOT EXISTS*/ `shop` /*!40100 DEFAULT CHARACTER SET utf8mb4 */;\n\nUSE `shop`;\n{OPTIONS}\
+         INSERT INTO `wp_options` VALUES (1,'siteurl','http://shop','no');\n"
+    );
+    let press = |name: &str| {
+        format!("USE `{name}`;\n{OPTIONS}INSERT INTO `wp_options` VALUES (1,'datamachine_auth_data','{name}','no');\n")
+    };
+    // Whichever comes first, with the same prefix.
+    for sql in [format!("{shop}{}", press("press")), format!("{}{shop}", press("press"))] {
+        let dump = parse(sql.as_bytes());
+        assert_eq!(dump.auth_data.unwrap().expose(), b"press");
+        assert!(dump.siteurl.is_none() && dump.unused.is_empty());
+    }
+    match read(format!("{}{}{shop}", press("a"), press("b")).as_bytes(), &Choice::default()).unwrap_err() {
+        Error::Databases { names } => assert_eq!(names, ["a", "b"]),
+        error => panic!("{error}"),
+    }
+    let other = format!("{}USE `b`;\n{}", press("a"), options("b_", AUTH));
+    assert_eq!(fault(&other), "databases");
+    let dump = read(other.as_bytes(), &prefix("b_")).unwrap();
+    assert_eq!(dump.table_prefix, "b_");
+    assert_eq!(dump.unused, ["datamachine_auth_data in wp_options of the database a"]);
+    match read(format!("{shop}USE x;\n{}", options("x_", "'home','x'")).as_bytes(), &Choice::default()).unwrap_err() {
+        Error::Nothing { prefixes } => assert_eq!(prefixes, ["wp_", "x_"]),
+        error => panic!("{error}"),
+    }
+}
+
+#[test]
+fn beside_a_single_site_a_prefix_with_a_number_is_a_site_of_its_own() {
+    let sql = format!("{}{}", options("wp_", "'siteurl','http://x'"), options("wp_2_", AUTH));
+    assert_eq!(parse(sql.as_bytes()).table_prefix, "wp_2_");
+}
+
+#[test]
+fn a_plugins_table_that_only_ends_like_that_of_the_users_is_none() {
+    let users = "INSERT INTO `wp_users` (`ID`, `user_login`) VALUES (3,'amy'),(4,'bo');\n";
+    for plugin in [
+        "CREATE TABLE `wp_club_users` (`user_id` int, `mail` text);\nINSERT INTO `wp_club_users` VALUES (1,'x'),(1,'y');\n",
+        "INSERT INTO `wp_club_users` (`id`, `mail`) VALUES ('5f1c-b2','x'),('5f1c-b2','y');\n",
+        "INSERT INTO `wp_club_users` (`mail`) VALUES ('x');\n",
+    ] {
+        let dump = parse(format!("{plugin}{users}{}{plugin}", options("wp_", AUTH)).as_bytes());
+        assert_eq!(dump.users, Some([3, 4].into()), "{plugin}");
+    }
+}
+
+#[test]
+fn a_dump_with_other_line_ends_or_verbs_has_the_same_rows() {
+    let plain = String::from_utf8(file(&format!("{}/dump.rows.sql", SITES[0]))).unwrap();
+    let whole = parse(plain.as_bytes());
+    for changed in [
+        plain.replace('\n', "\r\n"),
+        format!("\u{feff}{plain}"),
+        plain.replace("INSERT INTO", "REPLACE  INTO"),
+        plain.replace("INSERT INTO", "insert /*! ignore */ into"),
+        plain.replace(") VALUES (", ")\n  values\n  ("),
+    ] {
+        let dump = parse(changed.as_bytes());
+        assert_eq!((&dump.agents, &dump.tokens, &dump.users), (&whole.agents, &whole.tokens, &whole.users));
+        assert_eq!(dump.auth_data.unwrap().expose(), whole.auth_data.as_ref().unwrap().expose());
+    }
 }
 
 #[test]

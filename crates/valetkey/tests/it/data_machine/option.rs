@@ -43,6 +43,21 @@ fn json_is_read_as_php_reads_it() {
     }
 }
 
+/// PHP writes the shortest text that reads back the same, and reads it back the same.
+#[test]
+fn a_float_in_json_is_the_nearest_to_the_bit() {
+    let mut bits = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..20_000 {
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let number = f64::from_bits(bits);
+        if number.is_finite() {
+            let json = format!("[{number:e}]");
+            let Value::Array(read) = option::read(json.as_bytes()).unwrap() else { panic!("{json}") };
+            assert!(matches!(read[0].1, Value::Float(read) if read.to_bits() == bits), "{json}");
+        }
+    }
+}
+
 #[test]
 fn white_space_and_a_byte_order_mark_around_a_value_do_no_harm() {
     for text in ["a:0:{}\n", "\n a:0:{}\r\n", "\u{feff}a:0:{}", " [] \n", "\u{feff}[]"] {

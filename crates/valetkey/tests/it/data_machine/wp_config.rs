@@ -134,6 +134,18 @@ fn lines_by_which_more_constants_may_come_are_listed() {
     let config =
         parse("require 'salts.php';\nforeach ($all as $k => $v) { define($k, $v); }\nrequire_once ABSPATH . 'wp-settings.php';");
     assert_eq!(config.elsewhere(), [2, 3]);
+    for source in [
+        "if (!@include 'salts.php') { exit; }",
+        "while (include_once __DIR__ . '/a.php') { }",
+        "return require '../wp-config.php';",
+        "eval('define(\"AUTH_KEY\", \"k\");');",
+        "call_user_func('define', 'AUTH_KEY', 'k');",
+        "array_map('\\define', $names, $values);",
+    ] {
+        assert_eq!(parse(source).elsewhere(), [2], "{source}");
+    }
+    let asked = parse("if (define('AUTH_KEY', 'k')) { }");
+    assert_eq!(reason(&asked, "AUTH_KEY"), Reason::Condition);
 }
 
 #[test]
@@ -186,6 +198,20 @@ fn hostile_files_are_refused_or_read_in_no_time() {
         let _ = WpConfig::parse(repeated(text).as_bytes());
     }
     assert_eq!(WpConfig::parse(&vec![b' '; MAX_BYTES + 1]).unwrap_err(), Error::TooLarge);
+    for word in ["include ", "eval ", "if(1)"] {
+        let _ = WpConfig::parse(repeated(word).as_bytes());
+    }
+    let doubling: String = (0..64).map(|n| format!("define('A{}', A{n} . A{n});", n + 1)).collect();
+    let doubled = parse(&format!("define('A0', 'xxxxxxxx'); {doubling}"));
+    assert_eq!(text(&doubled, "A3").len(), 64);
+    assert!(matches!(doubled.constant("A64"), Some(Definition::NotEvaluated { .. })));
+    let count = 100_000;
+    let _ = parse(&format!("x({}{});", "define(".repeat(count), ")".repeat(count)));
+    for joined in ["'a'.", "('a')."] {
+        let count = 150_000;
+        let config = parse(&format!("define('AUTH_KEY', {}'z');", joined.repeat(count)));
+        assert_eq!(text(&config, "AUTH_KEY").len(), count + 1, "{joined}");
+    }
     let _ = WpConfig::parse(b"<?php define('AUTH_KEY', '\xff\xfe'); \xff\xff $\xff = \"\xff");
 }
 

@@ -1,18 +1,18 @@
 //! Clients: who they prove to be, how they are made, registered and revoked.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
 use valetkey::{
     Code,
     db::testing,
     oauth::{Asker, GrantType, NewClient, Presented, Word, client, register},
-    on_each_db,
+    on_each_db, platform,
     principal::Actor,
     secret::Secret,
 };
 
-use super::world::{CALLBACK, Hall, form, named, word};
+use super::world::{ACCESS_TOKEN, CALLBACK, Hall, form, named, word};
 
 /// What a client says in a form.
 fn said(id: &str, secret: Option<&str>) -> Presented {
@@ -55,6 +55,22 @@ on_each_db! {
         for wrong in [shown(Some("pkey_00000000000000000000000000000000"), key.text.expose()), shown(None, "vkp_wrong")] {
             assert_eq!(word(hall.oauth.asker(&wrong).await), Word::InvalidClient);
         }
+    }
+
+    /// A resource server asks for each request of its own: on SQLite who it is was found once, and ends with the key.
+    async fn a_platform_that_asks_again_and_again_is_looked_up_once(db: Db) {
+        let hall = Hall::new(&db).await;
+        let key = hall.platform().await;
+        let shown = Presented::Key { id: None, text: Secret::new(key.text.expose()) };
+        hall.oauth.asker(&shown).await.unwrap();
+        let before = testing::asked(&db).statements;
+        for _ in 0..50 {
+            hall.oauth.asker(&shown).await.unwrap();
+        }
+        let asked = testing::asked(&db).statements - before;
+        assert_eq!(asked, if db.is_sqlite() { 0 } else { 50 }, "on PostgreSQL another replica may have ended it");
+        platform::revoke(&hall.house.base, hall.site(), &Actor::Operator, &key.key.id).await.unwrap();
+        assert_eq!(word(hall.oauth.asker(&shown).await), Word::InvalidClient);
     }
 
     async fn a_revoked_client_ends_with_everything_that_was_issued_to_it(db: Db) {
@@ -155,11 +171,79 @@ on_each_db! {
         let [used, unused] = told.map(|told| told["client_id"].as_str().unwrap().parse().unwrap());
         let client = client::get(&db, hall.site(), &used).await.unwrap().unwrap();
         hall.tokens(&client, &[]).await;
-        base.clock.advance(std::time::Duration::from_secs(86_401));
+        base.clock.advance(Duration::from_secs(86_401));
         valetkey::oauth::sweep(base).await.unwrap();
         assert!(client::get(&db, hall.site(), &unused).await.unwrap().is_none());
         for kept in [&used, &made.id] {
             assert!(client::get(&db, hall.site(), kept).await.unwrap().is_some());
+        }
+    }
+
+    /// Somebody else issues a token of the same client meanwhile, whose transaction has not ended.
+    async fn tokens_of_one_client_do_not_wait_for_one_another(db: Db) {
+        let hall = Hall::new(&db).await;
+        let client = hall.public().await;
+        let refresh = hall.tokens(&client, &[]).await.refresh_token.unwrap();
+        let mut meanwhile = match db.postgres() {
+            Some(pool) => Some(pool.begin().await.unwrap()),
+            // There is one writer.
+            None => None,
+        };
+        if let Some(tx) = &mut meanwhile {
+            sqlx::query("SELECT id FROM oauth_clients WHERE revoked_at IS NULL FOR SHARE").execute(&mut **tx).await.unwrap();
+        }
+        let refreshed = tokio::time::timeout(Duration::from_secs(10), hall.refresh(&client, &refresh)).await;
+        assert!(hall.is_taken(&refreshed.expect("it waited").unwrap().access_token).await);
+    }
+
+    async fn when_a_client_was_last_used_is_written_once_a_minute(db: Db) {
+        let hall = Hall::new(&db).await;
+        let base = &hall.house.base;
+        let made = hall.public().await;
+        let used = async || client::get(&db, hall.site(), &made.id).await.unwrap().unwrap();
+        let mut refresh = hall.tokens(&made, &[]).await.refresh_token.unwrap();
+        let first = used().await.used_at.unwrap();
+        for (seconds, known) in [(30, &made), (30, &used().await)] {
+            base.clock.advance(Duration::from_secs(seconds));
+            refresh = hall.refresh(known, &refresh).await.unwrap().refresh_token.unwrap();
+            assert_eq!(used().await.used_at, Some(first));
+        }
+        base.clock.advance(Duration::from_secs(1));
+        hall.refresh(&used().await, &refresh).await.unwrap();
+        assert_eq!(used().await.used_at, Some(first.plus(Duration::from_secs(61))));
+    }
+
+    /// Nobody's authority changes by a token that nobody had.
+    async fn a_token_that_is_issued_leaves_what_is_known_of_others(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (client, exchanger) = (hall.public().await, hall.exchanger(None).await);
+        let code = hall.code(&client, &[]).await;
+        let before = db.epoch();
+        let issued = hall.redeem(&client, &code).await.unwrap();
+        let next = hall.refresh(&client, &issued.refresh_token.unwrap()).await.unwrap();
+        let asked = [("subject_token", next.access_token.expose()), ("subject_token_type", ACCESS_TOKEN)];
+        hall.exchange(&exchanger, &asked).await.unwrap();
+        assert_eq!(db.epoch(), before);
+        hall.refresh(&client, &next.refresh_token.unwrap()).await.unwrap();
+        client::revoke(&hall.house.base, hall.site(), &Actor::Operator, &client.id).await.unwrap();
+        assert!(db.epoch() > before);
+    }
+
+    /// Whoever issues and whoever revokes the client take turns.
+    async fn nothing_is_issued_beside_the_end_of_a_client(db: Db) {
+        let hall = Hall::new(&db).await;
+        for _ in 0..8 {
+            let client = hall.public().await;
+            let refresh = hall.tokens(&client, &[]).await.refresh_token.unwrap();
+            let known = client::get(&db, hall.site(), &client.id).await.unwrap().unwrap();
+            let (revoked, refreshed) = tokio::join!(
+                client::revoke(&hall.house.base, hall.site(), &Actor::Operator, &client.id),
+                hall.refresh(&known, &refresh),
+            );
+            revoked.unwrap();
+            if let Ok(issued) = refreshed {
+                assert!(!hall.is_taken(&issued.access_token).await);
+            }
         }
     }
 }

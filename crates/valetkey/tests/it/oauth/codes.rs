@@ -8,7 +8,7 @@ use valetkey::{
     decision,
     id::sha256_hex,
     oauth::{GrantType, NewClient, Scopes, Word, authorize::Choice, authorize::Life, authorize::Misasked, client, register},
-    on, on_each_db, person, platform,
+    on, on_each_db, person,
     principal::{Actor, CallerChain},
     secret::Secret,
     token::{self, TokenHash, family},
@@ -304,9 +304,9 @@ on_each_db! {
         agent::set_disabled(base, site, &operator, &hall.agent, true).await.unwrap();
         assert_eq!(word(hall.refresh(&client, &refresh).await), Word::InvalidGrant);
         agent::set_disabled(base, site, &operator, &hall.agent, false).await.unwrap();
-        platform::set_person_disabled(base, site, &operator, &alice(), true).await.unwrap();
+        person::set_disabled(base, site, &operator, &alice(), true).await.unwrap();
         assert_eq!(word(hall.refresh(&client, &refresh).await), Word::InvalidGrant);
-        platform::set_person_disabled(base, site, &operator, &alice(), false).await.unwrap();
+        person::set_disabled(base, site, &operator, &alice(), false).await.unwrap();
         hall.refresh(&client, &refresh).await.unwrap();
     }
 

@@ -4,12 +4,14 @@ use std::{collections::BTreeSet, time::Duration};
 
 use valetkey::{
     Code,
+    decision::Over,
     oauth::{Client, GrantType, Issued, NewClient, Outcome, Word, authorize::Life, device::Begun},
     on_each_db,
     principal::CallerChain,
 };
 
 use super::world::{CALLBACK, Hall, alice, form, word};
+use crate::{authority::narrow, support::ceiling};
 
 impl Hall {
     async fn begin(&self, client: &Client, more: &[(&str, &str)]) -> Begun {
@@ -37,8 +39,12 @@ on_each_db! {
         assert_eq!((shown.client.name.as_str(), shown.scopes.to_string().as_str()), ("App", "proxy reveal"));
         hall.allow(&begun).await;
         hall.house.base.clock.advance(Duration::from_secs(5));
+        // What is told is what holds now; where that is nothing, the code is not spent.
+        narrow(&hall.house, Over::Site, &hall.agent, Some(ceiling(r#"{"delivery":["reveal"]}"#))).await;
+        assert_eq!(word(hall.poll(&client, &begun).await), Word::InvalidScope);
+        narrow(&hall.house, Over::Site, &hall.agent, Some(ceiling(r#"{"providers":["reddit"]}"#))).await;
         let issued = hall.poll(&client, &begun).await.unwrap();
-        assert_eq!(issued.scope.as_deref(), Some("proxy"));
+        assert_eq!(issued.scope.as_deref(), Some("proxy provider:reddit"));
         assert!(hall.is_taken(&issued.access_token).await);
         hall.refresh(&client, &issued.refresh_token.unwrap()).await.unwrap();
         assert_eq!(word(hall.poll(&client, &begun).await), Word::InvalidGrant, "once");

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
 use valetkey::{
     agent::{self, Role},
     approval::{self, Decider},
     decision::{Over, Parsed, for_token_alone},
     grant::{Effect, ForWhom, NewGrant},
-    id::{ApprovalId, SessionName},
+    id::{ApprovalId, SessionName, TokenId},
     oauth::{Client, Issued, Outcome, Word},
     on_each_db, person,
     platform::{self, Minted, Purpose, Scope},
@@ -51,6 +53,18 @@ impl Hall {
         let now = self.house.base.clock.now();
         let signed = platform::sign_for(&key.key.id, &key.assertion_secret, &user.parse().unwrap(), purpose, now);
         signed.unwrap().expose().to_owned()
+    }
+
+    /// Bob's, with more claims.
+    fn claiming(&self, key: &Minted, more: Value) -> String {
+        let now = self.house.base.clock.now().unix_seconds();
+        let jti = TokenId::new().to_string();
+        let mut claims = json!({ "sub": "bob", "aud": "valetkey:exchange", "jti": jti, "iat": now, "exp": now + 60 });
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let mut header = Header::new(Algorithm::HS256);
+        header.kid = Some(key.key.id.to_string());
+        let by = EncodingKey::from_secret(key.assertion_secret.expose().as_bytes());
+        jsonwebtoken::encode(&header, &claims, &by).unwrap()
     }
 
     /// The session and the task that a token is for.
@@ -297,6 +311,35 @@ on_each_db! {
         let connection = hall.account().await;
         let hash = TokenHash::of_presented(issued.access_token.expose()).unwrap();
         assert!(!hall.house.ask(&hash, &connection).await.unwrap().allowed());
+    }
+
+    /// A platform may say which agent is to act for the person, and which client may bring its word: whoever else gets hold of it has
+    /// nothing, and does not use it up.
+    async fn an_assertion_for_an_agent_or_a_client_is_nothing_to_another(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (client, other, key) = (hall.exchanger(None).await, hall.exchanger(None).await, hall.platform().await);
+        hall.role("bob", Role::Operator).await;
+        let own = hall.minted(None, None).await;
+        for wrong in [
+            json!({ "agent": "another" }),
+            json!({ "agent": "a" }),
+            json!({ "agent": 7 }),
+            json!({ "agent": [hall.agent] }),
+            json!({ "client_id": other.id }),
+            json!({ "client_id": "" }),
+            json!({ "agent": hall.agent, "client_id": other.id }),
+            json!({ "agent": "another", "client_id": client.id }),
+        ] {
+            let assertion = hall.claiming(&key, wrong.clone());
+            assert_eq!(word(hall.delegate(&client, &own, &assertion).await), Word::InvalidRequest, "{wrong}");
+        }
+        for right in [json!({}), json!({ "agent": hall.agent }), json!({ "client_id": client.id }), json!({ "agent": hall.agent, "client_id": client.id })] {
+            let assertion = hall.claiming(&key, right.clone());
+            if right.get("client_id").is_some() {
+                assert_eq!(word(hall.delegate(&other, &own, &assertion).await), Word::InvalidRequest);
+            }
+            assert!(hall.delegate(&client, &own, &assertion).await.is_ok(), "{right}");
+        }
     }
 
     /// R117: an upstream token is handed out where a grant says `reveal`, and neither the token nor the client forbids it.

@@ -5,15 +5,16 @@ use std::{collections::BTreeSet, time::Duration};
 use serde_json::json;
 use valetkey::{
     agent::{self, Role},
-    clock::Timestamp,
+    base::{Base, Outside},
+    clock::{Clock, Timestamp},
     db::testing,
     decision::Over,
     id::UserId,
     oauth::{Asker, GrantType, NewClient, client},
-    on_each_db, platform,
+    on_each_db, person,
     principal::Actor,
     site,
-    token::{self, NewToken},
+    token::{self, NewToken, family},
 };
 
 use super::world::{CALLBACK, Hall, ISSUER, alice, form};
@@ -75,7 +76,7 @@ on_each_db! {
         token::revoke(base, site, &operator, &revoked.id, "over").await.unwrap();
         let bobs = hall.house.agent("b", Some("bob")).await;
         let (_, of_disabled_owner) = mint(None, &bobs).await;
-        platform::set_person_disabled(base, site, &operator, &"bob".parse().unwrap(), true).await.unwrap();
+        person::set_disabled(base, site, &operator, &"bob".parse().unwrap(), true).await.unwrap();
         let gone = hall.house.agent("c", Some("alice")).await;
         let (_, of_gone_agent) = mint(Some("alice"), &gone).await;
         agent::delete(base, site, &operator, &gone).await.unwrap();
@@ -210,7 +211,52 @@ on_each_db! {
         let id = hall.introspect(&asker, other.access_token.expose()).await["jti"].as_str().unwrap().parse().unwrap();
         token::revoke(&hall.house.base, hall.site(), &Actor::Operator, &id, "over").await.unwrap();
         let after = hall.introspect(&asker, kept.access_token.expose()).await;
-        assert_eq!(after["revocation_epoch"], json!(Timestamp::from_unix_seconds(1_800_000_001).0));
+        assert_eq!(after["revocation_epoch"], json!(1));
+        // What ended before ends no more.
+        token::revoke(&hall.house.base, hall.site(), &Actor::Operator, &id, "over").await.unwrap();
+        assert_eq!(hall.introspect(&asker, kept.access_token.expose()).await["revocation_epoch"], json!(1));
+    }
+
+    /// Whatever ends tokens moves the number, also on a replica whose clock stands an hour back.
+    async fn every_revocation_is_counted_whatever_the_clocks_say(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (base, site, asker) = (&hall.house.base, hall.site(), hall.asker().await);
+        let behind = Base { clock: Clock::manual(Timestamp::from_unix_seconds(1_799_996_400)), ..base.clone() };
+        let (_, kept) = token::mint(base, site, &Actor::Operator, &hall.agent, NewToken::default()).await.unwrap();
+        let epoch = async || hall.introspect(&asker, kept.expose()).await["revocation_epoch"].as_i64().unwrap();
+        let second = hall.house.agent("b", Some("alice")).await;
+        hall.role("bob", Role::Operator).await;
+        for (n, ends) in ["token", "token behind", "consent", "client", "agent", "person"].into_iter().enumerate() {
+            let n = i64::try_from(n).unwrap();
+            assert_eq!(epoch().await, n, "before {ends}");
+            let by_hand = NewToken { person: (ends == "person").then(|| "bob".parse().unwrap()), ..NewToken::default() };
+            let agent = if ends == "agent" { &second } else { &hall.agent };
+            let (minted, _) = token::mint(base, site, &Actor::Operator, agent, by_hand).await.unwrap();
+            assert_eq!(epoch().await, n, "one that is minted ends none");
+            match ends {
+                "token" => token::revoke(base, site, &Actor::Operator, &minted.id, "over").await.unwrap(),
+                "token behind" => token::revoke(&behind, site, &Actor::Operator, &minted.id, "over").await.unwrap(),
+                "agent" => {
+                    token::revoke_all(&behind, site, &Actor::Operator, agent, "over").await.unwrap();
+                }
+                "person" => {
+                    let behind = Outside { base: behind.clone(), ..hall.outside.clone() };
+                    person::erase(&behind, site, &Actor::Operator, &"bob".parse().unwrap()).await.unwrap();
+                }
+                _ => {
+                    let client = hall.public().await;
+                    hall.tokens(&client, &[]).await;
+                    if ends == "client" {
+                        client::revoke(&behind, site, &Actor::Operator, &client.id).await.unwrap();
+                    } else {
+                        let of = family::Filter { client: Some(client.id.clone()), ..family::Filter::default() };
+                        let given = family::list(&db, site, &of, base.clock.now()).await.unwrap();
+                        family::end(&behind, site, &Actor::Operator, &given[0].id, "over").await.unwrap();
+                    }
+                }
+            }
+            assert_eq!(epoch().await, n + 1, "{ends}");
+        }
     }
 
     /// R83: a token for one resource is not taken at another, and its audience says which it is for.

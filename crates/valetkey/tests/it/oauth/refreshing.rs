@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use valetkey::{
+    decision::Over,
     oauth::{REFRESH_GRACE, REFRESH_IDLE, Word},
     on_each_db,
     secret::Secret,
@@ -10,6 +11,7 @@ use valetkey::{
 };
 
 use super::world::{Hall, word};
+use crate::{authority::narrow, support::ceiling};
 
 on_each_db! {
     /// R80: each refresh brings another refresh token, and the old one is good for nothing any more.
@@ -97,6 +99,34 @@ on_each_db! {
         assert_eq!(less.scope.as_deref(), Some("proxy provider:reddit"));
         let all = hall.refresh_with(&client, &less.refresh_token.unwrap(), &[("resource", "https://keys.example.test/")]).await.unwrap();
         assert_eq!(all.scope.as_deref(), Some("proxy reveal provider:reddit"));
+    }
+
+    /// What is told with a token is what may be done with it now, as introspection says it. Where that is nothing, nothing is spent.
+    async fn every_answer_tells_the_scope_that_holds_now(db: Db) {
+        let hall = Hall::new(&db).await;
+        let (client, asker) = (hall.public().await, hall.asker().await);
+        let policy = async |over: Over, most: Option<&str>| narrow(&hall.house, over, &hall.agent, most.map(ceiling)).await;
+        policy(Over::Site, Some(r#"{"providers":["reddit"]}"#)).await;
+        let code = hall.code(&client, &[("scope", "proxy reveal provider:reddit provider:youtube")]).await;
+        policy(Over::Agent, Some(r#"{"providers":["facebook"]}"#)).await;
+        assert_eq!(word(hall.redeem(&client, &code).await), Word::InvalidScope);
+        policy(Over::Agent, None).await;
+        let first = hall.redeem(&client, &code).await.unwrap();
+        assert_eq!(first.scope.as_deref(), Some("proxy reveal provider:reddit"));
+        assert_eq!(hall.introspect(&asker, first.access_token.expose()).await["scope"], "proxy reveal provider:reddit");
+        let old = first.refresh_token.unwrap();
+        policy(Over::Agent, Some(r#"{"providers":["facebook"]}"#)).await;
+        assert_eq!(word(hall.refresh(&client, &old).await), Word::InvalidScope);
+        policy(Over::Agent, Some(r#"{"delivery":["proxy"]}"#)).await;
+        let next = hall.refresh(&client, &old).await.unwrap();
+        assert_eq!(next.scope.as_deref(), Some("proxy provider:reddit"));
+        // What was consented to is not cut by it: the very same token may more once the policies are gone.
+        policy(Over::Agent, None).await;
+        policy(Over::Site, None).await;
+        let again = hall.refresh(&client, &old).await.unwrap();
+        assert!(again.access_token.matches(&next.access_token));
+        assert_eq!(again.scope.as_deref(), Some("proxy reveal provider:reddit provider:youtube"));
+        assert_eq!(hall.introspect(&asker, next.access_token.expose()).await["scope"], again.scope.unwrap());
     }
 
     /// R82: a refresh token that nobody uses ends.

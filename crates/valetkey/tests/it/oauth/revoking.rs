@@ -5,7 +5,7 @@ use std::time::Duration;
 use valetkey::{
     agent,
     oauth::Word,
-    on_each_db, platform,
+    on_each_db, person,
     principal::Actor,
     token::{self, family},
 };
@@ -98,7 +98,7 @@ on_each_db! {
         for which in ["the agent", "the person"] {
             let switch = async |off: bool| match which {
                 "the agent" => agent::set_disabled(base, site, &operator, &hall.agent, off).await.unwrap(),
-                _ => platform::set_person_disabled(base, site, &operator, &alice(), off).await.unwrap(),
+                _ => person::set_disabled(base, site, &operator, &alice(), off).await.unwrap(),
             };
             let issued = hall.tokens(&client, &[]).await;
             switch(true).await;

@@ -122,7 +122,7 @@ impl Hall {
     /// The address to which a refused request leads.
     pub(crate) async fn sent_back(&self, client: &Client, more: &[(&str, &str)]) -> Url {
         match self.asked(client, more).await {
-            Err(Misasked::There(address)) => address.parse().unwrap(),
+            Err(Misasked::There { address, .. }) => address.parse().unwrap(),
             Err(Misasked::Here(error)) => panic!("told here: {error}"),
             Ok(_) => panic!("understood"),
         }

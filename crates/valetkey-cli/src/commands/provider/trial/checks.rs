@@ -104,7 +104,12 @@ async fn check(stage: &mut Stage, name: &str) -> Checked {
         "identity" => identity(stage).await,
         "wrong_state" => {
             in_the_browser(stage)?;
-            refused_with(stage, At::Authorize, Fault::set("state", "nobody-knows-this"), "invalid_state").await
+            // By OAuth 1.0a the temporary token is what a flow is found by.
+            let (name, code) = match stage.definition.oauth1.is_some() {
+                true => ("oauth_token", "token_secret_expired"),
+                false => ("state", "invalid_state"),
+            };
+            refused_with(stage, At::Authorize, Fault::set(name, "nobody-knows-this"), code).await
         }
         "wrong_issuer" => {
             in_the_browser(stage)?;
@@ -115,7 +120,14 @@ async fn check(stage: &mut Stage, name: &str) -> Checked {
         }
         "denied" => {
             in_the_browser(stage)?;
-            refused_with(stage, At::Authorize, Fault::Deny { error: "access_denied".to_owned() }, "oauth_denied").await
+            let code = match &stage.definition.oauth1 {
+                Some(oauth1) if oauth1.denied_param.is_none() => {
+                    return not_applicable("the definition does not say how a refusal comes back");
+                }
+                Some(_) => "access_denied",
+                None => "oauth_denied",
+            };
+            refused_with(stage, At::Authorize, Fault::Deny { error: "access_denied".to_owned() }, code).await
         }
         "token_error" => {
             let body = match &stage.plan.first {
@@ -365,13 +377,27 @@ async fn omitted(stage: &mut Stage) -> Checked {
 }
 
 async fn revealed(stage: &Stage) -> Result<Value, Miss> {
+    Ok(asked_to_reveal(stage).await??)
+}
+
+/// What the broker said to the agent that asked for the token.
+async fn asked_to_reveal(stage: &Stage) -> Result<Result<Value, Trouble>, Miss> {
     let Some(connection) = &stage.connection else { return red("there is no account") };
     let request = Request::post(format!("/v1/connections/{connection}/token")).header(header::CONTENT_TYPE, "application/json");
-    Ok(stage.agent(request, "{}".to_owned()).await?)
+    Ok(stage.agent(request, "{}".to_owned()).await)
 }
 
 async fn reveal(stage: &mut Stage) -> Checked {
     ready(stage).await?;
+    if stage.definition.is_bound() {
+        return match asked_to_reveal(stage).await? {
+            Err(refused) if refused.code == "grant_denied" => {
+                not_applicable("what is chosen binds the proxy, so its token is not handed out")
+            }
+            Err(other) => Err(other.into()),
+            Ok(_) => red("a token was handed out that reaches what was not chosen"),
+        };
+    }
     let answer = revealed(stage).await?;
     if answer.get("refresh_token").is_some() {
         return red("a refresh token was handed out");
@@ -413,7 +439,8 @@ async fn proxy(stage: &mut Stage) -> Checked {
                 forgery.body = Some(("application/x-www-form-urlencoded", format!("{name}={FORGED}&a=1")));
             }
             Inject::Json { name, .. } => forgery.body = Some(("application/json", json!({ name: FORGED, "a": 1 }).to_string())),
-            Inject::Basic { .. } | Inject::Oauth1Signature => {}
+            Inject::Oauth1Signature => names.push("oauth_token"),
+            Inject::Basic { .. } => {}
         }
     }
     names.sort_unstable();
@@ -598,7 +625,7 @@ async fn rejected(stage: &mut Stage) -> Checked {
 async fn revoke(stage: &mut Stage) -> Checked {
     let says_how = stage.definition.revoke.is_some();
     let found = ready(stage).await?;
-    let token = match stage.plan.mints {
+    let token = match stage.plan.mints && !stage.definition.is_bound() {
         true => revealed(stage).await?.get("access_token").and_then(Value::as_str).map(str::to_owned),
         false => None,
     };

@@ -8,7 +8,8 @@ use http::Method;
 use provider_lab::{
     At,
     script::{
-        Answer, Authorize, Call, Challenge, Param, Pattern, Piece, Place, Role as For, Said, Script, TokenLife, Tree, Value,
+        Answer, Authorize, Call, Challenge, Param, Pattern, Piece, Place, Role as For, Said, Script, Signing, TokenLife, Tree,
+        Value,
     },
 };
 use serde_json::{Map, Value as Json};
@@ -18,12 +19,18 @@ use valetkey::provider::{
     step::{JsonTemplate, Step},
 };
 
-use super::{entries, tree};
+use super::{
+    entries,
+    pieces::{header, joined, signs, text_param},
+    tree,
+};
 
 /// The account that somebody signs in with at the lab.
 const SUBJECT: &str = "1001";
 /// How many entries a list has to choose from.
 const ENTRIES: usize = 2;
+/// The id of the first of them, which is the one that is chosen.
+const CHOSEN: &str = "1001-0";
 /// How long a token lives where the definition does not say.
 const LIFE: Duration = Duration::from_secs(3600);
 /// How long after a refresh the next one may be asked for.
@@ -97,8 +104,7 @@ impl Plan {
         }
         match definition.kind {
             Kind::Mail => return Err(NoPlan::Wrong("a definition of mail has no [mail]".to_owned())),
-            Kind::OAuth1 => return not_for_the_lab("our tests try OAuth 1.0a against Authlib's provider, and not here"),
-            Kind::OAuth2 | Kind::JwtBearer | Kind::Session | Kind::Static => {}
+            Kind::OAuth1 | Kind::OAuth2 | Kind::JwtBearer | Kind::Session | Kind::Static => {}
         }
         if definition.oauth2.as_ref().is_some_and(|oauth2| oauth2.flows == [Flow::Device]) {
             return not_for_the_lab("our tests try signing in on another device, and not here");
@@ -133,6 +139,9 @@ fn not_for_the_lab<T>(why: &str) -> Result<T, NoPlan> {
 /// The calls of a definition, each with what it is for. One that is made for two reasons stands here once.
 fn steps(definition: &Definition) -> Vec<(For, &Step)> {
     let mut all: Vec<(For, Option<&Step>)> = vec![(For::Register, definition.register.as_ref())];
+    if let Some(oauth1) = &definition.oauth1 {
+        all.extend([(For::Temporary, Some(&oauth1.request)), (For::First, Some(&oauth1.token))]);
+    }
     if let Some(oauth2) = &definition.oauth2 {
         all.push((For::First, Some(&oauth2.token)));
         all.extend(oauth2.exchange.iter().map(|(_, step)| (For::Exchange, Some(step))));
@@ -146,7 +155,7 @@ fn steps(definition: &Definition) -> Vec<(For, &Step)> {
     if let Identity::Step(step) = &definition.identity {
         all.push((For::Identity, Some(step)));
     }
-    for step in [&definition.introspect, &definition.scope_check, &definition.verify] {
+    for step in [&definition.scope_check, &definition.verify] {
         all.push((For::Details, step.as_ref()));
     }
     all.extend(definition.resources.iter().map(|(_, step)| (For::Details, Some(step))));
@@ -213,6 +222,12 @@ impl Words<'_> {
                 reuse_kills_family: refresh.replay_kills_family,
                 jwt: steps(definition).iter().any(|(_, step)| step.expires_from == Some(ExpiresFrom::JwtExp)),
             },
+            signing: definition.oauth1.as_ref().map(|oauth1| Signing {
+                key: self.client_id(),
+                secret: self.client_secret().unwrap_or_default(),
+                denied_param: oauth1.denied_param.clone(),
+                api: proxy.is_some_and(|proxy| signs(&proxy.inject)),
+            }),
         };
         let of_level = |level| definition.fields_of(level).filter_map(|field| Some((&field.name, self.values.get(&field.name)?)));
         let entered = |(_, value): &(&String, &String)| !value.is_empty();
@@ -263,12 +278,25 @@ impl Words<'_> {
     }
 
     fn authorize(&self) -> Result<Option<Authorize>, String> {
+        if let Some(oauth1) = &self.definition.oauth1 {
+            let (host, path) = self.page(oauth1.authorize_url.as_str())?;
+            let token = Param { value: Pattern::value(Value::AccessToken), ..text_param("oauth_token", "") };
+            return Ok(Some(Authorize {
+                host,
+                path,
+                params: vec![token],
+                redirect_uri: self.callback.to_owned(),
+                challenge: None,
+                issuer: None,
+                code_suffix: None,
+                by_token: true,
+            }));
+        }
         let Some(oauth2) = self.definition.oauth2.as_ref().filter(|oauth2| oauth2.flows.contains(&Flow::Code)) else {
             return Ok(None);
         };
         let Some(url) = &oauth2.authorize_url else { return Ok(None) };
-        let (host, path) = self.place(url.as_str())?;
-        let [Piece::Text(path)] = path.0.as_slice() else { return Err(format!("{url} is not one address")) };
+        let (host, path) = self.page(url.as_str())?;
         let mut params = vec![
             text_param("response_type", "code"),
             text_param(&oauth2.client_id_param, &self.client_id()),
@@ -287,7 +315,7 @@ impl Words<'_> {
         params.extend(self.params(Place::Query, &oauth2.authorize_params));
         Ok(Some(Authorize {
             host,
-            path: path.clone(),
+            path,
             params,
             redirect_uri: self.callback.to_owned(),
             challenge: (oauth2.pkce != Pkce::Off).then_some(match oauth2.pkce_encoding {
@@ -296,19 +324,36 @@ impl Words<'_> {
             }),
             issuer: oauth2.issuer.clone(),
             code_suffix: oauth2.code_strip_suffix.clone(),
+            by_token: false,
         }))
+    }
+
+    /// The host and the path of a page that a browser is sent to.
+    fn page(&self, url: &str) -> Result<(String, String), String> {
+        let (host, path) = self.place(url)?;
+        match path.0.as_slice() {
+            [Piece::Text(path)] => Ok((host, path.clone())),
+            _ => Err(format!("{url} is not one address")),
+        }
     }
 
     fn call(&self, role: For, step: &Step) -> Result<Call, String> {
         let (host, path) = self.place(step.url.as_str())?;
         let mut params = self.params(Place::Query, &step.query);
+        let is_signed = step.auth == Auth::Signed || signs(&step.inject);
         params.extend(self.params(Place::Form, &step.form));
+        if is_signed {
+            // They stand in one place only, which is the header (RFC 5849 section 3.5).
+            for param in params.iter_mut().filter(|param| param.place == Place::Form && param.name.starts_with("oauth_")) {
+                param.place = Place::Signature;
+            }
+        }
         params.extend(self.params(Place::Header, &step.headers));
         if let Some(json) = &step.json {
             self.members(json, "", &mut params);
         }
         params.extend(self.proof(step));
-        Ok(Call { role, method: step.method.to_string(), host, path, params, answer: self.answer(role, step) })
+        Ok(Call { role, method: step.method.to_string(), host, path, params, is_signed, answer: self.answer(role, step) })
     }
 
     /// How a step authenticates.
@@ -367,7 +412,12 @@ impl Words<'_> {
             true if step.list.is_some() => self.definition.needed_scopes().len(),
             _ => ENTRIES,
         };
-        Answer { form, body: Some(tree::success(step, entries, |name, number| self.output(role, step, name, number))) }
+        let mut body = tree::success(step, entries, |name, number| self.output(role, step, name, number));
+        if role == For::Temporary {
+            // RFC 5849 section 2.1: without it the callback was not understood.
+            tree::put(&mut body, "oauth_callback_confirmed", Tree::Plain("true".into()));
+        }
+        Answer { form, body: Some(body) }
     }
 
     /// What an answer says of one output.
@@ -378,6 +428,7 @@ impl Words<'_> {
         let renews_by_refresh_token = definition.refresh.strategy == RefreshStrategy::RefreshToken && role != For::Exchange;
         match name {
             "access_token" => tree::said(Said::AccessToken),
+            "token_secret" => tree::said(Said::TokenSecret),
             "refresh_token" if renews_by_refresh_token => tree::said(Said::RefreshToken),
             "token" => tree::said(Said::ResourceToken),
             "token_type" => {
@@ -404,7 +455,6 @@ impl Words<'_> {
             "label" => plain(&format!("Number {number}")),
             "client_id" => plain(&self.client_id()),
             "client_secret" => plain(&self.client_secret().unwrap_or_default()),
-            "active" => Some(Tree::Plain(true.into())),
             other => other.strip_prefix("extra.").and_then(|extra| plain(self.extras.get(extra)?)),
         }
     }
@@ -426,13 +476,19 @@ impl Words<'_> {
         let in_body = |inject: &Inject| matches!(inject, Inject::Form { .. } | Inject::Json { .. });
         let method = if proxy.inject.iter().any(in_body) { Method::POST } else { Method::GET };
         let host = &base.0;
+        let bound = || self.definition.binding().map(|(_, step)| step);
         let may = |path: &str| {
             let whole = format!("{below}{path}");
-            proxy.path_is_allowed(&method, host, whole.as_bytes()) && !proxy.is_credential_path(&method, host, whole.as_bytes())
+            let call = (method.as_str(), host.as_str(), whole.as_bytes());
+            let is_chosen =
+                |step: &Step| step.only.iter().any(|only| !only.names_in_body() && only.lets(call, [CHOSEN].into_iter()));
+            proxy.path_is_allowed(&method, host, whole.as_bytes())
+                && !proxy.is_credential_path(&method, host, whole.as_bytes())
+                && bound().all(is_chosen)
         };
         let patterns = proxy.path_allow.iter().filter(|(known, _)| known.eq_ignore_ascii_case(host)).flat_map(|(_, all)| all);
-        let samples = patterns.filter_map(|pattern| {
-            let text = pattern.to_string();
+        let bound = bound().flat_map(|step| &step.only).map(|only| only.as_str().replace("{id}", CHOSEN));
+        let samples = bound.chain(patterns.map(ToString::to_string)).filter_map(|text| {
             let path = text.rsplit(' ').next()?.strip_prefix(below)?.to_owned();
             Some(path.replace("/**", "/lab/try").replace('*', "x"))
         });
@@ -585,27 +641,6 @@ impl Words<'_> {
         let by = variants.by.strip_prefix("field.").unwrap_or(&variants.by);
         variants.map.get(self.values.get(by)?)?.get(name).cloned()
     }
-}
-
-/// The same pattern with texts that stand side by side made one, and empty ones left out.
-fn joined(pattern: Pattern) -> Pattern {
-    let mut pieces: Vec<Piece> = Vec::new();
-    for piece in pattern.0 {
-        match (pieces.last_mut(), piece) {
-            (_, Piece::Text(text)) if text.is_empty() => {}
-            (Some(Piece::Text(before)), Piece::Text(text)) => before.push_str(&text),
-            (_, piece) => pieces.push(piece),
-        }
-    }
-    Pattern(pieces)
-}
-
-fn text_param(name: &str, value: &str) -> Param {
-    Param { place: Place::Query, name: name.to_owned(), value: Pattern::text(value), optional: false }
-}
-
-fn header(name: &str, value: Vec<Piece>) -> Param {
-    Param { place: Place::Header, name: name.to_owned(), value: Pattern(value), optional: false }
 }
 
 #[cfg(test)]

@@ -22,7 +22,10 @@ pub(super) fn unpacked<'r>(mut source: impl Read + 'r) -> Result<Box<dyn Read + 
     let whole = |first: Vec<u8>| Cursor::new(first).chain(source);
     match &first[..] {
         [0x1f, 0x8b, ..] => Ok(Box::new(MultiGzDecoder::new(BufReader::new(whole(first))))),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Box::new(Frames { source: Some(BufReader::new(whole(first))), frame: None })),
+        // The second is a frame to be skipped (RFC 8878 3.1.2), with which some tools begin.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            Ok(Box::new(Frames { source: Some(BufReader::new(whole(first))), frame: None }))
+        }
         [0xfd, b'7', b'z', b'X', b'Z', 0] => Err(Error::Packed("xz")),
         [b'B', b'Z', b'h', ..] => Err(Error::Packed("bzip2")),
         [b'P', b'K', 3, 4, ..] => Err(Error::Packed("zip")),
@@ -32,17 +35,18 @@ pub(super) fn unpacked<'r>(mut source: impl Read + 'r) -> Result<Box<dyn Read + 
 }
 
 type Source<R> = BufReader<Chain<Cursor<Vec<u8>>, R>>;
+/// A source whose next four bytes were looked at.
+type Peeked<R> = Chain<Cursor<Vec<u8>>, Source<R>>;
 
 /// The frames of a zstd file, one after the other.
 struct Frames<R: Read> {
     /// Between two frames, the source; in a frame, its decoder holds it.
     source: Option<Source<R>>,
-    frame: Option<StreamingDecoder<Source<R>, FrameDecoder>>,
+    frame: Option<StreamingDecoder<Peeked<R>, FrameDecoder>>,
 }
 
 impl<R: Read> Read for Frames<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        use std::io::BufRead as _;
         let fault = |error| std::io::Error::new(std::io::ErrorKind::InvalidData, error);
         loop {
             if let Some(frame) = &mut self.frame {
@@ -50,14 +54,33 @@ impl<R: Read> Read for Frames<R> {
                 if length > 0 || buffer.is_empty() {
                     return Ok(length);
                 }
-                self.source = self.frame.take().map(StreamingDecoder::into_inner);
+                self.source = self.frame.take().map(|frame| frame.into_inner().into_inner().1);
             }
             let Some(mut source) = self.source.take() else { return Ok(0) };
-            if source.fill_buf()?.is_empty() {
+            let mut magic = Vec::new();
+            source.by_ref().take(4).read_to_end(&mut magic)?;
+            if magic.is_empty() {
                 return Ok(0);
             }
-            self.frame = Some(StreamingDecoder::new_with_max_window_size(source, MAX_ZSTD_WINDOW).map_err(fault)?);
+            if matches!(magic[..], [0x50..=0x5f, 0x2a, 0x4d, 0x18]) {
+                skip_frame(&mut source)?;
+                self.source = Some(source);
+                continue;
+            }
+            let peeked = Cursor::new(magic).chain(source);
+            self.frame = Some(StreamingDecoder::new_with_max_window_size(peeked, MAX_ZSTD_WINDOW).map_err(fault)?);
         }
+    }
+}
+
+/// Passes over a frame that holds nothing of the file, behind its first four bytes: its length, and so many bytes.
+fn skip_frame(source: &mut impl Read) -> std::io::Result<()> {
+    let mut length = [0; 4];
+    source.read_exact(&mut length)?;
+    let length = u64::from(u32::from_le_bytes(length));
+    match std::io::copy(&mut source.take(length), &mut std::io::sink())? == length {
+        true => Ok(()),
+        false => Err(std::io::ErrorKind::UnexpectedEof.into()),
     }
 }
 

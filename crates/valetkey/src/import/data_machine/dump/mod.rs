@@ -3,9 +3,9 @@
 //! 1. The bytes are plain, gzip or zstd, told apart by their first ones.
 //! 2. Statements stream by. Rows of the few tables that matter are kept, everything else is passed over; memory is
 //!    bounded by what is kept ([`MAX_KEPT`]) and by a window of 64 KiB, whatever the dump's size.
-//! 3. When all is read, the tables of one WordPress are picked, by their prefix: the one with traces of Data Machine. Of a
-//!    network that is the main site, whose prefix the blogs' begin with. Where that leaves a choice, the choices are an
-//!    error.
+//! 3. When all is read, the tables of one WordPress are picked, by their database and prefix: the one with traces of Data
+//!    Machine. Of a network that is the main site, whose prefix the blogs' begin with. Where that leaves a choice, the
+//!    choices are an error.
 //!
 //! Understood are rows with and without column names, one or many to a statement, MySQL's escapes, hex texts, comments of
 //! all kinds and those that a server runs, changed delimiters, and tables that are dropped or made again.
@@ -29,6 +29,8 @@ pub const MAX_KEPT: usize = 256 << 20;
 pub struct Choice {
     /// What the names of its tables begin with (`$table_prefix`).
     pub table_prefix: Option<String>,
+    /// The same as the site's configuration says it: it decides where several would do.
+    pub likely_prefix: Option<String>,
     /// The network's number (`SITE_ID_CURRENT_SITE`), for an installation of several networks.
     pub network: Option<u64>,
 }
@@ -151,6 +153,16 @@ pub enum Error {
         /// Their prefixes.
         prefixes: Vec<String>,
     },
+    /// The network that was asked for is not in it.
+    NoSuchNetwork {
+        /// The numbers of those that are.
+        networks: Vec<u64>,
+    },
+    /// Several databases in it have Data Machine.
+    Databases {
+        /// Their names; empty for the one that no statement named.
+        names: Vec<String>,
+    },
     /// Several networks in it have accounts.
     Networks {
         /// Their numbers.
@@ -177,6 +189,8 @@ impl Error {
             Self::Nothing { .. } => "nothing",
             Self::NoSuchPrefix { .. } => "no_such_prefix",
             Self::Ambiguous { .. } => "ambiguous",
+            Self::NoSuchNetwork { .. } => "no_such_network",
+            Self::Databases { .. } => "databases",
             Self::Networks { .. } => "networks",
         }
     }
@@ -216,6 +230,16 @@ impl fmt::Display for Error {
             }
             Self::Ambiguous { prefixes } => {
                 write!(f, "several sites in the dump have Data Machine; say which by its table prefix: {}", prefixes.join(", "))
+            }
+            Self::NoSuchNetwork { networks } if networks.is_empty() => {
+                f.write_str("the dump is of no network; leave --network out")
+            }
+            Self::NoSuchNetwork { networks } => {
+                let networks: Vec<String> = networks.iter().map(u64::to_string).collect();
+                write!(f, "no network in the dump has that number; those in it are: {}", networks.join(", "))
+            }
+            Self::Databases { names } => {
+                write!(f, "several databases in the dump have Data Machine; make a dump of one of them: {}", names.join(", "))
             }
             Self::Networks { networks } => {
                 let networks: Vec<String> = networks.iter().map(u64::to_string).collect();

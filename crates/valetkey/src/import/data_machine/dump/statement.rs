@@ -27,12 +27,22 @@ pub(super) struct Statements<R> {
     /// The first and the last line that mysqldump writes were seen.
     headed: bool,
     completed: bool,
+    /// Tables are locked: mysqldump unlocks each when it is done with its rows.
+    locked: bool,
     any: bool,
 }
 
 impl<R: Read> Statements<R> {
     pub(super) fn new(source: R) -> Self {
-        Self { input: Input::new(source), executed: false, delimiter: b";".to_vec(), headed: false, completed: false, any: false }
+        Self {
+            input: Input::new(source),
+            executed: false,
+            delimiter: b";".to_vec(),
+            headed: false,
+            completed: false,
+            locked: false,
+            any: false,
+        }
     }
 
     /// Reads all statements.
@@ -50,8 +60,8 @@ impl<R: Read> Statements<R> {
             }
             self.statement(tables)?;
         }
-        // A dump that says where it begins says where it ends.
-        if self.executed || (self.headed && !self.completed) {
+        // A dump that says where it begins says where it ends, as a whole and for each table.
+        if self.executed || self.locked || (self.headed && !self.completed) {
             return Err(Error::Ended);
         }
         if self.any { Ok(()) } else { Err(Error::NoSql) }
@@ -92,6 +102,14 @@ impl<R: Read> Statements<R> {
                     if let Some(table) = self.table()? {
                         tables.emptied(&table);
                     }
+                }
+            }
+            "LOCK" => self.locked = true,
+            "UNLOCK" => self.locked = false,
+            "USE" => {
+                self.space()?;
+                if let Some(name) = self.name()? {
+                    tables.used(name)?;
                 }
             }
             "SET" => {

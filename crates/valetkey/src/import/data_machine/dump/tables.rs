@@ -148,17 +148,41 @@ impl Table {
     }
 }
 
-/// The tables of every WordPress in a dump, by prefix and kind.
-pub(super) struct Tables {
+/// The tables of every WordPress in a database, by prefix and kind.
+#[derive(Default)]
+struct Database {
     found: BTreeMap<(String, Kind), Table>,
     /// The columns of the tables that matter, where the dump says them.
     columns: HashMap<String, Vec<String>>,
+}
+
+/// The tables of a dump. It may be of several databases, and two of them may hold a WordPress with the same prefix.
+pub(super) struct Tables {
+    /// The database that statements are for.
+    here: Database,
+    /// Its name, where a statement said it.
+    name: Option<String>,
+    /// Those that statements were for before.
+    others: BTreeMap<Option<String>, Database>,
     left: usize,
 }
 
 impl Tables {
     pub(super) fn new() -> Self {
-        Self { found: BTreeMap::new(), columns: HashMap::new(), left: MAX_KEPT }
+        Self { here: Database::default(), name: None, others: BTreeMap::new(), left: MAX_KEPT }
+    }
+
+    /// The statements that follow are for this database.
+    pub(super) fn used(&mut self, name: String) -> Result<(), Error> {
+        let name = Some(name);
+        if name != self.name {
+            // A name is at most that long.
+            self.charge(1024)?;
+            let next = self.others.remove(&name).unwrap_or_default();
+            let before = std::mem::replace(&mut self.here, next);
+            self.others.insert(std::mem::replace(&mut self.name, name), before);
+        }
+        Ok(())
     }
 
     /// How many bytes may still be kept.
@@ -183,18 +207,18 @@ impl Tables {
         self.charge(table.len() * 2 + columns.iter().map(|name| name.len() + 24).sum::<usize>() + 256)?;
         // A plugin's table that only ends like one of WordPress's.
         if matches!(kind, Kind::Options | Kind::Sitemeta) && !kind.columns().iter().all(|name| has(&columns, name)) {
-            self.columns.insert(table.to_owned(), Vec::new());
+            self.here.columns.insert(table.to_owned(), Vec::new());
             return Ok(());
         }
-        self.columns.insert(table.to_owned(), columns);
-        self.found.insert((prefix.to_owned(), kind), Table::new(kind));
+        self.here.columns.insert(table.to_owned(), columns);
+        self.here.found.insert((prefix.to_owned(), kind), Table::new(kind));
         Ok(())
     }
 
     /// A table is dropped or emptied.
     pub(super) fn emptied(&mut self, table: &str) {
         if let Some((kind, prefix)) = Kind::of(table)
-            && let Some(table) = self.found.get_mut(&(prefix.to_owned(), kind))
+            && let Some(table) = self.here.found.get_mut(&(prefix.to_owned(), kind))
         {
             self.left += table.bytes;
             *table = Table::new(kind);
@@ -206,7 +230,7 @@ impl Tables {
         let Some((kind, prefix)) = Kind::of(table) else { return Ok(None) };
         let columns = match &columns {
             Some(columns) => columns,
-            None => self.columns.get(table).ok_or_else(|| Error::NoColumns { table: table.to_owned() })?,
+            None => self.here.columns.get(table).ok_or_else(|| Error::NoColumns { table: table.to_owned() })?,
         };
         let slots: Vec<_> =
             columns.iter().map(|column| kind.columns().iter().position(|kept| kept.eq_ignore_ascii_case(column))).collect();
@@ -214,9 +238,9 @@ impl Tables {
             return Ok(None);
         }
         let key = (prefix.to_owned(), kind);
-        if !self.found.contains_key(&key) {
+        if !self.here.found.contains_key(&key) {
             self.charge(table.len() + 256)?;
-            self.found.insert(key, Table::new(kind));
+            self.here.found.insert(key, Table::new(kind));
         }
         let cells = vec![None; kind.columns().len()];
         Ok(Some(Insert { table: table.to_owned(), kind, prefix: prefix.to_owned(), mode, slots, cells }))
@@ -234,7 +258,7 @@ impl Tables {
         self.charge(bytes)?;
         let fault = |column| Error::Value { table: insert.table.clone(), column, offset };
         let duplicate = || Error::Duplicate { table: insert.table.clone(), offset };
-        let Some(table) = self.found.get_mut(&(insert.prefix.clone(), insert.kind)) else { return Ok(()) };
+        let Some(table) = self.here.found.get_mut(&(insert.prefix.clone(), insert.kind)) else { return Ok(()) };
         table.bytes += bytes;
         let fresh = match &mut table.rows {
             Rows::Options(rows) => {
@@ -262,15 +286,57 @@ impl Tables {
             Rows::PrincipalAccess(rows) => {
                 PrincipalAccessRow::read(&mut cells).map(|row| keep(rows, row.id, row, insert.mode)).map_err(fault)?
             }
-            Rows::Users(rows) => rows.insert(number(&mut cells[0]).ok_or(fault("ID"))?) || insert.mode != Mode::Insert,
+            Rows::Users(rows) => {
+                // A plugin's table may end like WordPress's own; what has no number is no user.
+                rows.extend(number(&mut cells[0]));
+                true
+            }
         };
         if fresh { Ok(()) } else { Err(duplicate()) }
     }
 
     /// The WordPress that is meant, and what the dump has of it.
     pub(super) fn choose(mut self, choice: &Choice) -> Result<Dump, Error> {
+        self.others.insert(self.name.take(), std::mem::take(&mut self.here));
+        let mut meant: Vec<Option<String>> =
+            self.others.iter().filter(|(_, database)| database.is_meant(choice)).map(|(name, _)| name.clone()).collect();
+        if meant.len() > 1 {
+            return Err(Error::Databases { names: meant.into_iter().map(Option::unwrap_or_default).collect() });
+        }
+        let Some(database) = meant.pop().and_then(|name| self.others.remove(&name)) else {
+            // None is meant; together they say what there is.
+            let found = self.others.into_values().flat_map(|database| database.found).collect();
+            return Database { found, columns: HashMap::new() }.choose(choice);
+        };
+        let mut elsewhere = Vec::new();
+        for (name, other) in self.others {
+            let prefixes: BTreeSet<&str> = other.found.keys().map(|(prefix, _)| &**prefix).collect();
+            let name = name.unwrap_or_default();
+            let traces = prefixes.iter().flat_map(|prefix| other.traces(prefix));
+            elsewhere.extend(traces.map(|what| format!("{what} of the database {name}")));
+        }
+        let mut dump = database.choose(choice)?;
+        dump.unused.extend(elsewhere);
+        Ok(dump)
+    }
+}
+
+impl Database {
+    /// Whether something of Data Machine is in it; under the prefix that was asked for, if one was.
+    fn is_meant(&self, choice: &Choice) -> bool {
+        let mut prefixes = self.found.keys().map(|(prefix, _)| prefix);
+        let asked = choice.table_prefix.as_ref();
+        prefixes.any(|prefix| asked.is_none_or(|asked| asked == prefix) && self.traces(prefix).next().is_some())
+    }
+
+    /// The WordPress that is meant, and what the database has of it.
+    fn choose(mut self, choice: &Choice) -> Result<Dump, Error> {
         let prefixes: BTreeSet<&str> = self.found.keys().map(|(prefix, _)| &**prefix).collect();
-        let bases: Vec<&str> = prefixes.iter().copied().filter(|prefix| base_of(prefix, &prefixes).is_none()).collect();
+        // Only a network has blogs: beside a single site, `wp_2_` is a site of its own.
+        let is_blog = |prefix: &str| {
+            base_of(prefix, &prefixes).is_some_and(|base| self.found.contains_key(&(base.to_owned(), Kind::Sitemeta)))
+        };
+        let bases: Vec<&str> = prefixes.iter().copied().filter(|&prefix| !is_blog(prefix)).collect();
         let table_prefix = match &choice.table_prefix {
             Some(prefix) if prefixes.contains(&**prefix) => prefix.clone(),
             Some(_) => return Err(Error::NoSuchPrefix { prefixes: bases.iter().map(|&prefix| prefix.to_owned()).collect() }),
@@ -282,7 +348,10 @@ impl Tables {
                     Err(meant) if meant.is_empty() => {
                         return Err(Error::Nothing { prefixes: bases.iter().map(|&prefix| prefix.to_owned()).collect() });
                     }
-                    Err(prefixes) => return Err(Error::Ambiguous { prefixes }),
+                    Err(prefixes) => match &choice.likely_prefix {
+                        Some(likely) if prefixes.contains(likely) => likely.clone(),
+                        _ => return Err(Error::Ambiguous { prefixes }),
+                    },
                 }
             }
         };
@@ -370,12 +439,18 @@ impl Tables {
 
     /// The network's number, where the tables are a network's.
     fn network(&self, prefix: &str, choice: &Choice) -> Result<Option<u64>, Error> {
-        let Some(Table { rows: Rows::Sitemeta(rows), .. }) = self.found.get(&(prefix.to_owned(), Kind::Sitemeta)) else {
-            return Ok(None);
+        let rows = match self.found.get(&(prefix.to_owned(), Kind::Sitemeta)) {
+            Some(Table { rows: Rows::Sitemeta(rows), .. }) => Some(rows),
+            _ => None,
         };
-        if choice.network.is_some() {
-            return Ok(choice.network);
+        if let Some(number) = choice.network {
+            let networks: BTreeSet<u64> = rows.into_iter().flat_map(BTreeMap::keys).map(|(site, _)| *site).collect();
+            return match networks.contains(&number) {
+                true => Ok(Some(number)),
+                false => Err(Error::NoSuchNetwork { networks: networks.into_iter().collect() }),
+            };
         }
+        let Some(rows) = rows else { return Ok(None) };
         let networks: Vec<u64> = rows.keys().filter(|(_, key)| key == AUTH_DATA).map(|(site, _)| *site).collect();
         match networks[..] {
             [] => Ok(Some(rows.keys().next().map_or(1, |(site, _)| *site))),

@@ -24,6 +24,9 @@ pub const MAX_BYTES: usize = 1 << 20;
 /// How deep blocks may stand in each other.
 const MAX_BLOCKS: usize = 256;
 
+/// How many words behind `include` may name the file.
+const MAX_INCLUDE: usize = 64;
+
 /// What a configuration says.
 #[derive(Debug, Default)]
 pub struct WpConfig {
@@ -284,6 +287,7 @@ impl<'a> Walk<'_, 'a> {
             at = match word.as_str() {
                 "if" | "elseif" | "while" | "for" | "foreach" | "switch" | "catch" if self.is(at + 1, b"(") => {
                     let end = self.closing(at + 1)?;
+                    self.inside(at + 2, end, false)?;
                     let guard = if word == "if" { self.condition(at + 2, end) } else { Guard::Conditional };
                     if word == "elseif" && self.is(end + 1, b":") {
                         self.blocks.pop();
@@ -311,7 +315,10 @@ impl<'a> Walk<'_, 'a> {
                     let body = (at..self.tokens.len()).find(|at| self.is(*at, b"{") || self.is(*at, b";"));
                     body.unwrap_or(self.tokens.len())
                 }
-                "return" | "exit" | "die" if self.guard(b"") == Guard::Plain => return Ok(()),
+                "return" | "exit" | "die" if self.guard(b"") == Guard::Plain => {
+                    let end = self.end(at)?;
+                    return self.inside(at + 1, end, false);
+                }
                 "const" => {
                     let end = self.end(at)?;
                     self.constants(at + 1, end);
@@ -432,7 +439,13 @@ impl<'a> Walk<'_, 'a> {
         at += usize::from(self.is(at, b"@"));
         at = self.call(at, end)?;
         self.pending = outer;
-        // Whatever else is defined in here is defined under something.
+        self.inside(at, end, at == begin)
+    }
+
+    /// What else is between two places: whatever is defined there is defined under something, or elsewhere. `first` says that
+    /// a statement begins there.
+    fn inside(&mut self, begin: usize, end: usize, first: bool) -> Result<(), Error> {
+        let mut at = begin;
         while at < end {
             let word = self.word(at);
             match word.as_deref() {
@@ -442,8 +455,13 @@ impl<'a> Walk<'_, 'a> {
                     self.pending = pending;
                 }
                 Some("include" | "include_once" | "require" | "require_once") => self.include(at, end),
+                Some("eval") => self.elsewhere(at),
+                // The function by its name, for another to call.
+                _ if matches!(self.token(at), Some(Token::Text(text)) if is_define(text)) => {
+                    self.elsewhere(at);
+                }
                 _ if matches!(self.token(at), Some(Token::Variable(b"table_prefix"))) && self.is(at + 1, b"=") => {
-                    self.table_prefix(at, end, at == begin);
+                    self.table_prefix(at, end, first && at == begin);
                 }
                 _ => {}
             }
@@ -478,7 +496,7 @@ impl<'a> Walk<'_, 'a> {
                     _ => self.config.define(name, Definition::NotEvaluated { line, reason: Reason::Condition }),
                 }
             }
-            (Some(Err(_)), _) if guard(self, b"") != Guard::Dead => self.config.elsewhere.push(line),
+            (Some(Err(_)), _) => self.elsewhere(at),
             _ => {}
         }
         Ok(close + 1)
@@ -523,11 +541,19 @@ impl<'a> Walk<'_, 'a> {
     }
 
     fn include(&mut self, at: usize, end: usize) {
-        let settings = self.tokens[at..end].iter().any(|lexed| match &lexed.token {
+        // The name of a file is not longer; a file of nothing but includes must not be looked through for each.
+        let settings = self.tokens[at..end].iter().take(MAX_INCLUDE).any(|lexed| match &lexed.token {
             Token::Text(text) => text.ends_with(b"wp-settings.php"),
             _ => false,
         });
-        if !settings && self.guard(b"") != Guard::Dead {
+        if !settings {
+            self.elsewhere(at);
+        }
+    }
+
+    /// More constants may come by what stands here.
+    fn elsewhere(&mut self, at: usize) {
+        if self.guard(b"") != Guard::Dead {
             self.config.elsewhere.push(self.line(at));
         }
     }
@@ -535,21 +561,27 @@ impl<'a> Walk<'_, 'a> {
     /// The parts between commas that no bracket encloses.
     fn parts(&self, begin: usize, end: usize) -> Vec<(usize, usize)> {
         let mut parts = Vec::new();
-        let (mut from, mut depth) = (begin, 0usize);
-        for at in begin..end {
+        let (mut from, mut at) = (begin, begin);
+        while at < end {
             match self.token(at) {
-                Some(Token::Sign(b"(" | b"[" | b"{")) => depth += 1,
-                Some(Token::Sign(b")" | b"]" | b"}")) => depth = depth.saturating_sub(1),
-                Some(Token::Sign(b",")) if depth == 0 => {
+                // What is in brackets is passed over at once, however deep they stand.
+                Some(Token::Sign(b"(" | b"[" | b"{" | b"#[")) => at = self.closings.get(at).copied().flatten().unwrap_or(at),
+                Some(Token::Sign(b",")) => {
                     parts.push((from, at));
                     from = at + 1;
                 }
                 _ => {}
             }
+            at += 1;
         }
         if from < end {
             parts.push((from, end));
         }
         parts
     }
+}
+
+/// Whether a text names the function `define`.
+fn is_define(text: &[u8]) -> bool {
+    text.strip_prefix(b"\\").unwrap_or(text).eq_ignore_ascii_case(b"define")
 }
