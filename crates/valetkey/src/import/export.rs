@@ -22,13 +22,14 @@ use crate::{
     agent, app_config,
     audit::Event,
     base::Base,
+    clock::Timestamp,
     connection::{self, Status},
     error::{Code, Error, Result},
     grant::{self, Effect},
-    id::{AgentId, ConnectionId, ProviderName, SiteId},
+    id::{AgentId, ConnectionId, ProviderName, SiteId, UserId},
     principal::{Actor, Ceiling, Owner, PlatformCeiling},
     secret::{Secret, SecretBytes},
-    token,
+    token::{self, Token, TokenHash},
 };
 
 /// One line of an export.
@@ -154,18 +155,7 @@ impl Out {
                         }
                         (true, Some(person)) => {
                             let expires_at = Some(token.expires_at.map_or(revoked_at, |at| at.min(revoked_at)));
-                            let item = Item::Token {
-                                hash: hash.as_str().to_owned(),
-                                agent: id.clone(),
-                                label: token.label,
-                                prefix: token.prefix,
-                                person,
-                                ceiling: Some(allows_nothing()?),
-                                created_at: Some(token.created_at),
-                                expires_at,
-                                last_used_at: token.last_used_at,
-                            };
-                            self.give(item).await?;
+                            self.give(item_of(token, &hash, person, Some(allows_nothing()?), expires_at)).await?;
                         }
                     }
                     continue;
@@ -176,20 +166,11 @@ impl Out {
                     self.lose(what, "at Data Machine a token acts for its agent's owner, and it does not").await?;
                 } else if is_narrowed {
                     self.lose(what, "a ceiling of its agent or site narrows it, which Data Machine does not know").await?;
-                } else if let Some(person) = token.person {
-                    let item = Item::Token {
-                        hash: hash.as_str().to_owned(),
-                        agent: id.clone(),
-                        label: token.label,
-                        prefix: token.prefix,
-                        person,
-                        // One that cannot be read goes on denying.
-                        ceiling: ceiling.map(|text| serde_json::from_str(&text).unwrap_or_else(|_| json!("unreadable"))),
-                        created_at: Some(token.created_at),
-                        expires_at: token.expires_at,
-                        last_used_at: token.last_used_at,
-                    };
-                    self.give(item).await?;
+                } else if let Some(person) = token.person.clone() {
+                    // One that cannot be read goes on denying.
+                    let ceiling = ceiling.map(|text| serde_json::from_str(&text).unwrap_or_else(|_| json!("unreadable")));
+                    let expires_at = token.expires_at;
+                    self.give(item_of(token, &hash, person, ceiling, expires_at)).await?;
                 }
             }
         }
@@ -311,6 +292,27 @@ impl Out {
             }
         }
         Ok(())
+    }
+}
+
+/// A token as it moves out: all of it is as it stands here, but for whom it acts, what it may do and when it ends.
+fn item_of(
+    token: Token,
+    hash: &TokenHash,
+    person: UserId,
+    ceiling: Option<serde_json::Value>,
+    expires_at: Option<Timestamp>,
+) -> Item {
+    Item::Token {
+        hash: hash.as_str().to_owned(),
+        agent: token.agent,
+        label: token.label,
+        prefix: token.prefix,
+        person,
+        ceiling,
+        created_at: Some(token.created_at),
+        expires_at,
+        last_used_at: token.last_used_at,
     }
 }
 
