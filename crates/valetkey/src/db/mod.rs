@@ -14,6 +14,7 @@ mod migrate;
 mod open;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod together;
 
 use std::{
     any::Any,
@@ -23,11 +24,12 @@ use std::{
     },
 };
 
-use sqlx::{Executor, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{Executor, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool, pool::PoolConnection};
 
 pub use lock::{DataLock, holder};
 pub use memory::Memory;
 pub use open::{DbConfig, MIN_SQLITE};
+pub(crate) use together::{Question, Together, of_each};
 
 use crate::{
     clock::Timestamp,
@@ -211,6 +213,12 @@ impl Db {
             Pools::Postgres(pool) => Some(pool),
             Pools::Sqlite { .. } => None,
         }
+    }
+
+    /// A connection to PostgreSQL, for what is asked again and again.
+    pub(crate) async fn line(&self) -> Result<PoolConnection<Postgres>> {
+        let Some(pool) = self.postgres() else { return Err(Error::internal("a connection to PostgreSQL, where there is none")) };
+        Ok(pool.acquire().await?)
     }
 
     /// Closes every connection; on SQLite the write-ahead log is folded in.

@@ -2,13 +2,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{
-    facts::{self, Facts, Who},
-    together::Together,
-};
+use sqlx::PgConnection;
+
+use super::facts::{self, Facts, Unread, Who};
 use crate::{
     clock::Timestamp,
-    db::{Db, Memory},
+    db::{Db, Memory, Question, Together},
     error::{Code, Error, Result},
     id::{ConnectionId, ProviderName, SessionName, SiteId, TaskName, UserId},
     on,
@@ -33,7 +32,19 @@ pub struct Authority {
 enum Source {
     Embedded(Db),
     /// Look-ups that meet share a statement.
-    Postgres(Together),
+    Postgres(Together<FactsOf>),
+}
+
+/// The facts of pairs.
+struct FactsOf;
+
+impl Question for FactsOf {
+    type Key = Pair;
+    type Found = Arc<Unread>;
+
+    async fn ask(db: &Db, line: &mut PgConnection, keys: &[Pair]) -> Result<Vec<Arc<Unread>>> {
+        Ok(facts::for_many(db, line, keys).await?.into_iter().map(Arc::new).collect())
+    }
 }
 
 /// What is asked about: a token and a connection.
@@ -66,7 +77,7 @@ impl Authority {
         let pair = (token.clone(), connection.clone());
         let db = match &self.source {
             Source::Embedded(db) => db,
-            Source::Postgres(together) => return together.facts(pair).await,
+            Source::Postgres(together) => return together.ask(pair).await?.read(),
         };
         let load = async { Ok::<_, Error>(facts::for_token(db, token, connection).await?.map(Arc::new)) };
         self.pairs.or_load(db, pair, load).await
@@ -103,8 +114,8 @@ impl Authority {
         let each = match &self.source {
             Source::Postgres(together) => {
                 let db = together.db();
-                let rows = facts::for_many(db, &mut *facts::line(db).await?, pairs).await?;
-                rows.into_iter().map(facts::Unread::read).collect::<Vec<_>>()
+                let rows = facts::for_many(db, &mut *db.line().await?, pairs).await?;
+                rows.iter().map(Unread::read).collect::<Vec<_>>()
             }
             Source::Embedded(_) => {
                 let mut each = Vec::with_capacity(pairs.len());

@@ -3,15 +3,18 @@
 //! One row comes for each live grant of the agent on the connection, and one without a grant where there is
 //! none. What cannot be read (a ceiling, a for-whom, a list) is kept as unreadable, and denies.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
-use sqlx::{PgConnection, Postgres, pool::PoolConnection, postgres::PgRow};
+use sqlx::{PgConnection, postgres::PgRow};
 
 use crate::{
     agent::Role,
     clock::Timestamp,
     connection::{ConnectionRow, Stored},
-    db::Db,
+    db::{Db, of_each},
     error::{Error, Result},
     grant::{Effect, ForWhom, Rate},
     id::{AgentId, ClientId, ConnectionId, FamilyId, GrantId, SessionName, SiteId, TaskName, TokenId, UserId},
@@ -450,23 +453,23 @@ pub async fn for_agent(db: &Db, site: &SiteId, who: &Who, connection: &Connectio
     assemble(rows)
 }
 
-/// A connection to ask for many facts.
-pub(super) async fn line(db: &Db) -> Result<PoolConnection<Postgres>> {
-    let Some(pool) = db.postgres() else { return Err(Error::internal("many facts at once are for PostgreSQL")) };
-    Ok(pool.acquire().await?)
+/// The rows of one pair, as PostgreSQL sent them.
+pub(super) struct Unread {
+    rows: Vec<PgRow>,
+    read: OnceLock<Result<Option<Arc<Facts>>>>,
 }
 
-/// The rows of one pair, as PostgreSQL sent them.
-pub(super) struct Unread(Vec<PgRow>);
-
 impl Unread {
-    /// Reads the facts: nothing where there is no such token, an error where the rows cannot be read.
+    /// The facts: nothing where there is no such token, an error where the rows cannot be read.
     ///
-    /// Each row has some eighty columns. So whoever asked for a pair reads it, while the next statement is under way.
-    pub(super) fn read(self) -> Result<Option<Arc<Facts>>> {
-        let rows = self.0.iter().map(<Both as sqlx::FromRow<'_, PgRow>>::from_row);
-        let rows = rows.collect::<std::result::Result<Vec<_>, sqlx::Error>>()?;
-        Ok(assemble(rows)?.map(Arc::new))
+    /// Each row has some eighty columns. So the first of those who asked for a pair reads it, while the next statement is under way.
+    pub(super) fn read(&self) -> Result<Option<Arc<Facts>>> {
+        let read = || {
+            let rows = self.rows.iter().map(<Both as sqlx::FromRow<'_, PgRow>>::from_row);
+            let rows = rows.collect::<std::result::Result<Vec<_>, sqlx::Error>>()?;
+            Ok(assemble(rows)?.map(Arc::new))
+        };
+        self.read.get_or_init(read).clone()
     }
 }
 
@@ -493,14 +496,7 @@ pub(super) async fn for_many(db: &Db, line: &mut PgConnection, pairs: &[(TokenHa
     .bind(connections.join(","))
     .fetch_all(line)
     .await?;
-    let mut found: Vec<Unread> = pairs.iter().map(|_| Unread(Vec::new())).collect();
-    for row in rows {
-        // From 1.
-        let number: i64 = sqlx::Row::try_get(&row, "number")?;
-        let place = usize::try_from(number).ok().and_then(|number| found.get_mut(number.checked_sub(1)?));
-        place.ok_or_else(|| Error::internal("facts of a pair that was not asked for"))?.0.push(row);
-    }
-    Ok(found)
+    Ok(of_each(rows, pairs.len())?.into_iter().map(|rows| Unread { rows, read: OnceLock::new() }).collect())
 }
 
 fn assemble(rows: Vec<Both>) -> Result<Option<Facts>> {

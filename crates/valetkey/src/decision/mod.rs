@@ -6,14 +6,13 @@
 //!
 //! On SQLite, where this process is the only writer, loaded facts are cached together with the epoch that was
 //! read *before* loading; they count only while that epoch is current. PostgreSQL caches no authority;
-//! there, look-ups that meet share a statement ([`together`]).
+//! there, look-ups that meet share a statement.
 
 mod cache;
 mod decide;
 mod facts;
 #[cfg(test)]
 mod tests;
-mod together;
 
 pub use crate::grant::Effect;
 pub use cache::{Authority, Candidates, Of, usable_at};

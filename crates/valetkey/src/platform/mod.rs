@@ -12,12 +12,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use sqlx::PgConnection;
 
 use crate::{
     audit::Event,
     base::{Base, Outside},
     clock::Timestamp,
-    db::{Db, Memory, Tx},
+    db::{Db, Memory, Question, Together, Tx},
     error::{Code, Error, Result},
     id::{self, PlatformKeyId, SiteId, UserId, sha256_hex},
     principal::Actor,
@@ -219,27 +220,43 @@ pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewKey) -> R
 
 /// The live key behind a presented text. Every reason to refuse gives one and the same answer.
 pub async fn authenticate(db: &Db, presented: &str, now: Timestamp) -> Result<PlatformKey> {
-    if !presented.starts_with(PREFIX) || presented.len() != PREFIX.len() + 43 {
-        return Err(refused());
-    }
-    let key = store::by_hash(db, &sha256_hex(presented.as_bytes())).await?.ok_or_else(refused)?;
-    if key.has_ended(now) {
-        return Err(refused());
-    }
-    Ok(key)
+    let found = store::by_hash(db, &hash_of(presented)?).await?;
+    found.filter(|key| !key.has_ended(now)).ok_or_else(refused)
 }
 
-/// The keys that call: [`authenticate`], with what was found remembered on SQLite. Clones share it.
+/// What a key with this text is looked up by; whatever has no key's form is refused before anybody is asked.
+fn hash_of(presented: &str) -> Result<String> {
+    let is_one = presented.starts_with(PREFIX) && presented.len() == PREFIX.len() + 43;
+    is_one.then(|| sha256_hex(presented.as_bytes())).ok_or_else(refused)
+}
+
+/// The keys that call: [`authenticate`], with what was found remembered on SQLite, and with look-ups that meet in one statement on
+/// PostgreSQL. Clones share it.
 #[derive(Clone)]
 pub struct Keys {
     db: Db,
     known: Memory<String, Arc<PlatformKey>>,
+    together: Option<Together<KeysOf>>,
+}
+
+/// The keys of hashes.
+struct KeysOf;
+
+impl Question for KeysOf {
+    type Key = String;
+    type Found = Result<Option<Arc<PlatformKey>>>;
+
+    async fn ask(db: &Db, line: &mut PgConnection, keys: &[String]) -> Result<Vec<Self::Found>> {
+        let found = store::by_hashes(db, line, keys).await?;
+        Ok(found.into_iter().map(|key| Ok(key?.map(Arc::new))).collect())
+    }
 }
 
 impl Keys {
     /// The keys in a database.
     pub fn new(db: Db) -> Self {
-        Self { known: Memory::new(&db, REMEMBERED), db }
+        let together = (!db.is_sqlite()).then(|| Together::new(db.clone()));
+        Self { known: Memory::new(&db, REMEMBERED), together, db }
     }
 
     /// The live key behind a presented text.
@@ -247,14 +264,14 @@ impl Keys {
     /// # Errors
     /// As [`authenticate`].
     pub async fn authenticate(&self, presented: &str, now: Timestamp) -> Result<Arc<PlatformKey>> {
+        let hash = hash_of(presented)?;
         let load = async {
-            match authenticate(&self.db, presented, now).await {
-                Ok(key) => Ok(Some(Arc::new(key))),
-                Err(error) if error.code() == Code::Unauthenticated => Ok(None),
-                Err(error) => Err(error),
+            match &self.together {
+                Some(together) => together.ask(hash.clone()).await?,
+                None => Ok(store::by_hash(&self.db, &hash).await?.map(Arc::new)),
             }
         };
-        let found = self.known.or_load(&self.db, sha256_hex(presented.as_bytes()), load).await?;
+        let found = self.known.or_load(&self.db, hash.clone(), load).await?;
         found.filter(|key| !key.has_ended(now)).ok_or_else(refused)
     }
 }

@@ -1,9 +1,11 @@
 //! The rows of platform keys, used assertions and people.
 
+use sqlx::{FromRow as _, PgConnection, postgres::PgRow};
+
 use super::{Asserts, PlatformKey};
 use crate::{
     clock::Timestamp,
-    db::{Db, Tx},
+    db::{Db, Tx, of_each},
     error::{Error, Result},
     id::{PlatformKeyId, SiteId, UserId},
     on,
@@ -81,6 +83,26 @@ pub(super) async fn by_hash(db: &Db, hash: &str) -> Result<Option<PlatformKey>> 
     .fetch_optional(c)
     .await?);
     Ok(row.map(KeyRow::read).transpose()?.map(|(key, _)| key))
+}
+
+/// The keys of many hashes, with one statement; for PostgreSQL. What comes of each stands at its place.
+pub(super) async fn by_hashes(db: &Db, line: &mut PgConnection, hashes: &[String]) -> Result<Vec<Result<Option<PlatformKey>>>> {
+    db.note_statement();
+    // As text and one at a time, for the reasons that stand at the facts of many pairs.
+    let rows = sqlx::query(
+        "SELECT asked.number, k.*
+         FROM STRING_TO_TABLE($1, ',') WITH ORDINALITY AS asked (hash, number)
+         CROSS JOIN LATERAL (
+           SELECT site, id, prefix, label, scopes, asserts, jwks_url, sealed, created_at, expires_at, revoked_at
+           FROM platform_keys k WHERE key_hash = asked.hash
+             AND NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = k.site AND s.disabled_at IS NOT NULL) OFFSET 0) k",
+    )
+    .bind(hashes.join(","))
+    .fetch_all(line)
+    .await?;
+    let read = |row: &PgRow| Ok(KeyRow::from_row(row)?.read()?.0);
+    // A hash is of one key at most.
+    Ok(of_each(rows, hashes.len())?.into_iter().map(|rows| rows.first().map(read).transpose()).collect())
 }
 
 pub(super) async fn by_id(db: &Db, site: &SiteId, id: &PlatformKeyId) -> Result<Option<(PlatformKey, Vec<u8>)>> {

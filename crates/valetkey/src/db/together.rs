@@ -1,32 +1,51 @@
 //! Look-ups that meet become one statement, on PostgreSQL.
 //!
 //! Starting the statement costs the database more than running it for one more pair, so callers that arrive while others
-//! are being answered wait for the next statement, and share it. Nothing is remembered.
+//! are being answered wait for the next statement, and share it; those who ask for the same share its answer, too. Nothing is
+//! remembered.
 //!
-//! INVARIANT: a pair joins only a statement that begins after it was asked for. So the statement sees whatever was
+//! INVARIANT: whoever asks joins only a statement that begins after they asked. So the statement sees whatever was
 //! committed before the request came, and a request that comes after a revocation is refused (decisions 2).
 
 use std::{
+    collections::HashMap,
+    hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use sqlx::{Postgres, pool::PoolConnection};
+use sqlx::{PgConnection, Postgres, Row as _, pool::PoolConnection, postgres::PgRow};
 use tokio::{
     runtime::Handle,
     sync::{Notify, oneshot},
 };
 
-use super::{
-    cache::Pair,
-    facts::{self, Facts, Unread},
-};
-use crate::{
-    db::Db,
-    error::{Error, Result},
-};
+use super::Db;
+use crate::error::{Error, Result};
 
-/// The most pairs in one statement: the first of them waits for the last.
+/// What one statement can answer for many keys.
+pub(crate) trait Question: Sized + Send + Sync + 'static {
+    /// What is asked for.
+    type Key: Clone + Eq + Hash + Send + Sync + 'static;
+    /// What is found for it, or that nothing is.
+    type Found: Clone + Send + 'static;
+
+    /// Asks on a connection to PostgreSQL. What is found for each key stands at its place.
+    fn ask(db: &Db, line: &mut PgConnection, keys: &[Self::Key]) -> impl Future<Output = Result<Vec<Self::Found>>> + Send;
+}
+
+/// The rows of each of so many keys, by the `number` that the statement gave it, from 1.
+pub(crate) fn of_each(rows: Vec<PgRow>, keys: usize) -> Result<Vec<Vec<PgRow>>> {
+    let mut each: Vec<Vec<PgRow>> = std::iter::repeat_with(Vec::new).take(keys).collect();
+    for row in rows {
+        let number: i64 = row.try_get("number")?;
+        let place = usize::try_from(number).ok().and_then(|number| each.get_mut(number.checked_sub(1)?));
+        place.ok_or_else(|| Error::internal("a row of a key that was not asked for"))?.push(row);
+    }
+    Ok(each)
+}
+
+/// The most callers that one statement answers: the first of them waits for the last.
 const MOST: usize = 64;
 
 /// A statement that takes longer than this is not waited for by whoever comes next.
@@ -35,26 +54,28 @@ const HANGS: Duration = Duration::from_millis(20);
 /// How long a connection is kept when nobody waits: taking one from the pool and giving it back asks the database twice.
 const LINGER: Duration = Duration::from_millis(100);
 
-/// What a statement found for a pair.
-type Found = Result<Unread>;
-
 /// The look-up; clones share it.
-#[derive(Clone)]
-pub(super) struct Together(Arc<Inner>);
+pub(crate) struct Together<Q: Question>(Arc<Inner<Q>>);
 
-struct Inner {
+impl<Q: Question> Clone for Together<Q> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+struct Inner<Q: Question> {
     db: Db,
     /// The most statements that run at once.
     at_once: usize,
-    queue: Mutex<Queue>,
+    queue: Mutex<Queue<Q>>,
     /// Wakes the runner that lingers.
     wake: Notify,
     /// Where the statements run: with the pool's connections, and not on the thread of whoever asks first.
     runtime: Handle,
 }
 
-struct Queue {
-    waiting: Vec<(Pair, oneshot::Sender<Found>)>,
+struct Queue<Q: Question> {
+    waiting: Vec<(Q::Key, Answer<Q>)>,
     running: usize,
     /// Whether a runner waits, with a connection, for somebody to come.
     lingers: bool,
@@ -62,7 +83,10 @@ struct Queue {
     began: Instant,
 }
 
-impl Queue {
+/// Where a caller waits for what is found.
+type Answer<Q> = oneshot::Sender<Result<<Q as Question>::Found>>;
+
+impl<Q: Question> Queue<Q> {
     /// Whether whoever waits should not wait for the statements that run: there are none, there is enough for a whole one
     /// more, or the last one hangs. Otherwise another one would only make each smaller.
     fn needs_another(&self) -> bool {
@@ -71,28 +95,30 @@ impl Queue {
 }
 
 /// One of the tasks that ask. However it ends, its place becomes free.
-struct Runner {
-    together: Together,
+struct Runner<Q: Question> {
+    together: Together<Q>,
     counted: bool,
 }
 
-impl Together {
-    pub(super) fn new(db: Db) -> Self {
+impl<Q: Question> Together<Q> {
+    /// The look-up in a PostgreSQL database. Its statements run in the runtime that this is called in.
+    pub(crate) fn new(db: Db) -> Self {
         let at_once = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
         let queue = Queue { waiting: Vec::new(), running: 0, lingers: false, began: Instant::now() };
         Self(Arc::new(Inner { db, at_once, queue: Mutex::new(queue), wake: Notify::new(), runtime: Handle::current() }))
     }
 
-    pub(super) fn db(&self) -> &Db {
+    /// The database that is asked.
+    pub(crate) fn db(&self) -> &Db {
         &self.0.db
     }
 
-    /// The facts for a pair; nothing when there is no such token.
-    pub(super) async fn facts(&self, pair: Pair) -> Result<Option<Arc<Facts>>> {
+    /// What is found for a key, by a statement that begins from now on.
+    pub(crate) async fn ask(&self, key: Q::Key) -> Result<Q::Found> {
         let (answer, answered) = oneshot::channel();
         let runner = {
             let mut queue = self.queue();
-            queue.waiting.push((pair, answer));
+            queue.waiting.push((key, answer));
             let needed = queue.running < self.0.at_once && queue.needs_another();
             if needed {
                 queue.running += 1;
@@ -109,16 +135,15 @@ impl Together {
             // In a task of its own: a caller who leaves takes nobody else's answer along.
             self.0.runtime.spawn(async move { runner.run().await });
         }
-        let found = answered.await.map_err(|_| Error::internal("a look-up of authority was given up"))??;
-        found.read()
+        answered.await.map_err(|_| Error::internal("a shared look-up was given up"))?
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, Queue<Q>> {
         self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Runner {
+impl<Q: Question> Runner<Q> {
     async fn run(mut self) {
         let mut line = None;
         loop {
@@ -128,16 +153,17 @@ impl Runner {
                 }
                 return;
             };
-            let (pairs, answers): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
-            match self.ask(&mut line, &pairs).await {
+            let (keys, answers) = by_key(asked);
+            match self.ask(&mut line, &keys).await {
                 Ok(found) => {
-                    for (answer, rows) in answers.into_iter().zip(found) {
+                    for (answer, of) in answers {
+                        let found = found.get(of).cloned().ok_or_else(|| Error::internal("a key without an answer"));
                         // Whoever left does not need it.
-                        let _ = answer.send(Ok(rows));
+                        let _ = answer.send(found);
                     }
                 }
                 Err(error) => {
-                    for answer in answers {
+                    for (answer, _) in answers {
                         let _ = answer.send(Err(error.clone()));
                     }
                 }
@@ -170,20 +196,21 @@ impl Runner {
         }
     }
 
-    /// Asks for many pairs on a connection that is kept; one that failed is given back.
-    async fn ask(&self, line: &mut Option<PoolConnection<Postgres>>, pairs: &[Pair]) -> Result<Vec<Unread>> {
+    /// Asks for many keys on a connection that is kept; one that failed is given back.
+    async fn ask(&self, line: &mut Option<PoolConnection<Postgres>>, keys: &[Q::Key]) -> Result<Vec<Q::Found>> {
+        let db = self.together.db();
         let mut connection = match line.take() {
             Some(connection) => connection,
-            None => facts::line(self.together.db()).await?,
+            None => db.line().await?,
         };
-        let found = facts::for_many(self.together.db(), &mut connection, pairs).await?;
+        let found = Q::ask(db, &mut connection, keys).await?;
         *line = Some(connection);
         Ok(found)
     }
 
     /// What waits now, of those who did not leave. Where nobody waits, this runner's place becomes free in the same moment:
     /// whoever comes next must not count on it.
-    fn next(&mut self) -> Option<Vec<(Pair, oneshot::Sender<Found>)>> {
+    fn next(&mut self) -> Option<Vec<(Q::Key, Answer<Q>)>> {
         let mut queue = self.together.queue();
         queue.waiting.retain(|(_, answer)| !answer.is_closed());
         queue.began = Instant::now();
@@ -197,7 +224,22 @@ impl Runner {
     }
 }
 
-impl Drop for Runner {
+/// Each key once, and for each caller which of them they asked for.
+fn by_key<K: Clone + Eq + Hash, A>(asked: Vec<(K, A)>) -> (Vec<K>, Vec<(A, usize)>) {
+    let mut places: HashMap<K, usize> = HashMap::with_capacity(asked.len());
+    let mut keys = Vec::with_capacity(asked.len());
+    let answers = asked.into_iter().map(|(key, answer)| {
+        let place = *places.entry(key).or_insert_with_key(|key| {
+            keys.push(key.clone());
+            keys.len() - 1
+        });
+        (answer, place)
+    });
+    let answers = answers.collect();
+    (keys, answers)
+}
+
+impl<Q: Question> Drop for Runner<Q> {
     fn drop(&mut self) {
         if self.counted {
             self.together.queue().running -= 1;
