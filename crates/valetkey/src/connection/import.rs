@@ -14,7 +14,7 @@ use crate::{
     db::{Db, Tx},
     error::{Code, Error, Result},
     id::{AccountName, AppConfigId, ConnectionId, ProviderName, SiteId},
-    on,
+    in_batches, on,
     principal::{Actor, Owner},
     provider::{self, Definition},
     seal::Place,
@@ -161,8 +161,8 @@ pub async fn insert_free<'a>(
 ) -> Result<Vec<&'a Arrival>> {
     let (now, actor) = (base.clock.now(), actor.to_string());
     let mut taken = Vec::new();
-    for rows in all.chunks(BATCH) {
-        let inserted = insert_rows(tx, site, &actor, now, rows).await?;
+    let inserted = insert_rows(tx, site, &actor, now, all).await?;
+    for (rows, inserted) in all.chunks(BATCH).zip(inserted) {
         if inserted == rows.len() as u64 {
             continue;
         }
@@ -175,8 +175,9 @@ pub async fn insert_free<'a>(
     Ok(taken)
 }
 
-async fn insert_rows(tx: &mut Tx, site: &SiteId, actor: &str, now: Timestamp, rows: &[Arrival]) -> Result<u64> {
-    Ok(on!(&mut *tx, |c| {
+/// How many were inserted of each [`BATCH`].
+async fn insert_rows(tx: &mut Tx, site: &SiteId, actor: &str, now: Timestamp, all: &[Arrival]) -> Result<Vec<u64>> {
+    Ok(in_batches!(&mut *tx, all, BATCH, |rows| {
         let mut query = sqlx::QueryBuilder::new(
             "INSERT INTO connections (site, id, provider, owner, name, status, status_reason, sealed, version, revision, app_config_id,
                 client_id, subject, subject_name, identity, scopes, wanted_scopes, hosts, renewal, access_expires_at, access_issued_at,
@@ -217,7 +218,7 @@ async fn insert_rows(tx: &mut Tx, site: &SiteId, actor: &str, now: Timestamp, ro
                 .push_bind(row.call_hosts.as_ref().map(|hosts| json!(hosts).to_string()));
         });
         query.push(" ON CONFLICT (site, provider, owner, name) WHERE status <> 'revoked' DO NOTHING");
-        query.build().persistent(rows.len() == BATCH).execute(c).await?.rows_affected()
+        query
     }))
 }
 

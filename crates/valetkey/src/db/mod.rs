@@ -47,6 +47,25 @@ macro_rules! on {
     };
 }
 
+/// Runs one statement for each batch of rows, and puts each together while the database does the one before. How many rows each changed.
+#[macro_export]
+macro_rules! in_batches {
+    ($tx:expr, $rows:expr, $batch:expr, |$some:ident| $query:expr) => {
+        $crate::on!($tx, |c| {
+            let mut changed = Vec::new();
+            let mut batches = $rows.chunks($batch).map(|$some| ($some.len(), $query));
+            let mut next = batches.next();
+            while let Some((rows, mut query)) = next.take() {
+                let running = query.build().persistent(rows == $batch).execute(&mut *c);
+                let (done, after) = tokio::join!(running, async { batches.next() });
+                changed.push(done?.rows_affected());
+                next = after;
+            }
+            changed
+        })
+    };
+}
+
 /// A row of named columns for both databases: the struct and its `FromRow`.
 ///
 /// sqlx's derive would build every driver a second time for the host; this is the same thing without it.

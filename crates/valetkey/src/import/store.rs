@@ -6,7 +6,7 @@ use crate::{
     db::{Db, Tx},
     error::{Error, Result},
     id::{SiteId, UserId},
-    on, row,
+    in_batches, on, row,
 };
 
 /// How many rows one statement writes.
@@ -67,27 +67,25 @@ pub(super) async fn set_rest(tx: &mut Tx, site: &SiteId, (source, item): (&str, 
 
 /// Writes rows, over those of the same things.
 pub(super) async fn put(tx: &mut Tx, site: &SiteId, source: &str, rows: &[Row], now: Timestamp) -> Result<()> {
-    for rows in rows.chunks(BATCH) {
-        on!(&mut *tx, |c| {
-            let mut query =
-                sqlx::QueryBuilder::new("INSERT INTO imports (site, source, item, digest, target, rest, position, imported_at) ");
-            query.push_values(rows, |mut values, row| {
-                values
-                    .push_bind(site.as_str())
-                    .push_bind(source)
-                    .push_bind(row.item.as_str())
-                    .push_bind(row.digest.as_str())
-                    .push_bind(row.target.as_deref())
-                    .push_bind(row.rest.as_deref())
-                    .push_bind(row.position)
-                    .push_bind(now.0);
-            });
-            query.push(
-                " ON CONFLICT (site, source, item) DO UPDATE SET digest = excluded.digest, target = excluded.target,
-                  rest = excluded.rest, position = excluded.position, imported_at = excluded.imported_at",
-            );
-            query.build().persistent(rows.len() == BATCH).execute(c).await.map(|_| ())?
+    in_batches!(&mut *tx, rows, BATCH, |some| {
+        let mut query =
+            sqlx::QueryBuilder::new("INSERT INTO imports (site, source, item, digest, target, rest, position, imported_at) ");
+        query.push_values(some, |mut values, row| {
+            values
+                .push_bind(site.as_str())
+                .push_bind(source)
+                .push_bind(row.item.as_str())
+                .push_bind(row.digest.as_str())
+                .push_bind(row.target.as_deref())
+                .push_bind(row.rest.as_deref())
+                .push_bind(row.position)
+                .push_bind(now.0);
         });
-    }
+        query.push(
+            " ON CONFLICT (site, source, item) DO UPDATE SET digest = excluded.digest, target = excluded.target,
+              rest = excluded.rest, position = excluded.position, imported_at = excluded.imported_at",
+        );
+        query
+    });
     Ok(())
 }
