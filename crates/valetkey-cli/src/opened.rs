@@ -21,7 +21,7 @@ pub(crate) const DATABASE: &str = "valetkey.db";
 /// How many connections a server opens to PostgreSQL at most.
 pub(crate) const USUAL_CONNECTIONS: u32 = 16;
 /// How many a command opens.
-const CONNECTIONS_OF_A_COMMAND: u32 = 2;
+const CONNECTIONS_OF_A_COMMAND: u32 = 4;
 /// How long a command waits for another process to let go of the data folder.
 const PATIENCE: Duration = Duration::from_millis(200);
 

@@ -61,9 +61,9 @@ pub(crate) struct Serve {
     /// How often tokens are looked for that are to be refreshed ahead of time
     #[arg(long, env = "VALETKEY_REFRESH_INTERVAL", value_name = "TIME", default_value = "15s", value_parser = duration)]
     refresh_interval: Duration,
-    /// The most connections to PostgreSQL
+    /// The most connections to PostgreSQL, 6 or more: look-ups keep up to three
     #[arg(long, env = "VALETKEY_MAX_CONNECTIONS", value_name = "N", default_value_t = USUAL_CONNECTIONS,
-        value_parser = clap::value_parser!(u32).range(2..=1000))]
+        value_parser = clap::value_parser!(u32).range(6..=1000))]
     max_connections: u32,
     /// A file of further root certificates (PEM) for providers inside your own network
     #[arg(long, env = "VALETKEY_EXTRA_ROOTS", value_name = "FILE")]

@@ -15,10 +15,7 @@ use std::{
 };
 
 use sqlx::{PgConnection, Postgres, Row as _, pool::PoolConnection, postgres::PgRow};
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, oneshot},
-};
+use tokio::{runtime::Handle, sync::oneshot};
 
 use super::Db;
 use crate::error::{Error, Result};
@@ -68,8 +65,6 @@ struct Inner<Q: Question> {
     /// The most statements that run at once.
     at_once: usize,
     queue: Mutex<Queue<Q>>,
-    /// Wakes the runner that lingers.
-    wake: Notify,
     /// Where the statements run: with the pool's connections, and not on the thread of whoever asks first.
     runtime: Handle,
 }
@@ -77,8 +72,8 @@ struct Inner<Q: Question> {
 struct Queue<Q: Question> {
     waiting: Vec<(Q::Key, Answer<Q>)>,
     running: usize,
-    /// Whether a runner waits, with a connection, for somebody to come.
-    lingers: bool,
+    /// Calls the runner that waits, with a connection, for somebody to come.
+    lingers: Option<oneshot::Sender<()>>,
     /// When a statement last began.
     began: Instant,
 }
@@ -104,8 +99,8 @@ impl<Q: Question> Together<Q> {
     /// The look-up in a PostgreSQL database. Its statements run in the runtime that this is called in.
     pub(crate) fn new(db: Db) -> Self {
         let at_once = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
-        let queue = Queue { waiting: Vec::new(), running: 0, lingers: false, began: Instant::now() };
-        Self(Arc::new(Inner { db, at_once, queue: Mutex::new(queue), wake: Notify::new(), runtime: Handle::current() }))
+        let queue = Queue { waiting: Vec::new(), running: 0, lingers: None, began: Instant::now() };
+        Self(Arc::new(Inner { db, at_once, queue: Mutex::new(queue), runtime: Handle::current() }))
     }
 
     /// The database that is asked.
@@ -124,12 +119,8 @@ impl<Q: Question> Together<Q> {
                 queue.running += 1;
                 queue.began = Instant::now();
             }
-            if needed && std::mem::take(&mut queue.lingers) {
-                self.0.wake.notify_one();
-                None
-            } else {
-                needed.then(|| Runner { together: self.clone(), counted: true })
-            }
+            let called = needed && queue.lingers.take().is_some_and(|call| call.send(()).is_ok());
+            (needed && !called).then(|| Runner { together: self.clone(), counted: true })
         };
         if let Some(runner) = runner {
             // In a task of its own: a caller who leaves takes nobody else's answer along.
@@ -173,27 +164,25 @@ impl<Q: Question> Runner<Q> {
 
     /// Waits a while, as the only one who does, for somebody to come. Whether somebody came: then this runner is counted again.
     async fn lingers(&mut self) -> bool {
+        let (call, mut called) = oneshot::channel();
         {
             let mut queue = self.together.queue();
             // Whoever came in between found no one lingering, and sent a runner.
-            if queue.lingers {
+            if queue.lingers.is_some() {
                 return false;
             }
-            queue.lingers = true;
+            queue.lingers = Some(call);
         }
-        loop {
-            let over = tokio::time::timeout(LINGER, self.together.0.wake.notified()).await.is_err();
+        self.counted = matches!(tokio::time::timeout(LINGER, &mut called).await, Ok(Ok(()))) || {
             let mut queue = self.together.queue();
-            // What was taken says so, not the notice: that may be an old one, which nobody waited for in time.
-            if !queue.lingers {
-                self.counted = true;
-                return true;
+            // Somebody may have called since.
+            let called = called.try_recv().is_ok();
+            if !called {
+                queue.lingers = None;
             }
-            if over {
-                queue.lingers = false;
-                return false;
-            }
-        }
+            called
+        };
+        self.counted
     }
 
     /// Asks for many keys on a connection that is kept; one that failed is given back.
@@ -242,7 +231,12 @@ fn by_key<K: Clone + Eq + Hash, A>(asked: Vec<(K, A)>) -> (Vec<K>, Vec<(A, usize
 impl<Q: Question> Drop for Runner<Q> {
     fn drop(&mut self) {
         if self.counted {
-            self.together.queue().running -= 1;
+            let mut queue = self.together.queue();
+            queue.running -= 1;
+            // It broke. Where nobody else answers, those who wait are told so, not left to wait.
+            if queue.running == 0 {
+                queue.waiting.clear();
+            }
         }
     }
 }
