@@ -1,13 +1,18 @@
 //! The look-up of facts, with the authority cache of the embedded database.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row as _, postgres::PgRow};
 
 use super::facts::{self, Facts, Unread, Who};
 use crate::{
     clock::Timestamp,
-    db::{Db, Memory, Question, Together},
+    db::{Db, Memory, Question, Together, of_each},
     error::{Code, Error, Result},
     id::{ConnectionId, ProviderName, SessionName, SiteId, TaskName, UserId},
     on,
@@ -32,7 +37,10 @@ pub struct Authority {
 enum Source {
     Embedded(Db),
     /// Look-ups that meet share a statement.
-    Postgres(Together<FactsOf>),
+    Postgres {
+        facts: Together<FactsOf>,
+        candidates: Together<CandidatesOf>,
+    },
 }
 
 /// The facts of pairs.
@@ -44,6 +52,48 @@ impl Question for FactsOf {
 
     async fn ask(db: &Db, line: &mut PgConnection, keys: &[Pair]) -> Result<Vec<Arc<Unread>>> {
         Ok(facts::for_many(db, line, keys).await?.into_iter().map(Arc::new).collect())
+    }
+}
+
+/// The connections of tokens at providers. A list that cannot be read is nobody else's concern.
+struct CandidatesOf;
+
+impl Question for CandidatesOf {
+    type Key = Sought;
+    type Found = Result<Arc<Vec<ConnectionId>>>;
+
+    async fn ask(db: &Db, line: &mut PgConnection, keys: &[Sought]) -> Result<Vec<Self::Found>> {
+        Ok(candidates_of_many(db, line, keys).await?.into_iter().map(|ids| ids.map(Arc::new)).collect())
+    }
+}
+
+/// What is looked for by a provider's name. Whoever asks for the same at nearly the same time shares the answer, so the time is no
+/// part of what it is: what ended in between may be among what is found.
+#[derive(Clone)]
+struct Sought {
+    token: TokenHash,
+    provider: ProviderName,
+    most: usize,
+    now: Timestamp,
+}
+
+impl Sought {
+    fn what(&self) -> (&TokenHash, &ProviderName, usize) {
+        (&self.token, &self.provider, self.most)
+    }
+}
+
+impl PartialEq for Sought {
+    fn eq(&self, other: &Self) -> bool {
+        self.what() == other.what()
+    }
+}
+
+impl Eq for Sought {}
+
+impl Hash for Sought {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.what().hash(state);
     }
 }
 
@@ -61,14 +111,17 @@ impl Authority {
             pairs: Memory::new(&db, CAPACITY),
             asked_about: Memory::new(&db, CAPACITY),
             at_providers: Memory::new(&db, PLACES),
-            source: if db.is_sqlite() { Source::Embedded(db) } else { Source::Postgres(Together::new(db)) },
+            source: match db.is_sqlite() {
+                true => Source::Embedded(db),
+                false => Source::Postgres { facts: Together::new(db.clone()), candidates: Together::new(db) },
+            },
         }
     }
 
     fn db(&self) -> &Db {
         match &self.source {
             Source::Embedded(db) => db,
-            Source::Postgres(together) => together.db(),
+            Source::Postgres { facts, .. } => facts.db(),
         }
     }
 
@@ -77,7 +130,7 @@ impl Authority {
         let pair = (token.clone(), connection.clone());
         let db = match &self.source {
             Source::Embedded(db) => db,
-            Source::Postgres(together) => return together.ask(pair).await?.read(),
+            Source::Postgres { facts, .. } => return facts.ask(pair).await?.read(),
         };
         let load = async { Ok::<_, Error>(facts::for_token(db, token, connection).await?.map(Arc::new)) };
         self.pairs.or_load(db, pair, load).await
@@ -99,6 +152,9 @@ impl Authority {
         most: usize,
         now: Timestamp,
     ) -> Result<Arc<Vec<ConnectionId>>> {
+        if let (Source::Postgres { candidates, .. }, Of::Token(token)) = (&self.source, of) {
+            return candidates.ask(Sought { token: token.clone(), provider: provider.clone(), most, now }).await?;
+        }
         let db = self.db();
         let load = async {
             let found = candidates(db, of, provider, most, now).await?;
@@ -112,8 +168,8 @@ impl Authority {
     /// were not there, which denies.
     pub async fn facts_of_many(&self, pairs: &[Pair]) -> Result<HashMap<Pair, Arc<Facts>>> {
         let each = match &self.source {
-            Source::Postgres(together) => {
-                let db = together.db();
+            Source::Postgres { facts, .. } => {
+                let db = facts.db();
                 let rows = facts::for_many(db, &mut *db.line().await?, pairs).await?;
                 rows.iter().map(Unread::read).collect::<Vec<_>>()
             }
@@ -188,6 +244,9 @@ macro_rules! is_for_the_work {
 /// may be theirs, too. A list is searched for the person's id in quotes, which stand in no id.
 macro_rules! candidates {
     ($who:literal) => {
+        candidates!($who, "$2", "$3")
+    };
+    ($who:literal, $provider:literal, $most:literal) => {
         concat!(
             "SELECT found.id FROM (
                SELECT any_caller.id FROM (
@@ -198,7 +257,9 @@ macro_rules! candidates {
             ") AND g.agent = (SELECT t.agent FROM ",
             $who,
             ")
-                   AND g.provider = $2 AND g.revoked_at IS NULL AND g.effect <> 'deny' AND g.for_whom <> '\"owner\"'
+                   AND g.provider = ",
+            $provider,
+            " AND g.revoked_at IS NULL AND g.effect <> 'deny' AND g.for_whom <> '\"owner\"'
 ",
             is_for_the_work!($who),
             " AND (g.for_whom = '\"unattended\"'
@@ -208,17 +269,22 @@ macro_rules! candidates {
                         OR REPLACE(g.for_whom, '\"' || (SELECT t.person FROM ",
             $who,
             ") || '\"', '') <> g.for_whom)
-                 ORDER BY g.connection LIMIT $3) any_caller
+                 ORDER BY g.connection LIMIT ",
+            $most,
+            ") any_caller
                UNION
                SELECT c.id FROM (SELECT t.site, t.agent, t.person FROM ",
             $who,
             ") t CROSS JOIN connections c CROSS JOIN grants g
-                 WHERE c.site = t.site AND c.provider = $2 AND c.owner = 'user:' || t.person AND c.status <> 'revoked'
+                 WHERE c.site = t.site AND c.provider = ",
+            $provider,
+            " AND c.owner = 'user:' || t.person AND c.status <> 'revoked'
                    AND g.site = t.site AND g.agent = t.agent AND g.connection = c.id
                    AND g.revoked_at IS NULL AND g.effect <> 'deny' AND g.for_whom = '\"owner\"'
 ",
             is_for_the_work!($who),
-            " ) found ORDER BY found.id LIMIT $3"
+            " ) found ORDER BY found.id LIMIT ",
+            $most
         )
     };
 }
@@ -251,6 +317,35 @@ async fn candidates(db: &Db, of: &Of, provider: &ProviderName, most: usize, now:
         .await?),
     };
     rows.iter().map(|(id,)| id.parse()).collect()
+}
+
+/// The connections of many tokens at providers, with one statement; for PostgreSQL. What comes of each stands at its place.
+///
+/// As text and one at a time, for the reasons that stand at [`facts::for_many`].
+async fn candidates_of_many(db: &Db, line: &mut PgConnection, sought: &[Sought]) -> Result<Vec<Result<Vec<ConnectionId>>>> {
+    db.note_statement();
+    let listed = |each: fn(&Sought) -> Cow<'_, str>| sought.iter().map(each).collect::<Vec<_>>().join(",");
+    let now = sought.iter().map(|sought| sought.now.0).min().unwrap_or_default();
+    let rows = sqlx::query(concat!(
+        "SELECT asked.number, f.id
+         FROM ROWS FROM (STRING_TO_TABLE($1, ','), STRING_TO_TABLE($2, ','), STRING_TO_TABLE($3, ',')) WITH ORDINALITY
+              AS asked (token, provider, most, number)
+         CROSS JOIN LATERAL (",
+        candidates!(
+            "agent_tokens t WHERE t.token_hash = asked.token AND t.revoked_at IS NULL",
+            "asked.provider",
+            "CAST(asked.most AS BIGINT)"
+        ),
+        ") f"
+    ))
+    .bind(listed(|sought| sought.token.as_str().into()))
+    .bind(listed(|sought| sought.provider.as_str().into()))
+    .bind(listed(|sought| sought.most.to_string().into()))
+    .bind(now)
+    .fetch_all(line)
+    .await?;
+    let read = |row: &PgRow| row.try_get::<&str, _>("id")?.parse();
+    Ok(of_each(rows, sought.len())?.into_iter().map(|rows| rows.iter().map(read).collect()).collect())
 }
 
 /// What a call that names only a provider could mean; nothing for a token that there is not.
