@@ -240,3 +240,63 @@ impl<Q: Question> Drop for Runner<Q> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::testing;
+
+    /// Asked for, this breaks whoever asks.
+    const BREAKS: u32 = 13;
+
+    /// Answers each number with the connection that it was asked on and with all that were asked together, after a while.
+    struct Numbers;
+
+    impl Question for Numbers {
+        type Key = u32;
+        type Found = (u32, i32, Vec<u32>);
+
+        async fn ask(_: &Db, line: &mut PgConnection, keys: &[u32]) -> Result<Vec<Self::Found>> {
+            let (pid, _): (i32, String) =
+                sqlx::query_as("SELECT pg_backend_pid(), CAST(pg_sleep(0.01) AS TEXT)").fetch_one(line).await?;
+            assert!(!keys.contains(&BREAKS), "what was asked for breaks it");
+            Ok(keys.iter().map(|key| (*key, pid, keys.to_vec())).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_while_a_statement_runs_shares_the_next_and_what_is_asked_twice_is_asked_once() {
+        let numbers = Together::<Numbers>::new(testing::postgres().await);
+        // Polled in this order, and none is answered before all have asked.
+        let (first, a, b, c) = tokio::join!(biased; numbers.ask(1), numbers.ask(2), numbers.ask(2), numbers.ask(3));
+        let [first, a, b, c] = [first, a, b, c].map(Result::unwrap);
+        assert_eq!([first.0, a.0, b.0, c.0], [1, 2, 2, 3]);
+        // The first runner begins when it is given a thread, with whoever waits by then.
+        let all = [vec![1, 2, 3], vec![2, 3]];
+        assert!(all.contains(&a.2) && a.2 == b.2 && b.2 == c.2, "{a:?} {b:?} {c:?}");
+    }
+
+    #[tokio::test]
+    async fn a_runner_that_lingers_is_called_with_its_connection() {
+        let numbers = Together::<Numbers>::new(testing::postgres().await);
+        let (_, pid, _) = numbers.ask(1).await.unwrap();
+        for number in 2..20 {
+            tokio::time::sleep(LINGER / 10).await;
+            assert_eq!(numbers.ask(number).await.unwrap(), (number, pid, vec![number]));
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_runner_that_breaks_is_told_and_the_next_one_is_answered() {
+        let numbers = Together::<Numbers>::new(testing::postgres().await);
+        let (broken, waiting) = tokio::join!(biased; numbers.ask(BREAKS), async {
+            // While the statement runs.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            numbers.ask(1).await
+        });
+        assert!(broken.is_err());
+        // Told, or answered by another runner where the statement took long.
+        assert!(waiting.is_err() || waiting.is_ok_and(|found| found.0 == 1));
+        assert_eq!(numbers.ask(2).await.unwrap().0, 2);
+    }
+}
