@@ -289,11 +289,14 @@ mod tests {
     #[tokio::test]
     async fn whoever_waits_for_a_runner_that_breaks_is_told_and_the_next_one_is_answered() {
         let numbers = Together::<Numbers>::new(testing::postgres().await);
-        let (broken, waiting) = tokio::join!(biased; numbers.ask(BREAKS), async {
-            // While the statement runs.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            numbers.ask(1).await
-        });
+        let both = async {
+            tokio::join!(biased; numbers.ask(BREAKS), async {
+                // While the statement runs.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                numbers.ask(1).await
+            })
+        };
+        let (broken, waiting) = tokio::time::timeout(Duration::from_secs(20), both).await.expect("nobody is left to wait");
         assert!(broken.is_err());
         // Told, or answered by another runner where the statement took long.
         assert!(waiting.is_err() || waiting.is_ok_and(|found| found.0 == 1));
