@@ -247,7 +247,7 @@ mod tests {
     use crate::db::testing;
 
     /// Asked for, this breaks whoever asks.
-    const BREAKS: u32 = 13;
+    const BREAKS: u32 = 666;
 
     /// Answers each number with the connection that it was asked on and with all that were asked together, after a while.
     struct Numbers;
