@@ -268,7 +268,7 @@ on_each_db! {
         assert!(text(&ended, "/notice").contains("revealed") && text(&ended, "/token_until").starts_with("2027-"), "{ended}");
         // Nothing outside is reached here: the attempt fails, the account is over all the same.
         app.put(&OP, ACCOUNT, ends.clone()).await.expect(201);
-        let ended = app.delete(&OP, &format!("{ACCOUNT}?wait=5&reason=enough")).await.expect(200).json();
+        let ended = app.delete(&OP, &format!("{ACCOUNT}?wait=30&reason=enough")).await.expect(200).json();
         assert_eq!((&ended["upstream"], &ended["attempts"]), (&json!("pending"), &json!(1)), "{ended}");
         assert!(ended["why"].is_string() && ended["next_at"].is_string(), "{ended}");
         app.get(&OP, ACCOUNT).await.refused(404, "no_credentials");
