@@ -23,6 +23,7 @@ mod routes;
 mod serve;
 mod signed_in;
 mod state;
+mod unread;
 
 pub use caller::{Caller, Who};
 pub use edge::{LocalOperator, Peer};

@@ -3,7 +3,8 @@
 //! 1. Every request is told who is at the other end ([`Peer`]); on the local socket also that it is the operator's.
 //! 2. Whoever connects and sends no request head within ten seconds is cut off, and there are so many connections at once.
 //! 3. A TCP connection is served on one of the [`Lanes`], the operator's where it was accepted.
-//! 4. At shutdown no connection is accepted any more, those that are open finish their requests, and what takes longer
+//! 4. A body that nobody reads to its end is read here, so that its sender gets the answer ([`unread`]).
+//! 5. At shutdown no connection is accepted any more, those that are open finish their requests, and what takes longer
 //!    than half a minute is cut off.
 
 use std::{
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body};
+use axum::Router;
 use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -33,6 +34,7 @@ use tower::ServiceExt as _;
 use crate::{
     edge::{LocalOperator, Peer},
     lanes::Lanes,
+    unread,
 };
 
 /// What a listener puts up with.
@@ -150,7 +152,7 @@ async fn connection<S>(
 {
     let service = service_fn(move |request: Request<Incoming>| {
         began.store(true, Ordering::Relaxed);
-        let mut request = request.map(Body::new);
+        let mut request = unread::to_its_end(request);
         request.extensions_mut().insert(peer);
         if let Peer::Local { .. } = peer {
             request.extensions_mut().insert(LocalOperator);
@@ -174,8 +176,10 @@ async fn connection<S>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use axum::body::Body;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
 
     async fn server(limits: Limits) -> (std::net::SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
         let router = Router::new().route("/", axum::routing::get(|| async { "hello" })).route(
