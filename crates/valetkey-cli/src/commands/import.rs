@@ -4,6 +4,8 @@
 use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
+    thread,
 };
 
 use axum::body::Body;
@@ -39,6 +41,9 @@ use crate::{
 const PIECE: usize = 64 * 1024;
 /// How many pieces are on their way.
 const PIECES: usize = 8;
+/// How many lines are written out together, and how many such handfuls wait for it.
+const HANDFUL: usize = 128;
+const HANDFULS: usize = 2;
 
 /// Move in from another system.
 #[derive(Debug, Subcommand)]
@@ -230,7 +235,6 @@ impl DataMachine {
     }
 
     fn send(&self, source: &Source<'_, '_>, salts: Result<Salts, String>, pieces: &Pieces, bar: &ProgressBar) -> Result<Read> {
-        let mut lines = Lines { buffer: Vec::with_capacity(PIECE + PIECE / 2), pieces };
         let header = Header {
             dry_run: self.dry_run,
             on_conflict: match self.on_conflict {
@@ -242,16 +246,10 @@ impl DataMachine {
             providers: source.providers(),
         };
         bar.set_length(source.count());
-        let mut going = lines.add(&header);
         let key = match &salts {
             Ok(salts) => Some(Key::derive(salts)?),
             Err(_) => None,
         };
-        let outcome = source.plan(key.as_ref(), &mut |line| {
-            bar.inc(1);
-            going = going && lines.add(&line);
-            if going { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
         let from = |salts: &Salts, part: Part| (part.constant().to_owned(), json!(salts.origin(part).to_string()));
         let mut read = Read {
             findings: Findings::default(),
@@ -259,26 +257,73 @@ impl DataMachine {
             without_salts: salts.err(),
             stopped: false,
         };
-        match outcome {
-            Ok(findings) => read.findings = findings,
-            Err(_) => read.stopped = true,
-        }
-        if !read.stopped && self.sends_end(&read) {
-            let (items, unreadable) = (read.findings.items, read.findings.unreadable.len() as u64);
-            read.stopped = !(lines.add(&Line::End { items, unreadable }) && lines.flush());
-        }
+        let (mut lines, given) = Lines::new();
+        thread::scope(|scope| {
+            let written = scope.spawn(|| write(&header, given, pieces));
+            let outcome = source.plan(key.as_ref(), &mut |line| {
+                bar.inc(1);
+                if lines.add(line) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            match outcome {
+                Ok(findings) => read.findings = findings,
+                Err(_) => read.stopped = true,
+            }
+            if !read.stopped && self.sends_end(&read) {
+                let (items, unreadable) = (read.findings.items, read.findings.unreadable.len() as u64);
+                lines.add(Line::End { items, unreadable });
+                lines.hand_on();
+            }
+            drop(lines);
+            read.stopped |= !written.join().unwrap_or(false);
+        });
         Ok(read)
     }
 }
 
-/// Lines on their way, some at a time.
-struct Lines<'p> {
+/// Lines on their way to where they are written out, which goes on while the next are read.
+struct Lines {
+    some: Vec<Line>,
+    to: SyncSender<Vec<Line>>,
+}
+
+impl Lines {
+    fn new() -> (Self, Receiver<Vec<Line>>) {
+        let (to, given) = sync_channel(HANDFULS);
+        (Self { some: Vec::with_capacity(HANDFUL), to }, given)
+    }
+
+    /// False when nobody wants more of them.
+    fn add(&mut self, line: Line) -> bool {
+        self.some.push(line);
+        self.some.len() < HANDFUL || self.hand_on()
+    }
+
+    fn hand_on(&mut self) -> bool {
+        self.to.send(std::mem::replace(&mut self.some, Vec::with_capacity(HANDFUL))).is_ok()
+    }
+}
+
+/// Writes out what is given, and sends it a piece at a time, the last with the end. False when nobody wants more of it.
+fn write(header: &Header, given: Receiver<Vec<Line>>, pieces: &Pieces) -> bool {
+    let mut out = Out { buffer: Vec::with_capacity(PIECE + PIECE / 2), pieces };
+    let mut going = out.add(header);
+    for line in given.into_iter().flatten() {
+        going = going && out.add(&line);
+        if !going || matches!(line, Line::End { .. }) {
+            return going && out.flush();
+        }
+    }
+    going
+}
+
+/// What is written out and not sent yet.
+struct Out<'p> {
     buffer: Vec<u8>,
     pieces: &'p Pieces,
 }
 
-impl Lines<'_> {
-    /// False when nobody wants more of them.
+impl Out<'_> {
+    /// False when nobody wants more.
     fn add(&mut self, line: &impl serde::Serialize) -> bool {
         // Writing into memory does not fail, and these are plain values.
         if serde_json::to_writer(&mut self.buffer, line).is_err() {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// How many people's accounts are brought.
-const PEOPLE: usize = 1_000;
+const PEOPLE: usize = 2_000;
 
 on_each_home! {
     async fn an_import_that_is_killed_leaves_nothing_behind(home: Home) {

@@ -11,10 +11,10 @@ use super::{
 use crate::{
     base::{Base, Outside},
     clock::Timestamp,
-    db::{Db, Tx},
+    db::{Db, Tx, in_batches},
     error::{Code, Error, Result},
     id::{AccountName, AppConfigId, ConnectionId, ProviderName, SiteId},
-    in_batches, on,
+    on,
     principal::{Actor, Owner},
     provider::{self, Definition},
     seal::Place,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How many rows one statement inserts: SQLite takes 32,766 parameters, PostgreSQL 65,535.
-pub const BATCH: usize = 64;
+pub const BATCH: usize = 128;
 
 /// An account that comes in, with everything that is told from it.
 pub struct Arrival {

@@ -4,18 +4,22 @@
 //!    what is known, and opens the transaction.
 //! 2. [`Import::item`] for each item. What is known with the same content is passed over. Accounts are sealed and inserted
 //!    in batches; a slot that is taken is a conflict, decided as the header says. While the database inserts one batch, the next is
-//!    sealed on another thread; whoever reads the items may do that on a third ([`Preparer`]).
+//!    sealed, and items are taken for the one after it; whoever reads the items may do that meanwhile, too ([`Preparer`]).
 //! 3. [`Import::end`] makes the grants, remembers what came from where, records the import and commits. A dry run does all
 //!    of it and then drops the transaction. So does everything that goes wrong on the way, and a process that dies.
 
 mod settle;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use aws_lc_rs::hmac;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tokio::task::JoinHandle;
+use tokio::{sync::Mutex, task::JoinHandle};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     item::{Header, Item, OnConflict, Plain, Rest, account_id},
@@ -189,6 +193,15 @@ impl Preparer {
     }
 }
 
+/// What became of a batch in the database.
+struct Inserted {
+    arrivals: Vec<Arrival>,
+    /// What each was in the source.
+    rows: Vec<(Row, &'static str)>,
+    /// Those whose slots are taken.
+    taken: HashSet<ConnectionId>,
+}
+
 /// A permission that waits for its account and its agent.
 struct Lent {
     row: Row,
@@ -209,7 +222,7 @@ pub async fn held_elsewhere(outside: &Outside, site: &SiteId, item: &Item) -> Re
     Ok(outside.extensions.held(&slot).await?.map(|held| (item.id(), held.resolver.name())))
 }
 
-/// An import under way. Dropped before its end, it never happened.
+/// An import under way. Dropped before its end, it never happened; what is on its way to the database then is taken back, too.
 pub struct Import {
     outside: Outside,
     site: SiteId,
@@ -227,10 +240,13 @@ pub struct Import {
     /// Whose agents they are, or were.
     agent_owners: HashSet<UserId>,
     granted: HashSet<(AgentId, ConnectionId)>,
-    tx: Tx,
+    /// The transaction, which may be at work on the last batch while items are taken.
+    tx: Arc<Mutex<Tx>>,
     waiting: Vec<Waiting>,
     /// Those that are being sealed.
-    arriving: Option<JoinHandle<Result<Vec<Ready>>>>,
+    sealing: Option<JoinHandle<Result<Vec<Ready>>>>,
+    /// Those that are being inserted.
+    inserting: Option<AbortOnDropHandle<Result<Inserted>>>,
     rows: Vec<Row>,
     from_config: Vec<(ProviderName, Owner, Plain, i64)>,
     named_config: HashSet<(ProviderName, Owner)>,
@@ -279,9 +295,10 @@ impl Import {
             agents,
             agent_owners,
             granted,
-            tx: base.db.begin().await?,
+            tx: Arc::new(Mutex::new(base.db.begin().await?)),
             waiting: Vec::new(),
-            arriving: None,
+            sealing: None,
+            inserting: None,
             rows: Vec::with_capacity(store::BATCH),
             from_config: Vec::new(),
             named_config: HashSet::new(),
@@ -340,7 +357,7 @@ impl Import {
         match item {
             Item::GonePerson { user } => {
                 let (base, site) = (&self.outside.base, &self.site);
-                let done = platform::import_gone(base, &mut self.tx, site, &self.actor, &user).await?;
+                let done = platform::import_gone(base, &mut *self.tx.lock().await, site, &self.actor, &user).await?;
                 self.done(kind, done, false, row, "a person who is known here")
             }
             Item::Agent { agent, slug, title, owner, created_at, .. } => {
@@ -349,9 +366,9 @@ impl Import {
                 let made = Agent { id: agent.clone(), slug, title, owner: owner.clone(), created_at, disabled_at: None };
                 let over = self.header.on_conflict == OnConflict::Replace;
                 let (mut done, mut took) =
-                    (agent::import(base, &mut self.tx, &self.site, &self.actor, &made, false).await?, false);
+                    (agent::import(base, &mut *self.tx.lock().await, &self.site, &self.actor, &made, false).await?, false);
                 if !done && over {
-                    took = agent::import(base, &mut self.tx, &self.site, &self.actor, &made, true).await?;
+                    took = agent::import(base, &mut *self.tx.lock().await, &self.site, &self.actor, &made, true).await?;
                     done = took;
                 }
                 if done {
@@ -367,7 +384,9 @@ impl Import {
                 }
                 let over = self.header.on_conflict == OnConflict::Replace;
                 let what = (&agent, &user, role);
-                let done = agent::import_role(&self.outside.base, &mut self.tx, &self.site, &self.actor, what, over).await?;
+                let done =
+                    agent::import_role(&self.outside.base, &mut *self.tx.lock().await, &self.site, &self.actor, what, over)
+                        .await?;
                 self.done(kind, done, false, row, "another role of this person on this agent")
             }
             Item::Token { hash, agent, label, prefix, person, ceiling, created_at, expires_at, last_used_at } => {
@@ -384,9 +403,9 @@ impl Import {
                     token::Arriving { id, hash, agent, prefix, label, person, ceiling, created_at, expires_at, last_used_at };
                 let over = self.header.on_conflict == OnConflict::Replace;
                 let (mut done, mut took) =
-                    (token::import(base, &mut self.tx, &self.site, &self.actor, &token, false).await?, false);
+                    (token::import(base, &mut *self.tx.lock().await, &self.site, &self.actor, &token, false).await?, false);
                 if !done && over {
-                    took = token::import(base, &mut self.tx, &self.site, &self.actor, &token, true).await?;
+                    took = token::import(base, &mut *self.tx.lock().await, &self.site, &self.actor, &token, true).await?;
                     done = took;
                 }
                 let row = Row { target: Some(token.id.to_string()), ..row };
@@ -442,9 +461,10 @@ impl Import {
             "on_conflict": self.header.on_conflict,
         });
         let event = Event::new(&self.site, &self.actor, "import.data_machine").facts(facts);
-        self.outside.base.audit.record(&mut self.tx, event).await?;
+        self.outside.base.audit.record(&mut *self.tx.lock().await, event).await?;
         if !self.header.dry_run {
-            self.tx.commit().await?;
+            let tx = Arc::into_inner(self.tx).ok_or_else(|| Error::internal("an import ended while it was at work"))?;
+            tx.into_inner().commit().await?;
             for (slot, id) in &self.ended {
                 self.outside.extensions.tell(|sink| sink.revoked(slot, id));
             }
@@ -460,7 +480,7 @@ impl Import {
                     self.named_config.insert((provider.clone(), owner.clone()));
                 }
                 if let Some(id) = target.and_then(|target| target.parse::<ConnectionId>().ok()) {
-                    self.note(row.item, row.position, &owner, &provider, &name.parse()?, &id);
+                    self.note(&row.item, row.position, &owner, &provider, &name.parse()?, &id);
                 }
                 Ok(())
             }
@@ -489,10 +509,10 @@ impl Import {
         };
         let seal = !self.header.dry_run;
         let base = &self.outside.base;
-        let mut made = app_config::import(base, &mut self.tx, &self.actor, &coming, (false, seal)).await?;
+        let mut made = app_config::import(base, &mut *self.tx.lock().await, &self.actor, &coming, (false, seal)).await?;
         let took = made.is_none() && self.header.on_conflict == OnConflict::Replace;
         if took {
-            made = app_config::import(base, &mut self.tx, &self.actor, &coming, (true, seal)).await?;
+            made = app_config::import(base, &mut *self.tx.lock().await, &self.actor, &coming, (true, seal)).await?;
         }
         let done = made.is_some();
         let row = Row { target: made.as_ref().map(|(id, _)| id.to_string()), ..row };
@@ -565,13 +585,13 @@ impl Import {
             let place = (before, &provider, &definition, &owner, &stored);
             let arrival = arrivals::arrive(&self.outside, self.coming(place, account.clone(), incomplete))?;
             let base = &self.outside.base;
-            if arrivals::put_over(base, &mut self.tx, &self.site, &arrival).await? {
+            if arrivals::put_over(base, &mut *self.tx.lock().await, &self.site, &arrival).await? {
                 let row = Row { target: Some(arrival.id.to_string()), ..row };
                 self.note_arrival(&arrival, &row);
                 return self.done(kind, true, true, row, "");
             }
             // It is over, or by its own words somebody else's: what comes gets an id of its own, without the grants.
-            if erase(&mut self.tx, &self.site, &arrival.id, &self.actor, TOOK_PLACE, base.clock.now()).await? {
+            if erase(&mut *self.tx.lock().await, &self.site, &arrival.id, &self.actor, TOOK_PLACE, base.clock.now()).await? {
                 let slot =
                     Slot { site: self.site.clone(), provider: provider.clone(), owner: owner.clone(), name: stored.clone() };
                 self.ended.push((slot, arrival.id));

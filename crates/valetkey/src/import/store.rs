@@ -3,10 +3,10 @@
 use super::item::Rest;
 use crate::{
     clock::Timestamp,
-    db::{Db, Tx},
+    db::{Db, Tx, in_batches},
     error::{Error, Result},
     id::{SiteId, UserId},
-    in_batches, on, row,
+    on, row,
 };
 
 /// How many rows one statement writes.
@@ -67,6 +67,9 @@ pub(super) async fn set_rest(tx: &mut Tx, site: &SiteId, (source, item): (&str, 
 
 /// Writes rows, over those of the same things.
 pub(super) async fn put(tx: &mut Tx, site: &SiteId, source: &str, rows: &[Row], now: Timestamp) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
     in_batches!(&mut *tx, rows, BATCH, |some| {
         let mut query =
             sqlx::QueryBuilder::new("INSERT INTO imports (site, source, item, digest, target, rest, position, imported_at) ");

@@ -78,7 +78,8 @@ on_each_db! {
     async fn an_import_that_breaks_off_never_happened(db: Db) {
         let harbour = Harbour::new(&db).await;
         let before = rows(&db).await;
-        for cut in [1, 300, 600] {
+        // One batch is begun with, one is sealed, and one is on its way to the database.
+        for cut in [1, 600, 1_100, 1_700] {
             let providers = vec!["acme".parse().unwrap()];
             let mut import = Import::begin(&harbour.outside, &harbour.site, &Actor::Operator, Header { providers, ..header() }).await.unwrap();
             for at in 0..cut {
@@ -86,7 +87,7 @@ on_each_db! {
             }
             match cut {
                 // The end says how many there should have been.
-                600 => assert_eq!(import.end(601, 0).await.unwrap_err().code(), Code::InvalidRequest),
+                1_700 => assert_eq!(import.end(1_701, 0).await.unwrap_err().code(), Code::InvalidRequest),
                 _ => drop(import),
             }
             assert_eq!(without_keys(rows(&db).await), without_keys(before.clone()), "cut after {cut}");
@@ -98,13 +99,32 @@ on_each_db! {
         let harbour = Harbour::new(&db).await;
         let header = Header { providers: vec!["acme".parse().unwrap()], on_conflict: OnConflict::Skip, ..header() };
         let mut import = Import::begin(&harbour.outside, &harbour.site, &Actor::Operator, header).await.unwrap();
-        for at in 0..700 {
+        for at in 0..1_700 {
             import.item(at, account(&format!("user:{}", at + 1), &format!("token-{at}"))).await.unwrap();
         }
-        import.item(700, account("user:1", "another")).await.unwrap();
-        let report = import.end(701, 0).await.unwrap();
-        assert_eq!((report.counts["account"].created, report.counts["account"].skipped, report.conflicts.count), (700, 1, 1));
-        for at in 0..700 {
+        import.item(1_700, account("user:1", "another")).await.unwrap();
+        let report = import.end(1_701, 0).await.unwrap();
+        assert_eq!((report.counts["account"].created, report.counts["account"].skipped, report.conflicts.count), (1_700, 1, 1));
+        for at in 0..1_700 {
+            let owner = format!("user:{}", at + 1).parse().unwrap();
+            let token = harbour.account("acme", owner, "").await.unwrap().text("access_token").unwrap();
+            assert_eq!(token.expose(), format!("token-{at}"));
+        }
+    }
+
+    async fn an_account_among_many_takes_the_place_of_what_was_here(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        one(&harbour, header(), account("user:7", "ours")).await.unwrap();
+        forget(&db).await;
+        let providers = vec!["acme".parse().unwrap()];
+        let header = Header { providers, on_conflict: OnConflict::Replace, ..header() };
+        let mut import = Import::begin(&harbour.outside, &harbour.site, &Actor::Operator, header).await.unwrap();
+        for at in 0..1_700 {
+            import.item(at, account(&format!("user:{}", at + 1), &format!("token-{at}"))).await.unwrap();
+        }
+        let report = import.end(1_700, 0).await.unwrap();
+        assert_eq!((report.counts["account"].created, report.counts["account"].replaced), (1_699, 1));
+        for at in [5, 6, 1_699] {
             let owner = format!("user:{}", at + 1).parse().unwrap();
             let token = harbour.account("acme", owner, "").await.unwrap().text("access_token").unwrap();
             assert_eq!(token.expose(), format!("token-{at}"));

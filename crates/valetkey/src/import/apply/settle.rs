@@ -5,9 +5,11 @@ use std::{
     sync::Arc,
 };
 
+use tokio_util::task::AbortOnDropHandle;
+
 use super::{
-    BATCH, Conflict, Counts, DATA_MACHINE, Import, LeftOut, Lent, OnConflict, Plain, Ready, Report, Rest, Row, TOOK_PLACE,
-    ToGrant, Waiting, arrivals, erase, grant, store,
+    BATCH, Conflict, Counts, DATA_MACHINE, Import, Inserted, LeftOut, Lent, OnConflict, Plain, Ready, Report, Rest, Row,
+    TOOK_PLACE, ToGrant, Waiting, arrivals, erase, grant, store,
 };
 use crate::{
     connection::{
@@ -47,7 +49,7 @@ impl Import {
         }
     }
 
-    /// Has the accounts that wait described and sealed, and meanwhile inserts those that were before them.
+    /// Has the accounts that wait described and sealed, and those before them inserted. Both go on while more items are taken.
     pub(super) async fn seal_waiting(&mut self) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
         let outside = self.outside.clone();
@@ -55,7 +57,7 @@ impl Import {
             let ready = |one: Waiting| Ok((arrivals::arrive(&outside, one.coming)?, one.row, one.kind));
             waiting.into_iter().map(ready).collect()
         });
-        match self.arriving.replace(sealing) {
+        match self.sealing.replace(sealing) {
             Some(before) => self.insert(before.await.map_err(Error::internal)??).await,
             None => Ok(()),
         }
@@ -64,57 +66,77 @@ impl Import {
     /// Inserts all accounts that came.
     pub(super) async fn insert_all(&mut self) -> Result<()> {
         self.seal_waiting().await?;
-        match self.arriving.take() {
-            Some(last) => self.insert(last.await.map_err(Error::internal)??).await,
-            None => Ok(()),
+        if let Some(last) = self.sealing.take() {
+            self.insert(last.await.map_err(Error::internal)??).await?;
         }
+        self.settle_inserted().await
     }
 
-    /// Inserts accounts. A slot that is taken is a conflict.
+    /// Begins to insert accounts, once what became of those before them is settled; and writes down what came from where so far.
     async fn insert(&mut self, ready: Vec<Ready>) -> Result<()> {
-        let (arrivals, rest): (Vec<Arrival>, Vec<(Row, &'static str)>) =
+        self.settle_inserted().await?;
+        let (arrivals, rows): (Vec<Arrival>, Vec<(Row, &'static str)>) =
             ready.into_iter().map(|(arrival, row, kind)| (arrival, (row, kind))).unzip();
-        let outside = self.outside.clone();
-        let base = &outside.base;
-        let taken = arrivals::insert_free(base, &mut self.tx, &self.site, &self.actor, &arrivals).await?;
-        let taken: HashSet<ConnectionId> = taken.into_iter().map(|arrival| arrival.id.clone()).collect();
-        for (arrival, (row, kind)) in arrivals.iter().zip(rest) {
-            let mut took = false;
-            if taken.contains(&arrival.id) {
-                if self.header.on_conflict != OnConflict::Replace {
-                    self.done(kind, false, false, row, "another account in this place")?;
-                    continue;
-                }
-                let (provider, owner, name) = (&arrival.provider, &arrival.owner, &arrival.name);
-                if let Some(there) = connection::stored_slot(&mut self.tx, &self.site, provider, owner, name).await? {
-                    let id = &there.connection.id;
-                    if erase(&mut self.tx, &self.site, id, &self.actor, TOOK_PLACE, base.clock.now()).await? {
-                        self.ended.push((there.connection.slot(), id.clone()));
-                    }
-                }
-                let one = std::slice::from_ref(arrival);
-                if !arrivals::insert_free(base, &mut self.tx, &self.site, &self.actor, one).await?.is_empty() {
-                    return Err(Error::new(Code::Conflict, "an account changes all the time; import again"));
-                }
-                took = true;
+        let done = self.rows_to_put(store::BATCH);
+        let (base, site, actor) = (self.outside.base.clone(), self.site.clone(), self.actor.clone());
+        let mut tx = Arc::clone(&self.tx).lock_owned().await;
+        self.inserting = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let taken = arrivals::insert_free(&base, &mut tx, &site, &actor, &arrivals).await?;
+            let taken = taken.into_iter().map(|arrival| arrival.id.clone()).collect();
+            store::put(&mut tx, &site, DATA_MACHINE, &done, base.clock.now()).await?;
+            Ok(Inserted { arrivals, rows, taken })
+        })));
+        Ok(())
+    }
+
+    /// Notes what became of the accounts that were being inserted. A slot that is taken is a conflict.
+    async fn settle_inserted(&mut self) -> Result<()> {
+        let Some(inserting) = self.inserting.take() else { return Ok(()) };
+        let Inserted { arrivals, rows, taken } = inserting.await.map_err(Error::internal)??;
+        for (arrival, (row, kind)) in arrivals.iter().zip(rows) {
+            let in_the_way = taken.contains(&arrival.id);
+            if in_the_way && self.header.on_conflict != OnConflict::Replace {
+                self.done(kind, false, false, row, "another account in this place")?;
+                continue;
+            }
+            if in_the_way {
+                self.take_place(arrival).await?;
             }
             self.note_arrival(arrival, &row);
-            self.done(kind, true, took, row, "")?;
+            self.done(kind, true, in_the_way, row, "")?;
         }
-        self.put_rows(store::BATCH).await
+        Ok(())
+    }
+
+    /// Inserts an account in the place of another, which ends.
+    async fn take_place(&mut self, arrival: &Arrival) -> Result<()> {
+        let base = &self.outside.base;
+        let mut tx = self.tx.lock().await;
+        let (provider, owner, name) = (&arrival.provider, &arrival.owner, &arrival.name);
+        if let Some(there) = connection::stored_slot(&mut tx, &self.site, provider, owner, name).await? {
+            let id = &there.connection.id;
+            if erase(&mut tx, &self.site, id, &self.actor, TOOK_PLACE, base.clock.now()).await? {
+                self.ended.push((there.connection.slot(), id.clone()));
+            }
+        }
+        let one = std::slice::from_ref(arrival);
+        if !arrivals::insert_free(base, &mut tx, &self.site, &self.actor, one).await?.is_empty() {
+            return Err(Error::new(Code::Conflict, "an account changes all the time; import again"));
+        }
+        Ok(())
     }
 
     pub(super) fn note_arrival(&mut self, arrival: &Arrival, row: &Row) {
         if arrival.is_unverified() {
             self.report.unverified += 1;
         }
-        self.note(row.item.clone(), row.position, &arrival.owner, &arrival.provider, &arrival.name, &arrival.id);
+        self.note(&row.item, row.position, &arrival.owner, &arrival.provider, &arrival.name, &arrival.id);
     }
 
     /// Keeps in mind what later items and the report need to know of a connection.
     pub(super) fn note(
         &mut self,
-        item: String,
+        item: &str,
         position: i64,
         owner: &Owner,
         provider: &ProviderName,
@@ -122,14 +144,14 @@ impl Import {
         id: &ConnectionId,
     ) {
         if provider.as_str() == "email_imap" {
-            self.mailboxes.insert(item.clone(), id.clone());
+            self.mailboxes.insert(item.to_owned(), id.clone());
         }
         let reached = match owner {
             Owner::Site => true,
             // Its agents reached a person's account wherever the policy said so.
             Owner::User(user) => self.agent_owners.contains(user),
             Owner::Agent(agent) => {
-                self.owned.push((item, agent.clone(), id.clone(), position));
+                self.owned.push((item.to_owned(), agent.clone(), id.clone(), position));
                 false
             }
         };
@@ -159,12 +181,12 @@ impl Import {
             let row = Row { item, digest: String::new(), target: None, rest: None, position };
             self.done("owner_grant", true, false, row, "")?;
             if grants.len() >= BATCH {
-                grant::create_many(&self.outside.base, &mut self.tx, &self.site, &self.actor, &grants).await?;
+                grant::create_many(&self.outside.base, &mut *self.tx.lock().await, &self.site, &self.actor, &grants).await?;
                 grants.clear();
             }
             self.put_rows(store::BATCH).await?;
         }
-        grant::create_many(&self.outside.base, &mut self.tx, &self.site, &self.actor, &grants).await
+        grant::create_many(&self.outside.base, &mut *self.tx.lock().await, &self.site, &self.actor, &grants).await
     }
 
     /// What was lent to agents becomes grants for the same operations, whoever calls: Data Machine asked for the agent only.
@@ -189,7 +211,7 @@ impl Import {
                 ..NewGrant::proxy(&agent, &connection, whom)
             };
             let grants = [given(ForWhom::Unattended), given(ForWhom::Operators)];
-            grant::create_many(&self.outside.base, &mut self.tx, &self.site, &self.actor, &grants).await?;
+            grant::create_many(&self.outside.base, &mut *self.tx.lock().await, &self.site, &self.actor, &grants).await?;
             self.granted.insert((agent, connection.clone()));
             let row = Row { target: Some(connection.to_string()), ..row };
             self.done("grant", true, false, row, "")?;
@@ -219,16 +241,22 @@ impl Import {
 
     /// Writes down what came from where, if that much is waiting.
     pub(super) async fn put_rows(&mut self, at_least: usize) -> Result<()> {
-        if self.rows.len() >= at_least.max(1) {
-            // Of two things with one name the later counts; PostgreSQL takes no row twice in one statement.
-            let mut names = HashSet::new();
-            self.rows.reverse();
-            self.rows.retain(|row| names.insert(row.item.clone()));
-            self.rows.reverse();
-            store::put(&mut self.tx, &self.site, DATA_MACHINE, &self.rows, self.outside.base.clock.now()).await?;
-            self.rows.clear();
+        let rows = self.rows_to_put(at_least);
+        store::put(&mut *self.tx.lock().await, &self.site, DATA_MACHINE, &rows, self.outside.base.clock.now()).await
+    }
+
+    /// What is to be written down of what came from where; nothing while less than that is waiting.
+    fn rows_to_put(&mut self, at_least: usize) -> Vec<Row> {
+        if self.rows.len() < at_least {
+            return Vec::new();
         }
-        Ok(())
+        let mut rows = std::mem::take(&mut self.rows);
+        // Of two things with one name the later counts; PostgreSQL takes no row twice in one statement.
+        let mut names = HashSet::with_capacity(rows.len());
+        let last: Vec<bool> = rows.iter().rev().map(|row| names.insert(row.item.as_str())).collect();
+        let mut last = last.into_iter().rev();
+        rows.retain(|_| last.next().unwrap_or(true));
+        rows
     }
 
     /// Counts an item that was done, and remembers it; or says what is in its way.
@@ -262,7 +290,7 @@ impl Import {
         let before: HashSet<String> = self.known.keys().filter_map(came).collect();
         for provider in std::mem::take(&mut self.fresh) {
             if !before.contains(provider.as_str()) {
-                scope::set_imported(&self.outside.base, &mut self.tx, &self.site, &self.actor, &provider).await?;
+                scope::set_imported(&self.outside.base, &mut *self.tx.lock().await, &self.site, &self.actor, &provider).await?;
             }
         }
         Ok(())
