@@ -29,7 +29,7 @@ use sqlx::{Executor, PgConnection, PgPool, Postgres, Sqlite, SqliteConnection, S
 pub use lock::{DataLock, holder};
 pub use memory::Memory;
 pub use open::{DbConfig, MIN_SQLITE};
-pub(crate) use together::{Question, Together, of_each};
+pub(crate) use together::{Question, Together, by_key, of_each};
 
 use crate::{
     clock::Timestamp,
@@ -48,7 +48,6 @@ macro_rules! on {
 }
 
 /// Runs one statement for each batch of rows, and puts each together while the database does the one before. How many rows each changed.
-#[macro_export]
 macro_rules! in_batches {
     ($tx:expr, $rows:expr, $batch:expr, |$some:ident| $query:expr) => {
         $crate::on!($tx, |c| {
@@ -65,6 +64,7 @@ macro_rules! in_batches {
         })
     };
 }
+pub(crate) use in_batches;
 
 /// A row of named columns for both databases: the struct and its `FromRow`.
 ///

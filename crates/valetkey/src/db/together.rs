@@ -213,8 +213,8 @@ impl<Q: Question> Runner<Q> {
     }
 }
 
-/// Each key once, and for each caller which of them they asked for.
-fn by_key<K: Clone + Eq + Hash, A>(asked: Vec<(K, A)>) -> (Vec<K>, Vec<(A, usize)>) {
+/// Each key once, and for each who asked which of them they asked for, counted from 0.
+pub(crate) fn by_key<K: Clone + Eq + Hash, A>(asked: Vec<(K, A)>) -> (Vec<K>, Vec<(A, usize)>) {
     let mut places: HashMap<K, usize> = HashMap::with_capacity(asked.len());
     let mut keys = Vec::with_capacity(asked.len());
     let answers = asked.into_iter().map(|(key, answer)| {

@@ -14,7 +14,7 @@ use crate::{
     agent::Role,
     clock::Timestamp,
     connection::{ConnectionRow, Stored},
-    db::{Db, of_each},
+    db::{Db, by_key, of_each},
     error::{Error, Result},
     grant::{Effect, ForWhom, Rate},
     id::{AgentId, ClientId, ConnectionId, FamilyId, GrantId, SessionName, SiteId, TaskName, TokenId, UserId},
@@ -233,8 +233,8 @@ row! {
     }
 }
 
-/// What both statements select about the agent, its people and its grants. `t` is the token or what stands for it.
-macro_rules! fact_columns {
+/// What is selected of a token, its agent, their site and their people. `t` is the token or what stands for it.
+macro_rules! who_columns {
     () => {
         "t.site AS t_site, s.disabled_at AS s_disabled, s.ceiling AS s_ceiling, s.chain_limit AS s_chain,
          t.id AS t_id, t.prefix AS t_prefix, t.label AS t_label, t.expires_at AS t_expires, t.revoked_at AS t_revoked,
@@ -243,7 +243,14 @@ macro_rules! fact_columns {
          t.person AS t_person, pp.disabled_at AS person_disabled, rp.role AS person_role,
          t.session_name AS t_session, t.task_name AS t_task,
          a.id AS a_id, a.owner_user AS a_owner, a.disabled_at AS a_disabled, a.deleted_at AS a_deleted,
-         a.ceiling AS a_ceiling, po.disabled_at AS a_owner_disabled, pc.disabled_at AS c_owner_disabled,
+         a.ceiling AS a_ceiling, po.disabled_at AS a_owner_disabled"
+    };
+}
+
+/// What is selected of a connection and the agent's grants on it.
+macro_rules! what_columns {
+    () => {
+        "pc.disabled_at AS c_owner_disabled,
          g.id AS g_id, g.effect AS g_effect, g.for_whom AS g_for_whom, g.session_name AS g_session, g.task_name AS g_task,
          g.delivery AS g_delivery, g.scopes AS g_scopes, g.operations AS g_operations, g.rate AS g_rate,
          g.max_uses AS g_max_uses, g.uses AS g_uses, g.expires_at AS g_expires, g.grantor AS g_grantor,
@@ -253,6 +260,13 @@ macro_rules! fact_columns {
          c.access_issued_at, c.usual_life, c.refresh_expires_at, c.last_refreshed_at, c.connected_at, c.updated_at,
          c.lease_number, c.lease_holder, c.spending_version, c.spending_lease, c.recovered_version, c.failures, c.retry_at,
          c.last_error, c.forced_at, c.revoked_at, c.resources, c.warned_end, c.id"
+    };
+}
+
+/// Both.
+macro_rules! fact_columns {
+    () => {
+        concat!(who_columns!(), ", ", what_columns!())
     };
 }
 
@@ -267,32 +281,50 @@ macro_rules! people_joins {
     };
 }
 
-/// The person who owns the connection, where they are disabled. By their key, which is what stands behind `user:`: to try each
-/// disabled person of the site instead would cost every call as much as there are of them.
-macro_rules! owner_join {
+/// The token's site and agent, and their people.
+macro_rules! who_joins {
     () => {
-        "LEFT JOIN people pc ON pc.site = t.site AND pc.id = SUBSTR(c.owner, 6) AND c.owner = 'user:' || pc.id
-            AND pc.disabled_at IS NOT NULL"
+        concat!("JOIN sites s ON s.id = t.site JOIN agents a ON a.site = t.site AND a.id = t.agent ", people_joins!())
     };
 }
 
-/// The joins the statements share; `$2`, or what is given, is the connection's id.
-macro_rules! fact_joins {
-    () => {
-        fact_joins!("$2")
-    };
-    ($wanted:literal) => {
+/// The person who owns the connection, where they are disabled, at a site. By their key, which is what stands behind `user:`: to
+/// try each disabled person of the site instead would cost every call as much as there are of them.
+macro_rules! owner_join {
+    ($site:literal) => {
         concat!(
-            "JOIN sites s ON s.id = t.site
-         JOIN agents a ON a.site = t.site AND a.id = t.agent ",
-            people_joins!(),
-            " LEFT JOIN connections c ON c.site = t.site AND c.id = ",
+            "LEFT JOIN people pc ON pc.site = ",
+            $site,
+            " AND pc.id = SUBSTR(c.owner, 6) AND c.owner = 'user:' || pc.id AND pc.disabled_at IS NOT NULL"
+        )
+    };
+}
+
+/// The connection with an id, and an agent's grants on it that are not taken back.
+macro_rules! what_joins {
+    ($site:literal, $agent:literal, $wanted:literal) => {
+        concat!(
+            "LEFT JOIN connections c ON c.site = ",
+            $site,
+            " AND c.id = ",
             $wanted,
             " ",
-            owner_join!(),
-            " LEFT JOIN grants g ON g.site = t.site AND g.agent = t.agent AND g.connection = c.id AND g.revoked_at IS NULL
-         LEFT JOIN people pg ON pg.site = t.site AND pg.id = g.grantor"
+            owner_join!($site),
+            " LEFT JOIN grants g ON g.site = ",
+            $site,
+            " AND g.agent = ",
+            $agent,
+            " AND g.connection = c.id AND g.revoked_at IS NULL LEFT JOIN people pg ON pg.site = ",
+            $site,
+            " AND pg.id = g.grantor"
         )
+    };
+}
+
+/// Both, for the connection with the id `$2`.
+macro_rules! fact_joins {
+    () => {
+        concat!(who_joins!(), " ", what_joins!("t.site", "t.agent", "$2"))
     };
 }
 
@@ -378,7 +410,7 @@ pub async fn for_token_page(db: &Db, token: &TokenHash, after: Option<&Connectio
           JOIN connections c ON c.site = t.site AND c.id = g.connection ",
         people_joins!(),
         " ",
-        owner_join!(),
+        owner_join!("t.site"),
         " LEFT JOIN people pg ON pg.site = t.site AND pg.id = g.grantor
           WHERE t.token_hash = $1
             AND g.connection IN (SELECT DISTINCT found.connection
@@ -475,24 +507,34 @@ impl Unread {
 
 /// The facts of many (token, connection) pairs, with one statement; for PostgreSQL. What comes of each stands at its place.
 ///
-/// Each pair is looked up by a subquery of its own, which the planner cannot merge with the others (`OFFSET 0`): it walks the
-/// indexes for one key at a time, however many are asked for and however small the tables are.
+/// Each token is looked up once, and each pair of its own, by subqueries which the planner cannot merge with the others
+/// (`OFFSET 0`): they walk the indexes for one key at a time, however many are asked for and however small the tables are.
 pub(super) async fn for_many(db: &Db, line: &mut PgConnection, pairs: &[(TokenHash, ConnectionId)]) -> Result<Vec<Unread>> {
     db.note_statement();
-    let tokens: Vec<&str> = pairs.iter().map(|(token, _)| token.as_str()).collect();
-    let connections: Vec<&str> = pairs.iter().map(|(_, connection)| connection.as_str()).collect();
-    // Neither holds a comma. An array in its place would show its length to the planner, which then plans every call anew:
-    // that takes a hundred times as long as the look-up.
+    let (tokens, wanted) = by_key(pairs.iter().map(|(token, connection)| (token.as_str(), connection.as_str())).collect());
+    // Rows are numbered from 1.
+    let places: Vec<String> = wanted.iter().map(|(_, place)| (place + 1).to_string()).collect();
+    let connections: Vec<&str> = wanted.iter().map(|(connection, _)| *connection).collect();
+    // None of them holds a comma. An array in the place of a text would show its length to the planner, which then plans every
+    // call anew: that takes a hundred times as long as the look-up.
     let rows = sqlx::query(concat!(
-        "SELECT asked.number, f.*
-         FROM ROWS FROM (STRING_TO_TABLE($1, ','), STRING_TO_TABLE($2, ',')) WITH ORDINALITY AS asked (token, wanted, number)
-         CROSS JOIN LATERAL (SELECT ",
-        fact_columns!(),
+        "SELECT asked.number, who.*, what.*
+         FROM STRING_TO_TABLE($1, ',') WITH ORDINALITY AS shown (token, place)
+         CROSS JOIN LATERAL (SELECT t.agent AS t_agent, ",
+        who_columns!(),
         " FROM agent_tokens t ",
-        fact_joins!("asked.wanted"),
-        " WHERE t.token_hash = asked.token ORDER BY g.created_at, g.id OFFSET 0) f"
+        who_joins!(),
+        " WHERE t.token_hash = shown.token OFFSET 0) who
+         JOIN ROWS FROM (STRING_TO_TABLE($2, ','), STRING_TO_TABLE($3, ',')) WITH ORDINALITY AS asked (place, wanted, number)
+            ON CAST(asked.place AS BIGINT) = shown.place
+         CROSS JOIN LATERAL (SELECT ",
+        what_columns!(),
+        " FROM (SELECT 1) one ",
+        what_joins!("who.t_site", "who.t_agent", "asked.wanted"),
+        " ORDER BY g.created_at, g.id OFFSET 0) what"
     ))
     .bind(tokens.join(","))
+    .bind(places.join(","))
     .bind(connections.join(","))
     .fetch_all(line)
     .await?;
