@@ -154,11 +154,11 @@ class Pairs:
         return min(values), max(values)
 
 
-# The most of the cores' time that the host of a virtual machine may take away while a pair runs. Beyond, the pair says more of its
-# neighbours than of the servers, and does not count.
-STOLEN = 0.05
-# How many pairs are tried for each that is to count.
-PATIENCE = 3
+# The most of the cores' time that the host of a virtual machine may take away while something is measured. Beyond, the number says more
+# of its neighbours than of the servers, and does not count.
+STOLEN = 0.1
+# How long one comparison waits for times in which the host leaves the cores alone, in seconds. Such times come and go within seconds.
+PATIENCE = 15 * 60
 
 
 class Host:
@@ -177,22 +177,61 @@ class Host:
         return spent[7] / max(1, sum(spent))
 
 
+class Undisturbed:
+    """Measures only while the host of the machine leaves the cores alone; what it disturbed is measured again, whatever it came to."""
+
+    def __init__(self, say, patience: int = PATIENCE) -> None:
+        self.say = say
+        self.until = time.monotonic() + patience
+        self.worst = 0.0
+
+    def measure(self, what):
+        """What `what()` returns, which can be said in a line."""
+        while True:
+            self.wait()
+            host = Host()
+            found = what()
+            taken = host.stolen()
+            if taken <= STOLEN:
+                return found
+            self.say(f"  does not count, the host took {taken:.0%} of the cores: {found}")
+            self.spoilt(taken)
+
+    def wait(self) -> None:
+        """Until the host took next to nothing for a second."""
+        while True:
+            host = Host()
+            time.sleep(1)
+            taken = host.stolen()
+            if taken <= STOLEN:
+                return
+            self.spoilt(taken)
+
+    def spoilt(self, taken: float) -> None:
+        self.worst = max(self.worst, taken)
+        if time.monotonic() > self.until:
+            raise RuntimeError(f"the host took up to {self.worst:.0%} of the cores away; measure again when it is quiet")
+
+
+@dataclass
+class Pair:
+    """A run of A and one of B right after it."""
+
+    a: Result
+    b: Result
+
+    def __str__(self) -> str:
+        return f"{self.a.rate:,.0f}/s p50 {self.a.p50:.0f} µs | {self.b.rate:,.0f}/s p50 {self.b.p50:.0f} µs"
+
+
 def pairs(a: Target, b: Target, *, connections: int, seconds: int, count: int, say) -> Pairs:
-    """A/B/A/B..., after a short warm-up of both. A pair in which the host took too much away is run again, whatever it came to."""
+    """A/B/A/B..., after a short warm-up of both, each pair undisturbed."""
     for target in (a, b):
         run(target, connections, 2)
-    found, taken = Pairs([], [], shown(b, connections, seconds)), []
+    found, undisturbed = Pairs([], [], shown(b, connections, seconds)), Undisturbed(say)
     while len(found.a) < count:
-        host = Host()
-        left, right = run(a, connections, seconds), run(b, connections, seconds)
-        taken.append(host.stolen())
-        rates = f"{left.rate:,.0f}/s p50 {left.p50:.0f} µs | {right.rate:,.0f}/s p50 {right.p50:.0f} µs"
-        if taken[-1] <= STOLEN:
-            found.a.append(left)
-            found.b.append(right)
-            say(f"  pair {len(found.a)}: {rates}")
-            continue
-        say(f"  a pair that does not count, the host took {taken[-1]:.0%} of the cores: {rates}")
-        if len(taken) >= PATIENCE * count:
-            raise RuntimeError(f"the host took up to {max(taken):.0%} of the cores away; measure again when it is quiet")
+        pair = undisturbed.measure(lambda: Pair(run(a, connections, seconds), run(b, connections, seconds)))
+        found.a.append(pair.a)
+        found.b.append(pair.b)
+        say(f"  pair {len(found.a)}: {pair}")
     return found

@@ -106,7 +106,7 @@ class Stage:
 
     def __init__(self, folder: pathlib.Path, quick: bool):
         self.folder, self.quick = folder, quick
-        self.pairs, self.seconds = (2, 1) if quick else (5, 5)
+        self.pairs, self.seconds = (2, 1) if quick else (5, 3)
         self.few, self.many = (100, 2_000) if quick else (1_000, 1_000_000)
         self.few_accounts, self.many_accounts = (90, 900) if quick else (90, 90_000)
         self.granted = 200 if quick else 10_000

@@ -156,7 +156,8 @@ fn new_connection(
     let new = NewConnection {
         site: site.clone(),
         provider: provider.name.clone(),
-        owner: Owner::User(number.to_string().parse()?),
+        // No person's id is 0.
+        owner: Owner::User((number + 1).to_string().parse()?),
         name: "".parse()?,
         account,
         tokens: Tokens {
