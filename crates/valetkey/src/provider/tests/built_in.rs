@@ -35,6 +35,22 @@ fn whatever_is_called_by_a_proxy_keeps_credentials_closed_or_says_why() {
     }
 }
 
+/// It answers with their long names, so that the short ones would look as if they had not been granted, for ever.
+#[test]
+fn nothing_asks_google_for_a_scope_by_its_short_name() {
+    let all = all();
+    let google = |definition: &Definition| {
+        definition.oauth2.as_ref().is_some_and(|oauth2| oauth2.token_url.to_string().contains("oauth2.googleapis.com"))
+    };
+    let named: Vec<_> = all.iter().filter(|definition| google(definition)).collect();
+    assert!(named.len() >= 8, "{}", named.len());
+    for definition in named {
+        for short in ["email", "profile"] {
+            assert!(!definition.needed_scopes().iter().any(|scope| scope == short), "{}: {short}", definition.name);
+        }
+    }
+}
+
 /// A file that says nothing gets the loader's sentence, which fits every one of them and tells of none.
 #[test]
 fn where_nothing_says_whose_an_account_is_the_definition_says_why() {
