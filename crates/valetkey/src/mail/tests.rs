@@ -395,11 +395,11 @@ async fn a_silent_server_costs_no_more_than_the_deadline() {
     for acts in [&[Wait][..], &[Say("* OK ready\r\n"), Wait], &[Say("* O"), Wait]] {
         let server = Scripted::start(acts).await;
         let account = map(server.imap("tls"));
-        let began = std::time::Instant::now();
-        let error =
-            check_within(&server.client(), &definition("email_imap"), &account, Duration::from_millis(300)).await.unwrap_err();
-        assert_eq!(error.code(), Code::UpstreamTimeout);
-        assert!(began.elapsed() < Duration::from_secs(3));
+        let (client, imap) = (server.client(), definition("email_imap"));
+        let check = check_within(&client, &imap, &account, Duration::from_millis(300));
+        // The server itself waits for ever.
+        let checked = tokio::time::timeout(Duration::from_secs(20), check).await.expect("a wait without an end");
+        assert_eq!(checked.unwrap_err().code(), Code::UpstreamTimeout);
     }
 }
 

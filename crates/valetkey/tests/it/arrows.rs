@@ -7,7 +7,7 @@ use std::{
 };
 
 /// What everybody stands on.
-const GROUND: [&str; 9] = ["error", "id", "clock", "secret", "text", "db", "on", "row", "in_batches"];
+const GROUND: [&str; 8] = ["error", "id", "clock", "secret", "text", "db", "on", "row"];
 
 #[test]
 fn every_import_between_rooms_is_drawn_in_the_architecture() {

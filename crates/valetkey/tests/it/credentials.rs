@@ -61,7 +61,7 @@ on_each_db! {
         }
     }
 
-    /// T-279, T-280, T-281.
+    /// R65: of its grants. T-279, T-280, T-281.
     ///
     async fn a_mailbox_is_an_agents_by_a_grant_alone_and_as_long_as_both_are_there(db: Db) {
         let replica = Town::new().await.replica(&db).await;

@@ -153,7 +153,7 @@ on_each_db! {
         assert_eq!((expires - created, started.max_age), (15 * 60 * 1_000_000, 15 * 60));
     }
 
-    /// R1: a token that we did not ask for finishes nothing.
+    /// R1, R48: a token that we did not ask for finishes nothing.
     async fn a_callback_with_a_token_of_somebody_elses_stores_nothing(db: Db) {
         let world = world(&db).await;
         let started = world.start(alices()).await;
@@ -276,7 +276,7 @@ on_each_db! {
         assert_eq!(failure(&world.come_back("error=access_denied", None).await), Code::AccessDenied);
     }
 
-    /// `missing_parameters`: the flow is found, and there is nothing to exchange.
+    /// R48, `missing_parameters`: the flow is found, and there is nothing to exchange.
     async fn an_answer_without_a_verifier_ends_the_flow(db: Db) {
         let world = world(&db).await;
         for lost in [Fault::omit("oauth_verifier"), Fault::set("oauth_verifier", "")] {
