@@ -97,15 +97,15 @@ async fn a_stream_comes_line_by_line() {
     let caller = Caller::start().await;
     let token = caller.issued("alice", "profile");
     let begun = Instant::now();
-    let mut response = caller.get("/api/stream?ms=100&n=3").bearer_auth(&token).send().await.unwrap();
+    let mut response = caller.get("/api/stream?ms=2000&n=3").bearer_auth(&token).send().await.unwrap();
     assert_eq!(response.chunk().await.unwrap().unwrap(), "line 1\n");
-    assert!(begun.elapsed() < Duration::from_millis(100), "the first line does not wait for the others");
+    assert!(begun.elapsed() < Duration::from_secs(2), "the first line does not wait for the others");
     let mut rest = Vec::new();
     while let Some(piece) = response.chunk().await.unwrap() {
         rest.extend_from_slice(&piece);
     }
     assert_eq!(rest, b"line 2\nline 3\n");
-    assert!(begun.elapsed() >= Duration::from_millis(200));
+    assert!(begun.elapsed() >= Duration::from_secs(4));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The controls, the records, the definition, and the life of the lab itself.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use provider_lab::{At, DefinitionOptions, Fault, Lab, Rule, fingerprint};
 use serde_json::{Value, json};
@@ -141,9 +141,7 @@ async fn a_stopped_lab_lets_hanging_requests_go_and_frees_its_port() {
     caller.lab.misbehave(Rule::always(At::Api, Fault::HoldBefore));
     let hanging = tokio::spawn(caller.get("/api/echo").send());
     assert!(caller.lab.wait_until(Duration::from_secs(10), |lab| lab.held() == 1).await);
-    let begun = Instant::now();
-    caller.lab.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(3));
+    tokio::time::timeout(Duration::from_secs(20), caller.lab.stop()).await.expect("it stops");
     // Either an answer or a closed connection, but no more waiting.
     let _ = hanging.await.unwrap();
     let again = Lab::start(addr).await.unwrap();

@@ -327,6 +327,7 @@ on_each! {
         refused_from_then_on(on, What::Grant, 20).await;
     }
 
+    /// R65: of its uses.
     async fn a_revoked_connection_is_refused_from_then_on(on: On) {
         refused_from_then_on(on, What::Connection, 10).await;
     }

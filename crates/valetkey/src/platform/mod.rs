@@ -218,20 +218,13 @@ pub async fn create(base: &Base, site: &SiteId, actor: &Actor, new: NewKey) -> R
     Ok(Minted { key, text, assertion_secret })
 }
 
-/// The live key behind a presented text. Every reason to refuse gives one and the same answer.
-pub async fn authenticate(db: &Db, presented: &str, now: Timestamp) -> Result<PlatformKey> {
-    let found = store::by_hash(db, &hash_of(presented)?).await?;
-    found.filter(|key| !key.has_ended(now)).ok_or_else(refused)
-}
-
 /// What a key with this text is looked up by; whatever has no key's form is refused before anybody is asked.
 fn hash_of(presented: &str) -> Result<String> {
     let is_one = presented.starts_with(PREFIX) && presented.len() == PREFIX.len() + 43;
     is_one.then(|| sha256_hex(presented.as_bytes())).ok_or_else(refused)
 }
 
-/// The keys that call: [`authenticate`], with what was found remembered on SQLite, and with look-ups that meet in one statement on
-/// PostgreSQL. Clones share it.
+/// The keys that call: what was found is remembered on SQLite, and look-ups meet in one statement on PostgreSQL. Clones share it.
 #[derive(Clone)]
 pub struct Keys {
     db: Db,
@@ -262,7 +255,7 @@ impl Keys {
     /// The live key behind a presented text.
     ///
     /// # Errors
-    /// As [`authenticate`].
+    /// `unauthenticated`, with the same words for every reason to refuse; what the database says.
     pub async fn authenticate(&self, presented: &str, now: Timestamp) -> Result<Arc<PlatformKey>> {
         let hash = hash_of(presented)?;
         let load = async {
