@@ -156,15 +156,16 @@ fn sections(definition: &Definition) -> Vec<&'static str> {
     there.into_iter().filter(|(_, is_there)| *is_there).map(|(name, _)| name).collect()
 }
 
-/// `the provider's documentation` is a word that nobody can look up.
+/// `the provider's documentation` is a word that nobody can look up, and a site's front page says nothing of it.
 #[test]
-fn every_source_is_an_address_or_a_name_whose_place_is_told() {
+fn every_source_is_a_page_or_a_name_whose_place_is_told() {
     let named = named_sources();
     assert!(named.len() > 8, "{named:?}");
     for definition in Catalogue::embedded().unwrap().iter() {
         for source in &definition.facts.as_ref().unwrap().sources {
-            let is_address = source.strip_prefix("https://").is_some_and(|rest| rest.contains('.') && !rest.contains(' '));
-            assert!(is_address || named.contains_key(source), "{}: {source:?}", definition.name);
+            let page = source.strip_prefix("https://").and_then(|rest| rest.split_once('/'));
+            let is_page = page.is_some_and(|(host, path)| host.contains('.') && !path.is_empty() && !source.contains(' '));
+            assert!(is_page || named.contains_key(source), "{}: {source:?}", definition.name);
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use valetkey::{
     Code, Result,
     connect::{Ended, choice, session},
+    connection::UpstreamWish,
     db::Db,
     decision::{Authority, Request},
     deliver::{AuthenticatedClient, Caller, Deliverer, explain, proxy::Target, slot::Named},
@@ -19,6 +20,7 @@ use valetkey::{
     on_each_db,
     principal::Delivery,
     refresh::{self, Refresher},
+    revoke,
     secret::Secret,
     token,
 };
@@ -233,6 +235,19 @@ on_each_db! {
         let refused = choice::take(&world.outside, site, &session, Some(&binding), &forged, &choice_of(&["p1"])).await;
         assert_eq!(refused.unwrap_err().code(), Code::Forbidden);
         assert!(world.connection(&connected(&ended)).await.resources.is_empty());
+    }
+
+    /// R65: of the session in which a person chooses for it.
+    async fn an_open_choice_ends_with_its_connection(db: Db) {
+        let world = world_of(&db).await;
+        let (ended, session, binding) = connect(&world).await;
+        let (id, site) = (connected(&ended), &world.house.site);
+        let choosing = choice::open(&world.outside, site, &session, Some(&binding)).await.unwrap();
+        revoke::connection(&world.outside, site, &OPERATOR, &id, "enough", UpstreamWish::Skip).await.unwrap();
+        assert_eq!(choice::open(&world.outside, site, &session, Some(&binding)).await.unwrap_err().code(), Code::NotFound);
+        let taken = choice::take(&world.outside, site, &session, Some(&binding), &choosing.csrf, &choice_of(&["p1"])).await;
+        assert_eq!(taken.unwrap_err().code(), Code::NotFound);
+        assert!(world.audited("connection.choose").await.is_empty());
     }
 
     /// Nobody has to connect again to choose something else, and only what the list holds can be chosen.
