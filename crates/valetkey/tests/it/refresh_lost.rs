@@ -188,6 +188,22 @@ on_each_db! {
         count_as_lost(db, [Fault::HugeBody { bytes: 10 << 20 }, twice]).await;
     }
 
+    async fn an_answer_that_does_not_end_in_time_counts_as_lost(db: Db) {
+        count_as_lost(db, [Fault::NeverAnswer, Fault::SlowBody { chunk: 1, ms: 500 }]).await;
+    }
+
+    /// What counts is that the body is JSON or a form, clearly.
+    async fn an_answer_under_another_content_type_is_read(db: Db) {
+        let town = Town::new().await;
+        let replica = town.replica(&db).await;
+        for (at, value) in ["text/plain", "text/html; charset=utf-8", ""].into_iter().enumerate() {
+            let account = replica.expired(&town, &format!("n{at}")).await;
+            town.lab.misbehave(Rule::once(At::Refresh, Fault::ContentType { value: value.to_owned() }));
+            replica.serve(&account.id).await.unwrap_or_else(|error| panic!("{value:?}: {error}"));
+            assert_eq!(replica.stored(&account.id).await.connection.version, 2, "{value:?}");
+        }
+    }
+
     /// R65: of its lease.
     async fn a_connection_revoked_while_it_is_renewed_yields_nothing_and_its_new_tokens_are_revoked(db: Db) {
         let town = Town::new().await;

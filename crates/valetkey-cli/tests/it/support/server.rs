@@ -16,7 +16,7 @@ use super::{
 };
 
 /// How long a start and an end may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A server process. Dropping it kills it.
 pub(crate) struct Server {
@@ -179,7 +179,7 @@ pub(crate) fn client() -> reqwest::Client {
     reqwest::ClientBuilder::new()
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
-        .timeout(Duration::from_secs(60))
+        .timeout(PATIENCE)
         .build()
         .unwrap()
 }
