@@ -102,6 +102,8 @@ async fn main() -> Result<()> {
         tx.commit().await?;
     }
     base.db.close().await;
+    // With it goes the lock on the folder, which the server takes next.
+    drop(base);
 
     let mut told = Vec::new();
     let mut running = Vec::new();
