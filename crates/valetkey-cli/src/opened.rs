@@ -89,6 +89,7 @@ pub(crate) fn broker_settings(settings: &Settings, db: DbConfig, public_url: Url
         providers: settings.providers.clone(),
         trust: settings.trust,
         upstream: upstream::Settings { allow_private: settings.allow_private.clone(), ..upstream::Settings::default() },
+        refresh: settings.refresh,
         ..valetkey::Settings::new(db, root, public_url)
     })
 }
@@ -110,5 +111,33 @@ fn again(error: &Error) -> Error {
     match error.detail() {
         Some(detail) => again.with_detail(detail),
         None => again,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    /// What a broker counts with that a command opens.
+    fn lease(variables: &[(&str, &str)]) -> Result<Duration> {
+        let cli = Cli::try_parse_from(["valetkey", "doctor", "--data", "/d"]).unwrap();
+        let settings = Settings::read(&cli.global, |name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        })?;
+        let db = DbConfig::Sqlite { dir: "/d".into(), patience: PATIENCE };
+        Ok(broker_settings(&settings, db, Url::parse("http://127.0.0.1:8320").unwrap())?.refresh.lease())
+    }
+
+    #[test]
+    fn a_command_counts_with_the_lease_that_the_servers_have() {
+        let said = [("VALETKEY_REFRESH_DEADLINE", "2m"), ("VALETKEY_REFRESH_LEASE_EXTRA", "20s")];
+        assert_eq!(lease(&said).unwrap(), Duration::from_secs(140));
+        assert_eq!(lease(&said[..1]).unwrap(), Duration::from_secs(135));
+        assert_eq!(lease(&[]).unwrap(), Duration::from_secs(45));
+        let wrong = lease(&[("VALETKEY_REFRESH_LEASE_EXTRA", "soon")]).unwrap_err().to_string();
+        assert!(wrong.contains("VALETKEY_REFRESH_LEASE_EXTRA"), "{wrong}");
     }
 }

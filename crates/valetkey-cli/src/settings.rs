@@ -3,15 +3,16 @@
 //! A flag wins over a variable. Two flags that say different things, or two variables, are refused: nothing is chosen
 //! silently.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use url::Url;
-use valetkey::{id::SiteId, provider::Trust, seal::RootSource, secret::Secret, upstream::AllowPrivate};
+use valetkey::{id::SiteId, provider::Trust, refresh, seal::RootSource, secret::Secret, upstream::AllowPrivate};
 
 use crate::{
     failure::{Failure, Result},
     logging::{LogFormat, LogLevel},
+    moments::duration,
 };
 
 /// The options of every command.
@@ -89,6 +90,8 @@ pub(crate) struct Settings {
     pub(crate) allow_private: Vec<AllowPrivate>,
     /// Where browsers and agents reach the broker, if that was said.
     pub(crate) public_url: Option<Url>,
+    /// How refreshes are timed. The lease is that of all processes on one database.
+    pub(crate) refresh: refresh::Settings,
     /// Flags on the command line that a running server does not take from a command: they are its own.
     pub(crate) only_for_servers: Vec<&'static str>,
 }
@@ -159,6 +162,7 @@ impl Settings {
                 .or_else(|| variable("VALETKEY_PUBLIC_URL"))
                 .map(|url| public_url(&url))
                 .transpose()?,
+            refresh: timing(&variable)?,
             only_for_servers: only_for_servers.into_iter().filter_map(|(is, name)| is.then_some(name)).collect(),
         })
     }
@@ -172,6 +176,21 @@ fn public_url(text: &str) -> Result<Url> {
     let bare = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
     let fine = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
     if fine && bare && url.path() == "/" { Ok(url) } else { Err(wrong()) }
+}
+
+/// How refreshes are timed, by the variables that a server's flags have, too: a command that counted with a shorter lease would
+/// take a server that still waits for its provider for dead, and spend the same token a second time.
+fn timing(variable: &impl Fn(&str) -> Option<String>) -> Result<refresh::Settings> {
+    let usual = refresh::Settings::default();
+    let read = |name: &str, usual: Duration| match variable(name) {
+        Some(text) => duration(&text).map_err(|why| Failure::usage(format!("{name}: {why}"))),
+        None => Ok(usual),
+    };
+    Ok(refresh::Settings {
+        deadline: read("VALETKEY_REFRESH_DEADLINE", usual.deadline)?,
+        lease_extra: read("VALETKEY_REFRESH_LEASE_EXTRA", usual.lease_extra)?,
+        ..usual
+    })
 }
 
 /// Whether a URL names this machine.

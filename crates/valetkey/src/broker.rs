@@ -144,7 +144,10 @@ impl Broker {
         check_public_url(&settings.public_url)?;
         // Read before the database is touched, so that a wrong definition leaves everything as it was.
         let catalogue = Arc::new(catalogue(&settings)?);
-        let upstream = Upstream::new(settings.upstream.clone())?;
+        let mut way_out = settings.upstream.clone();
+        // A refresh has a deadline of its own. Cut shorter, it would be given up while its lease is kept, and its answer lost.
+        way_out.exchange_timeout = way_out.exchange_timeout.max(settings.refresh.deadline);
+        let upstream = Upstream::new(way_out)?;
         let db = Db::open(&settings.db).await?;
         let opened = seal::start(&db, &settings.root, settings.create_root, settings.clock.clone()).await?;
         let audit = Audit::new(settings.clock.clone(), opened.ring.clone(), settings.audit);

@@ -394,7 +394,16 @@ fn told(answer: &Value) -> String {
         let row = |one: &Value| columns.iter().map(|(_, at)| cell(one, at)).collect();
         Some(format!("{heading}\n{}", table(&heads, rows.iter().map(row).collect(), "")))
     };
-    let rows = |at: &str| answer.pointer(at).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    // These lists have an end. What is beyond it is counted and nowhere else, not in the JSON either.
+    let first = |heading: &str, of: &str, columns: &[(&str, &str)]| {
+        let rows = items(&answer["report"][of], "rows");
+        let told = list(heading, rows, columns)?;
+        let all = answer["report"][of]["count"].as_u64().unwrap_or(0);
+        Some(match all.saturating_sub(rows.len() as u64) {
+            0 => told,
+            more => format!("{told}\nand {more} more, which are not listed"),
+        })
+    };
     let member = [("provider", "/provider"), ("owner", "/owner"), ("part", "/part"), ("field", "/field"), ("why", "/reason")];
     parts.extend(list(
         "These sealed values cannot be opened, and are not stored:",
@@ -407,8 +416,8 @@ fn told(answer: &Value) -> String {
         &member[..4],
     ));
     parts.extend(list("Not brought over:", items(&answer["source"], "skipped"), &[("what", "/path"), ("why", "/reason")]));
-    parts.extend(list("Left out:", rows("/report/left_out/rows"), &[("what", "/item"), ("why", "/why")]));
-    parts.extend(list("In the way:", rows("/report/conflicts/rows"), &[("what", "/item"), ("there is", "/why")]));
+    parts.extend(first("Left out:", "left_out", &[("what", "/item"), ("why", "/why")]));
+    parts.extend(first("In the way:", "conflicts", &[("what", "/item"), ("there is", "/why")]));
     parts.extend(list("Called otherwise here:", items(&answer["source"], "renamed"), &[("there", "/path"), ("here", "/name")]));
     let to_grant =
         [("connection", "/connection"), ("provider", "/provider"), ("owner", "/owner"), ("name", "/name"), ("agents", "/agents")];
@@ -420,7 +429,12 @@ fn told(answer: &Value) -> String {
         }
         _ => "Agents could use these before because nobody asked; now each needs a grant (`valetkey grant create`):",
     };
-    parts.extend(list(to_grant_says, rows("/report/to_grant/rows"), &to_grant));
+    parts.extend(first(to_grant_says, "to_grant", &to_grant));
+    if let Some(unknown) = answer.pointer("/report/without_definition").and_then(Value::as_object).filter(|map| !map.is_empty()) {
+        let rows = unknown.iter().map(|(provider, accounts)| vec![provider.clone(), accounts.to_string()]).collect();
+        let heading = "There is no definition of these providers; their accounts can be read here, and not used:";
+        parts.push(format!("{heading}\n{}", table(&["provider", "accounts"], rows, "")));
+    }
     if count("/report/agents_missing") > 0 {
         let agents = cell(answer, "/report/agents_missing");
         let what = match answer["sql_dump"].as_bool() {
@@ -434,4 +448,36 @@ fn told(answer: &Value) -> String {
 
 fn nonzero(answer: &Value, at: &str) -> String {
     answer.pointer(at).and_then(Value::as_u64).filter(|count| *count > 0).map(|count| count.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_was_cut_says_how_many_more_there_are() {
+        let left_out = json!({ "count": 1001, "rows": [{ "item": "role/7/42", "why": "there is no agent 7" }] });
+        let conflicts = json!({ "count": 1002, "rows": [{ "item": "account/reddit/site/", "why": "another account" }] });
+        let to_grant = json!({ "count": 1003, "rows": [{ "provider": "github", "owner": "site", "agents": ["7"] }] });
+        let told = told(&json!({ "report": { "left_out": left_out, "conflicts": conflicts, "to_grant": to_grant } }));
+        for (row, more) in [("role/7/42", 1000), ("account/reddit/site/", 1001), ("github", 1002)] {
+            let after = told.split_once(row).unwrap().1;
+            assert_eq!(after.lines().nth(1), Some(&*format!("and {more} more, which are not listed")), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_whole_says_nothing_of_more() {
+        let whole = json!({ "count": 1, "rows": [{ "item": "role/7/42", "why": "there is no agent 7" }] });
+        let told = told(&json!({ "report": { "left_out": whole, "conflicts": { "count": 0, "rows": [] } } }));
+        assert!(told.contains("role/7/42") && !told.contains("more") && !told.contains("In the way"), "{told}");
+    }
+
+    #[test]
+    fn providers_without_a_definition_are_told_with_how_many_accounts_they_have() {
+        let told = told(&json!({ "report": { "without_definition": { "newsletter": 3 } } }));
+        assert!(told.contains("There is no definition of these providers") && told.ends_with("newsletter  3"), "{told}");
+        let none = super::told(&json!({ "report": { "without_definition": {} } }));
+        assert!(!none.contains("There is no definition"), "{none}");
+    }
 }

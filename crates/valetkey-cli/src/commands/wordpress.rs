@@ -10,6 +10,7 @@ use std::{
 use clap::Args;
 use valetkey::{
     import::data_machine::{
+        dump::MAX_KEPT,
         envelope::Key,
         salts::{Missing, Part, Salts, Sources},
         wp_config::{Definition, WpConfig},
@@ -23,8 +24,8 @@ use crate::{
     secrets,
 };
 
-/// The largest file that is read whole.
-const LARGEST: u64 = 1 << 30;
+/// The largest file that is read whole: an option alone may be as large as in a dump.
+const LARGEST: u64 = MAX_KEPT as u64;
 
 /// Where the salts are. Values are never arguments: other users see those in the list of processes.
 #[derive(Args, Clone, Debug)]
@@ -115,6 +116,7 @@ pub(crate) fn told(missing: &[Missing]) -> String {
 /// A whole file, or standard input for `-`.
 pub(crate) fn whole(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     let failed = |error: std::io::Error| Failure::failed(format!("{} cannot be read", path.display())).with_detail(error);
+    let too_large = || Failure::failed(format!("{} is larger than {LARGEST} bytes", path.display()));
     let mut bytes = Zeroizing::new(Vec::new());
     let mut read = |from: &mut dyn Read| from.take(LARGEST + 1).read_to_end(&mut bytes);
     if path == Path::new("-") {
@@ -122,7 +124,10 @@ pub(crate) fn whole(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
     } else {
         let mut file = File::open(path).map_err(failed)?;
         // Known beforehand, so that no copy is left behind by growing.
-        let length = file.metadata().map(|about| about.len()).unwrap_or(0).min(LARGEST);
+        let length = file.metadata().map(|about| about.len()).unwrap_or(0);
+        if length > LARGEST {
+            return Err(too_large());
+        }
         let mut sized = Vec::new();
         let _ = sized.try_reserve_exact(usize::try_from(length).unwrap_or(0) + 1);
         let mut sized = Zeroizing::new(sized);
@@ -130,7 +135,20 @@ pub(crate) fn whole(path: &Path) -> Result<Zeroizing<Vec<u8>>> {
         bytes = sized;
     }
     if bytes.len() as u64 > LARGEST {
-        return Err(Failure::failed(format!("{} is larger than {LARGEST} bytes", path.display())));
+        return Err(too_large());
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_larger_than_an_option_of_a_dump_is_not_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(LARGEST + 1).unwrap();
+        let Err(failure) = whole(file.path()) else { panic!("it was read") };
+        assert!(failure.to_string().contains("is larger than 268435456 bytes"), "{failure}");
+    }
 }

@@ -93,7 +93,11 @@ on_each_home! {
         drop(home.serve().await);
         let option = home.folder().join("auth_data.json");
         let (account, agents) = (json!({ "access_token": "t" }), json!({ "agent:987654": { "account": { "access_token": "a" } } }));
-        let all = json!({ "newsletter": { "account": account }, "reddit": { "principals": agents } });
+        let app = json!({ "client_id": "c" });
+        let all = json!({
+            "newsletter": { "account": account }, "reddit": { "principals": agents }, "gazette": { "account": account, "config": app },
+            "almanac": { "config": app },
+        });
         std::fs::write(&option, all.to_string()).unwrap();
         home.json(&["import", "data-machine", "--auth-data", option.to_str().unwrap()]);
 
@@ -101,6 +105,13 @@ on_each_home! {
         let there = status["accounts"].as_array().unwrap().iter().find(|account| account["provider"] == "newsletter").unwrap();
         assert_eq!((&there["connected"], &there["configured"]), (&json!(true), &json!(false)));
         assert_eq!(home.json(&["auth", "status", "newsletter"])["accounts"][0]["connected"], true);
+        // Nobody can say what an app there needs: what was configured there is configured here.
+        let there = status["accounts"].as_array().unwrap().iter().find(|account| account["provider"] == "gazette").unwrap();
+        assert_eq!((&there["connected"], &there["configured"]), (&json!(true), &json!(true)));
+        for (provider, connected) in [("gazette", true), ("almanac", false)] {
+            let alone = home.json(&["auth", "status", provider]);
+            assert_eq!((&alone["configured"], &alone["accounts"][0]["connected"]), (&json!(true), &json!(connected)));
+        }
         home.cli(&["auth", "status", "newsletters"]).failed(3);
 
         for (owner, token) in [(&["newsletter", "--site-account"][..], "t"), (&["reddit", "--agent", "987654"][..], "a")] {

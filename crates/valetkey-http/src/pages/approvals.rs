@@ -256,7 +256,11 @@ fn terms(fields: &Fields, now: Timestamp) -> Result<Terms> {
     if delivery.is_empty() {
         return Err(nothing("say how the agent may use the account, or say no"));
     }
-    let operations: Vec<String> = fields.all("operation").map(|one| one.expose().to_owned()).collect();
+    let written = text(fields, "patterns")?.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut operations: Vec<String> = written.map(str::to_owned).collect();
+    if operations.is_empty() {
+        operations.extend(fields.all("operation").map(|one| one.expose().to_owned()));
+    }
     // The page says when there were boxes for operations: with none ticked nothing is granted, and not everything.
     if operations.is_empty() && fields.one("operations")?.is_some() {
         return Err(nothing("tick at least one operation, or say no"));

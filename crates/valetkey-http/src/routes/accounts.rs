@@ -168,16 +168,17 @@ macro_rules! scope {
             }
 
             #[doc = concat!("Deletes the ", $words, " account at a provider. Doing it again changes nothing.")]
-            #[utoipa::path(delete, summary = concat!("Deletes the ", $words, " account at a provider. Doing it again changes nothing."), path = $path, tag = "accounts", params(("provider" = String, Path), $(($param = String, Path),)? Deleting),
-                responses((status = 200, body = Ended)))]
+            #[utoipa::path(delete, summary = concat!("Deletes the ", $words, " account at a provider. Doing it again changes nothing."), path = $path, tag = "accounts", params(("provider" = String, Path), $(($param = String, Path),)? Deleting,
+                ("If-Match" = Option<String>, Header)), responses((status = 200, body = Ended)))]
             pub(crate) async fn delete(
                 State(state): State<AppState>,
                 caller: Caller,
                 Path(path): Path<$what>,
                 Query(deleting): Query<Deleting>,
+                headers: HeaderMap,
             ) -> Answer<Json<Ended>> {
                 let (provider, owner) = ($owner)(path);
-                super::delete(&state, &caller, provider, owner, deleting).await
+                super::delete(&state, &caller, provider, owner, deleting, &headers).await
             }
         }
     };
@@ -327,13 +328,20 @@ async fn delete(
     provider: ProviderName,
     owner: Owner,
     deleting: Deleting,
+    headers: &HeaderMap,
 ) -> Answer<Json<Ended>> {
     caller.require_reaches(&owner)?;
+    // An ending overwrites nothing, so nobody has to say what they read; whoever does is held to it.
+    let precondition = precondition(headers, true)?;
     let name: AccountName = deleting.name.as_deref().unwrap_or_default().parse()?;
     let place = Slot { site: caller.site()?.clone(), provider, owner, name };
     let reason = deleting.reason.unwrap_or_else(|| "the account was deleted".to_owned());
     let ending = Ending { upstream: deleting.upstream, reason: Some(reason), wait: deleting.wait };
-    match account::status(state.outside(), &place).await? {
+    let kept = account::status(state.outside(), &place).await?;
+    if kept.is_some() {
+        account::check(&precondition, kept.as_ref())?;
+    }
+    match kept {
         Some(Kept::Here(connection)) => Ok(Json(end(state, caller, &connection, &ending).await?)),
         Some(Kept::By(keeper)) => {
             account::delete(state.outside(), &caller.actor()?, &place, ending.wish()).await?;
@@ -342,6 +350,7 @@ async fn delete(
         None => {
             // A typing mistake in a provider's or an agent's name is told; an account that is not there is no mistake.
             slot(state, caller, place.provider, place.owner, None).await?;
+            account::check(&precondition, None)?;
             Ok(Json(Ended::nothing()))
         }
     }

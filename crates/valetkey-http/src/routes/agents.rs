@@ -363,15 +363,10 @@ pub(super) async fn filtered(db: &Db, site: &SiteId, named: Option<&str>) -> Res
 /// The agent that is named; in a call for a person it must be one on which they have this role.
 pub(super) async fn named_agent(state: &AppState, caller: &Caller, named: &str, least: Role) -> Answer<agent::Agent> {
     let (db, site) = (&state.base().db, caller.site()?);
-    let agent = agent::find(db, site, named).await?;
-    if let Some(user) = caller.user() {
-        let role = agent::role_of(db, site, &agent.id, user).await?;
-        if role.is_none() {
-            return Err(Error::new(Code::NotFound, format!("there is no agent `{named}`")).into());
-        }
-        if role < Some(least) {
-            return Err(Error::new(Code::Forbidden, format!("user {user} needs the role {least} on this agent")).into());
-        }
+    let Some(user) = caller.user() else { return Ok(agent::find(db, site, named).await?) };
+    let (agent, role) = agent::find_of(db, site, user, named).await?;
+    if role < least {
+        return Err(Error::new(Code::Forbidden, format!("user {user} needs the role {least} on this agent")).into());
     }
     Ok(agent)
 }

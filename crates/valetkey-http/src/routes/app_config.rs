@@ -36,7 +36,7 @@ pub(crate) struct App {
     /// The values by field. A secret that is stored is sixteen asterisks; sent back, they keep it.
     #[schema(value_type = Object)]
     values: Map<String, Value>,
-    /// Whether everything the definition needs is there.
+    /// Whether everything the definition needs is there. Of a provider without a definition whatever is stored counts.
     configured: bool,
     /// Since when.
     created_at: String,
@@ -45,10 +45,9 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// Of a provider without a definition nobody can say what is needed.
     fn new(definition: Option<&Definition>, config: &AppConfig) -> Self {
         Self {
-            configured: definition.is_some_and(|definition| app_config::is_configured(definition, Some(config))),
+            configured: app_config::is_complete(definition, config),
             id: config.id.to_string(),
             provider: config.provider.to_string(),
             owner: config.owner.to_string(),

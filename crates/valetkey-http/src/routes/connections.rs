@@ -324,15 +324,18 @@ pub(super) async fn end(
 }
 
 /// Ends a connection: from now on it is refused everywhere, and its account is erased. Ending it again changes nothing.
-#[utoipa::path(delete, path = "/v1/connections/{id}", tag = "connections", params(("id" = String, Path), Ending),
+#[utoipa::path(delete, path = "/v1/connections/{id}", tag = "connections",
+    params(("id" = String, Path), Ending, ("If-Match" = Option<String>, Header, description = "The account's ETag.")),
     responses((status = 200, body = Ended)))]
 pub(crate) async fn revoke(
     State(state): State<AppState>,
     caller: Caller,
     Path(id): Path<ConnectionId>,
     Query(ending): Query<Ending>,
+    headers: HeaderMap,
 ) -> Answer<Json<Ended>> {
     let connection = reached(&state, &caller, &id).await?;
+    accounts::check(&precondition(&headers, true)?, Some(&connection))?;
     Ok(Json(end(&state, &caller, &connection, &ending).await?))
 }
 

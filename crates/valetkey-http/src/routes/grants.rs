@@ -258,12 +258,12 @@ pub(crate) async fn revoke(
 ) -> Answer<StatusCode> {
     let (base, site) = (state.base(), caller.site()?);
     let none = || Error::new(Code::NotFound, format!("there is no grant `{id}`"));
-    let grant = grant::get(&base.db, site, &id).await?.ok_or_else(none)?;
+    let grant = grant::between(&base.db, site, &id).await?.ok_or_else(none)?;
     let connection = connection::get(&base.db, site, &grant.connection).await?;
     // Whoever may see a person's things may take a grant on them back; to give one needs the person.
     let connection = connection.filter(|connection| caller.reaches(&connection.owner)).ok_or_else(none)?;
     // One that asks or denies holds others back: to take it away is to give.
-    if grant.effect != Effect::Allow && !disposes(&caller, &connection.owner) {
+    if !grant.allows && !disposes(&caller, &connection.owner) {
         let text = "this grant holds others back, and only who may grant on this connection may take it away";
         return Err(Error::new(Code::Forbidden, text).into());
     }

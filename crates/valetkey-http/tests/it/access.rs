@@ -46,7 +46,40 @@ on_each_db! {
                 }
             }
         }
-        compare(&table(&callers, &rows));
+        let names: Vec<_> = callers.iter().map(|(name, _)| name.as_str()).collect();
+        compare("access", &table(&names, &rows));
+    }
+
+    /// T-093, T-171, T-233: what a person may do with an agent goes by their role on it, whatever the key may do that speaks for them.
+    async fn every_route_of_an_agent_asks_for_the_role_that_the_page_names(app: App) {
+        let key = app.key_text(&Scope::ALL, Asserts::Any).await;
+        let others = app.key_text(&Scope::ALL, Asserts::People(["somebody".parse().unwrap()].into())).await;
+        let people = [("none", "nora"), ("viewer", "vera"), ("operator", "otto"), ("admin", "ada"), ("owner", "olga")];
+        let mut callers: Vec<_> = people.iter().map(|(role, person)| (*role, As::For(key.clone(), person))).collect();
+        callers.push(("another's key", As::For(others, "olga")));
+
+        let mut rows: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for route in ROUTES.iter().filter(|route| route.path.starts_with("/v1/agents/{agent}")) {
+            let method: Method = route.method.to_ascii_uppercase().parse().unwrap();
+            for (at, (_, who)) in callers.iter().enumerate() {
+                // One of its own: some calls change it, or end it.
+                let row = format!("{} {method}", route.path);
+                let agent = app.agent(&format!("agent-{}-{at}", rows.len()), "olga").await;
+                for (role, person) in &people[1..4] {
+                    app.role(&agent, person, role).await;
+                }
+                let path = route.path.replace("{agent}", &agent).replace("{user}", "zoe");
+                let answer = app.call(who, method.clone(), &path, body(&method, route.path), &[]).await;
+                let cell = match answer.status.as_u16() {
+                    401 | 500 | 503 => panic!("{method} {path}: {}", String::from_utf8_lossy(&answer.bytes)),
+                    403 | 404 => answer.code(),
+                    _ => "in".to_owned(),
+                };
+                rows.entry(row).or_default().push(cell);
+            }
+        }
+        let names: Vec<_> = callers.iter().map(|(name, _)| *name).collect();
+        compare("roles", &table(&names, &rows));
     }
 }
 
@@ -103,10 +136,10 @@ pub(crate) fn body(method: &Method, pattern: &str) -> Option<Value> {
     })
 }
 
-fn table(callers: &[(String, As)], rows: &BTreeMap<String, Vec<String>>) -> String {
+fn table(callers: &[&str], rows: &BTreeMap<String, Vec<String>>) -> String {
     let wide = rows.keys().map(String::len).max().unwrap_or_default();
     let mut text = format!("{:wide$}", "");
-    for (name, _) in callers {
+    for name in callers {
         write!(text, "  {name:15}").unwrap();
     }
     text = text.trim_end().to_owned() + "\n";
@@ -121,8 +154,8 @@ fn table(callers: &[(String, As)], rows: &BTreeMap<String, Vec<String>>) -> Stri
     text
 }
 
-fn compare(now: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/access.golden");
+fn compare(name: &str, now: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it").join(format!("{name}.golden"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, now).unwrap();
     }

@@ -38,7 +38,7 @@ on_each_db! {
         let put = async |headers: &[(&str, &str)], body: Value| app.call(&key, Method::PUT, ALICE, Some(body), headers).await;
 
         put(&[], tokens("a2", "r2")).await.refused(428, "precondition_required");
-        put(&[("if-match", "\"con_0.1\"")], tokens("a2", "r2")).await.refused(412, "precondition_failed");
+        put(&[("if-match", "\"con_0.1.1\"")], tokens("a2", "r2")).await.refused(412, "precondition_failed");
         put(&[("if-match", &format!("W/{}", etag(&first)))], tokens("a2", "r2")).await.refused(412, "precondition_failed");
         let second = put(&[("if-match", &etag(&first))], tokens("a2", "r2")).await.expect(200);
         assert_ne!(etag(&first), etag(&second));
@@ -47,6 +47,48 @@ on_each_db! {
         put(&[("if-match", &format!("\"x\", {}", etag(&second)))], tokens("a3", "r3")).await.expect(200);
         app.put(&key, &format!("{ALICE}?replace=true"), tokens("a4", "r4")).await.expect(200);
         put(&[("if-none-match", "*")], tokens("a5", "r5")).await.refused(412, "precondition_failed");
+    }
+
+    async fn a_copy_from_before_a_patch_cannot_undo_it(app: App) {
+        let key = app.key(&[Scope::AccountsWrite, Scope::AccountsReveal], alice()).await;
+        let first = app.put(&key, ALICE, tokens("a", "r")).await.expect(201);
+        let patched = app.patch(&key, ALICE, json!({ "account": { "karma": 7 } })).await.expect(200);
+        let put = async |tag: &str| app.call(&key, Method::PUT, ALICE, Some(tokens("a", "r")), &[("if-match", tag)]).await;
+        put(&etag(&first)).await.refused(412, "precondition_failed");
+        let revealed = app.get(&key, &format!("{ALICE}?reveal=true")).await.expect(200);
+        assert_eq!((&revealed.json()["account"]["karma"], etag(&revealed)), (&json!(7), etag(&patched)));
+        put(&etag(&patched)).await.expect(200);
+    }
+
+    async fn a_stale_copy_cannot_end_a_newer_account(app: App) {
+        let key = app.key(&[Scope::AccountsWrite, Scope::AccountsRead], alice()).await;
+        let first = app.put(&key, ALICE, tokens("a1", "r1")).await.expect(201);
+        let second = app.put(&key, &format!("{ALICE}?replace=true"), tokens("a2", "r2")).await.expect(200);
+        let delete = async |path: &str, tag: &str| {
+            app.call(&key, Method::DELETE, &format!("{path}?upstream=skip"), None, &[("if-match", tag)]).await
+        };
+        let connection = format!("/v1/connections/{}", text(&first.json(), "/connection"));
+        for path in [ALICE, connection.as_str()] {
+            delete(path, &etag(&first)).await.refused(412, "precondition_failed");
+            delete(path, "1").await.refused(400, "invalid_request");
+        }
+        assert_eq!(etag(&app.get(&key, ALICE).await.expect(200)), etag(&second));
+        assert_eq!(delete(&connection, &etag(&second)).await.expect(200).json()["ended"], true);
+    }
+
+    async fn an_account_of_every_scope_is_deleted_as_it_was_read(app: App) {
+        let agent = app.agent("a", "alice").await;
+        for place in ["site".to_owned(), "users/alice".to_owned(), format!("agents/{agent}")] {
+            app.account(&place, "").await;
+            let path = format!("/v1/providers/http_basic/accounts/{place}");
+            let read = etag(&app.get(&As::Operator, &path).await.expect(200));
+            let delete = async |tag: &str| app.call(&As::Operator, Method::DELETE, &path, None, &[("if-match", tag)]).await;
+            delete("\"con_0.1.1\"").await.refused(412, "precondition_failed");
+            assert_eq!(delete(&read).await.expect(200).json()["ended"], true);
+            // Nothing is there that could be what was read.
+            delete("*").await.refused(412, "precondition_failed");
+            assert_eq!(app.delete(&As::Operator, &path).await.expect(200).json()["ended"], false);
+        }
     }
 
     async fn a_mailbox_whose_server_may_not_be_reached_is_not_stored(app: App) {
@@ -74,7 +116,7 @@ on_each_db! {
         let mut same = tokens("a", "r");
         same["account"]["note"] = "changed".into();
         let again = app.call(&key, Method::PUT, ALICE, Some(same), &[("if-match", &etag(&first))]).await.expect(200);
-        assert_eq!(etag(&first), etag(&again));
+        assert_eq!(first.json()["version"], again.json()["version"]);
         assert_eq!(again.json()["identity"], "owner");
     }
 
@@ -82,7 +124,7 @@ on_each_db! {
         let key = app.key(&[Scope::AccountsWrite, Scope::AccountsReveal], alice()).await;
         let first = app.put(&key, ALICE, tokens("a", "r")).await.expect(201);
         let patched = app.patch(&key, ALICE, json!({ "account": { "karma": 7, "note": null } })).await.expect(200);
-        assert_eq!(etag(&first), etag(&patched), "the tokens are the same, so is their version");
+        assert_eq!(first.json()["version"], patched.json()["version"], "the tokens are the same, so is their version");
         let account = app.get(&key, &format!("{ALICE}?reveal=true")).await.expect(200).json()["account"].clone();
         assert_eq!(account, json!({ "access_token": "a", "refresh_token": "r", "expires_in": 3600, "karma": 7 }));
         for member in ["access_token", "refresh_token", "expires_at", "scope"] {

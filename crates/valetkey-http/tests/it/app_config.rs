@@ -198,7 +198,7 @@ on_each_db! {
         assert_eq!(other["account"], account("other")["account"]);
     }
 
-    /// an account can serve with a token that has not ended, and says
+    /// an account can serve with a token that has not ended, and says
     /// so; without one, with an empty one or with one that ended and cannot be renewed it cannot.
     async fn an_account_says_whether_it_can_serve(app: App) {
         let stands = async || app.get(&OP, ACCOUNT).await.expect(200).json()["authenticated"].clone();

@@ -121,6 +121,19 @@ on_each_db! {
         assert_eq!(app.get(&As::For(key, "carol"), "/v1/agents?role=operator").await.expect(200).json()["agents"], json!([]));
     }
 
+    /// T-171, T-233: of two agents with one name, a person means the one on which they have a role, and is not told of the other.
+    async fn a_name_means_an_agent_on_which_the_person_has_a_role(app: App) {
+        let first = app.agent("helper", "alice").await;
+        let second = app.agent("helper", "bob").await;
+        let key = app.key_text(&[Scope::Agents], Asserts::Any).await;
+        let told = async |person: &'static str| app.get(&As::For(key.clone(), person), "/v1/agents/helper").await;
+        assert_eq!(told("alice").await.expect(200).json()["id"], first);
+        assert_eq!(told("bob").await.expect(200).json()["id"], second);
+        told("carol").await.refused(404, "not_found");
+        app.role(&second, "alice", "viewer").await;
+        assert_eq!(told("alice").await.refused(409, "ambiguous").json()["choices"].as_array().unwrap().len(), 2);
+    }
+
     async fn a_role_that_is_taken_away_ends_with_the_next_request(app: App) {
         let agent = app.agent("a", "alice").await;
         let key = app.key_text(&[Scope::Agents], Asserts::Any).await;

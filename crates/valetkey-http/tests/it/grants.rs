@@ -1,7 +1,10 @@
 //! Grants.
 
 use serde_json::json;
-use valetkey::platform::{Asserts, Scope};
+use valetkey::{
+    db::testing,
+    platform::{Asserts, Scope},
+};
 
 use crate::support::{App, As, on_each_db, text};
 
@@ -65,6 +68,20 @@ on_each_db! {
         app.post(&token, &reveal, json!({})).await.expect(200);
         app.delete(&As::Operator, &format!("/v1/grants/{id}")).await.expect(204);
         app.post(&token, &reveal, json!({})).await.refused(404, "not_found");
+    }
+
+    async fn a_grant_whose_terms_cannot_be_read_can_be_taken_back(app: App) {
+        let agent = app.agent("a", "alice").await;
+        let connection = app.account("users/alice", "").await;
+        let id = app.grant(json!({ "agent": agent, "connection": connection, "for_whom": "unattended" })).await;
+        let db = &app.broker.base().db;
+        testing::execute(db, &format!("UPDATE grants SET operations = 'no list' WHERE id = '{id}'")).await;
+        let key = app.key(&[Scope::Grants], alice()).await;
+        let path = format!("/v1/grants/{id}");
+        app.delete(&key, &path).await.expect(204);
+        testing::execute(db, &format!("UPDATE grants SET operations = NULL WHERE id = '{id}'")).await;
+        let revoked = app.get(&As::Operator, "/v1/grants").await.expect(200).json();
+        assert!(revoked["grants"][0]["revoked_at"].is_string(), "{revoked}");
     }
 
     async fn what_makes_no_sense_is_not_granted(app: App) {

@@ -63,7 +63,7 @@ on_each_db! {
         let shown = app.get(&OP, CONFIG).await.expect(200);
         assert!(!String::from_utf8_lossy(&shown.bytes).contains("canary"));
         let shown = shown.json();
-        assert_eq!((&shown["values"]["client_id"], &shown["configured"]), (&json!("acme-client"), &json!(false)));
+        assert_eq!((&shown["values"]["client_id"], &shown["configured"]), (&json!("acme-client"), &json!(true)));
         let found = app.get(&OP, "/v1/providers/acme/config/context?user=alice").await.expect(200).json();
         assert_eq!((&found["resolved_from"], &found["found"]["id"]), (&json!("site"), &shown["id"]));
         assert_eq!(app.get(&OP, "/v1/providers/acme/scope-policies").await.expect(200).json()["config"]["fallback"], true);

@@ -16,6 +16,7 @@ mod connect_sessions;
 mod connections;
 mod decisions;
 mod edge;
+mod errors;
 mod grants;
 mod imports;
 mod keys;

@@ -213,6 +213,31 @@ on_each_db! {
         browser.submit(&path, &ticked(&less)).await.expect(409);
     }
 
+    /// However wide the wish: the calls that are written down are granted, where they lie within it.
+    async fn a_person_writes_down_which_calls(pages: Pages) {
+        let asking = Asking::new(&pages).await;
+        let mut browser = pages.browser();
+        browser.enter("alice", "/").await.expect(303);
+        for (wish, ticked) in [
+            (r#"{"provider":"lab","reason":"to look"}"#, &[][..]),
+            (r#"{"provider":"lab","operations":["GET /api/**"],"reason":"to look"}"#, &[("operations", "some"), ("operation", "GET /api/**")]),
+        ] {
+            let path = format!("/proposals/{}", asking.propose(&pages, wish).await);
+            let token = csrf(&browser.get(&path).await.expect(200));
+            let connection = asking.connection.as_str();
+            let yes = [("csrf", token.as_str()), ("decision", "yes"), ("connection", connection), ("delivery", "proxy")];
+            let form = |written: &'static str| [&yes[..], ticked, &[("patterns", written)]].concat();
+            browser.submit(&path, &form("every call")).await.expect(400);
+            if !ticked.is_empty() {
+                browser.submit(&path, &form("DELETE /api/me")).await.expect(400);
+            }
+            browser.submit(&path, &form("GET /api/me\r\n\r\n GET /api/posts ")).await.expect(303);
+            let grants = asking.grants(&pages).await;
+            let patterns = serde_json::to_value(&grants.last().unwrap().operations.as_ref().unwrap().patterns).unwrap();
+            assert_eq!(patterns, json!(["GET /api/me", "GET /api/posts"]));
+        }
+    }
+
     /// The agent names a page, the person connects an account there, and only then, by another word, lets the agent use it.
     async fn a_person_connects_an_account_for_what_an_agent_asks(pages: Pages) {
         let (base, site) = (pages.broker.base(), SiteId::default_site());

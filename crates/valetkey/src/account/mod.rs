@@ -183,6 +183,18 @@ impl From<accounts::Put> for Saved {
     }
 }
 
+/// Holds what a writer said about an account against where it is kept and how it stands.
+///
+/// # Errors
+/// As [`accounts::check`]; `precondition_failed` for an entity tag where a resolver holds the account.
+pub fn check(precondition: &Precondition, kept: Option<&Kept>) -> Result<()> {
+    match kept {
+        Some(Kept::By(_)) => held::check(precondition),
+        Some(Kept::Here(connection)) => accounts::check(precondition, Some(connection)),
+        None => accounts::check(precondition, None),
+    }
+}
+
 /// Deletes the account of a slot and nothing else: here at once, and at its provider as that answers. Doing it again changes
 /// nothing.
 ///

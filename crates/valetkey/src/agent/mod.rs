@@ -191,21 +191,40 @@ pub async fn get(db: &Db, site: &SiteId, id: &AgentId) -> Result<Option<Agent>> 
 
 /// One agent by id or, where no id fits, by slug. A slug that fits two is an error that lists both.
 pub async fn find(db: &Db, site: &SiteId, id_or_slug: &str) -> Result<Agent> {
+    one(meant(db, site, id_or_slug).await?, id_or_slug, |agent| &agent.id)
+}
+
+/// The same among those on which a person has a role, with that role: of the others they are not told that they are there.
+pub async fn find_of(db: &Db, site: &SiteId, user: &UserId, id_or_slug: &str) -> Result<(Agent, Role)> {
+    let mut theirs = Vec::new();
+    for agent in meant(db, site, id_or_slug).await? {
+        if let Some(role) = role_of(db, site, &agent.id, user).await? {
+            theirs.push((agent, role));
+        }
+    }
+    one(theirs, id_or_slug, |(agent, _)| &agent.id)
+}
+
+/// The agents that a name may mean: the one with this id, or those with this slug.
+async fn meant(db: &Db, site: &SiteId, id_or_slug: &str) -> Result<Vec<Agent>> {
     if let Ok(id) = id_or_slug.parse::<AgentId>()
         && let Some(agent) = store::by_id(db, site, &id).await?
     {
-        return Ok(agent);
+        return Ok(vec![agent]);
     }
-    let mut agents = store::by_slug(db, site, id_or_slug).await?;
-    match (agents.pop(), agents.is_empty()) {
-        (Some(agent), true) => Ok(agent),
+    store::by_slug(db, site, id_or_slug).await
+}
+
+fn one<T>(mut found: Vec<T>, named: &str, id: impl Fn(&T) -> &AgentId) -> Result<T> {
+    match (found.pop(), found.is_empty()) {
+        (Some(only), true) => Ok(only),
         (Some(last), false) => {
-            agents.push(last);
-            let ids: Vec<_> = agents.iter().map(|a| a.id.to_string()).collect();
-            Err(Error::new(Code::Ambiguous, format!("{} agents have the slug `{id_or_slug}`; name one by its id", ids.len()))
+            found.push(last);
+            let ids: Vec<_> = found.iter().map(|one| id(one).to_string()).collect();
+            Err(Error::new(Code::Ambiguous, format!("{} agents have the slug `{named}`; name one by its id", ids.len()))
                 .with_extra(json!({ "choices": ids })))
         }
-        (None, _) => Err(Error::new(Code::NotFound, format!("there is no agent `{id_or_slug}`"))),
+        (None, _) => Err(Error::new(Code::NotFound, format!("there is no agent `{named}`"))),
     }
 }
 

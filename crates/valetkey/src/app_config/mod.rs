@@ -451,6 +451,12 @@ pub fn is_configured(definition: &Definition, config: Option<&AppConfig>) -> boo
         .all(|field| config.is_some_and(|config| config.values.contains_key(&field.name)))
 }
 
+/// Whether a configuration that is stored has everything that is needed. Of a provider without a definition nobody can say what
+/// that is: there what an import brought counts as it is.
+pub fn is_complete(definition: Option<&Definition>, config: &AppConfig) -> bool {
+    definition.is_none_or(|definition| is_configured(definition, Some(config)))
+}
+
 /// Opens a configuration's values.
 pub async fn open(base: &Base, config: &AppConfig) -> Result<SecretMap> {
     let bytes = open_text(base, config).await?;

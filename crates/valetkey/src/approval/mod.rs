@@ -32,6 +32,7 @@ use crate::{
     clock::Timestamp,
     db::{Db, Tx},
     error::{Code, Error, Result},
+    grant,
     id::{AgentId, ApprovalId, ConnectionId, GrantId, ProviderName, SiteId, TokenId, UserId},
     principal::{Actor, Delivery, Owner, Principal},
     text,
@@ -408,23 +409,28 @@ pub async fn examine(base: &Base, site: &SiteId, id: &ApprovalId, agent: &AgentI
     }
 }
 
-/// Takes an approval for one call, before it leaves. It is one compare-and-set: of two who try, one sends.
+/// Takes an approval for one call, before it leaves, and with it one use of its grant where that counts them (`counted`): neither goes
+/// without the other. It is one compare-and-set: of two who try, one sends. False, and nothing taken, where the grant has no use left.
 ///
 /// # Errors
 /// As [`examine`].
-pub async fn take(base: &Base, site: &SiteId, actor: &Actor, approval: &Approval) -> Result<()> {
+pub async fn take(base: &Base, site: &SiteId, actor: &Actor, approval: &Approval, counted: bool) -> Result<bool> {
     // A token may have been waited for since the call came: whoever said yes must still be allowed to.
     examine(base, site, &approval.id, &approval.agent, &approval.digest).await?;
     let now = base.clock.now();
     base.ring.derived(&base.db, site, AUDIT_LABEL).await?;
-    let mut tx = base.db.begin_bookkeeping().await?;
+    let mut tx = if counted { base.db.begin().await? } else { base.db.begin_bookkeeping().await? };
+    if counted && !grant::take_use_in(&mut tx, site, &approval.grant).await? {
+        return Ok(false);
+    }
     if !store::take(&mut tx, site, approval, now).await? {
         drop(tx);
         let found = get(&base.db, site, &approval.id).await?.ok_or_else(|| unknown(&approval.id))?;
         return Err(ended(&found, found.status(now)));
     }
     base.audit.record(&mut tx, approval.event(site, actor, "approval.use")).await?;
-    tx.commit().await
+    tx.commit().await?;
+    Ok(true)
 }
 
 /// Removes the calls that were made for a person or with an account of theirs, in the transaction that erases them.

@@ -210,7 +210,8 @@ pub(super) async fn settled(
 
 pub(super) async fn over(outside: &Outside, flow: Flow, outcome: Outcome, choose: Option<(SiteId, ConnectSessionId)>) -> Ended {
     let payload = payload::carried_by(outside, &flow).await;
-    Ended { provider: Some(flow.provider), outcome, return_to: flow.return_to, payload, choose }
+    let return_to = super::still_listed(&outside.base.db, &flow.site, flow.return_to).await;
+    Ended { provider: Some(flow.provider), outcome, return_to, payload, choose }
 }
 
 fn word_of(fault: &Fault) -> Option<&'static str> {

@@ -15,7 +15,8 @@
 //!    row. This runs in a task of its own: a browser that leaves cannot lose tokens that were issued.
 //! 5. Where the person has to choose from the provider's lists (pages, properties), the browser is asked that first
 //!    ([`choice`]). Nothing is chosen silently; what is open can be chosen later.
-//! 6. The browser is sent on to the exact `return_to` of the session, or to a page that shows the outcome.
+//! 6. The browser is sent on to the exact `return_to` of the session, if the site still lists it, or to a page that shows the
+//!    outcome.
 //!
 //! With the device grant the browser does not come back: the person signs in elsewhere with a code, and one replica at a time
 //! asks the provider for the outcome ([`device`]). Where each server is an instance, an app is registered there first.
@@ -51,12 +52,13 @@ pub use callback::{Answer, ERROR_WORDS, callback};
 
 use crate::{
     base::Base,
-    db::Tx,
+    db::{Db, Tx},
     error::{Code, Error, Result},
     id::{ConnectSessionId, ConnectionId, ProviderName, SiteId, sha256_hex},
     principal::Owner,
     provider::{Definition, step::StepFailure},
     secret::{Secret, SecretMap},
+    site,
 };
 
 /// How long a link works.
@@ -101,7 +103,7 @@ pub struct Ended {
     pub provider: Option<ProviderName>,
     /// What became of it.
     pub outcome: Outcome,
-    /// Where the session wants the browser to return to.
+    /// Where the session wants the browser to return to, if the site still lists it.
     pub return_to: Option<String>,
     /// What the session's maker gave to be carried along.
     pub payload: Option<Secret>,
@@ -137,6 +139,19 @@ impl Ended {
         }
         url.push_str(&query.finish());
         Some(url)
+    }
+}
+
+/// Where the browser returns to, if the site still lists it: a link outlives a change of the list, and whoever has an address
+/// that was taken off it must not get browsers from us. Where the list cannot be read, the browser stays with us too.
+async fn still_listed(db: &Db, site: &SiteId, return_to: Option<String>) -> Option<String> {
+    let return_to = return_to?;
+    match site::require(db, site).await {
+        Ok(site) => site.return_to.contains(&return_to).then_some(return_to),
+        Err(error) => {
+            tracing::error!(site.id = %site, error = ?error, "a site's return URLs cannot be read");
+            None
+        }
     }
 }
 

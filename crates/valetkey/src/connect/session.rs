@@ -410,7 +410,7 @@ pub async fn cancel(outside: &Outside, link: &Secret, visit: Option<&Secret>, cs
         payload: payload::carried(base, &session).await,
         provider: Some(session.provider),
         outcome: Outcome::Failed { code: Code::OauthDenied, word: None },
-        return_to: session.return_to,
+        return_to: super::still_listed(&base.db, &session.site, session.return_to).await,
         choose: None,
     })
 }
@@ -446,7 +446,8 @@ pub(super) async fn ended(outside: &Outside, session: Session) -> Result<Ended> 
         }
     };
     let payload = payload::carried(&outside.base, &session).await;
-    Ok(Ended { provider: Some(session.provider), outcome, return_to: session.return_to, payload, choose })
+    let return_to = super::still_listed(&outside.base.db, &session.site, session.return_to).await;
+    Ok(Ended { provider: Some(session.provider), outcome, return_to, payload, choose })
 }
 
 /// Where a connect session stands, for whoever made it.
@@ -622,7 +623,7 @@ pub(super) async fn describe(outside: &Outside, session: &Session, visit: Option
             false => None,
         },
         setup_url: definition.setup_url.clone(),
-        return_to: session.return_to.clone(),
+        return_to: session.return_to.clone().filter(|url| site.return_to.contains(url)),
         proof: proof(outside, session, visit).await?,
         expires_at: session.expires_at,
     })

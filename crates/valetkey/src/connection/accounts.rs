@@ -90,9 +90,10 @@ pub struct Put {
     pub replaced: Option<ConnectionId>,
 }
 
-/// The entity tag of an account, without quotes: its connection and the version of its tokens.
+/// The entity tag of an account, without quotes: its connection, the version of its tokens, and the revision of all that is
+/// sealed, which a change beside the tokens moves, too. So whoever read before somebody's patch does not undo it.
 pub fn etag(connection: &Connection) -> String {
-    format!("{}.{}", connection.id, connection.version)
+    format!("{}.{}.{}", connection.id, connection.version, connection.revision)
 }
 
 /// The account in a slot, without its secrets; opens nothing.

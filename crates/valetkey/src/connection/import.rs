@@ -108,7 +108,8 @@ pub fn arrive(outside: &Outside, coming: Coming) -> Result<Arrival> {
     };
     let (subject, subject_name) = match definition.map(|definition| &definition.identity) {
         Some(provider::Identity::Static(members)) => accounts::stated_subject(members, &account),
-        _ => (None, None),
+        // What it was called there. That is to be read by people, and no word on whose it is: only the provider is asked that.
+        _ => (None, account.text("username").map(|name| name.expose().to_owned())),
     };
     // What PostgreSQL cannot store in a column stays where it is, in the account.
     let storable = |text: Option<String>| text.filter(|text| !text.contains('\0'));

@@ -128,9 +128,9 @@ pub struct Connection {
     /// Where it stands.
     #[serde(flatten)]
     pub status: Status,
-    /// The version of its tokens; an account's ETag.
+    /// The version of its tokens.
     pub version: i64,
-    /// The revision of its sealed account.
+    /// The revision of its sealed account; with the version, an account's ETag.
     #[serde(skip)]
     pub revision: i64,
     /// The app configuration whose client minted its tokens.

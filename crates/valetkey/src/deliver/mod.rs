@@ -528,8 +528,8 @@ impl Deliverer {
     }
 
     /// Takes the approval that carries a use, and one use where the grant limits them: when everything else is ready, so that
-    /// a failure before it costs nothing. The rate comes first, so that a call which must wait costs nothing that never comes
-    /// back.
+    /// a failure before it costs nothing; the two together, or neither. The rate comes first, so that a call which must wait costs
+    /// nothing that never comes back.
     async fn take_use(&self, allowed: &Allowed, approval: Option<&Approval>) -> Result<()> {
         let Right::Agent { decision, .. } = &allowed.right else { return Ok(()) };
         // INVARIANT: every use passes here last. What a grant asks about leaves with the approval that was given under it, or
@@ -552,12 +552,15 @@ impl Deliverer {
                 _ => Err(error),
             };
         }
-        if let Some(approval) = approval
-            && let Err(error) = approval::take(base, site, &allowed.actor, approval).await
-        {
-            return Err(self.not_carried(allowed, error).await?);
-        }
-        if *counted && !grant::take_use(&base.db, site, id).await? {
+        let taken = match approval {
+            Some(approval) => match approval::take(base, site, &allowed.actor, approval, *counted).await {
+                Ok(taken) => taken,
+                Err(error) => return Err(self.not_carried(allowed, error).await?),
+            },
+            None if *counted => grant::take_use(&base.db, site, id).await?,
+            None => true,
+        };
+        if !taken {
             // Somebody else took the last one since the decision.
             let error = Error::new(Code::GrantDenied, "the grant is used up; ask its owner to grant it anew");
             return Err(self.not_taken(allowed, error, "used_up").await?);

@@ -324,10 +324,27 @@ pub async fn agents_on(
     store::agents_on(db, site, connection, after, limit).await
 }
 
+/// What has to be known of a grant to take it back: also of one whose terms cannot be read.
+#[derive(Clone, Debug)]
+pub struct Between {
+    /// Whose it is.
+    pub agent: AgentId,
+    /// On what.
+    pub connection: ConnectionId,
+    /// Whether it only allows. One that asks or denies holds others back.
+    pub allows: bool,
+}
+
+/// Between whom a grant is.
+pub async fn between(db: &Db, site: &SiteId, id: &GrantId) -> Result<Option<Between>> {
+    let Some((agent, connection, effect)) = store::between(db, site, id).await? else { return Ok(None) };
+    Ok(Some(Between { agent: agent.parse()?, connection: connection.parse()?, allows: effect == Effect::Allow.as_str() }))
+}
+
 /// Takes a grant back: no request that arrives after this returned is served by it. Doing it again changes nothing.
 pub async fn revoke(base: &Base, site: &SiteId, actor: &Actor, id: &GrantId, reason: &str) -> Result<()> {
     text::check("reason", reason, text::NOTE)?;
-    let Some(grant) = get(&base.db, site, id).await? else {
+    let Some(grant) = between(&base.db, site, id).await? else {
         return Err(Error::new(Code::NotFound, format!("there is no grant `{id}`")));
     };
     let mut tx = base.db.begin().await?;
@@ -371,7 +388,12 @@ pub async fn forget_person(tx: &mut Tx, site: &SiteId, user: &UserId) -> Result<
 /// It is one compare-and-set, so that two replicas cannot both take the last one.
 pub async fn take_use(db: &Db, site: &SiteId, id: &GrantId) -> Result<bool> {
     let mut tx = db.begin().await?;
-    let taken = store::take_use(&mut tx, site, id).await?;
+    let taken = take_use_in(&mut tx, site, id).await?;
     tx.commit().await?;
     Ok(taken)
+}
+
+/// The same in a transaction that takes something else with it.
+pub(crate) async fn take_use_in(tx: &mut Tx, site: &SiteId, id: &GrantId) -> Result<bool> {
+    store::take_use(tx, site, id).await
 }

@@ -181,6 +181,15 @@ pub(super) async fn by_id(db: &Db, site: &SiteId, id: &GrantId) -> Result<Option
     row.map(Grant::try_from).transpose()
 }
 
+/// The agent, the connection and the effect of a grant, as they are stored.
+pub(super) async fn between(db: &Db, site: &SiteId, id: &GrantId) -> Result<Option<(String, String, String)>> {
+    Ok(on!(db, |c| sqlx::query_as("SELECT agent, connection, effect FROM grants WHERE site = $1 AND id = $2")
+        .bind(site.as_str())
+        .bind(id.as_str())
+        .fetch_optional(c)
+        .await?))
+}
+
 pub(super) async fn list(
     db: &Db,
     site: &SiteId,

@@ -30,10 +30,7 @@ use crate::{
     app_config,
     audit::Event,
     base::Outside,
-    connection::{
-        erase,
-        import::{self as arrivals, Arrival, BATCH, Coming},
-    },
+    connection::import::{self as arrivals, Arrival, BATCH, Coming},
     db::Tx,
     error::{Code, Error, Result},
     grant,
@@ -41,7 +38,7 @@ use crate::{
     platform,
     principal::{Actor, Owner, Slot},
     provider::{FieldLevel, Role as FieldRole, pattern::PathPattern},
-    secret::SecretMap,
+    secret::{SecretBytes, SecretMap},
     token::{self, TokenHash},
 };
 
@@ -53,6 +50,10 @@ pub const FROM_CONFIG: &str = "config";
 const DIGEST_LABEL: &str = "import digest";
 /// Why a connection is over whose place another took.
 const TOOK_PLACE: &str = "an import took its place";
+/// What a grant says that was a permission at the source.
+const LENT: &str = "lent at Data Machine";
+/// Why such a grant is over where the permission came again as another.
+const LENT_ANEW: &str = "lent otherwise at Data Machine since";
 /// The most rows that one list of a report holds; beyond, they are counted.
 const MOST_LISTED: usize = 1_000;
 
@@ -209,17 +210,24 @@ struct Lent {
     owner: Owner,
     agent: AgentId,
     operations: Vec<PathPattern>,
+    /// Whether it came before, as another.
+    changed: bool,
 }
 
-/// Who holds the account of an item elsewhere, with the item's name, if a registered resolver does. It is asked before the
-/// import begins, for no transaction waits for it; [`Import::keep_out`] takes what it says.
+/// Who holds the account of an item elsewhere, with the account's name in `imports`, if a registered resolver does. It is asked
+/// before the import begins, for no transaction waits for it; [`Import::keep_out`] takes what it says.
 ///
 /// # Errors
 /// What a resolver says that cannot tell.
 pub async fn held_elsewhere(outside: &Outside, site: &SiteId, item: &Item) -> Result<Option<(String, &'static str)>> {
-    let Item::Account { provider, owner, name, .. } = item else { return Ok(None) };
+    let (provider, owner, name) = match item {
+        Item::Account { provider, owner, name, .. } => (provider, owner, name.as_str()),
+        // An account is made of the credentials in it, if there are any.
+        Item::Config { provider, owner, .. } => (provider, owner, FROM_CONFIG),
+        _ => return Ok(None),
+    };
     let slot = Slot { site: site.clone(), provider: provider.clone(), owner: owner.clone(), name: name.parse()? };
-    Ok(outside.extensions.held(&slot).await?.map(|held| (item.id(), held.resolver.name())))
+    Ok(outside.extensions.held(&slot).await?.map(|held| (account_id(provider, owner, name), held.resolver.name())))
 }
 
 /// An import under way. Dropped before its end, it never happened; what is on its way to the database then is taken back, too.
@@ -424,7 +432,10 @@ impl Import {
             }
             Item::Grant { provider, owner, name, agent, operations, .. } => {
                 let operations = operations.iter().map(|text| PathPattern::parse(text)).collect::<Result<Vec<_>>>()?;
-                self.lent.push(Lent { row, account: account_id(&provider, &owner, &name), owner, agent, operations });
+                if changed && self.header.on_conflict != OnConflict::Replace {
+                    return self.done(kind, false, false, row, "a permission that changed at its source since it came");
+                }
+                self.lent.push(Lent { row, account: account_id(&provider, &owner, &name), owner, agent, operations, changed });
                 Ok(())
             }
             Item::Nothing { .. } => self.done(kind, true, false, row, ""),
@@ -555,6 +566,10 @@ impl Import {
                 continue;
             }
             let row = Row { item: id, digest, target: None, rest: settle::text_of(&item.rest())?, position: at };
+            if let Some(by) = self.held.get(&row.item).copied() {
+                self.leave_out("account_from_config", &row, format!("it is held by `{by}`; change it there"))?;
+                continue;
+            }
             if let Item::Account { provider, owner, name, account, incomplete, .. } = item {
                 self.account("account_from_config", row, changed, (provider, owner, name), account, incomplete).await?;
             }
@@ -591,10 +606,10 @@ impl Import {
                 return self.done(kind, true, true, row, "");
             }
             // It is over, or by its own words somebody else's: what comes gets an id of its own, without the grants.
-            if erase(&mut *self.tx.lock().await, &self.site, &arrival.id, &self.actor, TOOK_PLACE, base.clock.now()).await? {
-                let slot =
-                    Slot { site: self.site.clone(), provider: provider.clone(), owner: owner.clone(), name: stored.clone() };
-                self.ended.push((slot, arrival.id));
+            if let Some(ended) = self.end_replaced(&arrival.id).await? {
+                let by = SecretMap::from_json(&SecretBytes::new(account.0.expose().as_bytes().to_vec()));
+                let by = by.map_err(|_| Error::internal("an account that was sealed is no object"))?;
+                settle::owe(&self.outside, &mut *self.tx.lock().await, &self.actor, &ended, &by).await?;
             }
         }
         let coming = self.coming((ConnectionId::new(), &provider, &definition, &owner, &stored), account, incomplete);

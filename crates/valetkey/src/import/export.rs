@@ -4,8 +4,8 @@
 //! 2. [`run`] hands out agents, roles and tokens, then configurations, accounts and lent mailboxes as they are now, each with
 //!    the place it had in its source, and the places that held nothing. What nothing of the old format stands for is a
 //!    [`Loss`]. Whoever writes the old format says what of the rest it cannot hold.
-//! 3. The source's own rows may still be there. So a token that was revoked here goes out as one that has ended, and roles and
-//!    agents that are no more here are said.
+//! 3. The source's own rows may still be there. So a token that was revoked here, or whose person is disabled here, goes out as
+//!    one that has ended, and roles and agents that are no more here are said.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -27,6 +27,7 @@ use crate::{
     error::{Code, Error, Result},
     grant::{self, Effect},
     id::{AgentId, ConnectionId, ProviderName, SiteId, UserId},
+    platform,
     principal::{Actor, Ceiling, Owner, PlatformCeiling},
     secret::{Secret, SecretBytes},
     token::{self, Token, TokenHash},
@@ -129,6 +130,7 @@ impl Out {
             let roles = agent::roles(&base.db, site, &agent.id).await?;
             let tokens = token::list_hashed(&base.db, site, &agent.id).await?;
             let is_narrowed = agent::is_narrowed(&base.db, site, &agent.id).await?;
+            let owner_is_disabled = is_disabled(base, site, agent.owner.as_ref()).await?;
             let id = agent.id.clone();
             let owner = agent.owner.clone();
             let created_at = Some(agent.created_at);
@@ -146,15 +148,18 @@ impl Out {
             for token::Hashed { token, hash, minter, ceiling } in tokens {
                 let what = format!("token {}", token.id);
                 let came = self.rows.contains_key(&format!("token/{}", hash.as_str()));
-                if let Some(revoked_at) = token.revoked_at {
+                let another = token.person.as_ref().filter(|person| agent.owner.as_ref() != Some(*person));
+                let serves_nobody = owner_is_disabled || is_disabled(base, site, another).await?;
+                let over_since = token.revoked_at.or_else(|| serves_nobody.then(|| base.clock.now()));
+                if let Some(over_since) = over_since {
                     // Its row is still there. An end in the past keeps it from coming back to life.
                     match (came, agent.owner.clone()) {
                         (false, _) => {}
                         (true, None) => {
-                            self.lose(what, "it is revoked here, and Data Machine still has it; revoke it there, too").await?;
+                            self.lose(what, "it is over here, and Data Machine still has it; revoke it there, too").await?;
                         }
                         (true, Some(person)) => {
-                            let expires_at = Some(token.expires_at.map_or(revoked_at, |at| at.min(revoked_at)));
+                            let expires_at = Some(token.expires_at.map_or(over_since, |at| at.min(over_since)));
                             self.give(item_of(token, &hash, person, Some(allows_nothing()?), expires_at)).await?;
                         }
                     }
@@ -292,6 +297,14 @@ impl Out {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether somebody is disabled here, so that no token serves for them. Nobody is not.
+async fn is_disabled(base: &Base, site: &SiteId, user: Option<&UserId>) -> Result<bool> {
+    match user {
+        Some(user) => platform::person_is_disabled(&base.db, site, user).await,
+        None => Ok(false),
     }
 }
 

@@ -206,6 +206,9 @@ pub struct Rest {
     /// What it came out of, where that was not an account: `config`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub out_of: Option<String>,
+    /// Whether the address of another site came with its token: one that did not is ours, and put together here.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub url_came: bool,
 }
 
 impl Rest {

@@ -5,8 +5,10 @@ use crate::{
     clock::Timestamp,
     db::{Db, Tx, in_batches},
     error::{Error, Result},
-    id::{SiteId, UserId},
-    on, row,
+    id::{AgentId, ConnectionId, SiteId, UserId},
+    on,
+    principal::Actor,
+    row,
 };
 
 /// How many rows one statement writes.
@@ -91,4 +93,41 @@ pub(super) async fn put(tx: &mut Tx, site: &SiteId, source: &str, rows: &[Row], 
         query
     });
     Ok(())
+}
+
+/// Keeps everybody else from changing a connection until this transaction ends.
+pub(super) async fn lock_connection(tx: &mut Tx, site: &SiteId, id: &ConnectionId) -> Result<()> {
+    on!(tx, |c| sqlx::query("UPDATE connections SET revision = revision WHERE site = $1 AND id = $2")
+        .bind(site.as_str())
+        .bind(id.as_str())
+        .execute(c)
+        .await
+        .map(|_| ())?);
+    Ok(())
+}
+
+/// Takes back the grants of an agent on a connection that have a note. Says which of them lived.
+pub(super) async fn revoke_grants(
+    tx: &mut Tx,
+    site: &SiteId,
+    (agent, connection, note): (&AgentId, &ConnectionId, &str),
+    actor: &Actor,
+    reason: &str,
+    now: Timestamp,
+) -> Result<Vec<String>> {
+    let rows: Vec<(String,)> = on!(tx, |c| sqlx::query_as(
+        "UPDATE grants SET revoked_at = $5, revoked_by = $6, revoke_reason = $7
+         WHERE site = $1 AND agent = $2 AND connection = $3 AND note = $4 AND revoked_at IS NULL
+         RETURNING id"
+    )
+    .bind(site.as_str())
+    .bind(agent.as_str())
+    .bind(connection.as_str())
+    .bind(note)
+    .bind(now.0)
+    .bind(actor.to_string())
+    .bind(reason)
+    .fetch_all(c)
+    .await?);
+    Ok(rows.into_iter().map(|(id,)| id).collect())
 }

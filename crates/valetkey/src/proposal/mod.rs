@@ -530,7 +530,7 @@ fn narrowed_operations(wanted: &Wanted, said: Option<Operations>) -> Result<Opti
     let Some(said) = said else {
         return Ok(Some(Operations { patterns: asked.clone(), names: wanted.operation_names.clone() }));
     };
-    match said.patterns.iter().find(|pattern| !asked.contains(pattern)) {
+    match said.patterns.iter().find(|pattern| !asked.iter().any(|asked| asked.covers(pattern))) {
         None => Ok(Some(said)),
         Some(beyond) => Err(wider("operations", beyond.as_str())),
     }

@@ -175,7 +175,8 @@ impl<'a> Loader<'a> {
             mint,
             session,
             operations: self.operations(proxy.as_ref()),
-            proxy,
+            // A mailbox that builds on a definition for HTTP has its proxy in the tables, and nothing to proxy.
+            proxy: proxy.filter(|_| !top.has("mail")),
             facts: top.table("facts").and_then(|table| self.facts(&table)),
             source,
         };

@@ -63,6 +63,20 @@ impl Segment {
         }
     }
 
+    /// Whether every segment that another one matches is matched by this one.
+    fn covers(&self, other: &Segment) -> bool {
+        match (self, other) {
+            (Segment::Exact(one), Segment::Exact(other)) => one == other,
+            (Segment::Exact(_), _) => false,
+            (_, Segment::Exact(text)) => self.matches(text),
+            (Segment::Any, _) => true,
+            (Segment::Around { .. }, Segment::Any) => false,
+            (Segment::Around { prefix, suffix }, Segment::Around { prefix: longer, suffix: end }) => {
+                longer.starts_with(prefix) && end.ends_with(suffix)
+            }
+        }
+    }
+
     /// The same segment in lower case.
     fn lowered(&self) -> Segment {
         match self {
@@ -171,6 +185,17 @@ impl PathPattern {
         self.method.as_deref().is_none_or(|wanted| wanted == method)
             && self.host.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(host))
             && segments_match(&self.segments, self.below, &body.split(|b| *b == b'/').collect::<Vec<_>>())
+    }
+
+    /// Whether this pattern [`matches`](Self::matches) whatever another one matches. It errs on the side of no.
+    pub fn covers(&self, other: &PathPattern) -> bool {
+        let bound = |one: Option<&str>, other: Option<&str>| one.is_none() || one == other;
+        let (many, least) = (self.segments.len(), other.segments.len() + usize::from(other.below));
+        let is_long_enough = if self.below { least > many } else { !other.below && least == many };
+        bound(self.method(), other.method())
+            && bound(self.host(), other.host())
+            && is_long_enough
+            && self.segments.iter().zip(&other.segments).all(|(wide, narrow)| wide.covers(narrow))
     }
 
     /// Whether any reading of a path is meant. For what is forbidden: it errs on the side of a match.
@@ -400,6 +425,43 @@ mod tests {
         assert!(pattern.matches("POST", "api.GitHub.com", b"/app/installations/1/access_tokens"));
         assert!(!pattern.matches("GET", "api.github.com", b"/app/installations/1/access_tokens"));
         assert!(!pattern.matches("POST", "uploads.github.com", b"/app/installations/1/access_tokens"));
+    }
+
+    #[test]
+    fn a_pattern_covers_one_that_is_narrower() {
+        for (wide, narrow) in [
+            ("/**", "GET //api.example/a/b"),
+            ("GET /api/**", "GET /api/me"),
+            ("GET /api/**", "GET /api/v1/**"),
+            ("/api/**", "/api/"),
+            ("/a/*/c", "/a/b*/c"),
+            ("/a/x*z", "/a/xy*yz"),
+            ("POST //API.example/a", "POST //api.example/a"),
+        ] {
+            assert!(pattern(wide).covers(&pattern(narrow)), "{wide} {narrow}");
+            assert!(!pattern(narrow).covers(&pattern(wide)) || wide.eq_ignore_ascii_case(narrow), "{narrow} {wide}");
+        }
+        for (one, other) in
+            [("/a/**", "/a"), ("/a/*", "/a/"), ("GET /a", "/a"), ("GET /a", "POST /a"), ("/a/x*x", "/a/x"), ("/a", "/A")]
+        {
+            assert!(!pattern(one).covers(&pattern(other)), "{one} {other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_covered_pattern_matches_is_matched(
+            wide in "(GET )?/([ab*]{1,3}/){0,2}([ab*]|\\*\\*)",
+            narrow in "(GET )?/([ab*]{1,3}/){0,2}([ab*]|\\*\\*)",
+            path in "/([ab]{1,3}/){0,3}[ab]{0,2}",
+        ) {
+            if let (Ok(wide), Ok(narrow)) = (PathPattern::parse(&wide), PathPattern::parse(&narrow))
+                && wide.covers(&narrow)
+                && narrow.matches("GET", HOST, path.as_bytes())
+            {
+                prop_assert!(wide.matches("GET", HOST, path.as_bytes()), "{wide} {narrow} {path}");
+            }
+        }
     }
 
     #[test]

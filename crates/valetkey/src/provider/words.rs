@@ -265,12 +265,10 @@ words! {
         JwtExp = "jwt_exp",
     }
 
-    /// Which entry of a resource list is taken.
+    /// Which entries of a resource list are taken. Never the first one: nobody would have chosen it.
     Select {
         /// The person chooses.
         User = "user",
-        /// The first.
-        First = "first",
         /// All of them.
         All = "all",
     }

@@ -229,22 +229,29 @@ impl Refresher {
         error.into()
     }
 
-    /// Notes it. That the definition leads elsewhere is an event, once.
+    /// Notes it, and records it in the same transaction: of failures in a row the first, and that the definition leads elsewhere
+    /// whatever failed before.
     async fn note_not_asked(&self, connection: &Connection, actor: &Actor, failed: &Failed<'_>, error: &Error) -> Result<()> {
         let base = &self.0.outside.base;
-        let is_event = error.code() == Code::HostRefused && connection.last_error.as_deref() != Some(failed.error);
-        if is_event {
+        let told = match error.code() {
+            Code::HostRefused => {
+                (connection.last_error.as_deref() != Some(failed.error)).then_some(("refresh.refused", Outcome::Denied))
+            }
+            _ => (connection.failures == 0).then_some(("refresh.failed", Outcome::Failed)),
+        };
+        if told.is_some() {
             base.ring.derived(&base.db, &connection.site, AUDIT_LABEL).await?;
         }
         let mut tx = base.db.begin_bookkeeping().await?;
         let noted = store::note_failure(&mut tx, connection, failed).await?;
-        if noted && is_event {
+        let told = told.filter(|_| noted);
+        if let Some((action, outcome)) = told {
             let facts = json!({ "provider": connection.provider, "error": failed.error, "why": error.message() });
-            let event = Event::new(&connection.site, actor, "refresh.refused").outcome(Outcome::Denied);
+            let event = Event::new(&connection.site, actor, action).outcome(outcome);
             base.audit.record(&mut tx, event.connection(&connection.id).facts(facts)).await?;
         }
         tx.commit().await?;
-        if noted && is_event {
+        if told.is_some() {
             self.tell_failed(connection, failed.error);
         }
         Ok(())

@@ -288,7 +288,8 @@ impl Refresher {
         Ok(changed)
     }
 
-    /// Our app is refused: connections keep their tokens, and somebody is told once.
+    /// Our app is refused: connections keep their tokens, the first refusal in a row is recorded for each that was asked for, and
+    /// somebody is told once.
     pub(super) async fn app_was_refused(&self, spent: &Spent, config: Option<&AppConfig>, error: &str) -> Attempted {
         let connection = &spent.connection;
         let pause = backoff(1, self.0.settings.first_backoff, self.0.settings.longest_backoff);
@@ -300,7 +301,7 @@ impl Refresher {
         };
         count("client_fault");
         self.tell_failed(connection, error);
-        let let_go = self.let_go(connection, &release).await;
+        let let_go = self.let_go_failed(spent, &release, error).await;
         self.alert(connection, config, error).await;
         match let_go {
             Some(false) => Attempted::Again,

@@ -176,7 +176,6 @@ pub async fn read_again(outside: &Outside, site: &SiteId, id: &ConnectionId, nam
     let (connection, _) = write(outside, site, &Actor::System, id, "connection.lists", |now| {
         let settled = found.iter().map(|(name, select, found)| {
             let entries = match select {
-                Some(Select::First) => found.iter().take(1).cloned().collect(),
                 Some(Select::User) => now.get(name).into_iter().flatten().map(|old| renewed(old, found)).collect(),
                 Some(Select::All) | None => found.iter().take(MOST_CHOSEN).cloned().collect(),
             };

@@ -53,7 +53,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// How long a proxied call waits for the head of its answer after its body last moved.
     pub header_timeout: Duration,
-    /// How long one exchange may take at the most, however long its caller would wait.
+    /// How long one exchange may take at the most, however long its caller would wait. A broker raises it to the deadline of its
+    /// refreshes.
     pub exchange_timeout: Duration,
     /// Exact exceptions to the rule that only public addresses are spoken to.
     pub allow_private: Vec<AllowPrivate>,
@@ -133,6 +134,10 @@ impl Upstream {
         parts.headers.remove(header::HOST);
         parts.headers.remove(header::UPGRADE);
         let (body, progress) = Watched::new(body);
+        if progress.is_none() {
+            // There is no body, or it was read whole and its trailers are gone: none will follow.
+            parts.headers.remove(header::TRAILER);
+        }
         let sending = self.0.pool().request(Request::from_parts(parts, body));
         let wait = self.0.header_timeout;
         let answered = match progress {

@@ -118,7 +118,7 @@ on_each_db! {
         assert!(!format!("{saved:?}").contains("s3cret"));
     }
 
-    ///
+    ///
     async fn configured_is_what_has_everything_that_its_definition_needs(db: Db) {
         let apps = Apps::new(&db).await;
         let saved = apps.set("site", whole()).await.unwrap();

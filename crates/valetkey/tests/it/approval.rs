@@ -35,7 +35,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) struct Asking {
     pub(crate) yard: Yard,
     pub(crate) caller: Caller,
-    grant: GrantId,
+    pub(crate) grant: GrantId,
     token: TokenId,
 }
 
@@ -137,7 +137,7 @@ impl Asking {
     }
 }
 
-fn asks(agent: &AgentId, connection: &ConnectionId, whom: ForWhom) -> NewGrant {
+pub(crate) fn asks(agent: &AgentId, connection: &ConnectionId, whom: ForWhom) -> NewGrant {
     NewGrant { effect: Effect::Ask, delivery: both(), ..NewGrant::proxy(agent, connection, whom) }
 }
 
@@ -525,7 +525,7 @@ on_each_db! {
         let asking = Asking::new(&db).await;
         let id = asking.approved().await;
         let found = approval::get(&db, asking.site(), &id).await.unwrap().unwrap();
-        approval::take(asking.base(), asking.site(), &Actor::System, &found).await.unwrap();
+        assert!(approval::take(asking.base(), asking.site(), &Actor::System, &found, false).await.unwrap());
         assert_eq!(code(asking.make(Some(&id)).await), Code::ApprovalUsed);
         assert_eq!(asking.sent(), 0);
     }

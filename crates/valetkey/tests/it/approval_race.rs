@@ -16,15 +16,16 @@ use valetkey::{
     db::testing,
     decision::Authority,
     deliver::{Deliverer, proxy::Target},
-    grant::{Effect, ForWhom, NewGrant},
+    grant::{self, Effect, ForWhom, NewGrant},
     id::ApprovalId,
     on_each_db,
+    principal::Actor,
     refresh::{self, Refresher},
     token,
 };
 
 use crate::{
-    approval::{Asking, held, person, usual},
+    approval::{Asking, asks, held, person, usual},
     deliver::Yard,
     support::both,
 };
@@ -74,6 +75,35 @@ async fn replica(asking: &Asking, url: &str) -> Deliverer {
 }
 
 on_each_db! {
+    /// Somebody else took the grant's last use between the decision and the call.
+    async fn an_approval_is_not_spent_where_its_grant_is_used_up(db: Db) {
+        let asking = Asking::new(&db).await;
+        let site = asking.site();
+        grant::revoke(asking.base(), site, &Actor::Operator, &asking.grant, "test").await.unwrap();
+        let new = NewGrant { max_uses: Some(1), ..asks(&asking.yard.agent, &asking.yard.connection, ForWhom::Owner) };
+        let grant = asking.yard.house.grant_with(new).await;
+        let id = asking.approved().await;
+        let found = approval::get(&db, site, &id).await.unwrap().unwrap();
+        let take = async || approval::take(asking.base(), site, &Actor::System, &found, true).await.unwrap();
+        assert!(grant::take_use(&db, site, &grant).await.unwrap());
+        assert!(!take().await);
+        let found = approval::get(&db, site, &id).await.unwrap().unwrap();
+        assert_eq!(found.status(asking.base().clock.now()), Status::Approved);
+    }
+
+    async fn an_approval_takes_its_grants_use_along(db: Db) {
+        let asking = Asking::new(&db).await;
+        let site = asking.site();
+        grant::revoke(asking.base(), site, &Actor::Operator, &asking.grant, "test").await.unwrap();
+        let new = NewGrant { max_uses: Some(2), ..asks(&asking.yard.agent, &asking.yard.connection, ForWhom::Owner) };
+        let grant = asking.yard.house.grant_with(new).await;
+        let found = approval::get(&db, site, &asking.approved().await).await.unwrap().unwrap();
+        let take = async || approval::take(asking.base(), site, &Actor::System, &found, true).await;
+        assert!(take().await.unwrap());
+        assert_eq!(take().await.unwrap_err().code(), Code::ApprovalUsed);
+        assert_eq!(grant::get(&db, site, &grant).await.unwrap().unwrap().uses, 1);
+    }
+
     /// T-269.
     async fn of_eight_that_make_the_approved_call_one_sends(db: Db) {
         let asking = Asking::new(&db).await;

@@ -1,21 +1,29 @@
 //! The broker as a value: its start, its stop, and a database without its key.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
+use provider_lab::{At, CLIENT_ID, CLIENT_SECRET, Fault, Lab, Rule};
+use serde_json::json;
 use valetkey::{
-    Broker, Code, Settings,
+    Broker, Code, Settings, app_config,
     clock::Timestamp,
     connection::{self, Filter},
     db::{DbConfig, testing},
+    extend::Extensions,
     id::SiteId,
     platform::{self, Asserts, NewKey, Scope},
-    principal::Actor,
+    principal::{Actor, Owner},
+    provider::Trust,
+    refresh::Wish,
     seal::{RootKey, RootSource},
     secret::Secret,
     site,
 };
 
-use crate::support::House;
+use crate::{
+    desk::{account, user},
+    support::House,
+};
 
 fn sqlite(dir: &Path) -> DbConfig {
     DbConfig::Sqlite { dir: dir.join("data"), patience: Duration::from_secs(5) }
@@ -102,6 +110,42 @@ async fn without_a_key_status_and_listing_answer_and_nothing_is_sealed_or_opened
         let new = NewKey { label: "x".into(), scopes: [Scope::Admin].into(), asserts: Asserts::None, expires_at: None };
         let made = platform::create(base, &site, &Actor::Operator, new).await;
         assert_eq!(made.unwrap_err().code(), Code::KeyUnavailable);
+        broker.stop().await;
+    }
+}
+
+/// An operator raises the deadline for a provider that is slow: to give up before would lose the answer, and the token with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_waits_for_its_own_deadline_where_other_exchanges_wait_less() {
+    let url = testing::postgres_url().await;
+    let dir = tempfile::tempdir().unwrap();
+    for db in [DbConfig::Postgres { url: Secret::new(url), max_connections: 8 }, sqlite(dir.path())] {
+        let lab = Lab::start("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let mut settings = settings(db, RootSource::Text(RootKey::generate().unwrap().to_line()));
+        settings.trust = Trust::Dev;
+        settings.upstream.allow_private = vec![lab.addr().to_string().parse().unwrap()];
+        settings.upstream.exchange_timeout = Duration::from_millis(300);
+        settings.refresh.deadline = Duration::from_secs(30);
+        settings.refresh.keeper_interval = Duration::from_secs(86_400);
+        settings.extensions = Extensions::default().provider("lab".parse().unwrap(), lab.definition_toml());
+        let broker = Broker::start(settings).await.unwrap().broker;
+        let (base, site) = (broker.base(), SiteId::default_site());
+        let definition = broker.outside().definition(&"lab".parse().unwrap()).unwrap();
+        let app = json!({ "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET });
+        app_config::set(base, &site, &Actor::Operator, &definition, &Owner::Site, app.as_object().unwrap()).await.unwrap();
+
+        let issued = lab.issue(CLIENT_ID, "alice", "profile posts:read posts:write").unwrap();
+        let accounts = broker.provider("lab").unwrap();
+        let expired = account(json!({
+            "access_token": issued.access_token, "refresh_token": issued.refresh_token,
+            "expires_at": base.clock.now().0 / 1_000_000 - 60,
+        }));
+        accounts.save_account_for_user(&user("alice"), expired).await.unwrap();
+        let id = accounts.connection(Owner::User(user("alice"))).await.unwrap();
+        let stored = connection::load(&base.db, &site, &id).await.unwrap().unwrap();
+        lab.misbehave(Rule::once(At::Refresh, Fault::DelayBefore { ms: 1500 }));
+        let served = broker.refresher().serve(Arc::new(stored), Wish::default()).await.unwrap();
+        assert!(lab.is_live(served.account.text("access_token").unwrap().expose()));
         broker.stop().await;
     }
 }

@@ -1,6 +1,6 @@
 //! Moving out: what moved in comes back as it was, and what changed as it is now.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{borrow::Cow, collections::BTreeSet, ops::ControlFlow};
 
 use valetkey::{
     agent,
@@ -8,14 +8,18 @@ use valetkey::{
     import::{
         data_machine::{
             compose::{Composed, compose},
+            dump,
             envelope::{self, Key},
             option,
             php::{self, Custom, Entries, Object, Value},
+            plan::{PEER_PROVIDER, Source},
             sql,
+            tables::Tables,
         },
         export::{self, Line},
+        item::{self, Item},
     },
-    on_each_db,
+    on_each_db, person,
     principal::{Actor, Ceiling, Delivery, Owner},
     site, token,
 };
@@ -36,6 +40,45 @@ on_each_db! {
             assert_same(site, &opened(&key, out.auth_data), &before);
             assert!(losses.is_empty(), "{losses:?}");
         }
+    }
+
+    async fn tokens_for_other_sites_agents_roles_and_tokens_move_out_as_they_moved_in(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        for site in SITES {
+            let harbour = harbour.also(site).await;
+            harbour.bring_dump(site, header()).await.unwrap();
+            let (out, _) = harbour.moved_out(&Key::derive(&salts(site)).unwrap()).await;
+            let dump = dump::read(&fixture(site, "dump.extended.sql")[..], &dump::Choice::default()).unwrap();
+            let peers = option::read(dump.external_tokens.as_ref().unwrap().expose()).unwrap();
+            assert!(matches!(&peers, Value::Array(entries) if !entries.is_empty()));
+            assert_same(site, &out.external_tokens, &peers);
+
+            // Who is no more there is disabled here: their one token is over, and so not as it came.
+            let as_it_came = |item: &&Item| !matches!(item, Item::Token { label, .. } if label == "owner user deleted");
+            let before = rows(&dump);
+            let written = |items: &[Item]| {
+                items.iter().filter(as_it_came).map(|item| serde_json::to_value(item).unwrap()).collect::<Vec<_>>()
+            };
+            assert_eq!((out.tables.len(), before.iter().filter(as_it_came).count()), (before.len(), before.len() - 1));
+            assert_eq!(written(&out.tables), written(&before));
+        }
+    }
+
+    /// The address that the proxy goes to is ours; a member of that name that came is the source's.
+    async fn an_address_that_came_with_a_token_for_another_site_moves_out_and_ours_does_not(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let peers = br#"{
+            "with.example/a": {"remote_site": "with.example", "url": "https://other.example", "token": "t"},
+            "without.example/b": {"remote_site": "without.example", "token": "u"}
+        }"#;
+        let peers = option::read(peers).unwrap();
+        let key = Key::derive(&salts(SITES[0])).unwrap();
+        let source = Source { external_tokens: Some(&peers), ..Source::default() };
+        harbour.bring_source(&source, Some(&key), header()).await.unwrap();
+        let ours = harbour.account(PEER_PROVIDER, Owner::Site, "without.example/b").await.unwrap();
+        assert_eq!(ours.text("url").unwrap().expose(), "https://without.example");
+        let (out, _) = harbour.moved_out(&key).await;
+        assert_same("the addresses", &out.external_tokens, &peers);
     }
 
     /// Other sites hold whatever PHP can, under names that nobody expected.
@@ -153,6 +196,26 @@ on_each_db! {
         assert!(line.contains("'2026-11-22 02:22:30'") && line.contains("0x5b5d"), "{line}");
     }
 
+    /// Nothing serves for somebody who is disabled here, and nothing shall where their tokens move to.
+    async fn tokens_of_a_person_who_is_disabled_here_are_written_as_over(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        harbour.bring_dump(SITES[0], header()).await.unwrap();
+        let (base, key) = (&harbour.outside.base, Key::derive(&salts(SITES[0])).unwrap());
+        // Agent 2 is theirs, and agent 3 is somebody else's.
+        person::set_disabled(base, &harbour.site, &Actor::Operator, &"2".parse().unwrap(), true).await.unwrap();
+        let (out, _) = harbour.moved_out(&key).await;
+        let (sql, _) = sql::write("wp_", &out.tables);
+        for (agent, is_over) in [("2", true), ("3", false)] {
+            let tokens = token::list_hashed(&base.db, &harbour.site, &agent.parse().unwrap()).await.unwrap();
+            assert!(!tokens.is_empty());
+            for token in tokens {
+                let line = sql.lines().find(|line| line.contains(token.hash.as_str())).unwrap();
+                // It ended at the moment of the harbour's clock, and allows nothing: 0x5b5d is an empty list.
+                assert_eq!(line.contains("'2026-11-22 02:22:30'") && line.contains("0x5b5d"), is_over, "{line}");
+            }
+        }
+    }
+
     /// What holds an agent back must not stay behind while what lets it act moves out.
     async fn what_is_lent_beside_a_denial_stays_here(db: Db) {
         let harbour = Harbour::new(&db).await;
@@ -206,6 +269,27 @@ impl Harbour {
         outcome.unwrap();
         (compose(all, Some(key)).unwrap(), losses)
     }
+}
+
+/// What stands in a dump's tables, as the items that move in; without those of the source who are no more.
+fn rows(dump: &dump::Dump) -> Vec<Item> {
+    let tables = Tables {
+        agents: dump.agents.as_deref().unwrap(),
+        tokens: dump.tokens.as_deref().unwrap(),
+        access: dump.access.as_deref().unwrap(),
+        principals: dump.principal_access.as_deref().unwrap(),
+        users: dump.users.as_ref(),
+    };
+    let mut items = Vec::new();
+    let mut take = |line: item::Line| -> ControlFlow<()> {
+        match line {
+            item::Line::Item { item: Item::GonePerson { .. }, .. } | item::Line::End { .. } => {}
+            item::Line::Item { item, .. } => items.push(item),
+        }
+        ControlFlow::Continue(())
+    };
+    Source { tables: Some(tables), ..Source::default() }.plan(None, &mut take).unwrap();
+    items
 }
 
 /// A value with every envelope opened.

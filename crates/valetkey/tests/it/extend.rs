@@ -11,6 +11,7 @@ use valetkey::{
     account::{self, Kept},
     compat::Legacy,
     connect::session::{self, NewSession},
+    connection::accounts::{IfMatch, Precondition},
     context::Context,
     extend::{AccountResolver, Answer, Extensions},
     on_each_db,
@@ -81,6 +82,16 @@ fn secret(text: &str) -> Value {
 
 fn shown(account: Option<SecretMap>) -> Value {
     account.map_or(Value::Null, |account| Value::Object(account.expose().clone()))
+}
+
+/// It has no entity tag of ours, so none is the one that was read.
+#[test]
+fn an_account_that_a_resolver_holds_is_not_what_an_if_match_names() {
+    let held = Kept::By("vault");
+    let check = |if_match| account::check(&Precondition { if_match: Some(if_match), ..Precondition::default() }, Some(&held));
+    let refused = check(IfMatch::Tags(vec!["con_0.1.1".to_owned()])).unwrap_err();
+    assert_eq!(refused.code(), Code::PreconditionFailed);
+    check(IfMatch::Any).unwrap();
 }
 
 on_each_db! {

@@ -11,14 +11,15 @@ use valetkey::{
     decision::{self, Request, Who, decide},
     extend::Extensions,
     grant::{self, ForWhom},
-    id::AgentId,
+    id::{AgentId, ConnectionId},
     import::{
         apply::{Import, held_elsewhere},
-        data_machine::salts::Salts,
+        data_machine::{option, plan::Source, salts::Salts},
         item::{Header, Item, OnConflict, Plain, Rest},
     },
     on, on_each_db,
     principal::{Actor, Delivery, Owner},
+    revoke,
     secret::{Secret, SecretBytes},
 };
 
@@ -73,6 +74,28 @@ on_each_db! {
         assert!(report.left_out.rows[0].why.contains("vault"), "{:?}", report.left_out);
         let stored = connection::list(&db, &harbour.site, &connection::Filter::default()).await.unwrap();
         assert!(stored.len() == 2 && stored.iter().all(|connection| connection.owner.to_string() != "user:1"));
+    }
+
+    /// The same where it is made of a configuration, which stays.
+    async fn no_account_is_made_of_a_configuration_where_a_resolver_holds_it(db: Db) {
+        let mut harbour = Harbour::new(&db).await;
+        let vault = Vault::with("user:1", json!({ "password": "held" }));
+        harbour.outside.extensions = Extensions::default().resolve_users(std::sync::Arc::new(vault));
+        let config = || Item::Config {
+            provider: "http_basic".parse().unwrap(),
+            owner: "user:1".parse().unwrap(),
+            values: Plain(Secret::new(json!({ "username": "u", "password": "p" }).to_string())),
+            rest: Rest::default(),
+        };
+        let held = held_elsewhere(&harbour.outside, &harbour.site, &config()).await.unwrap();
+        let header = Header { providers: vec!["http_basic".parse().unwrap()], ..header() };
+        let mut import = Import::begin(&harbour.outside, &harbour.site, &Actor::Operator, header).await.unwrap();
+        import.keep_out(held.into_iter().collect());
+        import.item(0, config()).await.unwrap();
+        let report = import.end(1, 0).await.unwrap();
+        assert_eq!((report.counts["config"].created, report.counts["account_from_config"].skipped), (1, 1));
+        assert!(report.left_out.rows[0].why.contains("vault"), "{:?}", report.left_out);
+        assert!(connections(&harbour).await.is_empty());
     }
 
     async fn an_import_that_breaks_off_never_happened(db: Db) {
@@ -199,6 +222,98 @@ on_each_db! {
         assert_eq!((token(&harbour).await.as_str(), connections(&harbour).await[0].id.clone()), ("second", id));
     }
 
+    async fn a_connection_whose_place_another_took_is_named_and_its_tokens_are_owed_to_its_provider(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let token = |text: &str| json!({ "access_token": text, "refresh_token": format!("refresh {text}") });
+        let bring = async |text: &str| {
+            forget(&db).await;
+            let old = connections(&harbour).await.first().map(|connection| connection.id.clone());
+            let header = Header { on_conflict: OnConflict::Replace, ..header() };
+            many(&harbour, header, vec![account_of("reddit", "user:1", "", &token(text))]).await.unwrap();
+            old
+        };
+        bring("ours").await;
+        let old = bring("theirs").await.unwrap();
+        assert_eq!(owed(&harbour, &old).await, ["pending"]);
+        assert_eq!(ended(&harbour).await, [Some(old.to_string())]);
+
+        // Its tokens live on in what took its place.
+        let old = bring("theirs").await.unwrap();
+        assert!(owed(&harbour, &old).await.is_empty());
+        assert_eq!(ended(&harbour).await.len(), 2);
+    }
+
+    async fn an_account_that_became_somebody_elses_at_its_source_ends_and_is_named(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let mailbox = |user: &str| account_of("email_imap", "user:1", "ops", &json!({ "imap_user": user }));
+        many(&harbour, header(), vec![mailbox("one@example.test")]).await.unwrap();
+        let old = connections(&harbour).await[0].id.clone();
+        let header = Header { on_conflict: OnConflict::Replace, ..header() };
+        many(&harbour, header, vec![mailbox("two@example.test")]).await.unwrap();
+        assert_eq!(owed(&harbour, &old).await, ["unsupported"]);
+        assert_eq!(ended(&harbour).await, [Some(old.to_string())]);
+    }
+
+    async fn a_permission_that_changed_at_its_source_is_a_conflict_and_replaces_the_old_one_where_that_is_said(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let bring = async |header: Header, operations: &[&str]| {
+            let agent = Item::Agent {
+                agent: "7".parse().unwrap(),
+                slug: "clerk".to_owned(),
+                title: "Clerk".to_owned(),
+                owner: Some("1".parse().unwrap()),
+                created_at: None,
+                rest: Rest::default(),
+            };
+            let grant = Item::Grant {
+                provider: "email_imap".parse().unwrap(),
+                owner: "user:1".parse().unwrap(),
+                name: "ops".to_owned(),
+                agent: "7".parse().unwrap(),
+                operations: operations.iter().map(|&operation| operation.to_owned()).collect(),
+                rest: Rest::default(),
+            };
+            let mailbox = account_of("email_imap", "user:1", "ops", &json!({ "imap_user": "ops@example.test" }));
+            many(&harbour, header, vec![agent, mailbox, grant]).await
+        };
+        let live = async || {
+            let grants = grant::list(&db, &harbour.site, None, None).await.unwrap();
+            let live = grants.into_iter().filter(|grant| grant.revoked_at.is_none());
+            live.map(|grant| grant.operations.unwrap().patterns.len()).collect::<Vec<_>>()
+        };
+        bring(header(), &["MAIL /read", "MAIL /send"]).await.unwrap();
+        assert_eq!(live().await, [2, 2]);
+
+        assert_eq!(bring(header(), &["MAIL /read"]).await.unwrap_err().code(), Code::Conflict);
+        let skip = Header { on_conflict: OnConflict::Skip, ..header() };
+        assert_eq!(bring(skip, &["MAIL /read"]).await.unwrap().counts["grant"].skipped, 1);
+        assert_eq!(live().await, [2, 2]);
+
+        let replace = Header { on_conflict: OnConflict::Replace, ..header() };
+        assert_eq!(bring(replace, &["MAIL /read"]).await.unwrap().counts["grant"].replaced, 1);
+        assert_eq!(live().await, [1, 1]);
+        let events = audit::list(&db, &harbour.site, None, 1_000).await.unwrap();
+        assert_eq!(events.iter().filter(|event| event.action == "grant.revoke").count(), 2);
+        assert_eq!(bring(header(), &["MAIL /read"]).await.unwrap().counts["grant"].unchanged, 1);
+    }
+
+    async fn what_is_larger_than_an_account_may_be_is_left_out_by_name_and_the_rest_is_brought(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        let large = json!({ "access_token": "x".repeat(70_000) });
+        let small = json!({ "access_token": "small" });
+        let accounts = json!({ "user:1": { "account": small, "accounts": { "big": large } } });
+        let accounts = json!({ "acme": { "config": large, "account": large, "principals": accounts } }).to_string();
+        let peers = json!({ "other.example/clerk": large }).to_string();
+        let (accounts, peers) = (option::read(accounts.as_bytes()).unwrap(), option::read(peers.as_bytes()).unwrap());
+        let source = Source { auth_data: Some(&accounts), external_tokens: Some(&peers), ..Source::default() };
+        let (_, found) = harbour.bring_source(&source, None, header()).await.unwrap();
+        assert!(found.skipped.iter().all(|skipped| skipped.reason.contains("65536")), "{:?}", found.skipped);
+        let left_out: BTreeSet<&str> = found.skipped.iter().map(|skipped| skipped.path.as_str()).collect();
+        let all = ["acme/config", "acme/account", "acme/principals/user:1/accounts/big", "datamachine_external_tokens/other.example/clerk"];
+        assert_eq!(left_out, BTreeSet::from(all));
+        assert_eq!((token(&harbour).await.as_str(), connections(&harbour).await.len()), ("small", 1));
+    }
+
     async fn under_the_wrong_salts_everything_sealed_is_listed_and_no_envelope_is_stored(db: Db) {
         let harbour = Harbour::new(&db).await;
         let part = |text: &str| SecretBytes::new(text.as_bytes().to_vec());
@@ -310,14 +425,40 @@ on_each_db! {
 
 /// One account of `acme` with a token.
 fn account(owner: &str, token: &str) -> Item {
+    account_of("acme", owner, "", &json!({ "access_token": token }))
+}
+
+fn account_of(provider: &str, owner: &str, name: &str, account: &serde_json::Value) -> Item {
     Item::Account {
-        provider: "acme".parse().unwrap(),
+        provider: provider.parse().unwrap(),
         owner: owner.parse().unwrap(),
-        name: String::new(),
-        account: Plain(Secret::new(json!({ "access_token": token }).to_string())),
+        name: name.to_owned(),
+        account: Plain(Secret::new(account.to_string())),
         incomplete: false,
         rest: Rest::default(),
     }
+}
+
+async fn many(harbour: &Harbour, header: Header, items: Vec<Item>) -> valetkey::Result<valetkey::import::apply::Report> {
+    let providers = ["email_imap", "reddit"].iter().map(|name| name.parse().unwrap()).collect();
+    let mut import = Import::begin(&harbour.outside, &harbour.site, &Actor::Operator, Header { providers, ..header }).await?;
+    let count = items.len() as u64;
+    for (at, item) in (0..).zip(items) {
+        import.item(at, item).await?;
+    }
+    import.end(count, 0).await
+}
+
+/// What became of what is owed for a connection.
+async fn owed(harbour: &Harbour, id: &ConnectionId) -> Vec<String> {
+    let owed = revoke::list(&harbour.outside.base.db, &harbour.site, id).await.unwrap();
+    owed.into_iter().map(|owed| owed.status).collect()
+}
+
+/// The connections that the audit says ended.
+async fn ended(harbour: &Harbour) -> Vec<Option<String>> {
+    let events = audit::list(&harbour.outside.base.db, &harbour.site, None, 1_000).await.unwrap();
+    events.into_iter().filter(|event| event.action == "connection.revoke").map(|event| event.connection).collect()
 }
 
 async fn one(harbour: &Harbour, header: Header, item: Item) -> valetkey::Result<valetkey::import::apply::Report> {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use valetkey::{
     app_config,
-    connection::{self, accounts},
+    connection::{self, Identity, accounts},
     context::{Context, Kind, Policy},
     on_each_db,
     principal::{Actor, Owner},
@@ -13,7 +13,7 @@ use valetkey::{
 use crate::moving::{Harbour, SITES, fixture_json, header};
 
 /// Where we differ from what was written down: provider (or `*`), call (or `*`), and why.
-const DIFFERENCES: [(&str, &str, &str); 5] = [
+const DIFFERENCES: [(&str, &str, &str); 6] = [
     (
         "mixed",
         "get_account",
@@ -24,6 +24,7 @@ const DIFFERENCES: [(&str, &str, &str); 5] = [
     ("mixed", "get_account_for_policy_context", "as get_account"),
     ("tumblr", "is_authenticated", "its access token is over and its refresh token is not: it serves after a refresh"),
     ("http_basic", "get_username", "there only an account has a user name, and this credential is a configuration"),
+    ("email_imap", "get_username", "as http_basic"),
 ];
 
 on_each_db! {
@@ -60,6 +61,16 @@ on_each_db! {
             assert!(differ.iter().all(|count| *count > 0), "a listed difference is none: {differ:?}");
             assert_eq!(same + differ.iter().sum::<usize>(), 637);
         }
+    }
+
+    /// A name is to be read by people: it makes nobody the provider's word on whose account it is.
+    async fn what_an_account_was_called_is_its_name_and_no_identity(db: Db) {
+        let harbour = Harbour::new(&db).await;
+        harbour.bring(SITES[0], header()).await.unwrap();
+        let slot = harbour.slot("twitter", Owner::Site, "");
+        let connection = accounts::status(&harbour.outside.base, &slot).await.unwrap().unwrap();
+        assert_eq!((connection.subject_name.as_deref(), connection.subject), (Some("dm_site"), None));
+        assert_eq!(connection.identity, Identity::Unverified);
     }
 }
 
@@ -153,12 +164,13 @@ impl Harbour {
         Value::Array(found)
     }
 
+    /// Of the app that the policy gives whoever it ran as.
     async fn is_configured(&self, provider: &str) -> bool {
-        let Some(definition) = self.outside.catalogue.get(&provider.parse().unwrap()) else {
-            return self.read_config(provider, &[]).await.is_some();
-        };
-        let config = app_config::current(&self.outside.base.db, &self.site, &definition.name, &Owner::Site).await.unwrap();
-        config.is_some() && app_config::is_configured(definition, config.as_ref())
+        let provider = provider.parse().unwrap();
+        let context = Context { current_user: Some("1".parse().unwrap()), ..Context::default() };
+        let found = app_config::for_context(&self.outside, &self.site, &provider, &context).await.unwrap();
+        let definition = self.outside.catalogue.get(&provider).map(AsRef::as_ref);
+        found.value.is_some_and(|config| app_config::is_complete(definition, &config))
     }
 
     /// The site's account, or the one that its configuration holds.
@@ -173,10 +185,12 @@ impl Harbour {
         false
     }
 
+    /// What the site's account is called, or the one that its configuration holds.
     async fn username(&self, provider: &str) -> Value {
         for name in ["", "config"] {
-            if let Some(account) = self.account(provider, Owner::Site, name).await {
-                return account.text("username").map_or(Value::Null, |text| json!(text.expose()));
+            let slot = self.slot(provider, Owner::Site, name);
+            if let Some(connection) = accounts::status(&self.outside.base, &slot).await.unwrap() {
+                return json!(connection.subject_name);
             }
         }
         Value::Null

@@ -156,6 +156,25 @@ on_each_db! {
         assert_eq!((granted.effect, granted.max_uses, granted.expires_at), (Effect::Ask, Some(3), expires_at));
     }
 
+    async fn a_call_within_what_was_asked_for_is_granted_in_its_place(db: Db) {
+        let desk = Desk::new(&db).await;
+        let wide = |text: &str| Some(vec![text.to_owned()]);
+        for (asked, said, fine) in [
+            (wide("GET /api/**"), "GET /api/me", true),
+            (wide("/api/**"), "POST /api/posts", true),
+            (None, "GET /api/me", true),
+            (wide("GET /api/**"), "/api/me", false),
+            (wide("GET /api/posts/*"), "GET /api/**", false),
+        ] {
+            let id = desk.propose(Wish { operations: asked.clone(), ..wish() }).await.unwrap().id;
+            let accepted = desk.accept("alice", &id, Terms { operations: wide(said), ..desk.with() }).await;
+            match fine {
+                true => assert_eq!(patterns(&accepted.unwrap().1), [said], "{asked:?}"),
+                false => assert_eq!(code(accepted), Code::InvalidRequest, "{asked:?} {said}"),
+            }
+        }
+    }
+
     async fn it_is_granted_for_those_for_whom_it_was_asked_or_fewer(db: Db) {
         let desk = Desk::new(&db).await;
         let (all, some, others) = (people(&["alice", "bob"]), people(&["bob"]), people(&["bob", "carol"]));

@@ -5,15 +5,19 @@ use std::{sync::Arc, time::Duration};
 use provider_lab::{At, DefinitionOptions, Fault, Rotation, Rule};
 use serde_json::json;
 use valetkey::{
-    Code, app_config,
+    Code, app_config, audit,
     connection::{self, Status},
+    extend::Extensions,
     id::ConnectionId,
     on_each_db,
     principal::{Actor, Owner},
     refresh::{Settings, Wish},
 };
 
-use crate::town::{HOUR, MINUTE, Replica, SCOPES, Town, access, client, crowd, keep, quick, reauth, spawn};
+use crate::{
+    desk::Ears,
+    town::{HOUR, MINUTE, Replica, SCOPES, Town, access, client, crowd, keep, quick, reauth, spawn},
+};
 
 on_each_db! {
     /// R36.
@@ -130,6 +134,24 @@ on_each_db! {
         let events = replica.events("refresh.needs_reauth").await;
         assert_eq!(events.len(), 1);
         assert_eq!(events[0]["reason"], "invalid_grant");
+    }
+
+    async fn whoever_listens_is_told_of_a_failed_refresh_and_once_of_a_broken_connection(db: Db) {
+        let town = Town::new().await;
+        let heard = Arc::new(Ears::default());
+        let replica = town.replica(&db).await;
+        let replica = replica.rebuilt(quick(), |outside| outside.extensions = Extensions::default().events(heard.clone()));
+        let account = replica.expired(&town, "").await;
+        town.lab.misbehave(Rule::always(At::Refresh, Fault::status(500)));
+        assert_eq!(replica.serve(&account.id).await.unwrap_err().code(), Code::RefreshFailed);
+        assert_eq!(heard.take(), ["refresh failed: user:alice, http_500"]);
+        town.lab.behave();
+        town.lab.misbehave(Rule::always(At::Refresh, Fault::oauth("invalid_grant")));
+        replica.advance(HOUR);
+        for _ in 0..2 {
+            assert_eq!(replica.serve(&account.id).await.unwrap_err().code(), Code::NotAuthenticated);
+        }
+        assert_eq!(heard.take(), ["broken: user:alice, invalid_grant"]);
     }
 
     async fn a_live_access_token_is_served_to_its_end_after_invalid_grant(db: Db) {
@@ -399,7 +421,8 @@ on_each_db! {
             assert_eq!((stored.connection.status, stored.connection.version), (Status::Active, 1));
         }
         assert_eq!(town.lab.refresh_requests(), 1, "the others wait for somebody to look at the app");
-        let alerts = replica.events("refresh.failed").await;
+        let mut alerts = replica.events("refresh.failed").await;
+        alerts.retain(|facts| facts["app_config"].is_string());
         assert_eq!(alerts.len(), 1);
         assert_eq!(alerts[0]["error"], "invalid_client");
         // Corrected, it works at once.
@@ -408,6 +431,43 @@ on_each_db! {
         for account in &accounts {
             assert!(town.lab.is_live(&access(&replica.serve(&account.id).await.unwrap())));
         }
+    }
+
+    /// Beside the alert, which is about the app.
+    async fn of_refusals_of_an_app_in_a_row_the_first_is_recorded_for_the_connection(db: Db) {
+        let town = Town::new().await;
+        let replica = town.replica(&db).await;
+        let account = replica.expired(&town, "").await;
+        set_secret(&replica, "wrong").await;
+        for failures in 1..=2 {
+            // A process that knows of no alert yet.
+            let fresh = replica.rebuilt(quick(), |_| {});
+            assert_eq!(fresh.serve(&account.id).await.unwrap_err().code(), Code::RefreshFailed);
+            assert_eq!(replica.stored(&account.id).await.connection.failures, failures);
+            replica.advance(HOUR);
+        }
+        assert_eq!(town.lab.refresh_requests(), 2);
+        let failed = failures_of(&replica, &account.id).await;
+        assert_eq!((failed.len(), &failed[0]["error"], &failed[0]["answer_lost"]), (1, &json!("invalid_client"), &json!(false)));
+    }
+
+    async fn of_renewals_that_could_not_be_asked_for_the_first_in_a_row_is_recorded(db: Db) {
+        let town = Town::new().await;
+        let replica = town.replica(&db).await;
+        let account = replica
+            .account(&town, "", |account, tokens, now| {
+                account.expose_mut().remove("refresh_token");
+                tokens.expires_at = Some(now.minus(MINUTE));
+            })
+            .await;
+        for failures in 1..=2 {
+            assert_eq!(replica.serve(&account.id).await.unwrap_err().code(), Code::NotAuthenticated);
+            assert_eq!(replica.stored(&account.id).await.connection.failures, failures);
+            replica.advance(MINUTE);
+        }
+        assert_eq!(town.lab.refresh_requests(), 0);
+        let failed = failures_of(&replica, &account.id).await;
+        assert_eq!((failed.len(), &failed[0]["error"]), (1, &json!("not_authenticated")));
     }
 
     async fn a_provider_that_fails_for_everybody_is_left_alone_for_a_while(db: Db) {
@@ -556,6 +616,15 @@ on_each_db! {
         assert_eq!(bare.serve(&dead.id).await.unwrap_err().code(), Code::NotAuthenticated);
         assert_eq!(town.lab.refresh_requests(), 0);
     }
+}
+
+/// What is recorded of failed renewals of a connection.
+async fn failures_of(replica: &Replica, id: &ConnectionId) -> Vec<serde_json::Value> {
+    let rows = audit::list(&replica.outside.base.db, &replica.site, None, 1000).await.unwrap();
+    rows.iter()
+        .filter(|row| row.action == "refresh.failed" && row.connection.as_deref() == Some(id.as_str()))
+        .map(|row| serde_json::from_str(&row.facts).unwrap())
+        .collect()
 }
 
 async fn set_secret(replica: &Replica, secret: &str) {

@@ -7,7 +7,8 @@ use valetkey::{clock::Timestamp, principal::Owner};
 
 use super::{connections, moment_of, named, provider_path};
 use crate::{
-    commands::{Session, owner::Whose},
+    client::Client,
+    commands::{Session, owner::Whose, provider::app_path},
     failure::Result,
     output::{cell, facts, items, table},
 };
@@ -33,16 +34,22 @@ impl Status {
                 let connections = connections(client, self.provider.as_deref(), owner.as_ref()).await?;
                 let mut providers = match &self.provider {
                     Some(name) => match client.call(Method::GET, &provider_path(name)?, None).await {
-                        Err(failure) if failure.code() == "not_found" && !connections.is_empty() => Vec::new(),
+                        Err(failure) if failure.code() == "not_found" => {
+                            let unknown = unknown(client, name).await?;
+                            if connections.is_empty() && unknown["configured"] == false {
+                                return Err(failure);
+                            }
+                            vec![unknown]
+                        }
                         found => vec![found?],
                     },
                     None => items(&client.call(Method::GET, "/v1/providers", None).await?, "providers").to_vec(),
                 };
                 // An import may have brought accounts of providers that are not known here.
                 for connection in &connections {
-                    let name = connection.get("provider");
-                    if !providers.iter().any(|provider| provider.get("name") == name) {
-                        providers.push(json!({ "name": name, "kind": null, "needs_app": false, "configured": false }));
+                    let name = connection.get("provider").and_then(Value::as_str).unwrap_or_default();
+                    if !providers.iter().any(|provider| provider["name"] == name) {
+                        providers.push(unknown(client, name).await?);
                     }
                 }
                 let accounts = accounts(&providers, &connections, owner.as_ref(), now);
@@ -63,6 +70,16 @@ impl Status {
         }
         session.out.show(&answer, |answer| if single { show(answer) } else { list(answer) })
     }
+}
+
+/// What there is to say of a provider that is not known here: whether an import brought the site's app there.
+async fn unknown(client: &Client, name: &str) -> Result<Value> {
+    let app = match client.call(Method::GET, &app_path(name, &Owner::Site)?, None).await {
+        Err(failure) if failure.code() == "not_found" => Value::Null,
+        found => found?,
+    };
+    let configured = app.get("configured").and_then(Value::as_bool).unwrap_or(false);
+    Ok(json!({ "name": name, "kind": null, "needs_app": false, "configured": configured }))
 }
 
 /// One entry for each account, and one for each provider that has none.

@@ -176,10 +176,5 @@ impl Drop for Server {
 pub(crate) fn client() -> reqwest::Client {
     // reqwest asks for a TLS provider even where only plain http is spoken. Another test may have been first.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    reqwest::ClientBuilder::new()
-        .redirect(reqwest::redirect::Policy::none())
-        .no_proxy()
-        .timeout(PATIENCE)
-        .build()
-        .unwrap()
+    reqwest::ClientBuilder::new().redirect(reqwest::redirect::Policy::none()).no_proxy().timeout(PATIENCE).build().unwrap()
 }

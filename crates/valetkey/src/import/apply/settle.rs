@@ -5,23 +5,28 @@ use std::{
     sync::Arc,
 };
 
+use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    BATCH, Conflict, Counts, DATA_MACHINE, Import, Inserted, LeftOut, Lent, OnConflict, Plain, Ready, Report, Rest, Row,
-    TOOK_PLACE, ToGrant, Waiting, arrivals, erase, grant, store,
+    BATCH, Conflict, Counts, DATA_MACHINE, Import, Inserted, LENT, LENT_ANEW, LeftOut, Lent, OnConflict, Plain, Ready, Report,
+    Rest, Row, TOOK_PLACE, ToGrant, Waiting, arrivals, grant, store,
 };
 use crate::{
+    audit::Event,
+    base::Outside,
     connection::{
-        self,
+        self, Owed, Stored, UpstreamWish,
         import::{Arrival, Coming},
     },
+    db::Tx,
     error::{Code, Error, Result},
     grant::{ForWhom, NewGrant},
     id::{AccountName, AgentId, ConnectionId, ProviderName, UserId},
-    principal::Owner,
+    principal::{Actor, Owner},
     provider::Definition,
     scope,
+    secret::SecretMap,
 };
 
 impl Import {
@@ -110,20 +115,42 @@ impl Import {
 
     /// Inserts an account in the place of another, which ends.
     async fn take_place(&mut self, arrival: &Arrival) -> Result<()> {
+        let (provider, owner, name) = (&arrival.provider, &arrival.owner, &arrival.name);
+        let there = connection::stored_slot(&mut *self.tx.lock().await, &self.site, provider, owner, name).await?;
+        let ended = match there {
+            Some(there) => self.end_replaced(&there.connection.id).await?,
+            None => None,
+        };
         let base = &self.outside.base;
         let mut tx = self.tx.lock().await;
-        let (provider, owner, name) = (&arrival.provider, &arrival.owner, &arrival.name);
-        if let Some(there) = connection::stored_slot(&mut tx, &self.site, provider, owner, name).await? {
-            let id = &there.connection.id;
-            if erase(&mut tx, &self.site, id, &self.actor, TOOK_PLACE, base.clock.now()).await? {
-                self.ended.push((there.connection.slot(), id.clone()));
-            }
-        }
         let one = std::slice::from_ref(arrival);
         if !arrivals::insert_free(base, &mut tx, &self.site, &self.actor, one).await?.is_empty() {
             return Err(Error::new(Code::Conflict, "an account changes all the time; import again"));
         }
-        Ok(())
+        let Some(ended) = ended else { return Ok(()) };
+        // Once it is there, so that it counts among those that a revocation of everything would end, too.
+        let came = connection::load_in(&mut tx, &self.site, &arrival.id).await?;
+        let Some(Stored { connection: came, sealed: Some(sealed), .. }) = came else {
+            return Err(Error::internal("an account that was inserted is not there"));
+        };
+        let by = connection::open_account(base, &came, &sealed).await?;
+        owe(&self.outside, &mut tx, &self.actor, &ended, &by).await
+    }
+
+    /// Ends a connection whose place another takes. Says what something is owed for: nothing where it was over, nor in a dry
+    /// run, in which nothing ends and there may be no key to seal under.
+    pub(super) async fn end_replaced(&mut self, id: &ConnectionId) -> Result<Option<Stored>> {
+        let mut tx = self.tx.lock().await;
+        // What is owed for must be what is erased: the newest tokens and no others.
+        store::lock_connection(&mut tx, &self.site, id).await?;
+        let there = connection::load_in(&mut tx, &self.site, id).await?;
+        if !connection::erase(&mut tx, &self.site, id, &self.actor, TOOK_PLACE, self.outside.base.clock.now()).await? {
+            return Ok(None);
+        }
+        if let Some(there) = &there {
+            self.ended.push((there.connection.slot(), id.clone()));
+        }
+        Ok(there.filter(|_| !self.header.dry_run))
     }
 
     pub(super) fn note_arrival(&mut self, arrival: &Arrival, row: &Row) {
@@ -194,7 +221,7 @@ impl Import {
     /// Not with `reveal`: there the platform opened the mailbox and the agent never saw its password. The platform goes on
     /// asking whether the agent may `MAIL /read`; whoever wants the agent itself to log in grants that.
     pub(super) async fn lend(&mut self) -> Result<()> {
-        for Lent { row, account, owner, agent, operations } in std::mem::take(&mut self.lent) {
+        for Lent { row, account, owner, agent, operations, changed } in std::mem::take(&mut self.lent) {
             let Some(connection) = self.mailboxes.get(&account).cloned() else {
                 self.leave_out("grant", &row, "there is no such mailbox".to_owned())?;
                 continue;
@@ -206,15 +233,34 @@ impl Import {
             }
             let given = |whom| NewGrant {
                 operations: Some(operations.clone().into()),
-                note: "lent at Data Machine".to_owned(),
+                note: LENT.to_owned(),
                 grantor: owner.user().cloned(),
                 ..NewGrant::proxy(&agent, &connection, whom)
             };
             let grants = [given(ForWhom::Unattended), given(ForWhom::Operators)];
+            if changed {
+                self.take_back(&agent, &connection).await?;
+            }
             grant::create_many(&self.outside.base, &mut *self.tx.lock().await, &self.site, &self.actor, &grants).await?;
             self.granted.insert((agent, connection.clone()));
             let row = Row { target: Some(connection.to_string()), ..row };
-            self.done("grant", true, false, row, "")?;
+            self.done("grant", true, changed, row, "")?;
+        }
+        Ok(())
+    }
+
+    /// Takes back what was lent to an agent before: at the source, too, a new permission takes the place of the old one.
+    async fn take_back(&mut self, agent: &AgentId, connection: &ConnectionId) -> Result<()> {
+        let base = &self.outside.base;
+        let mut tx = self.tx.lock().await;
+        let lent = (agent, connection, LENT);
+        let ended = store::revoke_grants(&mut tx, &self.site, lent, &self.actor, LENT_ANEW, base.clock.now()).await?;
+        for grant in ended {
+            let event = Event::new(&self.site, &self.actor, "grant.revoke")
+                .agent(agent)
+                .connection(connection)
+                .facts(json!({ "grant": grant, "reason": LENT_ANEW }));
+            base.audit.record(&mut tx, event).await?;
         }
         Ok(())
     }
@@ -324,6 +370,35 @@ impl Import {
         &self.report
     }
 }
+
+/// Owes the provider the tokens of a connection that ended here, and says that it ended. Nothing is owed where what took its
+/// place lives on one of the same tokens.
+pub(super) async fn owe(outside: &Outside, tx: &mut Tx, actor: &Actor, ended: &Stored, by: &SecretMap) -> Result<()> {
+    let (base, there) = (&outside.base, &ended.connection);
+    let account = match &ended.sealed {
+        Some(sealed) => connection::open_account(base, there, sealed).await.ok(),
+        None => None,
+    };
+    let owed = if account.as_ref().is_some_and(|account| share_a_token(account, by)) {
+        Owed::Skipped("what took its place has the same token".to_owned())
+    } else {
+        let definition = outside.catalogue.get(&there.provider).map(AsRef::as_ref);
+        let wish = UpstreamWish::IfPossible;
+        connection::owe_revocation(base, tx, definition, there, account.as_ref(), wish, TOOK_PLACE).await?
+    };
+    let facts = json!({ "provider": there.provider, "owner": there.owner, "reason": TOOK_PLACE, "revocation": owed });
+    let event = Event::new(&there.site, actor, "connection.revoke").connection(&there.id).facts(facts);
+    base.audit.record(tx, event).await
+}
+
+/// Whether a revocation of one account's tokens would end one of the other's.
+fn share_a_token(one: &SecretMap, two: &SecretMap) -> bool {
+    let same = |name: &str| one.text(name).is_some_and(|text| two.text(name).is_some_and(|other| text.matches(&other)));
+    TOKENS.into_iter().any(same)
+}
+
+/// The members by which revocations name a token.
+const TOKENS: [&str; 2] = ["access_token", "refresh_token"];
 
 /// What is left over, as it is stored; nothing for nothing.
 pub(super) fn text_of(rest: &Rest) -> Result<Option<String>> {

@@ -171,7 +171,9 @@ impl Composer<'_> {
     fn peer(&mut self, owner: &Owner, name: String, account: &Plain, rest: &Rest) {
         match (owner, entries_of(account)) {
             (Owner::Site, Some(mut entries)) if !name.is_empty() => {
-                entries.retain(|(key, _)| *key != text_key(PEER_URL));
+                if !rest.url_came {
+                    entries.retain(|(key, _)| *key != text_key(PEER_URL));
+                }
                 let name = rest.name.clone().unwrap_or(name);
                 set(&mut self.peers, value::key_of(&name), Value::Array(entries));
             }

@@ -5,14 +5,15 @@
 //! objects and lists are arrays, `{}` and `[]` the same empty one, `"10"` the key 10, a whole number past 64 bits a
 //! float.
 //!
-//! Either may nest as deep as PHP unserializes, [`php::MAX_DEPTH`]; neither is read by recursion. How deep one account may
-//! nest is another question ([`super::value::DEEPEST`]): a deeper one is listed, and the rest is brought.
+//! Either may nest as deep as PHP unserializes, [`php::MAX_DEPTH`], and hold [`php::MAX_VALUES`]; neither is read by recursion.
+//! How deep one account may nest is another question ([`super::value::DEEPEST`]): a deeper one is listed, and the rest is
+//! brought.
 
 use std::{borrow::Cow, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, Visitor};
 
-use super::php::{self, Entries, Key, MAX_DEPTH, Value};
+use super::php::{self, Entries, Key, MAX_DEPTH, MAX_VALUES, Value};
 
 /// Why an option's value cannot be read. Never holds a piece of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub enum Error {
         /// The column, from 1.
         column: usize,
     },
+    /// It is JSON of more than [`MAX_VALUES`] values.
+    Values,
     /// A value is there, and more after it.
     Trailing {
         /// The offset of the first byte that does not belong to the value.
@@ -52,6 +55,7 @@ impl Error {
             Self::Unknown => "unknown",
             Self::Php(error) => error.fault.as_str(),
             Self::Json { .. } => "json",
+            Self::Values => "values",
             Self::Trailing { .. } => "trailing",
         }
     }
@@ -68,6 +72,7 @@ impl fmt::Display for Error {
             Self::Unknown => f.write_str("it is neither serialized PHP nor JSON"),
             Self::Php(error) => error.fmt(f),
             Self::Json { line, column } => write!(f, "JSON, at line {line}, column {column}: it is malformed or too deep"),
+            Self::Values => f.write_str("it holds more values than are read of one option"),
             Self::Trailing { offset } => {
                 write!(f, "a value ends at byte {offset}, and something follows; give the option's value alone")
             }
@@ -101,8 +106,8 @@ pub fn read(bytes: &[u8]) -> Result<Value<'_>, Error> {
     }
     match text {
         [] => Err(Error::Empty),
-        [b'{' | b'[' | b'"' | b'-' | b'0'..=b'9', ..] => json(text),
-        [b't' | b'f' | b'n', letter, ..] if letter.is_ascii_lowercase() => json(text),
+        [b'{' | b'[' | b'"' | b'-' | b'0'..=b'9', ..] => json(text, MAX_VALUES),
+        [b't' | b'f' | b'n', letter, ..] if letter.is_ascii_lowercase() => json(text, MAX_VALUES),
         [b'N', b';', ..] | [b'a' | b'b' | b'd' | b'i' | b's' | b'S' | b'O' | b'C' | b'E' | b'R' | b'r', b':', ..] => {
             let (value, length) = php::read_prefix(text).map_err(|error| php::Error { offset: begin + error.offset, ..error })?;
             if length < text.len() {
@@ -114,12 +119,14 @@ pub fn read(bytes: &[u8]) -> Result<Value<'_>, Error> {
     }
 }
 
-/// Reads JSON as the PHP value that `json_decode` makes of it.
-fn json(text: &[u8]) -> Result<Value<'_>, Error> {
+/// Reads JSON as the PHP value that `json_decode` makes of it, of at most so many values.
+fn json(text: &[u8], most: usize) -> Result<Value<'_>, Error> {
     let mut reader = Json { text, at: 0 };
     let mut open: Vec<Open<'_>> = Vec::new();
+    let mut left = most;
     loop {
         // A value begins here.
+        left = left.checked_sub(1).ok_or(Error::Values)?;
         let mut value = match reader.peek() {
             Some(bracket @ (b'[' | b'{')) => {
                 if open.len() == MAX_DEPTH {
@@ -301,5 +308,17 @@ impl<'de> Visitor<'de> for AsPhp {
 
     fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
         Ok(Value::Text(Cow::Owned(text.as_bytes().to_vec())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_more_json_values_than_the_limit_none_are_read() {
+        let text = br#"{"a": [1, {}, "x"], "b": null}"#;
+        assert!(json(text, 6).is_ok());
+        assert_eq!(json(text, 5).unwrap_err(), Error::Values);
     }
 }

@@ -6,7 +6,8 @@
 //! 2. Envelopes are opened here. Data Machine itself seals a list of members, and plugins add theirs, which nobody can know
 //!    from outside; so every envelope in a member of an account or configuration is opened where it opens. One that does
 //!    not is left out of the account and listed; only what is no envelope by its form stays as the text it is.
-//! 3. What Data Machine could never have read itself (an owner or a name outside its grammar) is skipped and listed.
+//! 3. What Data Machine could never have read itself (an owner or a name outside its grammar) is skipped and listed, and so is an
+//!    account or configuration that is larger than an account may be here.
 //! 4. A provider's name outside our grammar gets one inside it; what it was called is kept for an export.
 
 use std::{borrow::Cow, collections::BTreeSet, ops::ControlFlow};
@@ -21,6 +22,7 @@ use super::{
     value,
 };
 use crate::{
+    connection::accounts::MAX_ACCOUNT,
     id::{AgentId, ProviderName, UserId, sha256_hex},
     import::item::{Item, Line, Plain, Rest},
     principal::Owner,
@@ -190,15 +192,17 @@ impl<'p> Planner<'p> {
             let ours = address.iter().filter(|_| members.get(PEER_URL).is_none()).map(|address| (&url, address));
             let mut out = String::new();
             if value::write_object(&mut out, value::each(members).chain(ours)).is_err() {
-                self.skip(path, "it is nested too deeply");
+                self.skip(path, TOO_DEEP);
                 continue;
             }
             let account = Plain(Secret::new(out));
+            if account.0.expose().len() > MAX_ACCOUNT {
+                self.skip(path, too_large());
+                continue;
+            }
             let provider = provider.clone();
-            self.give(
-                at,
-                Item::Account { provider, owner: Owner::Site, name, account, incomplete: false, rest: Rest::default() },
-            )?;
+            let rest = Rest { url_came: members.get(PEER_URL).is_some(), ..Rest::default() };
+            self.give(at, Item::Account { provider, owner: Owner::Site, name, account, incomplete: false, rest })?;
         }
         Ok(())
     }
@@ -208,8 +212,8 @@ impl<'p> Planner<'p> {
         self.at - 1
     }
 
-    /// The JSON object of an account or configuration with its envelopes opened. Nothing where it is nested too deeply.
-    fn object(&mut self, member: &Member, entries: &Entries<'_>) -> Option<Opened> {
+    /// The JSON object of an account or configuration with its envelopes opened; or why it is not brought over.
+    fn object(&mut self, member: &Member, entries: &Entries<'_>) -> Result<Opened, String> {
         let (mut sealed, mut incomplete) = (Vec::new(), false);
         // What stands in the place of an envelope: the opened text, or nothing at all.
         let mut instead: Vec<(usize, Option<Value<'static>>)> = Vec::new();
@@ -253,9 +257,17 @@ impl<'p> Planner<'p> {
                 Err(_) => Some((key, value)),
             }
         });
-        value::write_object(&mut out, entries).ok()?;
-        Some(Opened { object: Plain(Secret::new(out)), sealed, incomplete })
+        value::write_object(&mut out, entries).map_err(|_| TOO_DEEP.to_owned())?;
+        let object = Plain(Secret::new(out));
+        if object.0.expose().len() > MAX_ACCOUNT { Err(too_large()) } else { Ok(Opened { object, sealed, incomplete }) }
     }
+}
+
+const TOO_DEEP: &str = "it is nested too deeply";
+
+/// What cannot be stored by the account routes could never be changed here.
+fn too_large() -> String {
+    format!("it is larger than {MAX_ACCOUNT} bytes; make it smaller at the source, or connect it here")
 }
 
 struct Opened {
@@ -368,7 +380,14 @@ impl Node<'_, '_> {
             return Ok(());
         }
         let member = self.member(owner, path);
-        let Some(opened) = self.planner.object(&member, entries) else { return self.skip(path, "it is nested too deeply") };
+        let opened = match self.planner.object(&member, entries) {
+            Ok(opened) => opened,
+            Err(why) => {
+                // Said here: the other walk does not look into a configuration.
+                self.planner.skip(format!("{}/{path}", self.label), why);
+                return Ok(());
+            }
+        };
         let rest = Rest { slug: self.slug.clone(), sealed: opened.sealed, ..Rest::default() };
         let (provider, owner) = (self.provider.clone(), owner.clone());
         self.planner.give(at, Item::Config { provider, owner, values: opened.object, rest })
@@ -387,7 +406,10 @@ impl Node<'_, '_> {
             return Ok(());
         }
         let member = self.member(owner, path);
-        let Some(opened) = self.planner.object(&member, entries) else { return self.skip(path, "it is nested too deeply") };
+        let opened = match self.planner.object(&member, entries) {
+            Ok(opened) => opened,
+            Err(why) => return self.skip(path, why),
+        };
         if theirs.is_some() {
             let path = format!("{}/{path}", self.label);
             self.planner.findings.renamed.push(Renamed { path, name: name.to_owned() });

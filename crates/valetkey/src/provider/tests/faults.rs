@@ -401,12 +401,13 @@ fn a_mailbox_of_tokens_without_a_mechanism_for_them_is_told() {
 }
 
 #[test]
-fn a_choice_that_binds_nothing_or_everything_is_told() {
+fn a_choice_that_nobody_makes_or_that_binds_nothing_is_told() {
     let list = |more: &str| {
         let step = "method = \"GET\"\nurl = \"https://api.good.example/sites\"\nauth = \"bearer\"\nlist = \"data\"\nout = { id = \"id\" }";
         problems(&format!("{GOOD}\n[resources.site]\n{step}\n{more}\n")).join("\n")
     };
     for (more, expected) in [
+        ("select = \"first\"", "resources.site.select: \"first\" is not one of user, all"),
         ("only = [\"/sites/{id}/**\"]", "resources.site.only: binds to what a person chooses"),
         ("select = \"user\"\nonly = []", "resources.site.only: an empty list would let no call pass"),
         ("select = \"user\"\nonly = [\"/sites/x{id}\"]", "resources.site.only[0]: `{id}` is one whole segment"),

@@ -71,6 +71,29 @@ async fn bodies_and_trailers_pass_unchanged_in_both_directions() {
 }
 
 #[tokio::test]
+async fn a_body_that_was_read_whole_announces_no_trailers() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let server = Server::start(move |mut stream, requests| {
+        let tell = tell.clone();
+        async move {
+            while let Some(request) = read_request(&mut stream, &requests).await {
+                tell.send(request.to_ascii_lowercase()).unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            }
+        }
+    })
+    .await;
+    let client = client_of(&server);
+    for body in [Body::empty(), Body::from(Bytes::from_static(b"whole"))] {
+        let mut request = request("POST", &server.url("/"), body);
+        request.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
+        assert_eq!(text(client.forward(request).await.unwrap()).await, "ok");
+        let seen = told.recv().await.unwrap();
+        assert!(!seen.contains("trailer"), "{seen}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_streams_before_it_is_complete() {
     let (go, wait) = tokio::sync::watch::channel(false);
     let server = Server::start(move |mut stream, requests| {

@@ -25,7 +25,10 @@ use valetkey::{
     token,
 };
 
-use super::world::{OPERATOR, World, alices, connected};
+use super::{
+    sessions::allow,
+    world::{OPERATOR, World, alices, connected},
+};
 use crate::support::both;
 
 /// A world whose people have pages.
@@ -248,6 +251,24 @@ on_each_db! {
         let taken = choice::take(&world.outside, site, &session, Some(&binding), &choosing.csrf, &choice_of(&["p1"])).await;
         assert_eq!(taken.unwrap_err().code(), Code::NotFound);
         assert!(world.audited("connection.choose").await.is_empty());
+    }
+
+    /// R19: of the list as it is when the browser goes on.
+    async fn who_chose_is_not_sent_to_a_return_url_that_was_taken_off_the_list(db: Db) {
+        let world = world_of(&db).await;
+        allow(&world, &["https://p.example/done"]).await;
+        let new = session::NewSession { return_to: Some("https://p.example/done".into()), ..alices() };
+        let link = world.link(new).await;
+        let visit = world.open(&link, &alices().owner).await;
+        let started = world.approve(&link, &visit).await;
+        let query = world.sign_in(&started, "alice").await;
+        let ended = world.come_back(&query, Some(&started.binding.value)).await;
+        assert!(ended.choose.is_some() && ended.return_to.is_some());
+        let (site, binding) = (&world.house.site, Some(&started.binding.value));
+        let choosing = choice::open(&world.outside, site, &link.id, binding).await.unwrap();
+        allow(&world, &[]).await;
+        let ended = choice::take(&world.outside, site, &link.id, binding, &choosing.csrf, &choice_of(&["p1"])).await.unwrap();
+        assert_eq!(ended.return_url(), None);
     }
 
     /// Nobody has to connect again to choose something else, and only what the list holds can be chosen.

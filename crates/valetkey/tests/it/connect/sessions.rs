@@ -67,6 +67,27 @@ on_each_db! {
         );
     }
 
+    /// R19: of the list as it is when the browser goes on.
+    async fn a_return_url_that_was_taken_off_the_list_gets_no_browser(db: Db) {
+        let world = World::new(&db).await;
+        let gone = "https://p.example/done";
+        allow(&world, &[gone]).await;
+        let to = |owner: &str| NewSession { return_to: Some(gone.into()), ..of(owner) };
+        let started = world.start(to("user:alice")).await;
+        let query = world.sign_in(&started, "alice").await;
+        let link = world.link(to("site")).await;
+        let visit = world.open(&link, &Owner::Site).await;
+        let page = session::visit(&world.outside, &link.link, Some(&visit)).await.unwrap();
+        assert_eq!(page.view.return_to.as_deref(), Some(gone));
+        allow(&world, &["https://p.example/other"]).await;
+        let ended = world.come_back(&query, Some(&started.binding.value)).await;
+        connected(&ended);
+        assert_eq!(ended.return_url(), None);
+        assert_eq!(session::view(&world.outside, &link.link).await.unwrap().return_to, None);
+        let ended = session::cancel(&world.outside, &link.link, Some(&visit), &page.csrf.unwrap()).await.unwrap();
+        assert_eq!((failure(&ended), ended.return_url()), (Code::OauthDenied, None));
+    }
+
     ///
     async fn a_payload_of_four_kib_is_carried_and_a_larger_one_is_refused(db: Db) {
         let world = World::new(&db).await;
@@ -440,7 +461,7 @@ async fn state_of(world: &World, link: &session::Created) -> String {
     session::status(&world.house.base, &world.house.site, &link.id).await.unwrap().unwrap().state
 }
 
-async fn allow(world: &World, urls: &[&str]) {
+pub(super) async fn allow(world: &World, urls: &[&str]) {
     let change = SiteChange { return_to: Some(urls.iter().map(|url| (*url).to_owned()).collect()), ..SiteChange::default() };
     site::change(&world.house.base, &OPERATOR, &world.house.site, change).await.unwrap();
 }

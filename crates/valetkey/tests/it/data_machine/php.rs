@@ -191,16 +191,30 @@ fn references_that_stand_for_terabytes_are_refused_at_once() {
     }
     text.push('}');
     assert_eq!(php::read(text.as_bytes()).unwrap_err().fault, Fault::Copies);
-    // Long texts, too, are not copied without end.
-    let escaped = format!(
-        "a:2001:{{i:0;S:3000:\"{}\";{}}}",
-        "x".repeat(3000),
-        (1..=2000).fold(String::new(), |mut text, n| {
+    // Long texts, too, are not copied without end: wherever they stand, and also where a copy only borrows them.
+    let long = "x".repeat(3000);
+    for named in [
+        format!("S:3000:\"{long}\";"),
+        format!("s:3000:\"{long}\";"),
+        format!("C:1:\"A\":3000:{{{long}}}"),
+        format!("C:3000:\"{long}\":0:{{}}"),
+        format!("O:3000:\"{long}\":0:{{}}"),
+        format!("a:1:{{s:3000:\"{long}\";i:1;}}"),
+    ] {
+        let mut text = format!("a:2001:{{i:0;{named}");
+        for n in 1..=2000 {
             let _ = write!(text, "i:{n};R:2;");
-            text
-        })
-    );
-    assert_eq!(php::read(escaped.as_bytes()).unwrap_err().fault, Fault::Copies);
+        }
+        text.push('}');
+        assert_eq!(php::read(text.as_bytes()).unwrap_err().fault, Fault::Copies, "{}", &named[..4]);
+    }
+}
+
+#[test]
+fn a_long_text_may_stand_in_two_places() {
+    let text = format!("a:2:{{i:0;s:9000:\"{}\";i:1;R:2;}}", "x".repeat(9000));
+    let Value::Array(entries) = php::read(text.as_bytes()).unwrap() else { panic!() };
+    assert!(entries[0].1 == entries[1].1);
 }
 
 #[test]

@@ -20,6 +20,22 @@ enum Node<'a> {
     Object(&'a [u8], Vec<(Key<'a>, usize)>),
 }
 
+impl Node<'_> {
+    /// How many bytes stand in it, without what stands in the places of its entries.
+    fn bytes(&self) -> usize {
+        fn keys(entries: &[(Key<'_>, usize)]) -> usize {
+            entries.iter().map(|(key, _)| if let Key::Text(text) = key { text.len() } else { 0 }).sum()
+        }
+        match self {
+            Node::Leaf(Value::Text(text)) => text.len(),
+            Node::Leaf(Value::Custom(custom)) => custom.class.len() + custom.payload.len(),
+            Node::Leaf(_) => 0,
+            Node::Array(entries) => keys(entries),
+            Node::Object(class, entries) => class.len() + keys(entries),
+        }
+    }
+}
+
 struct Graph<'a> {
     nodes: Vec<Node<'a>>,
     /// The node in each place.
@@ -36,14 +52,16 @@ struct Open<'a> {
     index: HashMap<Key<'a>, usize>,
 }
 
-/// Reads one value with references in it, as [`super::read_prefix`] does.
-pub(super) fn read(bytes: &[u8]) -> Result<(Value<'_>, usize), Error> {
+/// Reads one value with references in it, as [`super::read_prefix`] does, of at most so many values.
+pub(super) fn read(bytes: &[u8], most: usize) -> Result<(Value<'_>, usize), Error> {
     let mut tokens = Tokens::new(bytes);
+    let mut left = most;
     let mut graph = Graph { nodes: vec![Node::Leaf(Value::Null)], places: vec![0], slots: Vec::new() };
     let mut open: Vec<Open<'_>> = Vec::new();
     let mut place = 0;
     loop {
         let offset = tokens.at();
+        left = left.checked_sub(1).ok_or(Error { offset, fault: Fault::Values })?;
         let token = tokens.next()?;
         if !matches!(token, Token::Reference { shared: true, .. }) {
             graph.slots.push(place);
@@ -70,7 +88,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Value<'_>, usize), Error> {
         }
         loop {
             let Some(top) = open.last_mut() else {
-                return graph.unfold(bytes.len(), tokens.at()).map(|value| (value, tokens.at()));
+                return graph.unfold(bytes.len(), tokens.at(), most).map(|value| (value, tokens.at()));
             };
             if top.left > 0 {
                 top.left -= 1;
@@ -125,14 +143,17 @@ impl<'a> Graph<'a> {
         place
     }
 
-    /// The tree of the graph, without recursion.
-    fn unfold(&self, length: usize, end: usize) -> Result<Value<'a>, Error> {
+    /// The tree of the graph, without recursion. A copy costs the bytes that stand in it, whoever owns them: where it is written
+    /// down, all of them are written.
+    fn unfold(&self, length: usize, end: usize, most: usize) -> Result<Value<'a>, Error> {
         struct Frame<'a> {
             node: usize,
             entries: Vec<(Key<'a>, Value<'a>)>,
         }
         let mut left = length.saturating_add(4096);
+        let mut values = most;
         let mut on_path = vec![false; self.nodes.len()];
+        let mut unfolded = vec![false; self.nodes.len()];
         let mut path: Vec<Frame<'a>> = Vec::new();
         let mut node = self.places[0];
         loop {
@@ -148,10 +169,9 @@ impl<'a> Graph<'a> {
                     None
                 }
             };
-            let cost = match &done {
-                Some(Value::Text(Cow::Owned(text))) => text.len() + 1,
-                _ => 1,
-            };
+            let is_copy = std::mem::replace(&mut unfolded[node], true) && !matches!(done, Some(Value::Recursive));
+            let cost = if is_copy { self.nodes[node].bytes().saturating_add(1) } else { 1 };
+            values = values.checked_sub(1).ok_or(Error { offset: end, fault: Fault::Values })?;
             left = left.checked_sub(cost).ok_or(Error { offset: end, fault: Fault::Copies })?;
             loop {
                 let Some(top) = path.last_mut() else { return Ok(done.unwrap_or_default()) };

@@ -10,7 +10,8 @@
 //! 4. **Keys** are PHP's: a text that is a whole number is that number; a later entry of the same key replaces the value
 //!    and keeps the place of the first. An object's members have texts only.
 //! 5. Nothing is allocated for a claimed length or count. Nesting ends where PHP's does, at 4096, and neither reading,
-//!    writing, comparing nor dropping a value recurses.
+//!    writing, comparing nor dropping a value recurses. There are at most [`MAX_VALUES`] in one text: each takes several times
+//!    the bytes that it was read from.
 
 mod graph;
 mod token;
@@ -25,6 +26,9 @@ pub use write::write;
 
 /// How deep arrays and objects may stand in each other (PHP's `unserialize_max_depth`).
 pub const MAX_DEPTH: usize = 4096;
+
+/// The most values that are read of one text, those in arrays and objects too. The accounts of 90,000 people are a quarter of that.
+pub const MAX_VALUES: usize = 4 << 20;
 
 /// A PHP value. Its `Debug` says the kind only: a value may be a token.
 #[derive(Default)]
@@ -317,8 +321,11 @@ pub enum Fault {
     Reference,
     /// Arrays and objects stand more than [`MAX_DEPTH`] deep in each other.
     Depth,
-    /// References stand for more values than the text has bytes (and 4096).
+    /// References stand for more than the text has bytes (and 4096): each value counts one, and in a copy also the bytes of its
+    /// text, class and keys.
     Copies,
+    /// There are more than [`MAX_VALUES`] values.
+    Values,
 }
 
 impl Fault {
@@ -338,6 +345,7 @@ impl Fault {
             Self::Reference => "reference",
             Self::Depth => "depth",
             Self::Copies => "copies",
+            Self::Values => "values",
         }
     }
 
@@ -356,7 +364,8 @@ impl Fault {
             Self::Enum => "an enum case cannot be read without its class",
             Self::Reference => "a reference names nothing that it may name",
             Self::Depth => "arrays stand too deep in each other",
-            Self::Copies => "references stand for more values than there are bytes",
+            Self::Copies => "references stand for more than there are bytes",
+            Self::Values => "it holds more values than are read of one text",
         }
     }
 }
@@ -373,7 +382,8 @@ impl std::error::Error for Error {}
 ///
 /// # Errors
 ///
-/// Where PHP refuses the bytes, and for references that stand for too much ([`Fault::Copies`]).
+/// Where PHP refuses the bytes, for references that stand for too much ([`Fault::Copies`]), and for too many values
+/// ([`Fault::Values`]).
 pub fn read(bytes: &[u8]) -> Result<Value<'_>, Error> {
     read_prefix(bytes).map(|(value, _)| value)
 }
@@ -384,14 +394,21 @@ pub fn read(bytes: &[u8]) -> Result<Value<'_>, Error> {
 ///
 /// As [`read`].
 pub fn read_prefix(bytes: &[u8]) -> Result<(Value<'_>, usize), Error> {
+    read_at_most(bytes, MAX_VALUES)
+}
+
+/// The same, of at most so many values.
+fn read_at_most(bytes: &[u8], most: usize) -> Result<(Value<'_>, usize), Error> {
     let mut tokens = Tokens::new(bytes);
     let mut open: Vec<Open<'_>> = Vec::new();
+    let mut left = most;
     loop {
         let offset = tokens.at();
+        left = left.checked_sub(1).ok_or(Error { offset, fault: Fault::Values })?;
         // A value that is complete; none where an array or object has only begun.
         let mut done = match tokens.next()? {
             // References are rare enough that values without any are read without what they need.
-            Token::Reference { .. } => return graph::read(bytes),
+            Token::Reference { .. } => return graph::read(bytes, most),
             Token::Array(0) => {
                 tokens.expect(b'}')?;
                 Some(Value::Array(Entries::default()))
@@ -495,4 +512,22 @@ fn unique<'a>(mut entries: Vec<(Key<'a>, Value<'a>)>) -> Vec<(Key<'a>, Value<'a>
         keep
     });
     entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_more_values_than_the_limit_none_are_read() {
+        for (text, values) in [
+            ("a:3:{i:0;N;i:1;a:1:{i:0;i:7;}i:2;s:1:\"a\";}", 5),
+            ("O:1:\"A\":1:{s:1:\"a\";N;}", 2),
+            // A copy is a value, too, and so is what stands in it.
+            ("a:3:{i:0;a:2:{i:0;N;i:1;N;}i:1;R:2;i:2;R:2;}", 10),
+        ] {
+            assert!(read_at_most(text.as_bytes(), values).is_ok(), "{text}");
+            assert_eq!(read_at_most(text.as_bytes(), values - 1).unwrap_err().fault, Fault::Values, "{text}");
+        }
+    }
 }
