@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    scene::{On, Plan, Scene, Usable, text},
+    scene::{On, Plan, Scene, Usable, on_each, text},
     support::{Program, peer},
 };
 
@@ -250,83 +250,76 @@ fn of_the_standards(client: &Value, usable: &Usable) -> Value {
     } })
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_request_that_somebody_makes_up_breaks_the_server() {
-    let mut plan = Plan::new(On::Sqlite);
-    // The provider is as busy as everything else on this machine: that it answers late is no finding.
-    plan.refresh = (20, 10);
-    let scene = Scene::start(plan).await;
-    let usable = scene.usable("lab").await;
-    let known = one_of_everything(&scene, &usable).await.to_string();
-    scene.home.cli(&["client", "registration", "on"]).ok();
-    let all = ["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:token-exchange"];
-    let client = json!({ "name": "Tried", "confidential": true, "redirect_uris": ["http://127.0.0.1/cb"], "grant_types": all });
-    let standards = of_the_standards(&made(&scene, "/v1/clients", client).await, &scene.usable("lab").await);
-    let described_here = scene.home.folder().join("standards.json");
-    fs::write(&described_here, standards.to_string()).unwrap();
-    let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/peers");
-    let (operator, server) = (operator(&scene).await, scene.replicas[0].url());
-    let platform = format!("Authorization: Bearer {}", scene.key.key);
-    let agent = format!("Authorization: Bearer {}", usable.token.token);
-    // An agent is refused on most paths, which the others try.
-    let of_agents = "^/(v1/(me|proxy|proposals|approvals|tokens|connections/.id./token)|access/)";
-    let streams = "Accept: application/json, text/event-stream";
-    // Those that the standards describe have few members each, and are cheap: more is made up for each.
-    let (mcp, most) = ("^/mcp$", "60");
-    // The operator's in two, for two cores.
-    let runs: [(&str, &str, &[&str]); 6] = [
-        ("operator", operator.as_str(), &["--exclude-path-regex", "^/v1/providers/"]),
-        ("operator-of-accounts", operator.as_str(), &["--include-path-regex", "^/v1/providers/"]),
-        ("platform", server.as_str(), &["--header", platform.as_str(), "--phases", "fuzzing"]),
-        ("agent", server.as_str(), &["--header", agent.as_str(), "--include-path-regex", of_agents]),
-        (CLIENT, server.as_str(), &["--exclude-path-regex", mcp, "--phases", "fuzzing", "--max-examples", most]),
-        (
-            MCP,
-            server.as_str(),
-            &[
-                "--include-path-regex",
-                mcp,
-                "--phases",
-                "fuzzing",
-                "--max-examples",
-                most,
-                "--header",
-                agent.as_str(),
-                "--header",
-                streams,
-            ],
-        ),
-    ];
-    let mut running = Vec::new();
-    for (who, url, arguments) in runs {
-        let here = scene.home.folder().join(who);
-        fs::create_dir(&here).unwrap();
-        fs::write(here.join("schemathesis.toml"), settings()).unwrap();
-        // It computes more than it waits; tests that have deadlines come first.
-        let mut command = Command::new("nice");
-        command.args(["-n", "10", peer("VALETKEY_TEST_PYTHON").as_str()]);
-        let described = match who {
-            CLIENT | MCP => described_here.to_str().unwrap().to_owned(),
-            _ => format!("{url}/openapi.json"),
+on_each! {
+    async fn no_request_that_somebody_makes_up_breaks_the_server(on: On) {
+        let mut plan = Plan::new(on);
+        // The provider is as busy as everything else on this machine: that it answers late is no finding.
+        plan.refresh = (20, 10);
+        let scene = Scene::start(plan).await;
+        let usable = scene.usable("lab").await;
+        let known = one_of_everything(&scene, &usable).await.to_string();
+        scene.home.cli(&["client", "registration", "on"]).ok();
+        let all = ["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:token-exchange"];
+        let client = json!({ "name": "Tried", "confidential": true, "redirect_uris": ["http://127.0.0.1/cb"], "grant_types": all });
+        let standards = of_the_standards(&made(&scene, "/v1/clients", client).await, &scene.usable("lab").await);
+        let described_here = scene.home.folder().join("standards.json");
+        fs::write(&described_here, standards.to_string()).unwrap();
+        let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/peers");
+        let server = scene.replicas[0].url();
+        let bearer = |secret: &str| format!("Authorization: Bearer {secret}");
+        let (platform, agent) = (bearer(&scene.key.key), bearer(&usable.token.token));
+        // The operator's socket is on SQLite alone; on PostgreSQL the platform's key, which has every scope, stands in.
+        let (most_may, as_most) = match on {
+            On::Sqlite => (operator(&scene).await, vec![]),
+            On::Postgres => (server.clone(), vec!["--header", platform.as_str()]),
         };
-        command.args(["-B", "-m", "schemathesis.cli", "--no-color", "run", described.as_str(), "--url", url]);
-        // The server ends a connection on which nothing comes for a while, and making up a request can take longer than that.
-        command.args(["--header", "Connection: close"]);
-        command.args(arguments).current_dir(&here);
-        let variables = [
-            ("SCHEMATHESIS_HOOKS", "schemathesis_hooks"),
-            ("PYTHONPATH", hooks.to_str().unwrap()),
-            ("KNOWN", known.as_str()),
-            ("HOME", here.to_str().unwrap()),
+        // An agent is refused on most paths, which the others try.
+        let of_agents = "^/(v1/(me|proxy|proposals|approvals|tokens|connections/.id./token)|access/)";
+        let streams = "Accept: application/json, text/event-stream";
+        // Those that the standards describe have few members each, and are cheap: more is made up for each.
+        let (mcp, most) = ("^/mcp$", "60");
+        let fuzzing = ["--phases", "fuzzing"];
+        let more = ["--phases", "fuzzing", "--max-examples", most];
+        // What may do most in two, for two cores.
+        let runs: [(&str, &str, Vec<&str>); 6] = [
+            ("most", &most_may, [&["--exclude-path-regex", "^/v1/providers/"][..], &as_most].concat()),
+            ("most-of-accounts", &most_may, [&["--include-path-regex", "^/v1/providers/"][..], &as_most].concat()),
+            ("platform", &server, [&["--header", &platform][..], &fuzzing].concat()),
+            ("agent", &server, vec!["--header", &agent, "--include-path-regex", of_agents]),
+            (CLIENT, &server, [&["--exclude-path-regex", mcp][..], &more].concat()),
+            (MCP, &server, [&["--include-path-regex", mcp, "--header", &agent, "--header", streams][..], &more].concat()),
         ];
-        running.push((who, Program::start(command, &variables)));
+        let mut running = Vec::new();
+        for (who, url, arguments) in runs {
+            let here = scene.home.folder().join(who);
+            fs::create_dir(&here).unwrap();
+            fs::write(here.join("schemathesis.toml"), settings()).unwrap();
+            // It computes more than it waits; tests that have deadlines come first.
+            let mut command = Command::new("nice");
+            command.args(["-n", "10", peer("VALETKEY_TEST_PYTHON").as_str()]);
+            let described = match who {
+                CLIENT | MCP => described_here.to_str().unwrap().to_owned(),
+                _ => format!("{url}/openapi.json"),
+            };
+            command.args(["-B", "-m", "schemathesis.cli", "--no-color", "run", described.as_str(), "--url", url]);
+            // The server ends a connection on which nothing comes for a while, and making up a request can take longer than that.
+            command.args(["--header", "Connection: close"]);
+            command.args(arguments).current_dir(&here);
+            let variables = [
+                ("SCHEMATHESIS_HOOKS", "schemathesis_hooks"),
+                ("PYTHONPATH", hooks.to_str().unwrap()),
+                ("KNOWN", known.as_str()),
+                ("HOME", here.to_str().unwrap()),
+            ];
+            running.push((who, Program::start(command, &variables)));
+        }
+        for (who, program) in running {
+            let ran = program.end_within(LONGEST).await;
+            assert_eq!(ran.code, Some(0), "as {who}:\n{}\n{}", ran.stdout, ran.stderr);
+            assert!(ran.stdout.contains(" passed"), "nothing was tried: {}", ran.stdout);
+        }
+        let server = &scene.replicas[0];
+        assert_eq!(server.http().get(server.at("/readyz")).send().await.unwrap().status(), StatusCode::OK);
+        assert!(!server.log().contains("panic"), "{}", server.log());
     }
-    for (who, program) in running {
-        let ran = program.end_within(LONGEST).await;
-        assert_eq!(ran.code, Some(0), "as {who}:\n{}\n{}", ran.stdout, ran.stderr);
-        assert!(ran.stdout.contains(" passed"), "nothing was tried: {}", ran.stdout);
-    }
-    let server = &scene.replicas[0];
-    assert_eq!(server.http().get(server.at("/readyz")).send().await.unwrap().status(), StatusCode::OK);
-    assert!(!server.log().contains("panic"), "{}", server.log());
 }
