@@ -12,7 +12,7 @@ import zlib
 import schemathesis
 
 KNOWN = json.loads(os.environ["KNOWN"])
-# A call may ask to wait for a person, up to half a minute. There are thousands of calls.
+# A call may ask to wait for a person, up to half a minute, or to follow what comes, up to an hour. There are thousands of calls.
 LONGEST_WAIT = 1
 
 
@@ -23,13 +23,21 @@ def some(made_up, *names):
     return values[number // 4 % len(values)] if values and number % 4 else made_up
 
 
+def soon(members, name):
+    """Takes a number of seconds down to what a test has time for."""
+    try:
+        if int(members.get(name) or 0) > LONGEST_WAIT:
+            members[name] = LONGEST_WAIT
+    except (TypeError, ValueError, OverflowError):
+        pass
+
+
 @schemathesis.hook
 def before_call(ctx, case, kwargs):
-    if not isinstance(case.path_parameters, dict):
-        return
     # `{id}` is of whatever the path is about: /v1/grants/{id}.
     noun = case.path.removeprefix("/v1/").split("/")[0]
-    for name, made_up in case.path_parameters.items():
+    in_path = case.path_parameters if isinstance(case.path_parameters, dict) else {}
+    for name, made_up in in_path.items():
         kind = f"{noun}.id" if name == "id" else name
         # What is deleted or disabled is not what everything else is tried with.
         names = {"DELETE": [f"spare {kind}"], "PATCH": [f"spare {kind}", kind]}.get(case.method.upper(), [kind])
@@ -37,14 +45,11 @@ def before_call(ctx, case, kwargs):
     if isinstance(case.query, dict):
         for name, made_up in case.query.items():
             case.query[name] = some(made_up, name)
-        try:
-            if int(case.query.get("wait", 0)) > LONGEST_WAIT:
-                case.query["wait"] = LONGEST_WAIT
-        except (TypeError, ValueError, OverflowError):
-            pass
+        soon(case.query, "wait")
     if isinstance(case.body, dict):
         for name, made_up in case.body.items():
             case.body[name] = some(made_up, name)
+        soon(case.body, "follow")
 
 
 @schemathesis.serializer("application/x-ndjson")

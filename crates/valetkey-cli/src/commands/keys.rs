@@ -55,9 +55,6 @@ pub(crate) enum Keys {
 
 impl Keys {
     pub(super) async fn run(self, session: &Session) -> Result<()> {
-        let post = |path: &'static str, human: fn(&Value) -> String| async move {
-            session.ask(Method::POST, path, Some(&json!({})), human).await
-        };
         match self {
             Self::Status => session.ask(Method::GET, "/v1/seal-keys", None, status).await,
             Self::Rotate { provider, verify } => rotate(session, provider, verify).await,
@@ -70,15 +67,18 @@ impl Keys {
             Self::Reload if on_postgres(session) => {
                 Err(Failure::usage("with PostgreSQL no command reaches the servers: send SIGHUP to each replica"))
             }
-            Self::Reload => post("/v1/seal-keys/reload", |answer| format!("loaded: {}", cell(answer, "/roots"))).await,
+            Self::Reload => {
+                let loaded = |answer: &Value| format!("loaded: {}", cell(answer, "/roots"));
+                session.ask(Method::POST, "/v1/seal-keys/reload", Some(&json!({})), loaded).await
+            }
             Self::Rewrap => {
-                post("/v1/seal-keys/rewrap", |answer| {
+                let moved = session.with(async |client| walk(session, client, "/v1/seal-keys/rewrap", &json!({})).await).await?;
+                session.out.show(&moved, |answer| {
                     format!(
                         "{} data keys moved under the current root key\nnow: `valetkey keys drop-old-roots`",
                         cell(answer, "/moved")
                     )
                 })
-                .await
             }
             Self::DropOldRoots => drop_old_roots(session).await,
             Self::Generate { file } => generate(session, file),

@@ -155,20 +155,16 @@ pub(crate) async fn new_root(State(state): State<AppState>, caller: Caller) -> A
     Ok(Json(NewRoot { root: id.to_string(), file: file.display().to_string() }))
 }
 
-/// How many data keys moved.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct Rewrapped {
-    /// How many are wrapped by the current root key now and were not before.
-    moved: u64,
-}
-
-/// Puts every data key under the current root key. What they seal stays as it is.
-#[utoipa::path(post, path = "/v1/seal-keys/rewrap", tag = "seal keys", responses((status = 200, body = Rewrapped)))]
-pub(crate) async fn rewrap(State(state): State<AppState>, caller: Caller) -> Answer<Json<Rewrapped>> {
-    let _one_at_a_time = one_at_a_time(&state)?;
-    let moved = rotate::rewrap(&state.base().db, &state.base().ring).await?;
-    note(&state, &caller.actor()?, None, "seal_keys.rewrap", &json!({ "moved": moved, "roots": roots(&state) })).await?;
-    Ok(Json(Rewrapped { moved }))
+/// Puts every data key under the current root key, and says how many moved (`moved`). What they seal stays as it is.
+#[utoipa::path(post, path = "/v1/seal-keys/rewrap", tag = "seal keys",
+    responses((status = 200, body = String, content_type = "application/x-ndjson")))]
+pub(crate) async fn rewrap(State(state): State<AppState>, caller: Caller) -> Answer<Response> {
+    let actor = caller.actor()?;
+    stream(&state, |state, teller| async move {
+        let moved = rotate::rewrap(&state.base().db, &state.base().ring, |progress| teller.tell(progress)).await?;
+        note(&state, &actor, None, "seal_keys.rewrap", &json!({ "moved": moved, "roots": roots(&state) })).await?;
+        Ok(json!({ "moved": moved }))
+    })
 }
 
 /// The root keys that were taken out.
@@ -228,8 +224,9 @@ where
                 json!({ "problem": Problem(error).document() })
             }
         };
-        let _ = send.send(lines::line(&last)).await;
+        // Whoever reads the last line may ask for the next work.
         drop(place);
+        let _ = send.send(lines::line(&last)).await;
     });
     Ok(lines::answer(reader))
 }

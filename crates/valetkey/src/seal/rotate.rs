@@ -203,9 +203,9 @@ pub async fn verify(db: &Db, ring: &KeyRing, mut progress: impl FnMut(&Progress)
 /// # Errors
 /// [`Code::KeyUnavailable`] when a data key needs a root key that is not loaded, [`Code::Unavailable`] when another
 /// process goes on making keys under an old one.
-pub async fn rewrap(db: &Db, ring: &KeyRing) -> Result<u64> {
+pub async fn rewrap(db: &Db, ring: &KeyRing, mut progress: impl FnMut(&Progress)) -> Result<u64> {
     let mut moved = 0;
-    for _ in 0..MOST_WALKS {
+    for walk in 1..=MOST_WALKS {
         let roots = ring.roots()?;
         let current = roots.current();
         let mut old = Vec::new();
@@ -222,6 +222,7 @@ pub async fn rewrap(db: &Db, ring: &KeyRing) -> Result<u64> {
         if old.is_empty() {
             return Ok(moved);
         }
+        let total = old.len() as u64;
         let mut old = old.into_iter().peekable();
         while old.peek().is_some() {
             let mut tx = db.begin_bookkeeping().await?;
@@ -230,6 +231,7 @@ pub async fn rewrap(db: &Db, ring: &KeyRing) -> Result<u64> {
                 moved += u64::from(store::replace_wrapped(&mut tx, &key, current.id().as_str(), &wrapped).await?);
             }
             tx.commit().await?;
+            progress(&Progress { walk, table: "data_keys", done: total - old.len() as u64, total, resealed: moved });
         }
         tokio::time::sleep(ring.freshness() / 4).await;
     }

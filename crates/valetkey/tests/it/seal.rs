@@ -320,8 +320,10 @@ on_each_db! {
         assert_eq!(rotate::roots_in_use(&db).await.unwrap(), std::slice::from_ref(&old));
         assert_eq!(root::drop_others(&path, std::slice::from_ref(&old)).unwrap_err().code(), Code::KeyUnavailable);
 
-        assert_eq!(rotate::rewrap(&db, &running).await.unwrap(), 2);
-        assert_eq!(rotate::rewrap(&db, &running).await.unwrap(), 0);
+        let mut told = Vec::new();
+        let moved = rotate::rewrap(&db, &running, |progress| told.push((progress.done, progress.total))).await.unwrap();
+        assert_eq!((moved, told.last()), (2, Some(&(2, 2))));
+        assert_eq!(rotate::rewrap(&db, &running, |_| ()).await.unwrap(), 0);
         let in_use = rotate::roots_in_use(&db).await.unwrap();
         assert_eq!(in_use, [new]);
         assert!(rotate::verify(&db, &running, |_| ()).await.unwrap().is_clean());
