@@ -599,9 +599,7 @@ on_each_db! {
 
     async fn a_refused_approval_costs_no_use_of_a_counted_grant(db: Db) {
         let asking = Asking::new(&db).await;
-        grant::revoke(asking.base(), asking.site(), &Actor::Operator, &asking.grant, "test").await.unwrap();
-        let new = NewGrant { max_uses: Some(2), ..asks(&asking.yard.agent, &asking.yard.connection, ForWhom::Owner) };
-        let grant = asking.yard.house.grant_with(new).await;
+        let grant = asking.counted(2).await;
         let id = asking.approved().await;
         asking.make(Some(&id)).await.unwrap();
         assert_eq!(code(asking.make(Some(&id)).await), Code::ApprovalUsed);

@@ -17,7 +17,7 @@ use valetkey::{
     decision::Authority,
     deliver::{Deliverer, proxy::Target},
     grant::{self, Effect, ForWhom, NewGrant},
-    id::ApprovalId,
+    id::{ApprovalId, GrantId},
     on_each_db,
     principal::Actor,
     refresh::{self, Refresher},
@@ -74,14 +74,21 @@ async fn replica(asking: &Asking, url: &str) -> Deliverer {
     Deliverer::new(outside, Authority::new(db), refresher, token::LastUsed::default())
 }
 
+impl Asking {
+    /// Has it ask under a grant for so many uses, in place of the one without a limit.
+    pub(crate) async fn counted(&self, uses: i64) -> GrantId {
+        grant::revoke(self.base(), self.site(), &Actor::Operator, &self.grant, "test").await.unwrap();
+        let new = NewGrant { max_uses: Some(uses), ..asks(&self.yard.agent, &self.yard.connection, ForWhom::Owner) };
+        self.yard.house.grant_with(new).await
+    }
+}
+
 on_each_db! {
     /// Somebody else took the grant's last use between the decision and the call.
     async fn an_approval_is_not_spent_where_its_grant_is_used_up(db: Db) {
         let asking = Asking::new(&db).await;
         let site = asking.site();
-        grant::revoke(asking.base(), site, &Actor::Operator, &asking.grant, "test").await.unwrap();
-        let new = NewGrant { max_uses: Some(1), ..asks(&asking.yard.agent, &asking.yard.connection, ForWhom::Owner) };
-        let grant = asking.yard.house.grant_with(new).await;
+        let grant = asking.counted(1).await;
         let id = asking.approved().await;
         let found = approval::get(&db, site, &id).await.unwrap().unwrap();
         let take = async || approval::take(asking.base(), site, &Actor::System, &found, true).await.unwrap();
@@ -94,9 +101,7 @@ on_each_db! {
     async fn an_approval_takes_its_grants_use_along(db: Db) {
         let asking = Asking::new(&db).await;
         let site = asking.site();
-        grant::revoke(asking.base(), site, &Actor::Operator, &asking.grant, "test").await.unwrap();
-        let new = NewGrant { max_uses: Some(2), ..asks(&asking.yard.agent, &asking.yard.connection, ForWhom::Owner) };
-        let grant = asking.yard.house.grant_with(new).await;
+        let grant = asking.counted(2).await;
         let found = approval::get(&db, site, &asking.approved().await).await.unwrap().unwrap();
         let take = async || approval::take(asking.base(), site, &Actor::System, &found, true).await;
         assert!(take().await.unwrap());
