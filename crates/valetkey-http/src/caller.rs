@@ -323,7 +323,7 @@ async fn note_denial(state: &AppState, caller: &Caller, (method, path): (&Method
         // The person it names may be what it was refused for: that is a fact, and nobody who acted.
         Caller::Platform { key, .. } => Principal::platform(key.site.clone(), &key.id, None),
         Caller::Agent { hash, chain } => {
-            let facts = decision::for_token_alone(&base.db, hash).await?.ok_or_else(decision::unauthenticated)?;
+            let facts = state.authority().holder(hash).await?.ok_or_else(decision::unauthenticated)?;
             decision::calling(&facts, false, chain, base.clock.now())?
         }
         Caller::Operator { .. } => caller.principal()?,

@@ -1,6 +1,6 @@
 //! Approvals: calls that wait for a person's word. Agents look after their own; those who may dispose of the connection answer.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::extract::State;
 use http::HeaderMap;
@@ -328,9 +328,9 @@ pub(super) async fn holder(state: &AppState, caller: &Caller, headers: &HeaderMa
 }
 
 /// The calling agent, its token looked up.
-async fn looked_up(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Result<(Asker, Facts), Error> {
+async fn looked_up(state: &AppState, caller: &Caller, headers: &HeaderMap) -> Result<(Asker, Arc<Facts>), Error> {
     let (base, agent) = (state.base(), super::deliver::agent(caller, headers)?);
-    let facts = decision::for_token_alone(&base.db, &agent.token).await?.ok_or_else(decision::unauthenticated)?;
+    let facts = state.authority().holder(&agent.token).await?.ok_or_else(decision::unauthenticated)?;
     let principal = decision::calling(&facts, agent.unattended, &agent.chain, base.clock.now())?;
     let (Some(id), Some(token)): (Option<AgentId>, Option<TokenId>) = (principal.agent, principal.token) else {
         return Err(decision::unauthenticated());

@@ -283,7 +283,7 @@ impl<'a> Asker<'a> {
     /// An agent whose token is dead is told nothing, not even what is wrong with its question.
     async fn must_be_alive(&self, state: &AppState) -> Result<()> {
         let Some(token) = &self.token else { return Ok(()) };
-        let facts = decision::for_token_alone(&state.base().db, &token.token).await?.ok_or_else(decision::unauthenticated)?;
+        let facts = state.authority().holder(&token.token).await?.ok_or_else(decision::unauthenticated)?;
         decision::calling(&facts, token.unattended, &token.chain, state.base().clock.now()).map(|_| ())
     }
 

@@ -259,7 +259,7 @@ pub(crate) async fn me(
 ) -> Answer<Json<Me>> {
     let deliver::Caller { token: hash, unattended, chain } = super::deliver::agent(&caller, &headers)?;
     let (base, now) = (state.base(), state.base().clock.now());
-    let facts = decision::for_token_alone(&base.db, &hash).await?.ok_or_else(decision::unauthenticated)?;
+    let facts = state.authority().holder(&hash).await?.ok_or_else(decision::unauthenticated)?;
     let principal = decision::calling(&facts, unattended, &chain, now)?;
     if let Some(token) = &principal.token {
         state.last_used().note(&principal.site, token, now);

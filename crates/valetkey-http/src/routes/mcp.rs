@@ -81,8 +81,8 @@ async fn admit(state: &AppState, parts: &Parts) -> Result<Agent> {
     }
     let chain = CallerChain::from_headers(&parts.headers)?;
     let agent = deliver::agent(&Caller::Agent { hash, chain }, &parts.headers)?;
-    let (base, now) = (state.base(), state.base().clock.now());
-    let facts = decision::for_token_alone(&base.db, &agent.token).await?.ok_or_else(decision::unauthenticated)?;
+    let now = state.base().clock.now();
+    let facts = state.authority().holder(&agent.token).await?.ok_or_else(decision::unauthenticated)?;
     let principal = decision::calling(&facts, agent.unattended, &agent.chain, now)?;
     if let Some(token) = &principal.token {
         state.last_used().note(&principal.site, token, now);

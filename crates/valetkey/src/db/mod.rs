@@ -36,7 +36,7 @@ use crate::{
     error::{Code, Error, Result},
 };
 
-/// Runs one body against the database behind a target, which is a `&Db` or a `&mut Tx`.
+/// Runs one body against the database behind a target, which is a `&Db`, a `&mut Tx` or a `&mut Line`.
 #[macro_export]
 macro_rules! on {
     ($target:expr, |$conn:ident| $body:expr) => {
@@ -150,7 +150,7 @@ impl Db {
     }
 
     /// Counts a statement, for tests of what may ask but little; in a release this is nothing. `on!` does it by itself.
-    pub(crate) fn note_statement(&self) {
+    fn note_statement(&self) {
         #[cfg(any(test, feature = "testing"))]
         self.0.asked.statement();
     }
@@ -234,10 +234,13 @@ impl Db {
         }
     }
 
-    /// A connection to PostgreSQL, for what is asked again and again.
-    pub(crate) async fn line(&self) -> Result<PoolConnection<Postgres>> {
-        let Some(pool) = self.postgres() else { return Err(Error::internal("a connection to PostgreSQL, where there is none")) };
-        Ok(pool.acquire().await?)
+    /// A connection that reads, for what is asked again and again.
+    pub(crate) async fn line(&self) -> Result<Line> {
+        let inner = match &self.0.pools {
+            Pools::Sqlite { read, .. } => Either::Sqlite(read.acquire().await?),
+            Pools::Postgres(pool) => Either::Postgres(pool.acquire().await?),
+        };
+        Ok(Line { inner, db: self.clone() })
     }
 
     /// Closes every connection; on SQLite the write-ahead log is folded in.
@@ -261,6 +264,25 @@ impl<'c> Target<'c> for &'c Db {
         match &self.0.pools {
             Pools::Sqlite { read, .. } => Either::Sqlite(read),
             Pools::Postgres(pool) => Either::Postgres(pool),
+        }
+    }
+}
+
+/// A connection of the pool's that reads, kept for many statements, one after another.
+pub(crate) struct Line {
+    inner: Either<PoolConnection<Sqlite>, PoolConnection<Postgres>>,
+    db: Db,
+}
+
+impl<'c> Target<'c> for &'c mut Line {
+    type Sqlite = &'c mut SqliteConnection;
+    type Postgres = &'c mut PgConnection;
+
+    fn split(self) -> Either<Self::Sqlite, Self::Postgres> {
+        self.db.note_statement();
+        match &mut self.inner {
+            Either::Sqlite(connection) => Either::Sqlite(connection),
+            Either::Postgres(connection) => Either::Postgres(connection),
         }
     }
 }

@@ -17,6 +17,10 @@ use crate::{
 /// The oldest SQLite that is safe to use: versions before have a bug that can corrupt a write-ahead log.
 pub const MIN_SQLITE: (u32, u32, u32) = (3, 51, 3);
 
+/// The most connections that read from SQLite; each is opened when it is needed, and has a thread. Look-ups that meet keep some for
+/// as long as many come, so there are more than those.
+const READERS: u32 = 8;
+
 /// Where the data is.
 #[derive(Clone, Debug)]
 pub enum DbConfig {
@@ -85,7 +89,7 @@ async fn open_sqlite(dir: &std::path::Path, patience: Duration) -> Result<Db> {
         ));
     }
     let read = SqlitePoolOptions::new()
-        .max_connections(4)
+        .max_connections(READERS)
         .test_before_acquire(false)
         .acquire_timeout(Duration::from_secs(30))
         .idle_timeout(None)

@@ -1,8 +1,8 @@
-//! Look-ups that meet become one statement, on PostgreSQL.
+//! Look-ups that meet become one statement.
 //!
-//! Starting the statement costs the database more than running it for one more pair, so callers that arrive while others
-//! are being answered wait for the next statement, and share it; those who ask for the same share its answer, too. Nothing is
-//! remembered.
+//! Starting a statement costs more than running it for one more key: PostgreSQL plans it, and SQLite has a thread of its own for
+//! each connection, to which a statement goes and from which its answer comes back. So callers that arrive while others are being
+//! answered wait for the next statement, and share it; those who ask for the same share its answer, too. Nothing is remembered.
 //!
 //! INVARIANT: whoever asks joins only a statement that begins after they asked. So the statement sees whatever was
 //! committed before the request came, and a request that comes after a revocation is refused (decisions 2).
@@ -14,10 +14,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{PgConnection, Postgres, Row as _, pool::PoolConnection, postgres::PgRow};
+use sqlx::{ColumnIndex, Decode, Row, Type};
 use tokio::{runtime::Handle, sync::oneshot};
 
-use super::Db;
+use super::{Db, Line};
 use crate::error::{Error, Result};
 
 /// What one statement can answer for many keys.
@@ -27,13 +27,18 @@ pub(crate) trait Question: Sized + Send + Sync + 'static {
     /// What is found for it, or that nothing is.
     type Found: Clone + Send + 'static;
 
-    /// Asks on a connection to PostgreSQL. What is found for each key stands at its place.
-    fn ask(db: &Db, line: &mut PgConnection, keys: &[Self::Key]) -> impl Future<Output = Result<Vec<Self::Found>>> + Send;
+    /// Asks on a connection. What is found for each key stands at its place.
+    fn ask(line: &mut Line, keys: &[Self::Key]) -> impl Future<Output = Result<Vec<Self::Found>>> + Send;
 }
 
 /// The rows of each of so many keys, by the `number` that the statement gave it, from 1.
-pub(crate) fn of_each(rows: Vec<PgRow>, keys: usize) -> Result<Vec<Vec<PgRow>>> {
-    let mut each: Vec<Vec<PgRow>> = std::iter::repeat_with(Vec::new).take(keys).collect();
+pub(crate) fn of_each<R>(rows: Vec<R>, keys: usize) -> Result<Vec<Vec<R>>>
+where
+    R: Row,
+    &'static str: ColumnIndex<R>,
+    i64: for<'r> Decode<'r, R::Database> + Type<R::Database>,
+{
+    let mut each: Vec<Vec<R>> = std::iter::repeat_with(Vec::new).take(keys).collect();
     for row in rows {
         let number: i64 = row.try_get("number")?;
         let place = usize::try_from(number).ok().and_then(|number| each.get_mut(number.checked_sub(1)?));
@@ -45,10 +50,13 @@ pub(crate) fn of_each(rows: Vec<PgRow>, keys: usize) -> Result<Vec<Vec<PgRow>>> 
 /// The most callers that one statement answers: the first of them waits for the last.
 const MOST: usize = 64;
 
+/// The most statements that run at once on SQLite: they leave other readers their connections.
+const ON_SQLITE: usize = 2;
+
 /// A statement that takes longer than this is not waited for by whoever comes next.
 const HANGS: Duration = Duration::from_millis(20);
 
-/// How long a connection is kept when nobody waits: taking one from the pool and giving it back asks the database twice.
+/// How long a connection is kept when nobody waits: taking one from the pool and giving it back asks the database as often again.
 const LINGER: Duration = Duration::from_millis(100);
 
 /// The look-up; clones share it.
@@ -96,16 +104,14 @@ struct Runner<Q: Question> {
 }
 
 impl<Q: Question> Together<Q> {
-    /// The look-up in a PostgreSQL database. Its statements run in the runtime that this is called in.
+    /// The look-up in a database. Its statements run in the runtime that this is called in.
     pub(crate) fn new(db: Db) -> Self {
-        let at_once = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
+        let at_once = match db.is_sqlite() {
+            true => ON_SQLITE,
+            false => std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8)),
+        };
         let queue = Queue { waiting: Vec::new(), running: 0, lingers: None, began: Instant::now() };
         Self(Arc::new(Inner { db, at_once, queue: Mutex::new(queue), runtime: Handle::current() }))
-    }
-
-    /// The database that is asked.
-    pub(crate) fn db(&self) -> &Db {
-        &self.0.db
     }
 
     /// What is found for a key, by a statement that begins from now on.
@@ -186,14 +192,13 @@ impl<Q: Question> Runner<Q> {
     }
 
     /// Asks for many keys on a connection that is kept; one that failed is given back.
-    async fn ask(&self, line: &mut Option<PoolConnection<Postgres>>, keys: &[Q::Key]) -> Result<Vec<Q::Found>> {
-        let db = self.together.db();
-        let mut connection = match line.take() {
-            Some(connection) => connection,
-            None => db.line().await?,
+    async fn ask(&self, line: &mut Option<Line>, keys: &[Q::Key]) -> Result<Vec<Q::Found>> {
+        let mut kept = match line.take() {
+            Some(kept) => kept,
+            None => self.together.0.db.line().await?,
         };
-        let found = Q::ask(db, &mut connection, keys).await?;
-        *line = Some(connection);
+        let found = Q::ask(&mut kept, keys).await?;
+        *line = Some(kept);
         Ok(found)
     }
 
@@ -244,62 +249,91 @@ impl<Q: Question> Drop for Runner<Q> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::testing;
+    use crate::{
+        db::{Either, Target as _, testing},
+        on,
+    };
 
     /// Asked for, this breaks whoever asks.
     const BREAKS: u32 = 666;
 
-    /// Answers each number with the connection that it was asked on and with all that were asked together, after a while.
+    /// Answers each number with all that were asked together, after a while.
     struct Numbers;
 
     impl Question for Numbers {
         type Key = u32;
-        type Found = (u32, i32, Vec<u32>);
+        type Found = (u32, Vec<u32>);
 
-        async fn ask(_: &Db, line: &mut PgConnection, keys: &[u32]) -> Result<Vec<Self::Found>> {
-            let (pid, _): (i32, String) =
-                sqlx::query_as("SELECT pg_backend_pid(), CAST(pg_sleep(0.01) AS TEXT)").fetch_one(line).await?;
+        async fn ask(line: &mut Line, keys: &[u32]) -> Result<Vec<Self::Found>> {
+            let (_,): (i64,) = on!(line, |c| sqlx::query_as("SELECT CAST(1 AS BIGINT)").fetch_one(c).await?);
+            tokio::time::sleep(Duration::from_millis(10)).await;
             assert!(!keys.contains(&BREAKS), "what was asked for breaks it");
-            Ok(keys.iter().map(|key| (*key, pid, keys.to_vec())).collect())
+            Ok(keys.iter().map(|key| (*key, keys.to_vec())).collect())
         }
+    }
+
+    /// Answers each number with PostgreSQL's name for the connection that it was asked on.
+    struct Connections;
+
+    impl Question for Connections {
+        type Key = u32;
+        type Found = i32;
+
+        async fn ask(line: &mut Line, keys: &[u32]) -> Result<Vec<i32>> {
+            let Either::Postgres(line) = line.split() else { panic!("SQLite's connections have no names") };
+            let (pid,): (i32,) = sqlx::query_as("SELECT pg_backend_pid()").fetch_one(line).await?;
+            Ok(vec![pid; keys.len()])
+        }
+    }
+
+    /// One of each kind. A test of this module has but one thread, so that what meets is known.
+    async fn databases() -> ([Db; 2], tempfile::TempDir) {
+        let (sqlite, dir) = testing::sqlite().await;
+        ([sqlite, testing::postgres().await], dir)
     }
 
     #[tokio::test]
     async fn who_asks_while_a_statement_runs_shares_the_next_and_what_is_asked_twice_is_asked_once() {
-        let numbers = Together::<Numbers>::new(testing::postgres().await);
-        // Polled in this order, and none is answered before all have asked.
-        let (first, a, b, c) = tokio::join!(biased; numbers.ask(1), numbers.ask(2), numbers.ask(2), numbers.ask(3));
-        let [first, a, b, c] = [first, a, b, c].map(Result::unwrap);
-        assert_eq!([first.0, a.0, b.0, c.0], [1, 2, 2, 3]);
-        // The first runner begins when it is given a thread, with whoever waits by then.
-        let all = [vec![1, 2, 3], vec![2, 3]];
-        assert!(all.contains(&a.2) && a.2 == b.2 && b.2 == c.2, "{a:?} {b:?} {c:?}");
-    }
-
-    #[tokio::test]
-    async fn a_runner_that_lingers_is_called_with_its_connection() {
-        let numbers = Together::<Numbers>::new(testing::postgres().await);
-        let (_, pid, _) = numbers.ask(1).await.unwrap();
-        for number in 2..20 {
-            tokio::time::sleep(LINGER / 10).await;
-            assert_eq!(numbers.ask(number).await.unwrap(), (number, pid, vec![number]));
+        let (databases, _dir) = databases().await;
+        for db in databases {
+            let numbers = Together::<Numbers>::new(db);
+            // Polled in this order, and none is answered before all have asked.
+            let (first, a, b, c) = tokio::join!(biased; numbers.ask(1), numbers.ask(2), numbers.ask(2), numbers.ask(3));
+            let [first, a, b, c] = [first, a, b, c].map(Result::unwrap);
+            assert_eq!([first.0, a.0, b.0, c.0], [1, 2, 2, 3]);
+            // The first runner begins when it is given a thread, with whoever waits by then.
+            let all = [vec![1, 2, 3], vec![2, 3]];
+            assert!(all.contains(&a.1) && a.1 == b.1 && b.1 == c.1, "{a:?} {b:?} {c:?}");
         }
     }
 
     #[tokio::test]
     async fn whoever_waits_for_a_runner_that_breaks_is_told_and_the_next_one_is_answered() {
-        let numbers = Together::<Numbers>::new(testing::postgres().await);
-        let both = async {
-            tokio::join!(biased; numbers.ask(BREAKS), async {
-                // While the statement runs.
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                numbers.ask(1).await
-            })
-        };
-        let (broken, waiting) = tokio::time::timeout(Duration::from_secs(20), both).await.expect("nobody is left to wait");
-        assert!(broken.is_err());
-        // Told, or answered by another runner where the statement took long.
-        assert!(waiting.is_err() || waiting.is_ok_and(|found| found.0 == 1));
-        assert_eq!(numbers.ask(2).await.unwrap().0, 2);
+        let (databases, _dir) = databases().await;
+        for db in databases {
+            let numbers = Together::<Numbers>::new(db);
+            let both = async {
+                tokio::join!(biased; numbers.ask(BREAKS), async {
+                    // While the statement runs.
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    numbers.ask(1).await
+                })
+            };
+            let (broken, waiting) = tokio::time::timeout(Duration::from_secs(20), both).await.expect("nobody is left to wait");
+            assert!(broken.is_err());
+            // Told, or answered by another runner where the statement took long.
+            assert!(waiting.is_err() || waiting.is_ok_and(|found| found.0 == 1));
+            assert_eq!(numbers.ask(2).await.unwrap().0, 2);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_runner_that_lingers_is_called_with_its_connection() {
+        let connections = Together::<Connections>::new(testing::postgres().await);
+        let pid = connections.ask(1).await.unwrap();
+        for number in 2..20 {
+            tokio::time::sleep(LINGER / 10).await;
+            assert_eq!(connections.ask(number).await.unwrap(), pid);
+        }
     }
 }

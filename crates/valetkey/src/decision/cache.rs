@@ -1,4 +1,4 @@
-//! The look-up of facts, with the authority cache of the embedded database.
+//! The look-up of facts: shared by those who ask at the same time, and with the authority cache of the embedded database.
 
 use std::{
     borrow::Cow,
@@ -7,12 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use sqlx::{PgConnection, Row as _, postgres::PgRow};
+use futures_util::future::join_all;
+use sqlx::{Row as _, postgres::PgRow};
 
 use super::facts::{self, Facts, Unread, Who};
 use crate::{
     clock::Timestamp,
-    db::{Db, Memory, Question, Together, of_each},
+    db::{Db, Either, Line, Memory, Question, Target as _, Together, of_each},
     error::{Code, Error, Result},
     id::{ConnectionId, ProviderName, SessionName, SiteId, TaskName, UserId},
     on,
@@ -27,20 +28,13 @@ const PLACES: usize = 2_000;
 /// Loads facts; on SQLite it remembers them as long as nothing was committed since.
 #[derive(Clone)]
 pub struct Authority {
-    source: Source,
+    db: Db,
+    facts: Together<FactsOf>,
+    /// On PostgreSQL. SQLite remembers what is found.
+    sought: Option<Together<CandidatesOf>>,
     pairs: Memory<Pair, Arc<Facts>>,
     asked_about: Memory<About, Arc<Facts>>,
     at_providers: Memory<Place, Arc<Vec<ConnectionId>>>,
-}
-
-#[derive(Clone)]
-enum Source {
-    Embedded(Db),
-    /// Look-ups that meet share a statement.
-    Postgres {
-        facts: Together<FactsOf>,
-        candidates: Together<CandidatesOf>,
-    },
 }
 
 /// The facts of pairs.
@@ -50,8 +44,8 @@ impl Question for FactsOf {
     type Key = Pair;
     type Found = Arc<Unread>;
 
-    async fn ask(db: &Db, line: &mut PgConnection, keys: &[Pair]) -> Result<Vec<Arc<Unread>>> {
-        Ok(facts::for_many(db, line, keys).await?.into_iter().map(Arc::new).collect())
+    async fn ask(line: &mut Line, keys: &[Pair]) -> Result<Vec<Arc<Unread>>> {
+        Ok(facts::for_many(line, keys).await?.into_iter().map(Arc::new).collect())
     }
 }
 
@@ -62,8 +56,8 @@ impl Question for CandidatesOf {
     type Key = Sought;
     type Found = Result<Arc<Vec<ConnectionId>>>;
 
-    async fn ask(db: &Db, line: &mut PgConnection, keys: &[Sought]) -> Result<Vec<Self::Found>> {
-        Ok(candidates_of_many(db, line, keys).await?.into_iter().map(|ids| ids.map(Arc::new)).collect())
+    async fn ask(line: &mut Line, keys: &[Sought]) -> Result<Vec<Self::Found>> {
+        Ok(candidates_of_many(line, keys).await?.into_iter().map(|ids| ids.map(Arc::new)).collect())
     }
 }
 
@@ -111,34 +105,27 @@ impl Authority {
             pairs: Memory::new(&db, CAPACITY),
             asked_about: Memory::new(&db, CAPACITY),
             at_providers: Memory::new(&db, PLACES),
-            source: match db.is_sqlite() {
-                true => Source::Embedded(db),
-                false => Source::Postgres { facts: Together::new(db.clone()), candidates: Together::new(db) },
-            },
-        }
-    }
-
-    fn db(&self) -> &Db {
-        match &self.source {
-            Source::Embedded(db) => db,
-            Source::Postgres { facts, .. } => facts.db(),
+            facts: Together::new(db.clone()),
+            sought: (!db.is_sqlite()).then(|| Together::new(db.clone())),
+            db,
         }
     }
 
     /// The facts for a presented token and a connection; nothing when there is no such token.
     pub async fn facts(&self, token: &TokenHash, connection: &ConnectionId) -> Result<Option<Arc<Facts>>> {
         let pair = (token.clone(), connection.clone());
-        let db = match &self.source {
-            Source::Embedded(db) => db,
-            Source::Postgres { facts, .. } => return facts.ask(pair).await?.read(),
-        };
-        let load = async { Ok::<_, Error>(facts::for_token(db, token, connection).await?.map(Arc::new)) };
-        self.pairs.or_load(db, pair, load).await
+        let load = async { self.facts.ask((token.clone(), connection.clone())).await?.read() };
+        self.pairs.or_load(&self.db, pair, load).await
+    }
+
+    /// The facts for a presented token, without a connection: who shows it. Nothing when there is no such token.
+    pub async fn holder(&self, token: &TokenHash) -> Result<Option<Arc<Facts>>> {
+        self.facts(token, &nowhere()?).await
     }
 
     /// The facts for an agent as if it held a fresh token; nothing when there is no such agent.
     pub async fn about(&self, site: &SiteId, who: &Who, connection: &ConnectionId) -> Result<Option<Arc<Facts>>> {
-        let db = self.db();
+        let db = &self.db;
         let load = async { Ok::<_, Error>(facts::for_agent(db, site, who, connection).await?.map(Arc::new)) };
         self.asked_about.or_load(db, (site.clone(), who.clone(), connection.clone()), load).await
     }
@@ -152,34 +139,33 @@ impl Authority {
         most: usize,
         now: Timestamp,
     ) -> Result<Arc<Vec<ConnectionId>>> {
-        if let (Source::Postgres { candidates, .. }, Of::Token(token)) = (&self.source, of) {
-            return candidates.ask(Sought { token: token.clone(), provider: provider.clone(), most, now }).await?;
+        if let (Some(sought), Of::Token(token)) = (&self.sought, of) {
+            return sought.ask(Sought { token: token.clone(), provider: provider.clone(), most, now }).await?;
         }
-        let db = self.db();
+        let db = &self.db;
         let load = async {
+            // Nothing is sought for strangers, of whom any number may come: they are looked up together.
+            if let Of::Token(token) = of
+                && self.holder(token).await?.is_none()
+            {
+                return Ok(None);
+            }
             let found = candidates(db, of, provider, most, now).await?;
             Ok::<_, Error>((!found.is_empty()).then(|| Arc::new(found)))
         };
         Ok(self.at_providers.or_load(db, (of.clone(), provider.clone(), most), load).await?.unwrap_or_default())
     }
 
-    /// The facts of many pairs at once: on PostgreSQL with one statement, on SQLite from the cache. A pair whose rows
+    /// The facts of many pairs at once: with one statement on PostgreSQL, and from the cache on SQLite. A pair whose rows
     /// cannot be read is left out, so that it does not stand in the way of the others; to whoever needed it, it is as if it
     /// were not there, which denies.
     pub async fn facts_of_many(&self, pairs: &[Pair]) -> Result<HashMap<Pair, Arc<Facts>>> {
-        let each = match &self.source {
-            Source::Postgres { facts, .. } => {
-                let db = facts.db();
-                let rows = facts::for_many(db, &mut *db.line().await?, pairs).await?;
-                rows.iter().map(Unread::read).collect::<Vec<_>>()
-            }
-            Source::Embedded(_) => {
-                let mut each = Vec::with_capacity(pairs.len());
-                for (token, connection) in pairs {
-                    each.push(self.facts(token, connection).await);
-                }
-                each
-            }
+        if pairs.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let each = match self.db.is_sqlite() {
+            true => join_all(pairs.iter().map(|(token, connection)| self.facts(token, connection))).await,
+            false => facts::for_many(&mut self.db.line().await?, pairs).await?.iter().map(Unread::read).collect(),
         };
         let mut found = HashMap::with_capacity(pairs.len());
         for (pair, facts) in pairs.iter().zip(each) {
@@ -196,6 +182,11 @@ impl Authority {
         }
         Ok(found)
     }
+}
+
+/// A connection's id that no connection has, always the same: for facts about who acts alone, which can be remembered.
+fn nowhere() -> Result<ConnectionId> {
+    format!("{}{}", ConnectionId::PREFIX, "0".repeat(32)).parse()
 }
 
 /// Whose connections are looked for.
@@ -322,8 +313,8 @@ async fn candidates(db: &Db, of: &Of, provider: &ProviderName, most: usize, now:
 /// The connections of many tokens at providers, with one statement; for PostgreSQL. What comes of each stands at its place.
 ///
 /// As text and one at a time, for the reasons that stand at [`facts::for_many`].
-async fn candidates_of_many(db: &Db, line: &mut PgConnection, sought: &[Sought]) -> Result<Vec<Result<Vec<ConnectionId>>>> {
-    db.note_statement();
+async fn candidates_of_many(line: &mut Line, sought: &[Sought]) -> Result<Vec<Result<Vec<ConnectionId>>>> {
+    let Either::Postgres(line) = line.split() else { return Err(Error::internal("a statement of PostgreSQL's, elsewhere")) };
     let listed = |each: fn(&Sought) -> Cow<'_, str>| sought.iter().map(each).collect::<Vec<_>>().join(",");
     let now = sought.iter().map(|sought| sought.now.0).min().unwrap_or_default();
     let rows = sqlx::query(concat!(

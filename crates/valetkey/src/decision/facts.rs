@@ -8,13 +8,13 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use sqlx::{PgConnection, postgres::PgRow};
+use sqlx::{FromRow as _, PgConnection, SqliteConnection, postgres::PgRow, sqlite::SqliteRow};
 
 use crate::{
     agent::Role,
     clock::Timestamp,
     connection::{ConnectionRow, Stored},
-    db::{Db, by_key, of_each},
+    db::{Db, Either, Line, Target as _, by_key, of_each},
     error::{Error, Result},
     grant::{Effect, ForWhom, Rate},
     id::{AgentId, ClientId, ConnectionId, FamilyId, GrantId, SessionName, SiteId, TaskName, TokenId, UserId},
@@ -346,22 +346,6 @@ where
     }
 }
 
-/// The facts for a presented token and a connection; nothing when there is no such token.
-pub async fn for_token(db: &Db, token: &TokenHash, connection: &ConnectionId) -> Result<Option<Facts>> {
-    let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(
-        "SELECT ",
-        fact_columns!(),
-        " FROM agent_tokens t ",
-        fact_joins!(),
-        " WHERE t.token_hash = $1 ORDER BY g.created_at, g.id"
-    ))
-    .bind(token.as_str())
-    .bind(connection.as_str())
-    .fetch_all(c)
-    .await?);
-    assemble(rows)
-}
-
 /// The facts for a token by its id and a connection, to explain what becomes of its uses; nothing when the site has no such token.
 /// Nobody proves anything by an id.
 pub async fn for_token_id(db: &Db, site: &SiteId, token: &TokenId, connection: &ConnectionId) -> Result<Option<Facts>> {
@@ -375,23 +359,6 @@ pub async fn for_token_id(db: &Db, site: &SiteId, token: &TokenId, connection: &
     .bind(site.as_str())
     .bind(connection.as_str())
     .bind(token.as_str())
-    .fetch_all(c)
-    .await?);
-    assemble(rows)
-}
-
-/// The facts for a presented token, without a connection: who shows it, and whether they are anybody.
-pub async fn for_token_alone(db: &Db, token: &TokenHash) -> Result<Option<Facts>> {
-    let rows: Vec<Both> = on!(db, |c| sqlx::query_as(concat!(
-        "SELECT ",
-        fact_columns!(),
-        " FROM agent_tokens t ",
-        fact_joins!(),
-        " WHERE t.token_hash = $1"
-    ))
-    .bind(token.as_str())
-    // No connection has this id.
-    .bind("")
     .fetch_all(c)
     .await?);
     assemble(rows)
@@ -485,39 +452,73 @@ pub async fn for_agent(db: &Db, site: &SiteId, who: &Who, connection: &Connectio
     assemble(rows)
 }
 
-/// The rows of one pair, as PostgreSQL sent them.
+/// The rows of one pair, as the database sent them.
 pub(super) struct Unread {
-    rows: Vec<PgRow>,
+    rows: Either<Vec<SqliteRow>, Vec<PgRow>>,
     read: OnceLock<Result<Option<Arc<Facts>>>>,
 }
 
 impl Unread {
+    fn new(rows: Either<Vec<SqliteRow>, Vec<PgRow>>) -> Self {
+        Self { rows, read: OnceLock::new() }
+    }
+
     /// The facts: nothing where there is no such token, an error where the rows cannot be read.
     ///
     /// Each row has some eighty columns. So the first of those who asked for a pair reads it, while the next statement is under way.
     pub(super) fn read(&self) -> Result<Option<Arc<Facts>>> {
         let read = || {
-            let rows = self.rows.iter().map(<Both as sqlx::FromRow<'_, PgRow>>::from_row);
-            let rows = rows.collect::<std::result::Result<Vec<_>, sqlx::Error>>()?;
-            Ok(assemble(rows)?.map(Arc::new))
+            let rows: std::result::Result<Vec<_>, sqlx::Error> = match &self.rows {
+                Either::Sqlite(rows) => rows.iter().map(Both::from_row).collect(),
+                Either::Postgres(rows) => rows.iter().map(Both::from_row).collect(),
+            };
+            Ok(assemble(rows?)?.map(Arc::new))
         };
         self.read.get_or_init(read).clone()
     }
 }
 
-/// The facts of many (token, connection) pairs, with one statement; for PostgreSQL. What comes of each stands at its place.
-///
+/// The facts of many pairs of a presented token and a connection, with one statement. What comes of each stands at its place.
+pub(super) async fn for_many(line: &mut Line, pairs: &[(TokenHash, ConnectionId)]) -> Result<Vec<Unread>> {
+    match line.split() {
+        Either::Sqlite(line) => {
+            let rows = of_each(many_on_sqlite(line, pairs).await?, pairs.len())?;
+            Ok(rows.into_iter().map(|rows| Unread::new(Either::Sqlite(rows))).collect())
+        }
+        Either::Postgres(line) => {
+            let rows = of_each(many_on_postgres(line, pairs).await?, pairs.len())?;
+            Ok(rows.into_iter().map(|rows| Unread::new(Either::Postgres(rows))).collect())
+        }
+    }
+}
+
+/// SQLite walks the joins in this order, for one pair after the other: `CROSS JOIN` keeps it from beginning elsewhere.
+async fn many_on_sqlite(line: &mut SqliteConnection, pairs: &[(TokenHash, ConnectionId)]) -> Result<Vec<SqliteRow>> {
+    let pairs: Vec<_> = pairs.iter().map(|(token, connection)| [token.as_str(), connection.as_str()]).collect();
+    let query = sqlx::query(concat!(
+        "SELECT asked.key + 1 AS number, ",
+        who_columns!(),
+        ", ",
+        what_columns!(),
+        " FROM json_each($1) asked CROSS JOIN agent_tokens t ON t.token_hash = asked.value ->> 0 ",
+        who_joins!(),
+        " ",
+        what_joins!("t.site", "t.agent", "asked.value ->> 1"),
+        " ORDER BY number, g.created_at, g.id"
+    ));
+    Ok(query.bind(serde_json::to_string(&pairs).map_err(Error::internal)?).fetch_all(line).await?)
+}
+
 /// Each token is looked up once, and each pair of its own, by subqueries which the planner cannot merge with the others
 /// (`OFFSET 0`): they walk the indexes for one key at a time, however many are asked for and however small the tables are.
-pub(super) async fn for_many(db: &Db, line: &mut PgConnection, pairs: &[(TokenHash, ConnectionId)]) -> Result<Vec<Unread>> {
-    db.note_statement();
+async fn many_on_postgres(line: &mut PgConnection, pairs: &[(TokenHash, ConnectionId)]) -> Result<Vec<PgRow>> {
     let (tokens, wanted) = by_key(pairs.iter().map(|(token, connection)| (token.as_str(), connection.as_str())).collect());
     // Rows are numbered from 1.
     let places: Vec<String> = wanted.iter().map(|(_, place)| (place + 1).to_string()).collect();
     let connections: Vec<&str> = wanted.iter().map(|(connection, _)| *connection).collect();
     // None of them holds a comma. An array in the place of a text would show its length to the planner, which then plans every
     // call anew: that takes a hundred times as long as the look-up.
-    let rows = sqlx::query(concat!(
+    let query = sqlx::query(concat!(
         "SELECT asked.number, who.*, what.*
          FROM STRING_TO_TABLE($1, ',') WITH ORDINALITY AS shown (token, place)
          CROSS JOIN LATERAL (SELECT t.agent AS t_agent, ",
@@ -532,13 +533,9 @@ pub(super) async fn for_many(db: &Db, line: &mut PgConnection, pairs: &[(TokenHa
         " FROM (SELECT 1) one ",
         what_joins!("who.t_site", "who.t_agent", "asked.wanted"),
         " ORDER BY g.created_at, g.id OFFSET 0) what"
-    ))
-    .bind(tokens.join(","))
-    .bind(places.join(","))
-    .bind(connections.join(","))
-    .fetch_all(line)
-    .await?;
-    Ok(of_each(rows, pairs.len())?.into_iter().map(|rows| Unread { rows, read: OnceLock::new() }).collect())
+    ));
+    let query = query.bind(tokens.join(",")).bind(places.join(",")).bind(connections.join(","));
+    Ok(query.fetch_all(line).await?)
 }
 
 fn assemble(rows: Vec<Both>) -> Result<Option<Facts>> {

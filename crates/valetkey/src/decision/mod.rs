@@ -5,8 +5,8 @@
 //!    both deliveries, `explain`, and whatever comes later (promise 6). So what `explain` says is what happens.
 //!
 //! On SQLite, where this process is the only writer, loaded facts are cached together with the epoch that was
-//! read *before* loading; they count only while that epoch is current. PostgreSQL caches no authority;
-//! there, look-ups that meet share a statement.
+//! read *before* loading; they count only while that epoch is current. PostgreSQL caches no authority. On both,
+//! look-ups that meet share a statement.
 
 mod cache;
 mod decide;
@@ -21,6 +21,6 @@ pub use decide::{
     Decision, Reason, Request, calling, decide, decide_approved, decide_running, most, principal, require_role, unauthenticated,
 };
 pub use facts::{
-    AgentFacts, ConnectionFacts, Facts, GrantFacts, Origin, Over, Parsed, PersonFacts, TokenFacts, Who, for_agent, for_token,
-    for_token_alone, for_token_id, for_token_page,
+    AgentFacts, ConnectionFacts, Facts, GrantFacts, Origin, Over, Parsed, PersonFacts, TokenFacts, Who, for_agent, for_token_id,
+    for_token_page,
 };

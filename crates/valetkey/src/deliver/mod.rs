@@ -49,10 +49,7 @@ use crate::{
     audit::{Event, Outcome},
     base::Outside,
     connection::{Connection, Renewal, Status, Stored, elsewhere, load},
-    decision::{
-        Authority, Decision, Effect, Facts, Request, decide, decide_approved, for_token_alone, principal, unauthenticated,
-        usable_at,
-    },
+    decision::{Authority, Decision, Effect, Facts, Request, decide, decide_approved, principal, unauthenticated, usable_at},
     error::{Code, Error, Result},
     grant::{self, Limits},
     id::{ApprovalId, ConnectionId, GrantId, ProviderName, SiteId, UserId},
@@ -295,7 +292,7 @@ impl Deliverer {
         // Also where nothing is to be decided on: whether the token is alive is asked before anything is told.
         let facts = match candidates.facts.first() {
             Some(facts) => Arc::clone(facts),
-            None => for_token_alone(&self.outside.base.db, &caller.token).await?.map(Arc::new).ok_or_else(nobody)?,
+            None => self.authority.holder(&caller.token).await?.ok_or_else(nobody)?,
         };
         if principal(&facts, now).is_err() {
             return Err(nobody());

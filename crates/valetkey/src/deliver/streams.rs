@@ -179,7 +179,7 @@ impl Streams {
                 By::Owner { .. } | By::Held => None,
             })
             .collect();
-        let facts = if pairs.is_empty() { Default::default() } else { until_read(|| authority.facts_of_many(&pairs)).await };
+        let facts = until_read(|| authority.facts_of_many(&pairs)).await;
         let now = self.0.base.clock.now();
         for open in due {
             let still = match &open.by {

@@ -1,6 +1,6 @@
 //! Revocation (RFC 7009): a client gives back what was issued to it.
 
-use super::{Client, Fault, Outcome, Params, Server, Word, hash, nowhere, store, token::REFRESH_PREFIX};
+use super::{Client, Fault, Outcome, Params, Server, Word, hash, store, token::REFRESH_PREFIX};
 use crate::{
     error::Code,
     principal::Actor,
@@ -27,9 +27,8 @@ impl Server {
             return Ok(());
         }
         let Some(plain) = TokenHash::of_presented(presented.expose()) else { return Ok(()) };
-        let nowhere = nowhere()?;
         for audience in Audience::ALL {
-            let Some(facts) = self.authority.facts(&plain.at(audience), &nowhere).await? else { continue };
+            let Some(facts) = self.authority.holder(&plain.at(audience)).await? else { continue };
             let Some(token) = &facts.token else { continue };
             // Whether it is taken now is not asked: what is given back while its agent is switched off must not come to life
             // with the agent.

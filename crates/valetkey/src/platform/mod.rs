@@ -12,13 +12,12 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sqlx::PgConnection;
 
 use crate::{
     audit::Event,
     base::{Base, Outside},
     clock::Timestamp,
-    db::{Db, Memory, Question, Together, Tx},
+    db::{Db, Line, Memory, Question, Together, Tx},
     error::{Code, Error, Result},
     id::{self, PlatformKeyId, SiteId, UserId, sha256_hex},
     principal::Actor,
@@ -224,12 +223,12 @@ fn hash_of(presented: &str) -> Result<String> {
     is_one.then(|| sha256_hex(presented.as_bytes())).ok_or_else(refused)
 }
 
-/// The keys that call: what was found is remembered on SQLite, and look-ups meet in one statement on PostgreSQL. Clones share it.
+/// The keys that call: look-ups meet in one statement, and on SQLite what was found is remembered. Clones share it.
 #[derive(Clone)]
 pub struct Keys {
     db: Db,
     known: Memory<String, Arc<PlatformKey>>,
-    together: Option<Together<KeysOf>>,
+    together: Together<KeysOf>,
 }
 
 /// The keys of hashes.
@@ -239,8 +238,8 @@ impl Question for KeysOf {
     type Key = String;
     type Found = Result<Option<Arc<PlatformKey>>>;
 
-    async fn ask(db: &Db, line: &mut PgConnection, keys: &[String]) -> Result<Vec<Self::Found>> {
-        let found = store::by_hashes(db, line, keys).await?;
+    async fn ask(line: &mut Line, keys: &[String]) -> Result<Vec<Self::Found>> {
+        let found = store::by_hashes(line, keys).await?;
         Ok(found.into_iter().map(|key| Ok(key?.map(Arc::new))).collect())
     }
 }
@@ -248,8 +247,7 @@ impl Question for KeysOf {
 impl Keys {
     /// The keys in a database.
     pub fn new(db: Db) -> Self {
-        let together = (!db.is_sqlite()).then(|| Together::new(db.clone()));
-        Self { known: Memory::new(&db, REMEMBERED), together, db }
+        Self { known: Memory::new(&db, REMEMBERED), together: Together::new(db.clone()), db }
     }
 
     /// The live key behind a presented text.
@@ -258,12 +256,7 @@ impl Keys {
     /// `unauthenticated`, with the same words for every reason to refuse; what the database says.
     pub async fn authenticate(&self, presented: &str, now: Timestamp) -> Result<Arc<PlatformKey>> {
         let hash = hash_of(presented)?;
-        let load = async {
-            match &self.together {
-                Some(together) => together.ask(hash.clone()).await?,
-                None => Ok(store::by_hash(&self.db, &hash).await?.map(Arc::new)),
-            }
-        };
+        let load = async { self.together.ask(hash.clone()).await? };
         let found = self.known.or_load(&self.db, hash.clone(), load).await?;
         found.filter(|key| !key.has_ended(now)).ok_or_else(refused)
     }

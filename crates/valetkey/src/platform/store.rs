@@ -1,11 +1,11 @@
 //! The rows of platform keys, used assertions and people.
 
-use sqlx::{FromRow as _, PgConnection, postgres::PgRow};
+use sqlx::FromRow as _;
 
 use super::{Asserts, PlatformKey};
 use crate::{
     clock::Timestamp,
-    db::{Db, Tx, of_each},
+    db::{Db, Either, Line, Target as _, Tx, of_each},
     error::{Error, Result},
     id::{PlatformKeyId, SiteId, UserId},
     on,
@@ -73,36 +73,41 @@ pub(super) async fn insert(tx: &mut Tx, key: &PlatformKey, hash: &str, sealed: &
     Ok(())
 }
 
-pub(super) async fn by_hash(db: &Db, hash: &str) -> Result<Option<PlatformKey>> {
-    let row: Option<KeyRow> = on!(db, |c| sqlx::query_as(
-        "SELECT site, id, prefix, label, scopes, asserts, jwks_url, sealed, created_at, expires_at, revoked_at
-         FROM platform_keys k WHERE key_hash = $1
-            AND NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = k.site AND s.disabled_at IS NOT NULL)"
-    )
-    .bind(hash)
-    .fetch_optional(c)
-    .await?);
-    Ok(row.map(KeyRow::read).transpose()?.map(|(key, _)| key))
+/// The keys of many hashes, with one statement. What comes of each stands at its place.
+pub(super) async fn by_hashes(line: &mut Line, hashes: &[String]) -> Result<Vec<Result<Option<PlatformKey>>>> {
+    // A hash is of one key at most.
+    match line.split() {
+        Either::Sqlite(c) => {
+            let rows = sqlx::query(
+                "SELECT asked.key + 1 AS number, k.site, k.id, k.prefix, k.label, k.scopes, k.asserts, k.jwks_url, k.sealed,
+                        k.created_at, k.expires_at, k.revoked_at
+                 FROM json_each($1) asked CROSS JOIN platform_keys k ON k.key_hash = asked.value
+                 WHERE NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = k.site AND s.disabled_at IS NOT NULL)",
+            );
+            let rows = rows.bind(serde_json::to_string(hashes).map_err(Error::internal)?).fetch_all(c).await?;
+            Ok(of_each(rows, hashes.len())?.iter().map(|rows| rows.first().map(read).transpose()).collect())
+        }
+        Either::Postgres(c) => {
+            // As text and one at a time, for the reasons that stand at the facts of many pairs.
+            let rows = sqlx::query(
+                "SELECT asked.number, k.*
+                 FROM STRING_TO_TABLE($1, ',') WITH ORDINALITY AS asked (hash, number)
+                 CROSS JOIN LATERAL (
+                   SELECT site, id, prefix, label, scopes, asserts, jwks_url, sealed, created_at, expires_at, revoked_at
+                   FROM platform_keys k WHERE key_hash = asked.hash
+                     AND NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = k.site AND s.disabled_at IS NOT NULL) OFFSET 0) k",
+            );
+            let rows = rows.bind(hashes.join(",")).fetch_all(c).await?;
+            Ok(of_each(rows, hashes.len())?.iter().map(|rows| rows.first().map(read).transpose()).collect())
+        }
+    }
 }
 
-/// The keys of many hashes, with one statement; for PostgreSQL. What comes of each stands at its place.
-pub(super) async fn by_hashes(db: &Db, line: &mut PgConnection, hashes: &[String]) -> Result<Vec<Result<Option<PlatformKey>>>> {
-    db.note_statement();
-    // As text and one at a time, for the reasons that stand at the facts of many pairs.
-    let rows = sqlx::query(
-        "SELECT asked.number, k.*
-         FROM STRING_TO_TABLE($1, ',') WITH ORDINALITY AS asked (hash, number)
-         CROSS JOIN LATERAL (
-           SELECT site, id, prefix, label, scopes, asserts, jwks_url, sealed, created_at, expires_at, revoked_at
-           FROM platform_keys k WHERE key_hash = asked.hash
-             AND NOT EXISTS (SELECT 1 FROM sites s WHERE s.id = k.site AND s.disabled_at IS NOT NULL) OFFSET 0) k",
-    )
-    .bind(hashes.join(","))
-    .fetch_all(line)
-    .await?;
-    let read = |row: &PgRow| Ok(KeyRow::from_row(row)?.read()?.0);
-    // A hash is of one key at most.
-    Ok(of_each(rows, hashes.len())?.into_iter().map(|rows| rows.first().map(read).transpose()).collect())
+fn read<'r, R: sqlx::Row>(row: &'r R) -> Result<PlatformKey>
+where
+    KeyRow: sqlx::FromRow<'r, R>,
+{
+    Ok(KeyRow::from_row(row)?.read()?.0)
 }
 
 pub(super) async fn by_id(db: &Db, site: &SiteId, id: &PlatformKeyId) -> Result<Option<(PlatformKey, Vec<u8>)>> {

@@ -75,7 +75,7 @@ struct Apps {
 
 impl Apps {
     async fn new(db: &Db) -> Self {
-        let House { base, site } = House::new(db).await;
+        let House { base, site, .. } = House::new(db).await;
         Self { base, site, shop: definition("shop", SHOP) }
     }
 

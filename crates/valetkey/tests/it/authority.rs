@@ -232,7 +232,7 @@ on_each_db! {
         let (token, text) = token::mint(&house.base, &house.site, &OPERATOR, &agent, new).await.unwrap();
         narrow(&house, Over::Site, &agent, Some(ceiling(r#"{"providers":["lab"]}"#))).await;
         let hash = TokenHash::of_presented(text.expose()).unwrap();
-        let facts = decision::for_token_alone(&db, &hash).await.unwrap().unwrap();
+        let facts = house.authority.holder(&hash).await.unwrap().unwrap();
         let now = house.base.clock.now();
         let principal = decision::calling(&facts, false, &CallerChain::default(), now).unwrap();
         let alice: Option<UserId> = Some("alice".parse().unwrap());
@@ -361,10 +361,10 @@ impl Stage {
         let new = NewToken { person: Some("alice".parse().unwrap()), ..NewToken::default() };
         let (_, text) = token::mint(&house.base, &house.site, &mina, &agent, new).await.unwrap();
         let token = TokenHash::of_presented(text.expose()).unwrap();
-        let facts = decision::for_token(db, &token, &connection).await.unwrap().unwrap();
+        let facts = house.authority.facts(&token, &connection).await.unwrap().unwrap();
         let now = house.base.clock.now();
         assert!(decide(&facts, &PROXY, now).allowed() && decide(&facts, &REVEAL, now).allowed());
-        Self { facts, connection, now }
+        Self { facts: (*facts).clone(), connection, now }
     }
 }
 

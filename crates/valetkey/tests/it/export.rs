@@ -241,7 +241,7 @@ on_each_db! {
         harbour.bring_option(option, None, header()).await.unwrap();
         valetkey::db::testing::execute(&db, "DELETE FROM imports").await;
         let base = &harbour.outside.base;
-        let house = crate::support::House { base: base.clone(), site: harbour.site.clone() };
+        let house = crate::support::House::at(base.clone(), harbour.site.clone());
         house.connection("user:alice").await;
         let key = Key::derive(&salts(SITES[0])).unwrap();
         let (out, _) = harbour.moved_out(&key).await;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use valetkey::{
     Code,
     agent::Role,
-    decision::{Authority, Of, Request, Who, decide_approved, for_agent, for_token},
+    decision::{Authority, Of, Request, Who, decide_approved, for_agent},
     deliver::Caller,
     grant::{self, Effect, ForWhom, Limits, NewGrant, Operations},
     id::{ConnectionId, GrantId},
@@ -46,7 +46,7 @@ on_each_db! {
         house.grant_with(given(Effect::Deny)).await;
         let answer = asked().await;
         assert_eq!((answer.effect, answer.code, answer.reasons[0].fact), (Effect::Deny, Some(Code::GrantDenied), "denied"));
-        let facts = for_token(&db, &token, &connection).await.unwrap().unwrap();
+        let facts = house.authority.facts(&token, &connection).await.unwrap().unwrap();
         assert!(decide_approved(&facts, &GENERAL, &asks, house.base.clock.now()).denied());
     }
 
@@ -294,7 +294,7 @@ on_each_db! {
     async fn reach_and_who_can_list_what_the_decision_allows(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;
-        let house = House { base: replica.outside.base.clone(), site: replica.site.clone() };
+        let house = House::at(replica.outside.base.clone(), replica.site.clone());
         let (agent, other) = (house.agent("a", None).await, house.agent("b", Some("bob")).await);
         house.role(&agent, "alice", Role::Operator).await;
         house.role(&agent, "carol", Role::Operator).await;
@@ -331,7 +331,7 @@ on_each_db! {
     async fn a_provider_is_answered_for_by_a_connection_that_can_serve(db: Db) {
         let town = Town::new().await;
         let replica = town.replica(&db).await;
-        let house = House { base: replica.outside.base.clone(), site: replica.site.clone() };
+        let house = House::at(replica.outside.base.clone(), replica.site.clone());
         let agent = house.agent("a", None).await;
         let sites = house.connection("site").await;
         let (authority, lab) = (Authority::new(db.clone()), "lab".parse().unwrap());

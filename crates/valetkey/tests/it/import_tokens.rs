@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use valetkey::{
     agent::{self, Role},
-    decision::{self, Parsed},
+    decision::{self, Authority, Parsed},
     on_each_db,
     principal::{Ceiling, PlatformCeiling},
     token::TokenHash,
@@ -28,7 +28,7 @@ on_each_db! {
             for token in tokens {
                 let (name, expected) = (token["name"].as_str().unwrap(), &token["expected"]);
                 let hash = TokenHash::of_presented(token["raw_token"].as_str().unwrap()).unwrap();
-                let facts = decision::for_token_alone(&db, &hash).await.unwrap();
+                let facts = Authority::new(db.clone()).holder(&hash).await.unwrap();
                 let now = harbour.outside.base.clock.now();
                 let principal = facts.as_ref().and_then(|facts| decision::principal(facts, now).ok());
                 let Some(principal) = principal else {
@@ -42,7 +42,7 @@ on_each_db! {
                 assert_eq!(principal.agent.unwrap().as_str(), expected["agent_id"].to_string(), "{name}");
                 assert_eq!(principal.user.unwrap().as_str(), expected["acting_user_id"].to_string(), "{name}");
                 assert_eq!(principal.token, facts.as_ref().unwrap().token.as_ref().map(|token| token.id.clone()));
-                let platform = platform(facts.unwrap().token.unwrap().ceiling);
+                let platform = platform(facts.unwrap().token.clone().unwrap().ceiling);
                 assert_eq!(json!(platform.capabilities), expected["allowed_capabilities"], "{name}");
                 assert_eq!(scope(&platform), expected["token_scope"], "{name}");
                 let editors = ["editor_full", "editor_overreach"].contains(&name);
@@ -95,8 +95,8 @@ on_each_db! {
         let mut may = Vec::new();
         for token in recorded["tokens"].as_array().unwrap() {
             let hash = TokenHash::of_presented(token["raw_token"].as_str().unwrap()).unwrap();
-            let Some(facts) = decision::for_token_alone(&db, &hash).await.unwrap() else { continue };
-            if let Some(Parsed::Read(Ceiling { platform: Some(platform), .. })) = facts.token.unwrap().ceiling
+            let Some(facts) = Authority::new(db.clone()).holder(&hash).await.unwrap() else { continue };
+            if let Some(Parsed::Read(Ceiling { platform: Some(platform), .. })) = &facts.token.as_ref().unwrap().ceiling
                 && platform.may_use_accounts()
             {
                 may.push(token["name"].as_str().unwrap().to_owned());

@@ -97,7 +97,7 @@ struct Post {
 
 impl Post {
     async fn new(replica: &Replica) -> Self {
-        let house = House { base: replica.outside.base.clone(), site: replica.site.clone() };
+        let house = House::at(replica.outside.base.clone(), replica.site.clone());
         let authority = Authority::new(house.base.db.clone());
         let deliverer = Deliverer::new(replica.outside.clone(), authority, replica.refresher.clone(), LastUsed::default());
         let agent = house.agent("a", None).await;

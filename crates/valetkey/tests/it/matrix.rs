@@ -12,7 +12,7 @@ use valetkey::{
     agent::{self, Role},
     connection,
     db::Db,
-    decision::{Effect, Request, decide, decide_approved, decide_running, for_token},
+    decision::{Effect, Request, decide, decide_approved, decide_running},
     grant::{self, ForWhom, Limits, NewGrant},
     id::{AgentId, ConnectionId, GrantId, SiteId},
     on, on_each_db, person,
@@ -256,7 +256,7 @@ impl World {
         let hash = &self.tokens[caller];
         let (_, delivery, call) = &ACTIONS[action];
         let operation = call.as_ref().map(|(method, path)| (method, "api.lab.example", path.as_bytes()));
-        let facts = for_token(&self.db, hash, &self.connection).await.unwrap().unwrap();
+        let facts = self.house.authority.facts(hash, &self.connection).await.unwrap().unwrap();
         let request = Request { delivery: *delivery, operation, unattended: CALLERS[caller].4 };
         let now = self.house.base.clock.now();
         let decision = match (&self.running, &self.approved) {
@@ -349,7 +349,7 @@ on_each_db! {
         for (number, state) in STATES.into_iter().enumerate() {
             let id: SiteId = format!("state-{number}").parse().unwrap();
             site::create(&base, &OPERATOR, &id, state).await.unwrap();
-            let house = House { base: base.clone(), site: id };
+            let house = House::at(base.clone(), id);
             let now = base.clock.now();
             let mut world = World::new(&db, house, || token_in(state, now)).await;
             world.enter(state).await;

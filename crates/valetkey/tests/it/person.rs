@@ -8,7 +8,7 @@ use valetkey::{
     clock::Timestamp,
     connection::{self, Status},
     db::{Db, Either, testing},
-    decision::{self, Request, decide},
+    decision::{Authority, Request, decide},
     error::Code,
     grant::{self, Effect, ForWhom, NewGrant},
     id::{AgentId, ConnectionId, GrantId, UserId},
@@ -52,7 +52,7 @@ async fn grant(replica: &Replica, agent: &AgentId, connection: &ConnectionId, gr
 
 async fn code(db: &Db, token: &TokenHash, connection: &ConnectionId, now: Timestamp) -> Option<Code> {
     let request = Request { delivery: Delivery::Proxy, operation: None, unattended: true };
-    decide(&decision::for_token(db, token, connection).await.unwrap().unwrap(), &request, now).code
+    decide(&Authority::new(db.clone()).facts(token, connection).await.unwrap().unwrap(), &request, now).code
 }
 
 fn user(id: &str) -> UserId {
@@ -159,7 +159,7 @@ on_each_db! {
         let town = Town::new().await;
         let replica = town.replica(&db).await;
         let (base, site) = (&replica.outside.base, &replica.site);
-        let house = House { base: base.clone(), site: site.clone() };
+        let house = House::at(base.clone(), site.clone());
         let (theirs, sites) = (house.connection(&format!("user:{GONE}")).await, house.connection("site").await);
         let (own, shared) = (new_agent(&replica, "own", GONE).await, new_agent(&replica, "shared", "bob").await);
         role(&replica, &shared, GONE, Role::Operator).await;

@@ -51,7 +51,7 @@ on_each_db! {
     }
 
     async fn a_site_is_disabled_and_enabled_once_each_and_both_are_recorded(db: Db) {
-        let House { base, site: id } = House::new(&db).await;
+        let House { base, site: id, .. } = House::new(&db).await;
         let now = base.clock.now();
         let set = async |disabled: bool| site::set_disabled(&base, &OPERATOR, &id, disabled).await.unwrap().disabled_at;
         assert_eq!(set(false).await, None);
@@ -68,7 +68,7 @@ on_each_db! {
     }
 
     async fn two_changes_at_once_both_count(db: Db) {
-        let House { base, site } = House::new(&db).await;
+        let House { base, site, .. } = House::new(&db).await;
         for n in 0..40 {
             let on = SiteChange { unproven_links: Some(true), ..SiteChange::default() };
             site::change(&base, &OPERATOR, &site, on).await.unwrap();
@@ -82,7 +82,7 @@ on_each_db! {
     }
 
     async fn a_place_to_return_to_is_a_plain_url(db: Db) {
-        let House { base, site } = House::new(&db).await;
+        let House { base, site, .. } = House::new(&db).await;
         for text in ["https://a.example/\n", "https://:word@a.example/", "https://u@a.example/", "http://a.example/", "https://a.example/#x", "ftp://a"] {
             let change = SiteChange { return_to: Some(vec![text.to_owned()]), ..SiteChange::default() };
             assert_eq!(site::change(&base, &OPERATOR, &site, change).await.unwrap_err().code(), Code::InvalidRequest, "{text:?}");
@@ -90,7 +90,7 @@ on_each_db! {
     }
 
     async fn of_two_app_configurations_at_once_none_brings_an_old_secret_back(db: Db) {
-        let House { base, site } = House::new(&db).await;
+        let House { base, site, .. } = House::new(&db).await;
         let catalogue = Catalogue::embedded().unwrap();
         let definition = catalogue.get(&"reddit".parse().unwrap()).unwrap();
         let set = async |secret: Option<String>, agent: &str| {

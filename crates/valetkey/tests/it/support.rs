@@ -9,7 +9,7 @@ use valetkey::{
     clock::{Clock, Timestamp},
     connection::{self, Identity, NewConnection, Renewal, Tokens},
     db::Db,
-    decision::{self, Decision, Request, decide},
+    decision::{Authority, Decision, Request, decide},
     grant::{self, ForWhom, NewGrant},
     id::{AgentId, ConnectionId, GrantId, SiteId, TokenId},
     principal::{Actor, Ceiling, Delivery, Owner},
@@ -23,6 +23,7 @@ use valetkey::{
 pub(crate) struct House {
     pub(crate) base: Base,
     pub(crate) site: SiteId,
+    pub(crate) authority: Authority,
 }
 
 impl House {
@@ -33,7 +34,12 @@ impl House {
         let base = Base { db: db.clone(), ring, clock, audit };
         let site = SiteId::default_site();
         site::create(&base, &Actor::Operator, &site, "Default").await.unwrap();
-        Self { base, site }
+        Self::at(base, site)
+    }
+
+    /// The house of a site that is there.
+    pub(crate) fn at(base: Base, site: SiteId) -> Self {
+        Self { authority: Authority::new(base.db.clone()), base, site }
     }
 
     pub(crate) async fn agent(&self, slug: &str, owner: Option<&str>) -> AgentId {
@@ -110,7 +116,7 @@ impl House {
     }
 
     pub(crate) async fn ask_for(&self, token: &TokenHash, connection: &ConnectionId, request: &Request<'_>) -> Option<Decision> {
-        let facts = decision::for_token(&self.base.db, token, connection).await.unwrap()?;
+        let facts = self.authority.facts(token, connection).await.unwrap()?;
         Some(decide(&facts, request, self.base.clock.now()))
     }
 }

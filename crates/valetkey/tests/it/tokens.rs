@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use valetkey::{
     Code, Result,
     agent::{self, Agent, NewAgent, Role},
-    decision::{self, Request},
+    decision::Request,
     deliver::Caller,
     grant::{self, Effect, ForWhom, NewGrant},
     id::{AgentId, SiteId, UserId},
@@ -95,7 +95,7 @@ on_each_db! {
         let (third, fourth) = (house.helper(Some(&long('a'))).await.unwrap(), house.helper(Some(&long('b'))).await.unwrap());
         for one in [&first, &second, &third, &fourth] {
             let (_, token) = house.token(&one.id, Some("alice")).await;
-            let facts = decision::for_token_alone(&db, &token).await.unwrap().unwrap();
+            let facts = house.authority.holder(&token).await.unwrap().unwrap();
             assert_eq!(facts.agent.id, one.id);
             assert_eq!(agent::get(&db, &house.site, &one.id).await.unwrap().unwrap().id, one.id);
         }
@@ -122,7 +122,7 @@ on_each_db! {
         assert_eq!(changed.unwrap_err().code(), Code::NotFound);
         assert!(agent::get(&db, &house.site, &agent.id).await.unwrap().unwrap().disabled_at.is_none());
         // An agent with the same id there is another one: nobody's role here counts for it.
-        let foreign = House { base: house.base.clone(), site: other.clone() };
+        let foreign = House::at(house.base.clone(), other.clone());
         foreign.helper(Some("the-agent")).await.unwrap();
         assert!(!agent::may(&house.base, &other, &bob, &agent.id, Role::Viewer).await.unwrap());
         assert!(agent::may(&house.base, &house.site, &bob, &agent.id, Role::Operator).await.unwrap());

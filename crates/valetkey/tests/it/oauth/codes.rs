@@ -30,7 +30,7 @@ on_each_db! {
         assert_eq!((issued.token_type, issued.expires_in, issued.scope.as_deref()), ("Bearer", Some(900), Some("proxy provider:reddit")));
         assert!(hall.is_taken(&issued.access_token).await);
         let hash = TokenHash::of_presented(issued.access_token.expose()).unwrap();
-        let facts = decision::for_token_alone(&db, &hash).await.unwrap().unwrap();
+        let facts = hall.house.authority.holder(&hash).await.unwrap().unwrap();
         let principal = decision::principal(&facts, hall.house.base.clock.now()).unwrap();
         assert_eq!((principal.client, principal.user), (Some(client.id.to_string()), Some(alice())));
         let listed = token::list(&db, hall.site(), &hall.agent).await.unwrap();

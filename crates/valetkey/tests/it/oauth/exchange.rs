@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use valetkey::{
     agent::{self, Role},
     approval::{self, Decider},
-    decision::{Over, Parsed, for_token_alone},
+    decision::{Over, Parsed},
     grant::{Effect, ForWhom, NewGrant},
     id::{ApprovalId, SessionName, TokenId},
     oauth::{Client, Issued, Outcome, Word},
@@ -70,15 +70,15 @@ impl Hall {
     /// The session and the task that a token is for.
     async fn names_of(&self, token: &Secret) -> (Option<String>, Option<String>) {
         let hash = TokenHash::of_presented(token.expose()).unwrap();
-        let facts = for_token_alone(&self.house.base.db, &hash).await.unwrap().unwrap();
-        (facts.session.map(|name| name.to_string()), facts.task.map(|name| name.to_string()))
+        let facts = self.house.authority.holder(&hash).await.unwrap().unwrap();
+        (facts.session.as_ref().map(ToString::to_string), facts.task.as_ref().map(ToString::to_string))
     }
 
     /// The ceiling that stands on a token.
     async fn ceiling_of(&self, token: &Secret) -> Option<Ceiling> {
         let hash = TokenHash::of_presented(token.expose()).unwrap();
-        let facts = for_token_alone(&self.house.base.db, &hash).await.unwrap().unwrap();
-        facts.token.unwrap().ceiling.map(|ceiling| match ceiling {
+        let facts = self.house.authority.holder(&hash).await.unwrap().unwrap();
+        facts.token.clone().unwrap().ceiling.map(|ceiling| match ceiling {
             Parsed::Read(ceiling) => ceiling,
             Parsed::Unreadable => panic!("unreadable"),
         })

@@ -270,7 +270,7 @@ on_each_db! {
         let (_, by_hand) = token::mint(&hall.house.base, hall.site(), &Actor::Operator, &hall.agent, NewToken::default()).await.unwrap();
         let taken_at_mcp = async |text: &str| {
             let hash = hall.oauth.presented_at(text, token::Audience::Mcp).await.unwrap();
-            let facts = valetkey::decision::for_token_alone(&db, &hash).await.unwrap();
+            let facts = hall.house.authority.holder(&hash).await.unwrap();
             facts.is_some_and(|facts| valetkey::decision::principal(&facts, hall.house.base.clock.now()).is_ok())
         };
         assert!(taken_at_mcp(for_mcp.expose()).await && taken_at_mcp(by_hand.expose()).await);

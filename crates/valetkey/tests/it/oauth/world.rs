@@ -208,7 +208,7 @@ impl Hall {
     /// Whether a token is taken by the API, as every decision sees it.
     pub(crate) async fn is_taken(&self, token: &Secret) -> bool {
         let hash = TokenHash::of_presented(token.expose()).unwrap();
-        let Some(facts) = valetkey::decision::for_token_alone(&self.house.base.db, &hash).await.unwrap() else { return false };
+        let Some(facts) = self.house.authority.holder(&hash).await.unwrap() else { return false };
         valetkey::decision::principal(&facts, self.house.base.clock.now()).is_ok()
     }
 
