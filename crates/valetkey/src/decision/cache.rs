@@ -312,7 +312,7 @@ async fn candidates(db: &Db, of: &Of, provider: &ProviderName, most: usize, now:
 
 /// The connections of many tokens at providers, with one statement; for PostgreSQL. What comes of each stands at its place.
 ///
-/// As text and one at a time, for the reasons that stand at [`facts::for_many`].
+/// As text and one at a time, for the reasons that stand at the facts of many pairs.
 async fn candidates_of_many(line: &mut Line, sought: &[Sought]) -> Result<Vec<Result<Vec<ConnectionId>>>> {
     let Either::Postgres(line) = line.split() else { return Err(Error::internal("a statement of PostgreSQL's, elsewhere")) };
     let listed = |each: fn(&Sought) -> Cow<'_, str>| sought.iter().map(each).collect::<Vec<_>>().join(",");
