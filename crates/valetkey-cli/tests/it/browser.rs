@@ -54,9 +54,9 @@ impl Chromium {
         self.0.current_url().await.unwrap().to_string()
     }
 
-    /// The words on the page, as a person sees them.
+    /// The words on the page, as a person sees them. A page may make room for the next between being found and being read.
     async fn words(&self) -> String {
-        self.one("body").await.text().await.unwrap()
+        eventually(|| async { self.0.find(By::Css("body")).await.ok()?.text().await.ok() }).await
     }
 
     /// The element of that description, once it is there.
